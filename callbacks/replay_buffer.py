@@ -1,0 +1,72 @@
+"""A bounded memory of earlier tasks' training examples.
+
+Filled at each task's end, shared equally by the tasks seen; what it holds depends on (seed, task) only, so all
+ranks agree without talking. It serves the memory gradient of `SliceInit` and, at `train_ratio` > 0, replay
+in training. It is user data: the examples' text is kept in the run folder under state/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cl_lightning.data.base import Example
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.errors import ConfigError
+from cl_lightning.seeding import generator
+from cl_lightning.task_callback import TaskCallback
+
+if TYPE_CHECKING:
+    from cl_lightning.sequence import SequenceRun
+
+
+class ReplayBuffer(TaskCallback):
+    """Keep at most `capacity` examples of earlier tasks.
+
+    Args:
+        capacity: examples in all; each of t seen tasks keeps capacity // t.
+        train_ratio: share of every training batch drawn from memory, 0..1; 0: none, the memory then only
+            serves others. New examples are all seen all the same, so steps grow by 1 / (1 - train_ratio).
+    """
+
+    phase = 10
+
+    def __init__(self, capacity: int = 256, train_ratio: float = 0.0) -> None:
+        if capacity < 1:
+            raise ConfigError(f"boundary.memory.capacity: {capacity} must be 1 or more")
+        if not 0.0 <= train_ratio < 1.0:
+            raise ConfigError(f"boundary.memory.train_ratio: {train_ratio} is a share of the batch, 0 to below 1")
+        self.capacity, self.train_ratio = capacity, train_ratio
+        self.examples: dict[str, list[Example]] = {}
+
+    def on_task_start(self, run: SequenceRun, task: int) -> None:
+        if self.train_ratio and self.examples:
+            memory = [e for name in self.examples for e in self.encoded(run, name)]
+            run.data.set_replay(memory, self.train_ratio)
+
+    def on_task_end(self, run: SequenceRun, task: int) -> None:
+        data = run.data.tasks[task]
+        order = torch.randperm(len(data.train), generator=generator(run.seed, "memory", data.spec.name)).tolist()
+        self.examples[data.spec.name] = [data.train[i].example for i in order]
+        quota = max(1, self.capacity // len(self.examples))
+        # Each list is in random order, so its beginning is a fair draw.
+        self.examples = {name: kept[:quota] for name, kept in self.examples.items()}
+
+    def encoded(self, run: SequenceRun, name: str, count: int | None = None) -> list[Encoded]:
+        """The first `count` examples kept of a task (None: all), as tokens."""
+        spec = run.data.specs[name]
+        return [run.data.encoder.encode(e, spec) for e in self.examples[name][:count]]
+
+    def draw(self, run: SequenceRun, count: int) -> dict[str, list[Encoded]]:
+        """`count` examples in all, divided among the tasks kept, at least one of each."""
+        names = list(self.examples)
+        shares = [max(1, count // len(names) + (i < count % len(names))) for i in range(len(names))]
+        return {name: self.encoded(run, name, share) for name, share in zip(names, shares, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {"examples": {name: [asdict(e) for e in kept] for name, kept in self.examples.items()}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.examples = {name: [Example(**e) for e in kept] for name, kept in state["examples"].items()}

@@ -1,0 +1,6 @@
+"""Adapter strategies: what is added to the frozen LLM, what is trained, how it enters the forward pass."""
+
+from cl_lightning.lazy import lazy_exports
+
+EXPORTS = {"AdapterStrategy": "base", "SeqLoRA": "seqlora"}
+__getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

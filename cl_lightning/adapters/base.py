@@ -1,0 +1,137 @@
+"""The contract of an adapter strategy: what is added to the frozen LLM, what is trained, what is kept.
+
+A strategy owns the adapted layers. The module calls it in a fixed order per task: `begin_task` (freeze the
+old, add the new; logits unchanged), training, `end_task`, and stores `task_state()` after each task;
+`restore` rebuilds the strategy from the stored states of all finished tasks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_lightning.adapters.linear import AdaptedLinear
+from cl_lightning.errors import ConfigError, nearest
+
+
+class AdapterStrategy(nn.Module, ABC):
+    """Pluggable adapter of a frozen LLM. Subclasses: one file each.
+
+    Args:
+        rank: r, the rank of each task's branch.
+        alpha: LoRA's alpha; the branch is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
+        rslora: rank-stabilised scaling.
+        dropout: on the trainable branch's input, 0..1.
+        targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
+            they end, e.g. ["q_proj", "v_proj"].
+    """
+
+    #: Factors that training moves; an initialiser may set these only.
+    trainable_factors: ClassVar[frozenset[str]] = frozenset({"A", "B"})
+
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha: float = 16.0,
+        rslora: bool = False,
+        dropout: float = 0.0,
+        targets: Literal["all-linear"] | list[str] = "all-linear",
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ConfigError(f"model.adapter.rank: {rank} is not a rank; use 1 or more")
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigError(f"model.adapter.dropout: {dropout} is not in 0..1")
+        if not alpha > 0:
+            raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
+        self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
+        self._layers: dict[str, AdaptedLinear] = {}
+
+    @property
+    def scaling(self) -> float:
+        """s in y = W x + s B A x."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    @property
+    def layers(self) -> dict[str, AdaptedLinear]:
+        """The adapted layers by their name in the LLM. They live in the LLM; the strategy only refers to them."""
+        return self._layers
+
+    def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
+        """Put an AdaptedLinear around every target layer of the frozen LLM.
+
+        Raises:
+            ConfigError: no layer matches `targets`, or the rank exceeds a matrix.
+        """
+        linear = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not output_head}
+        wanted = self.targets
+        chosen = linear if wanted == "all-linear" else {
+            n: m for n, m in linear.items() if any(n == t or n.endswith(f".{t}") for t in wanted)
+        }  # fmt: skip
+        if not chosen:
+            ends = {n.rsplit(".", 1)[-1] for n in linear}
+            hint = nearest(wanted[0], ends) if isinstance(wanted, list) and wanted else f"there are {sorted(ends)}"
+            raise ConfigError(f"model.adapter.targets: {wanted} matches no linear layer of the model; {hint}")
+        for name, base in chosen.items():
+            small = min(base.out_features, base.in_features)
+            if self.rank > small:
+                raise ConfigError(
+                    f"model.adapter.rank: {self.rank} is larger than {name} "
+                    f"({base.out_features} x {base.in_features}); use at most {small} or narrow model.adapter.targets"
+                )
+            parent, _, leaf = name.rpartition(".")
+            layer = AdaptedLinear(base, self.dropout)
+            setattr(llm.get_submodule(parent) if parent else llm, leaf, layer)
+            self._layers[name] = layer
+
+    @abstractmethod
+    def begin_task(self, task: int, generator: torch.Generator) -> None:
+        """Freeze what earlier tasks learnt and add what task `task` (from 0) trains. Logits do not change."""
+
+    @abstractmethod
+    def end_task(self, task: int) -> None:
+        """Freeze what the task learnt. Logits change by rounding at most."""
+
+    @abstractmethod
+    def task_state(self) -> dict[str, Tensor]:
+        """What the task just trained leaves behind, as named tensors; called before `end_task`."""
+
+    @abstractmethod
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Rebuild the strategy as it was after the tasks whose `task_state` are given, oldest first."""
+
+    def set_factors(self, name: str, lora_A: Tensor, lora_B: Tensor) -> None:
+        """Start the current branch of layer `name` at (A0, B0); logits do not change."""
+        layer = self._layers[name]
+        dtype, device = layer.lora_A.dtype, layer.lora_A.device
+        layer.start_branch(lora_A.to(device, dtype), lora_B.to(device, dtype), self.scaling)
+
+    @contextmanager
+    def without_new_branch(self) -> Iterator[None]:
+        """Leave the current branch out of every forward pass; earlier branches stay in place."""
+        for layer in self._layers.values():
+            layer.active = False
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                layer.active = True
+
+    def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Extra arguments of the LLM's forward pass (gates). None by default."""
+        return {}
+
+    def penalties(self) -> dict[str, Tensor]:
+        """Terms added to the loss once per optimiser step, by name. None by default."""
+        return {}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains, in layer order."""
+        return [{"params": [p for layer in self._layers.values() for p in layer.parameters() if p.requires_grad]}]
+
+    def check(self, slots: dict[str, Any]) -> list[str]:
+        """Reasons not to run with these boundary callbacks, each one line naming the option. Empty: it runs."""
+        return []

@@ -1,0 +1,214 @@
+"""One adapted linear layer: frozen base, frozen stack of earlier branches, one trainable LoRA branch.
+
+    y = W x + F_B (F_A x) + s (dB (A x) + B0 (dA x)),     dA = A - A0,  dB = B - B0
+
+The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, but exactly zero at the start
+in every dtype and on a quantised base, and without the cancellation of two large products. W is never
+edited. A plain LoRA start (B0 = 0) keeps no A0, B0.
+
+Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
+    W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in.
+Trained: A and B, float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers, twice that
+for a displaced branch. Base and branches are one autograd function that saves x and A x only.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from cl_lightning.arithmetic import product_dtype
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    # A parameter without gradient, not a buffer: DDP broadcasts buffers at every forward.
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class _Product(torch.autograd.Function):
+    """Base product plus all branches, forward and backward, in `product_dtype`."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        factors: tuple[Tensor | None, ...],
+        lora_A: Tensor | None,
+        lora_B: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        work = product_dtype(x)
+        down, up = _columns(lora_A, lora_B, *factors, scaling=scaling, dtype=work)
+        flat = x.reshape(-1, x.shape[-1]).to(work)
+        hidden = flat @ down.t()
+        if weight is None:
+            y = hidden @ up.t()
+        else:
+            y = flat @ weight.to(work).t()
+            if bias is not None:
+                y += bias.to(work)
+            y.addmm_(hidden, up.t())
+        rank = 0 if lora_A is None else lora_A.shape[0]
+        # Columns 0..r are A x: all that the gradient of B needs.
+        ctx.save_for_backward(x, hidden[:, :rank].clone() if rank else None, lora_A, lora_B)
+        ctx.weight, ctx.factors, ctx.scaling = weight, factors, scaling
+        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, lora_A, lora_B = ctx.saved_tensors
+        work = product_dtype(dy)
+        down, up = _columns(lora_A, lora_B, *ctx.factors, scaling=ctx.scaling, dtype=work)
+        dy = dy.reshape(-1, dy.shape[-1]).to(work)
+        back = dy @ up
+        grad_x = grad_A = grad_B = None
+        if ctx.needs_input_grad[0]:
+            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight.to(work)).addmm_(back, down)
+            grad_x = grad_x.to(x.dtype).reshape(x.shape)
+        if ctx.needs_input_grad[4]:
+            rank = lora_A.shape[0]
+            # s (dB + B0)^T dy = s B^T dy: the displaced branch's two column blocks add up.
+            through = back[:, :rank]
+            if ctx.factors[1] is not None:
+                through = through + back[:, rank : 2 * rank]
+            grad_A = (through.t() @ x.reshape(-1, x.shape[-1]).to(work)).to(lora_A.dtype)
+            grad_B = (dy.t() @ hidden).mul_(ctx.scaling).to(lora_B.dtype)
+        return grad_x, None, None, None, grad_A, grad_B, None
+
+
+def _columns(
+    lora_A: Tensor | None,
+    lora_B: Tensor | None,
+    lora_A0: Tensor | None,
+    lora_B0: Tensor | None,
+    stack_A: Tensor | None,
+    stack_B: Tensor | None,
+    *,
+    scaling: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """All branches as one pair: down (K, n), up (m, K), in the order A, dA, stack.
+
+    The differences are formed in the parameters' own dtype, only then cast.
+    """
+    down: list[Tensor] = []
+    up: list[Tensor] = []
+    if lora_A is not None:
+        if lora_B0 is None:
+            down, up = [lora_A], [scaling * lora_B]
+        else:
+            down, up = [lora_A, lora_A - lora_A0], [scaling * (lora_B - lora_B0), scaling * lora_B0]
+    if stack_A is not None:
+        down, up = [*down, stack_A], [*up, stack_B]
+    return torch.cat([d.to(dtype) for d in down]), torch.cat([u.to(dtype) for u in up], dim=1)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer (plain or 4-bit) with a stack of frozen branches and at most one trainable branch."""
+
+    def __init__(self, base: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base = base
+        self.dropout = dropout
+        self.scaling = 1.0
+        self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
+        for name in ("lora_A", "lora_B", "lora_A0", "lora_B0", "stack_A", "stack_B"):
+            self.register_parameter(name, None)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.base.out_features
+
+    @property
+    def quantized(self) -> bool:
+        return not self.base.weight.is_floating_point()
+
+    def dense_weight(self) -> Tensor:
+        """W (m, n) as a plain matrix; a 4-bit base is dequantised into a temporary."""
+        if not self.quantized:
+            return self.base.weight
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(self.base.weight.data, self.base.weight.quant_state)
+
+    def start_branch(self, lora_A: Tensor, lora_B: Tensor, scaling: float) -> None:
+        """Begin (or restart) the trainable branch at factors A0, B0; the layer's output does not change."""
+        if lora_A.shape != (lora_B.shape[1], self.in_features) or lora_B.shape[0] != self.out_features:
+            raise ValueError(f"factors {tuple(lora_A.shape)}, {tuple(lora_B.shape)} do not fit {self.shape}")
+        self.scaling = scaling
+        self.lora_A, self.lora_B = nn.Parameter(lora_A.clone()), nn.Parameter(lora_B.clone())
+        displaced = bool(lora_B.any())
+        self.lora_A0 = _frozen(lora_A.clone()) if displaced else None
+        self.lora_B0 = _frozen(lora_B.clone()) if displaced else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    def branch(self) -> dict[str, Tensor]:
+        """The trainable branch's tensors, by name: lora_A, lora_B and, if displaced, lora_A0, lora_B0."""
+        names = ("lora_A", "lora_B", "lora_A0", "lora_B0")
+        return {n: getattr(self, n).detach() for n in names if getattr(self, n) is not None}
+
+    def load_branch(self, tensors: dict[str, Tensor], scaling: float) -> None:
+        """Take a stored branch as the trainable one."""
+        self.scaling = scaling
+        self.lora_A, self.lora_B = nn.Parameter(tensors["lora_A"]), nn.Parameter(tensors["lora_B"])
+        self.lora_A0 = _frozen(tensors["lora_A0"]) if "lora_A0" in tensors else None
+        self.lora_B0 = _frozen(tensors["lora_B0"]) if "lora_B0" in tensors else None
+
+    @torch.no_grad()
+    def fold(self, into_weight: bool) -> None:
+        """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
+        down, up = _columns(
+            self.lora_A, self.lora_B, self.lora_A0, self.lora_B0, None, None,
+            scaling=self.scaling, dtype=self.lora_A.dtype,
+        )  # fmt: skip
+        self.lora_A = self.lora_B = self.lora_A0 = self.lora_B0 = None
+        if into_weight:
+            self.base.weight += (up @ down).to(self.base.weight.dtype)
+        elif self.stack_A is None:
+            self.stack_A, self.stack_B = _frozen(down), _frozen(up)
+        else:
+            self.stack_A = _frozen(torch.cat([self.stack_A, down]))
+            self.stack_B = _frozen(torch.cat([self.stack_B, up], dim=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = (self.lora_A, self.lora_B) if self.active else (None, None)
+        start = (self.lora_A0, self.lora_B0) if self.active else (None, None)
+        stack = (self.stack_A, self.stack_B)
+        if self.dropout and self.training and trained[0] is not None:
+            # One mask for both terms of the new branch; earlier branches see the input as it is.
+            y = self._product(x, (None, None), (None, None), stack, with_base=True)
+            dropped = nn.functional.dropout(x, self.dropout)
+            return y + self._product(dropped, trained, start, (None, None), with_base=False)
+        return self._product(x, trained, start, stack, with_base=True)
+
+    def _product(
+        self,
+        x: Tensor,
+        trained: tuple[Tensor | None, Tensor | None],
+        start: tuple[Tensor | None, Tensor | None],
+        stack: tuple[Tensor | None, Tensor | None],
+        with_base: bool,
+    ) -> Tensor:
+        if trained[0] is None and stack[0] is None:
+            return self.base(x)
+        fused = with_base and not self.quantized
+        weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
+        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling)
+        return y + self.base(x) if with_base and not fused else y

@@ -1,0 +1,88 @@
+"""SeqLoRA: plain LoRA through the sequence, without protection of its own.
+
+Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`.
+Hu et al. 2021 (arXiv:2106.09685) for LoRA; "sequential" as in TRACE's LoRASeqFT (arXiv:2310.06762).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.errors import ConfigError
+from cl_lightning.initializers.lora import LoRA
+
+
+class SeqLoRA(AdapterStrategy):
+    """One LoRA after the other (`fresh_folded`) or one LoRA for all tasks (`continue`).
+
+    Args:
+        per_task: "fresh_folded": each task gets a new LoRA, the finished one is folded; "continue": one
+            LoRA is trained on, task after task.
+        fold_into: where a finished LoRA goes. "stack": frozen low-rank columns (exact in any precision,
+            R grows by r or 2r per task); "weight": into W (float32 bases only: a bf16 W loses most of a
+            small update); "auto": weight for float32 and float64 bases, else stack.
+    """
+
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha: float = 16.0,
+        rslora: bool = False,
+        dropout: float = 0.0,
+        targets: Literal["all-linear"] | list[str] = "all-linear",
+        per_task: Literal["fresh_folded", "continue"] = "fresh_folded",
+        fold_into: Literal["auto", "stack", "weight"] = "auto",
+    ) -> None:
+        super().__init__(rank, alpha, rslora, dropout, targets)
+        self.per_task, self.fold_into = per_task, fold_into
+
+    def attach(self, llm: torch.nn.Module, output_head: torch.nn.Module | None) -> None:
+        super().attach(llm, output_head)
+        exact = all(layer.weight.dtype in (torch.float32, torch.float64) for layer in self.layers.values())
+        if self.fold_into == "weight" and not exact:
+            raise ConfigError(
+                "model.adapter.fold_into: weight needs a float32 base (a bf16 or 4-bit W loses small updates); "
+                "use stack, or model.backbone.dtype=float32"
+            )
+        self._into_weight = exact if self.fold_into == "auto" else self.fold_into == "weight"
+
+    def begin_task(self, task: int, generator: torch.Generator) -> None:
+        if self.per_task == "continue" and task > 0:
+            return
+        start = LoRA()
+        for layer in self.layers.values():
+            # Only the shape matters here, and a quantised weight hides it.
+            shape_only = torch.zeros(()).expand(layer.shape)
+            factors = start.factors(shape_only, None, self.rank, self.scaling, generator)
+            dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+            layer.start_branch(*(f.to(layer.weight.device, dtype) for f in factors), self.scaling)
+
+    def end_task(self, task: int) -> None:
+        if self.per_task == "continue":
+            return
+        for layer in self.layers.values():
+            layer.fold(self._into_weight)
+
+    def task_state(self) -> dict[str, Tensor]:
+        return {f"{n}.{key}": t for n, layer in self.layers.items() for key, t in layer.branch().items()}
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        if self.per_task == "continue":
+            states = states[-1:]
+        for state in states:
+            for name, layer in self.layers.items():
+                tensors = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.rsplit(".", 1)[0] == name}
+                layer.load_branch({k: t.to(layer.weight.device) for k, t in tensors.items()}, self.scaling)
+                if self.per_task == "fresh_folded":
+                    layer.fold(self._into_weight)
+
+    def check(self, slots: dict[str, Any]) -> list[str]:
+        if self.per_task == "continue" and slots.get("init") is not None:
+            return [
+                "boundary.init with model.adapter.per_task=continue: an initialiser starts a new branch per task; "
+                "use per_task=fresh_folded, or boundary.init=null"
+            ]
+        return []

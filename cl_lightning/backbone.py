@@ -1,0 +1,151 @@
+"""Load the LLM and its tokenizer: embedded package, GGUF file, local folder or hub name; dtype; 4-bit.
+
+The base is frozen, never written to disk by a run, and rebuilt from its source; `fingerprint` is its
+content hash. The embedded default and GGUF files are converted once into a cache of bf16 safetensors.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cl_lightning.arithmetic import make_portable
+from cl_lightning.errors import ConfigError
+from cl_lightning.gguf_cache import converted, embedded
+from cl_lightning.model_names import EMBEDDED, RANDOM
+from cl_lightning.random_model import random_model, random_tokenizer
+
+
+@dataclass
+class Backbone:
+    """Which LLM, in which precision.
+
+    Attributes:
+        name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
+            .gguf file, or a hub name.
+        dtype: of the frozen base. Adapters are float32 in any case.
+        load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
+        gradient_checkpointing: trade a second forward pass for activation memory.
+        attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
+        revision: of a hub model.
+        trust_remote_code: run code that comes with a hub model. Off: such models are refused.
+        config: overrides of the random model's configuration, e.g. {hidden_size: 64}.
+    """
+
+    name: str = "smollm2-135m-instruct"
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
+    load_in_4bit: bool = False
+    gradient_checkpointing: bool = False
+    attn_implementation: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a pad token (the end token where the model has none of its own)."""
+        if self.name == RANDOM:
+            return random_tokenizer()
+        tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load(self, vocabulary: int) -> PreTrainedModel:
+        """The frozen LLM on the CPU. `vocabulary`: tokenizer size, for the random model.
+
+        Raises:
+            ConfigError: the name is no folder, file, package or reachable hub model.
+        """
+        dtype = getattr(torch, self.dtype)
+        if self.name == RANDOM:
+            llm = random_model(vocabulary, self.config).to(dtype)
+        else:
+            llm = self._load_pretrained(dtype)
+        llm.requires_grad_(False)
+        llm.config.use_cache = True
+        if self.load_in_4bit:
+            _keep_4bit_unpacked(llm)
+        make_portable(llm)
+        if self.gradient_checkpointing:
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
+        return llm
+
+    def _load_pretrained(self, dtype: torch.dtype) -> PreTrainedModel:
+        options: dict[str, Any] = {"dtype": dtype, **self._hub()}
+        if self.attn_implementation is not None:
+            options["attn_implementation"] = self.attn_implementation
+        if self.load_in_4bit:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        source = self._source()
+        config = AutoConfig.from_pretrained(source, **self._hub())
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return kind.from_pretrained(source, **options)
+
+    def _hub(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _source(self) -> str:
+        """What transformers' from_pretrained takes; converts GGUF on first use."""
+        if self.name in EMBEDDED:
+            return str(embedded(self.name))
+        path = Path(self.name).expanduser()
+        if path.suffix == ".gguf":
+            return str(converted(path))
+        if path.is_dir() or _on_hub(self.name):
+            return str(path) if path.is_dir() else self.name
+        raise ConfigError(
+            f"model.backbone.name: {self.name!r} is no folder, no .gguf file and not a model that can be loaded from "
+            f"the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
+        )
+
+
+def _on_hub(name: str) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from transformers.utils import cached_file
+
+    try:
+        return cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False) is not None
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return False
+
+
+def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:
+    # On CPUs with AVX512-BF16 an evaluation would repack 4-bit weights in place and never undo it: later
+    # training steps then give the adapters no gradient, without an error.
+    import bitsandbytes as bnb
+
+    for module in llm.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def fingerprint(llm: PreTrainedModel) -> str:
+    """Content hash of the base's parameters (names, shapes, bytes), 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(llm.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def set_threads(processes: int) -> None:
+    """Share the cores: processes x threads above the number of cores make gloo ranks crawl."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // processes))

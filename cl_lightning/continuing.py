@@ -1,0 +1,76 @@
+"""Going on from a finished sequence: `--sequence.continue_from=RUN --data.order+=TASK` learns only the new task.
+
+The new run folder starts as a copy of the old one's branches, memory, predictions and matrix; the old run stays
+as it is. What must agree is checked first: base model, adapter, order and data of the old tasks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.errors import StateError
+from cl_lightning.module import ContinualLM
+from cl_lightning.state import RunFolder, read_checked, read_record
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished run: its folder and record."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def adapter_settings(module: ContinualLM) -> dict[str, Any]:
+    """What must be equal for stored branches to mean the same."""
+    adapter = module.adapter
+    return {
+        "class": type(adapter).__name__,
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "rslora": adapter.rslora,
+        "layers": list(adapter.layers),
+    }
+
+
+def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
+    """Read and check the run to go on from.
+
+    Raises:
+        StateError: no finished run, or of another base, adapter, order or data; names what differs.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    done, order = record["done"], record["order"]
+    if done < len(order):
+        raise StateError(f"sequence.continue_from: {folder} has {done} of {len(order)} tasks done; finish it first")
+    if data.order[:done] != order or len(data.order) == done:
+        raise StateError(
+            f"sequence.continue_from: data.order must begin with {', '.join(order)} and add at least one task "
+            f"(--data.order+=NAME); it is {', '.join(data.order)}"
+        )
+    if record["base"] != module.base_hash:
+        raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
+    if record["adapter"] != adapter_settings(module):
+        raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    for task in data.tasks[:done]:
+        if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
+            raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")
+    return Parent(folder, record)
+
+
+def adopt(parent: Parent, folder: RunFolder, order: list[str]) -> None:
+    """Take over the parent's state; the matrix gets empty columns for the new tasks."""
+    for name in parent.record["files"]:
+        folder.write(name, read_checked(parent.path, parent.record, name))
+    new = len(order) - parent.record["done"]
+    zero_shot = parent.record["zero_shot"]
+    folder.record = {
+        **parent.record,
+        "order": order,
+        "R": [[*row, *[None] * new] for row in parent.record["R"]],
+        "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
+        "files": folder.files,
+        "attempts": 0,
+    }

@@ -1,0 +1,6 @@
+"""Tasks, sequences of tasks, and how their examples become batches."""
+
+from cl_lightning.lazy import lazy_exports
+
+EXPORTS = {"TRACE": "trace", "TaskSequence": "task_sequence"}
+__getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

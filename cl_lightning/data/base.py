@@ -1,0 +1,75 @@
+"""What a task is: examples, splits and the facts needed to prompt, cut and score them. No torch here."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its reference answer. `id` is unique inside its task and stable over runs."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The fixed facts of a task.
+
+    Attributes:
+        name: as it is written in `data.order`.
+        metric: key of `cl_lightning.evaluation.text.METRICS`; scores run over 0..100.
+        max_new_tokens: generation budget when scoring, tokens.
+        keep_head: share of the prompt budget kept from its beginning when a long prompt is cut in the
+            middle (the rest is kept from its end); 0.5 keeps instruction and answer cue alike.
+        language: ISO 639-1 code, or "code".
+        source: where the data comes from, one line, with its licence.
+    """
+
+    name: str
+    metric: str
+    max_new_tokens: int
+    keep_head: float = 0.5
+    language: str = "en"
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of one task. `validation` is carved from `train` by the data module, never from `test`."""
+
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+class Benchmark(ABC):
+    """A named family of tasks: one class in one file, chosen by `data.benchmark`'s class_path.
+
+    Reads files (or generates), knows nothing of models, tokenizers or torch.
+    """
+
+    @abstractmethod
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The tasks that `order` may name, in the benchmark's own order, for data at `root` (None: built in)."""
+
+    @abstractmethod
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task. Raises DataError with file and line or record."""
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """Epochs per task as published, for `data.epochs=published`; empty where none are."""
+        return {}
+
+    @abstractmethod
+    def describe(self, root: Path | None) -> str:
+        """Which data this is, in one line for people: printed first, stored in every result."""
+
+
+def data_root(option: str | None) -> Path | None:
+    """The folder of real data: the option, else the variable CL_DATA, else None (the built-in sample)."""
+    chosen = option or os.environ.get("CL_DATA")
+    return Path(chosen).expanduser() if chosen else None

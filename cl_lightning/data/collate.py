@@ -1,0 +1,48 @@
+"""Padded tensors from encoded examples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_lightning.data.prompt import Encoded
+
+#: Labels that carry no loss, as in transformers.
+IGNORE = -100
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    width = max(len(r) for r in rows)
+    gaps = [[value] * (width - len(r)) for r in rows]
+    return torch.tensor([[*g, *r] if left else [*r, *g] for g, r in zip(gaps, rows, strict=True)])
+
+
+def training_batch(
+    examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool = False, loss_on: str = "answer"
+) -> dict[str, Any]:
+    """Right-padded batch with labels on answer tokens and end token only.
+
+    Shapes: input_ids, attention_mask, labels (B, L); for encoder-decoders labels are (B, L_answer).
+    `loss_on="full"` also labels the prompt (parity with codes that do; decoders only).
+    """
+    prompts, answers = [e.prompt_ids for e in examples], [e.answer_ids for e in examples]
+    if encoder_decoder:
+        inputs, labels = prompts, answers
+    else:
+        inputs = [(*p, *a) for p, a in zip(prompts, answers, strict=True)]
+        masked = [tuple(p) if loss_on == "full" else (IGNORE,) * len(p) for p in prompts]
+        labels = [(*m, *a) for m, a in zip(masked, answers, strict=True)]
+    return {
+        "input_ids": _pad(inputs, pad_id),
+        "attention_mask": _pad([[1] * len(r) for r in inputs], 0),
+        "labels": _pad(labels, IGNORE),
+    }
+
+
+def prompt_batch(prompts: Sequence[Sequence[int]], pad_id: int, left: bool = True) -> dict[str, Tensor]:
+    """Prompts for generation: left-padded for decoders, so that every continuation starts at the same column."""
+    return {
+        "input_ids": _pad(prompts, pad_id, left),
+        "attention_mask": _pad([[1] * len(p) for p in prompts], 0, left),
+    }

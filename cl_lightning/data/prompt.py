@@ -1,0 +1,85 @@
+"""From an example to token ids: chat template, middle cut, answer plus end token.
+
+Prompt and answer are tokenised apart and then joined, so the label mask is exact by construction. A prompt
+over the budget loses the middle of its content: the template around it, the instruction at its beginning
+and the answer cue at its end stay. Answers are never cut.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as token ids. `answer_ids` ends with the end token; `cut`: tokens taken from the middle."""
+
+    example: Example
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    cut: int
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+class PromptEncoder:
+    """Renders and tokenises examples for one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer; its chat template is used where it has one.
+        max_prompt_tokens: budget of the whole rendered prompt.
+        system_prompt: system message; None leaves it to the template's own default.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, system_prompt: str | None
+    ) -> None:
+        self.tokenizer, self.max_prompt_tokens, self.system_prompt = tokenizer, max_prompt_tokens, system_prompt
+        self.chat = bool(tokenizer.chat_template)
+
+    def encode(self, example: Example, spec: TaskSpec) -> Encoded:
+        prompt_ids, cut = self.prompt(example.prompt, spec.keep_head)
+        # Without a template nothing else separates cue and answer.
+        answer = example.answer if self.chat else f" {example.answer}"
+        answer_ids = self.tokenizer(answer, add_special_tokens=False).input_ids
+        return Encoded(example, tuple(prompt_ids), (*answer_ids, self.tokenizer.eos_token_id), cut)
+
+    def prompt(self, content: str, keep_head: float) -> tuple[list[int], int]:
+        """Token ids of the rendered prompt and how many tokens were cut from its middle.
+
+        Raises:
+            ConfigError: the budget does not even hold the template.
+        """
+        text, start, end = self._render(content)
+        encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
+        ids, offsets = encoding.input_ids, encoding.offset_mapping
+        excess = len(ids) - self.max_prompt_tokens
+        if excess <= 0:
+            return ids, 0
+        inside = [i for i, (a, b) in enumerate(offsets) if a >= start and b <= end and b > a]
+        keep = len(inside) - excess
+        if keep < 2:
+            raise ConfigError(
+                f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no room for the prompt beside the "
+                f"template's {len(ids) - len(inside)} tokens"
+            )
+        head = round(keep * keep_head)
+        first, last = inside[head], inside[head + excess - 1]
+        return ids[:first] + ids[last + 1 :], excess
+
+    def _render(self, content: str) -> tuple[str, int, int]:
+        """The rendered prompt and where `content` lies in it, in characters."""
+        if not self.chat:
+            return content, 0, len(content)
+        messages = [{"role": "user", "content": content}]
+        if self.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # Some templates strip the content; the last occurrence is ours, a system prompt comes before.
+        start = text.rfind(content.strip())
+        return text, start, start + len(content.strip())

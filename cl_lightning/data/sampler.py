@@ -1,0 +1,107 @@
+"""The order of training: which examples each rank sees in which micro-batch of which optimiser step.
+
+The *global* batch of a step depends on (seed, task, epoch) only. It is then dealt to ranks and micro-batches,
+so any number of ranks and any accumulation give the same steps, and every rank knows the step's answer-token
+count without talking. Replay is a second source that fills a fixed share of every global batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Sampler
+
+from cl_lightning.seeding import generator
+
+#: Batches are cut from windows of this many batches, sorted by length: little padding, still random.
+WINDOW = 8
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Indices of one rank's share of a micro-batch; `step_tokens`: answer tokens of the whole step, all ranks.
+
+    A rank without a share runs a stand-in example at weight 0: it must take part in the step's collectives.
+    """
+
+    indices: tuple[int, ...]
+    step_tokens: int
+    weight: float
+
+
+class StepSampler(Sampler[MicroBatch]):
+    """Yields `accumulate` micro-batches per optimiser step for one rank.
+
+    Args:
+        lengths: tokens of each example; new examples first, then `replayed` memory examples.
+        answer_lengths: answer tokens of each example.
+        replayed: how many of the examples, counted from the end, are memory.
+        batch_size: examples per optimiser step over all ranks and micro-batches.
+        replay_ratio: share of each batch drawn from memory; new examples are still all seen once per epoch.
+        seed: names the order, e.g. (run seed, task).
+        epochs: passes over the new examples; the sampler yields all of them in one go.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        answer_lengths: Sequence[int],
+        replayed: int,
+        batch_size: int,
+        replay_ratio: float,
+        seed: Sequence[object],
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        self.lengths, self.answer_lengths = lengths, answer_lengths
+        self.new, self.replayed = len(lengths) - replayed, replayed
+        self.per_step_memory = min(round(batch_size * replay_ratio), batch_size - 1) if replayed else 0
+        self.per_step_new = batch_size - self.per_step_memory
+        self.seed, self.rank, self.world_size, self.accumulate = tuple(seed), rank, world_size, accumulate
+        self.epoch = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.new // self.per_step_new)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.accumulate
+
+    def global_batches(self) -> list[list[int]]:
+        """The epoch's steps, each the indices of its examples, longest first."""
+        rng = generator(*self.seed, "order", self.epoch)
+        order = torch.randperm(self.new, generator=rng).tolist()
+        window = WINDOW * self.per_step_new
+        batches = []
+        for start in range(0, self.new, window):
+            by_length = sorted(order[start : start + window], key=lambda i: self.lengths[i])
+            batches += [by_length[i : i + self.per_step_new] for i in range(0, len(by_length), self.per_step_new)]
+        memory = self._memory(len(batches) * self.per_step_memory)
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+        return [
+            sorted(b + [next(memory) for _ in range(self.per_step_memory)], key=lambda i: -self.lengths[i])
+            for b in batches
+        ]
+
+    def _memory(self, count: int) -> Iterator[int]:
+        """`count` memory indices: whole shuffled passes, so that no example is favoured."""
+        rng = generator(*self.seed, "replay", self.epoch)
+        drawn: list[int] = []
+        while len(drawn) < count:
+            drawn += (self.new + torch.randperm(self.replayed, generator=rng)).tolist()
+        return iter(drawn)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for batch in self.global_batches():
+            tokens = sum(self.answer_lengths[i] for i in batch)
+            share = batch[self.rank :: self.world_size]
+            for k in range(self.accumulate):
+                low, high = k * len(share) // self.accumulate, (k + 1) * len(share) // self.accumulate
+                part = tuple(share[low:high])
+                # Stand-in: the step's shortest example.
+                yield MicroBatch(part or (batch[-1],), tokens, 1.0 if part else 0.0)

@@ -1,0 +1,242 @@
+"""The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.prompt import Encoded, PromptEncoder
+from cl_lightning.data.sampler import MicroBatch, StepSampler
+from cl_lightning.data.trace import TRACE
+from cl_lightning.errors import ConfigError, DataError, nearest
+from cl_lightning.seeding import generator
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task, ready to train and score. `raw_train`: the chosen training examples as text."""
+
+    spec: TaskSpec
+    train: tuple[Encoded, ...]
+    validation: tuple[Encoded, ...]
+    test: tuple[Encoded, ...]
+    epochs: int
+    dropped: int
+
+    @property
+    def raw_train(self) -> tuple[Example, ...]:
+        return tuple(e.example for e in self.train)
+
+
+class _Collated(Dataset):
+    """Turns the sampler's micro-batches into tensors."""
+
+    def __init__(self, examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool) -> None:
+        self.examples, self.pad_id, self.encoder_decoder = examples, pad_id, encoder_decoder
+
+    def __getitem__(self, micro: MicroBatch) -> dict[str, Any]:
+        batch = training_batch([self.examples[i] for i in micro.indices], self.pad_id, self.encoder_decoder)
+        return {**batch, "step_tokens": micro.step_tokens, "weight": micro.weight}
+
+
+class TaskSequence(LightningDataModule):
+    """Ordered tasks of one benchmark.
+
+    Args:
+        benchmark: which family of tasks.
+        root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
+        order: task names, in training order; null: the benchmark's own order.
+        train_samples: examples per task, drawn by (seed, task); null: all.
+        validation_samples: carved from train, never from test; disjoint from the training examples.
+        test_samples: scored prompts per task, drawn by (seed, task); null: all.
+        batch_size: examples per optimiser step, over all ranks and micro-batches.
+        epochs: passes per task: one number, one per task in order, or "published" (the benchmark's own).
+        eval_batch_size: prompts per generation batch on each rank.
+        max_prompt_tokens: longer prompts are cut in the middle.
+        max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
+        long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
+        system_prompt: chat system message; null leaves it to the model's template.
+        seed: linked to seed_everything.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark = TRACE(),  # noqa: B008
+        root: str | None = None,
+        order: list[str] | None = None,
+        train_samples: int | None = None,
+        validation_samples: int = 16,
+        test_samples: int | None = None,
+        batch_size: int = 8,
+        epochs: int | list[int] | Literal["published"] = 1,
+        eval_batch_size: int = 16,
+        max_prompt_tokens: int = 256,
+        max_answer_tokens: int = 256,
+        long_answers: Literal["refuse", "drop"] = "refuse",
+        system_prompt: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.benchmark, self.root = benchmark, data_root(root)
+        if self.root is not None and not self.root.is_dir():
+            raise DataError(f"data.root: {self.root} is not a folder")
+        self.specs = benchmark.tasks(self.root)
+        self.order = list(order) if order is not None else list(self.specs)
+        self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
+        self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
+        self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
+        self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
+        self.tasks: list[TaskData] = []
+        self._replay: tuple[Encoded, ...] = ()
+        self._replay_ratio = 0.0
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("train_samples", "test_samples", "batch_size", "eval_batch_size", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name}: {value} must be 1 or more")
+        if not self.order:
+            raise ConfigError("data.order: names no task")
+        for name in self.order:
+            if name not in self.specs:
+                raise ConfigError(f"data.order: unknown task {name!r}; {nearest(name, self.specs)}")
+            if self.order.count(name) > 1:
+                raise ConfigError(f"data.order: {name} appears twice")
+        self.epochs_per_task = self._epochs()
+
+    def _epochs(self) -> list[int]:
+        if isinstance(self.epochs, int):
+            epochs = [self.epochs] * len(self.order)
+        elif self.epochs == "published":
+            published = self.benchmark.published_epochs()
+            missing = [n for n in self.order if n not in published]
+            if missing:
+                raise ConfigError(f"data.epochs: none is published for {', '.join(missing)}; give numbers")
+            epochs = [published[n] for n in self.order]
+        else:
+            epochs = list(self.epochs)
+        if len(epochs) != len(self.order) or min(epochs) < 1:
+            raise ConfigError(f"data.epochs: {epochs} must be one number of 1 or more, or one for each task in order")
+        return epochs
+
+    # ---- preparing ---------------------------------------------------------------------------------------
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool) -> None:
+        """Read, draw, encode and check all tasks: every fault of the data shows before training.
+
+        Raises:
+            DataError, ConfigError: one line naming file or record.
+        """
+        self.tokenizer, self.encoder_decoder = tokenizer, encoder_decoder
+        self.encoder = PromptEncoder(tokenizer, self.max_prompt_tokens, self.system_prompt)
+        self.tasks = [self._task(name, e) for name, e in zip(self.order, self.epochs_per_task, strict=True)]
+
+    def _task(self, name: str, epochs: int) -> TaskData:
+        splits, spec = self.benchmark.load(self.root, name), self.specs[name]
+        rng = generator(self.seed, "samples", name)
+        shuffled = [splits.train[i] for i in torch.randperm(len(splits.train), generator=rng).tolist()]
+        if self.validation_samples >= len(shuffled):
+            raise DataError(
+                f"data.validation_samples: {self.validation_samples} leaves no training example of {name} "
+                f"({len(shuffled)} in its train split)"
+            )
+        fits, dropped = [], 0
+        wanted = len(shuffled) if self.train_samples is None else self.train_samples + self.validation_samples
+        for example in shuffled:
+            if len(fits) == wanted:
+                break
+            encoded = self.encoder.encode(example, spec)
+            if len(encoded.answer_ids) <= self.max_answer_tokens:
+                fits.append(encoded)
+            elif self.long_answers == "drop":
+                dropped += 1
+            else:
+                raise DataError(
+                    f"{example.id}: the answer has {len(encoded.answer_ids)} tokens, data.max_answer_tokens is "
+                    f"{self.max_answer_tokens}; raise it, or leave such examples out with data.long_answers=drop"
+                )
+        if len(fits) <= self.validation_samples:
+            raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
+        chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
+        test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
+        carved = self.validation_samples
+        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped)
+
+    @property
+    def source(self) -> str:
+        """Which data this is, for people."""
+        return self.benchmark.describe(self.root)
+
+    def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
+        """Content hash of the examples used (text, not tokens), 16 hex digits."""
+        digest = hashlib.blake2b(digest_size=8)
+        for task in self.tasks if tasks is None else tasks:
+            for split in (task.train, task.validation, task.test):
+                for encoded in split:
+                    example = encoded.example
+                    digest.update("\0".join((example.id, example.prompt, example.answer, "")).encode())
+        return digest.hexdigest()
+
+    # ---- serving -----------------------------------------------------------------------------------------
+
+    def activate(self, task: int) -> None:
+        """Serve this task from now on, without replay until `set_replay`."""
+        self.current = task
+        self._replay, self._replay_ratio = (), 0.0
+
+    def set_replay(self, examples: Sequence[Encoded], ratio: float) -> None:
+        """Fill `ratio` of each training batch of the current task with these examples of earlier tasks."""
+        self._replay, self._replay_ratio = tuple(examples), ratio
+
+    def sampler(self, rank: int, world_size: int, accumulate: int) -> StepSampler:
+        """The current task's order of training for one rank."""
+        examples = [*self.tasks[self.current].train, *self._replay]
+        return StepSampler(
+            [e.length for e in examples],
+            [len(e.answer_ids) for e in examples],
+            len(self._replay),
+            self.batch_size,
+            self._replay_ratio,
+            (self.seed, "train", self.order[self.current]),
+            rank,
+            world_size,
+            accumulate,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        sampler = self.sampler(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+        data = _Collated([*self.tasks[self.current].train, *self._replay], self._pad, self.encoder_decoder)
+        return DataLoader(data, batch_size=None, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """The carved validation examples, in batches; rank shares."""
+        trainer = self.trainer
+        batches = list(
+            self.boundary_loader(
+                self.tasks[self.current].validation, self.batch_size, trainer.global_rank, trainer.world_size
+            )
+        )
+        return DataLoader(batches, batch_size=None)
+
+    def boundary_loader(
+        self, examples: Sequence[Encoded], batch_size: int, rank: int, world_size: int, loss_on: str = "answer"
+    ) -> Iterator[dict[str, Any]]:
+        """One rank's share of `examples`, longest first, in batches; "index" says which examples a batch holds."""
+        order = sorted(range(len(examples)), key=lambda i: (-examples[i].length, i))[rank::world_size]
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            batch = training_batch([examples[i] for i in index], self._pad, self.encoder_decoder, loss_on)
+            yield {**batch, "index": index}
+
+    @property
+    def _pad(self) -> int:
+        return self.tokenizer.pad_token_id

@@ -1,0 +1,173 @@
+"""TRACE: eight tasks that differ in language, skill and answer form, read from the user's own copy.
+
+The benchmark is Wang et al. 2023, arXiv:2310.06762. Nothing of it is shipped with this package: several
+parts are non-commercial or state no licence (see `TaskSpec.source` of each task). The reader knows only
+the layout, so a folder of the user's own tasks in the same layout loads in the same way. No torch here.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.data import sample
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.errors import DataError, nearest
+
+PREFIX = "LLM-CL-Benchmark_"  # the folder name the TRACE authors ship, followed by the size of its train sets
+
+
+def _spec(name: str, metric: str, max_new_tokens: int, language: str, terms: str, keep_head: float = 0.5) -> TaskSpec:
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}")
+
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("C-STANCE", "accuracy", 4, "zh", "no licence stated, research"),
+        _spec("FOMC", "accuracy", 4, "en", "CC BY-NC 4.0"),
+        _spec("MeetingBank", "rouge_l", 128, "en", "CC BY-NC-SA 4.0"),
+        # Code is continued where it ends, so a cut keeps only the end of the prompt.
+        _spec("Py150", "edit_similarity", 48, "code", "research, code under many licences", keep_head=0.0),
+        # Scored by the first letter; the budget leaves room for the opening of the rationale.
+        _spec("ScienceQA", "first_letter", 64, "en", "CC BY-NC-SA 4.0"),
+        _spec("NumGLUE-cm", "accuracy", 8, "en", "MIT"),
+        _spec("NumGLUE-ds", "accuracy", 8, "en", "MIT"),
+        _spec("20Minuten", "sari", 128, "de", "no licence stated, research, news text"),
+    )
+}
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    "order1": tuple(TASKS),
+    "order2": (
+        "NumGLUE-cm", "NumGLUE-ds", "FOMC", "20Minuten", "C-STANCE", "Py150", "MeetingBank", "ScienceQA",
+    ),
+}  # fmt: skip
+"""The two published task orders."""
+
+EPOCHS: dict[str, int] = dict(zip(TASKS, (5, 3, 7, 5, 3, 5, 5, 7), strict=True))
+"""Passes over each task's train set in the TRACE authors' own LoRA runs, by task name (order-independent)."""
+
+
+def load(root: Path, name: str, subset: int | None = None) -> Splits:
+    """Read one task; `eval.json` is ignored, since in TRACE it may repeat the test set.
+
+    Looks for `<root>/trace/<name>`, then `<root>/<name>`, then the authors' `<root>/LLM-CL-Benchmark_<size>/<name>`.
+    `root` may itself be one of the authors' folders.
+
+    Args:
+        root: folder that holds the tasks.
+        name: folder of the task; any name, TRACE's or the user's own.
+        subset: size in the authors' folder name (5000, 1000, 500); None takes the plain layout if the task
+            is there, else the largest subset that has it.
+
+    Raises:
+        DataError: no such folder or file, malformed JSON, a record without usable prompt or answer,
+            an empty split; one line that names the place.
+    """
+    folder = _find(Path(root), name, subset)
+    return Splits(
+        train=tuple(_examples(folder / "train.json", f"{name}/train")),
+        test=tuple(_examples(folder / "test.json", f"{name}/test")),
+    )
+
+
+def _find(root: Path, name: str, subset: int | None) -> Path:
+    if not root.is_dir():
+        raise DataError(f"data root {root} is not a folder")
+    sizes = _subsets(root)
+    if subset is not None and subset not in sizes:
+        there = ", ".join(map(str, sorted(sizes))) or "none"
+        raise DataError(f"no folder {PREFIX}{subset} in {root}; sizes there: {there}")
+    plain = [root / "trace", root]
+    bases = [*plain, *(sizes[size] for size in sorted(sizes, reverse=True))] if subset is None else [sizes[subset]]
+    for base in bases:
+        if (base / name).is_dir():
+            return base / name
+    tried = ", ".join(str(base / name) for base in dict.fromkeys(bases))
+    present = {path.parent.name for base in bases for path in base.glob("*/train.json")}
+    hint = nearest(name, present) if present else "no task folder there"
+    raise DataError(f"task {name!r} not found: looked for {tried}; {hint}")
+
+
+def _subsets(root: Path) -> dict[int, Path]:
+    """The authors' folders by size: those inside `root`, and `root` if it is one of them."""
+    named = ((path.name.removeprefix(PREFIX), path) for path in (root.resolve(), *root.glob(f"{PREFIX}*")))
+    return {int(size): path for size, path in named if size.isdigit() and path.name != size}
+
+
+def _examples(path: Path, prefix: str) -> Iterator[Example]:
+    records = _records(path)
+    for index, record in enumerate(records):
+        where = f"{path}: record {index + 1}"
+        if not isinstance(record, dict):
+            raise DataError(f"{where} is {_kind(record)}, expected an object with prompt and answer")
+        yield Example(f"{prefix}/{index}", _text(record, "prompt", where), _text(record, "answer", where))
+
+
+def _records(path: Path) -> list[Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        found = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
+        raise DataError(f"{path} is missing; the folder holds: {found}") from None
+    except json.JSONDecodeError as error:
+        message = f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        raise DataError(message) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(data, list):
+        raise DataError(f"{path}: holds {_kind(data)}, expected a list of records")
+    if not data:
+        raise DataError(f"{path}: empty split, expected at least one record")
+    return data
+
+
+def _text(record: dict[str, Any], key: str, where: str) -> str:
+    if key not in record:
+        raise DataError(f"{where} has no {key!r}; its keys: {', '.join(map(str, record)) or 'none'}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key!r} is {_kind(value)}, expected text")
+    if not value.strip():
+        raise DataError(f"{where}: {key!r} is empty")
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+class TRACE(Benchmark):
+    """TRACE from files, or the built-in sample in its formats where there is no root.
+
+    Args:
+        subset: which LLM-CL-Benchmark_<size> folder to read, see `load`.
+    """
+
+    def __init__(self, subset: int | None = None) -> None:
+        self.subset = subset
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The eight tasks; beside files, any other task folder there (ROUGE-L); else the sample's."""
+        if root is None:
+            return sample.TASKS
+        others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")} - {*TASKS}
+        return {**TASKS, **{name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}}
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """See the module's `load` and the sample's."""
+        return sample.load(name) if root is None else load(root, name, self.subset)
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """TRACE's own for LoRA."""
+        return EPOCHS
+
+    def describe(self, root: Path | None) -> str:
+        """Says plainly when it is not TRACE."""
+        if root is None:
+            return "built-in sample, NOT TRACE"
+        return "TRACE files" if self.subset is None else f"TRACE files, subset {self.subset}"

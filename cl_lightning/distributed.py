@@ -1,0 +1,59 @@
+"""Collectives that are plain identities in a single process."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if initialized() else 1
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """Sum over ranks, in place."""
+    if initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast_(tensor: Tensor, source: int) -> Tensor:
+    """Everyone takes `source`'s values, in place."""
+    if initialized():
+        dist.broadcast(tensor, source)
+    return tensor
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank."""
+    if not initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def assert_in_sync(tensors: Iterable[Tensor], what: str) -> None:
+    """Stop if the ranks hold different bits.
+
+    Raises:
+        RuntimeError: a defect, never the user's fault; training on would give meaningless results.
+    """
+    if world_size() == 1:
+        return
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if len(set(gather(digest.hexdigest()))) != 1:
+        raise RuntimeError(f"the ranks hold different {what}")

@@ -1,0 +1,37 @@
+"""What scores without learning anything: the numbers a model must beat. No torch here."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cl_lightning.data.base import Example
+from cl_lightning.evaluation.text import mean_score, metric
+
+
+def majority_answer(train_answers: Sequence[str]) -> str:
+    """The most frequent answer, compared exactly; of equally frequent ones the first seen.
+
+    Raises ValueError where there are no answers.
+    """
+    if not train_answers:
+        raise ValueError("no training answers to take the majority of")
+    return Counter(train_answers).most_common(1)[0][0]
+
+
+def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
+    """Mean test scores (0..100) of two predictors that read no task.
+
+    Args:
+        metric_name: key of `cl_lightning.evaluation.text.METRICS`; ConfigError where there is none.
+        train: where the majority answer is counted; ValueError where empty.
+        test: what is scored; ValueError where empty.
+
+    Returns:
+        "majority": the most frequent training answer every time; "copy_prompt": the prompt as the answer.
+    """
+    score = metric(metric_name)
+    prompts, references = [e.prompt for e in test], [e.answer for e in test]
+    majority = [majority_answer([e.answer for e in train])] * len(test)
+    return {
+        "majority": mean_score(score(majority, references, prompts)),
+        "copy_prompt": mean_score(score(prompts, references, prompts)),
+    }

@@ -1,0 +1,37 @@
+"""Score one task: every rank generates its share, all ranks hold all scores, in order."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cl_lightning.data.task_sequence import TaskData
+from cl_lightning.distributed import gather, rank, world_size
+from cl_lightning.evaluation.generate import generate
+from cl_lightning.evaluation.text import mean_score, metric
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task's mean score (0..100) and one row per test example: id, prediction, reference, score."""
+
+    score: float
+    rows: list[dict[str, object]]
+
+
+def score_task(
+    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, batch_size: int
+) -> Scored:
+    """Generate greedily for the task's test prompts and compare with the whole references."""
+    share = task.test[rank() :: world_size()]
+    texts = generate(llm, tokenizer, [e.prompt_ids for e in share], task.spec.max_new_tokens, batch_size)
+    predictions = [""] * len(task.test)
+    for r, part in enumerate(gather(texts)):
+        predictions[r :: world_size()] = part
+    examples = [e.example for e in task.test]
+    references, prompts = [e.answer for e in examples], [e.prompt for e in examples]
+    scores = metric(task.spec.metric)(predictions, references, prompts)
+    rows = [
+        {"id": e.id, "prediction": p, "reference": e.answer, "score": s}
+        for e, p, s in zip(examples, predictions, scores, strict=True)
+    ]
+    return Scored(mean_score(scores), rows)

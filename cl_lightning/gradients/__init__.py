@@ -1,0 +1,10 @@
+"""Task gradients dLoss/dW of the adapted matrices: how they are collected, compared and reconciled.
+
+`capture`: hooks on frozen layers. `surgery`: where the new task's gradient and the memory gradient conflict,
+and what is done about it.
+"""
+
+from cl_lightning.lazy import lazy_exports
+
+EXPORTS = {"PCGrad": "surgery", "SurgeryOperator": "surgery", "capture_gradients": "capture"}
+__getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

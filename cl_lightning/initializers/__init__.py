@@ -1,0 +1,6 @@
+"""Initialisers: where the LoRA factors of a new task start. Importing this package does not import torch."""
+
+from cl_lightning.lazy import lazy_exports
+
+EXPORTS = {"LoRA": "lora", "LoRAGA": "loraga", "SLICE": "slice"}
+__getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -1,0 +1,42 @@
+"""The contract of an initialiser: where the LoRA factors of a new task start.
+
+An initialiser is a pure function of one weight matrix: no Lightning, no model, no I/O. What it needs is
+declared, the boundary callback collects it once for all matrices and calls `factors` per matrix.
+Shapes: m = d_out, n = d_in, r = rank; W, G: (m, n); A: (r, n); B: (m, r); adapter = scaling * B @ A.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Needs = Literal["none", "weight", "gradients", "inputs"]
+
+
+class Initializer(ABC):
+    """Start factors (A0, B0) of one adapted matrix.
+
+    `needs` says which statistic `factors` gets: "gradients" is dLoss/dW of the new task, or what surgery
+    made of it; "inputs" is the uncentred covariance of the layer's inputs; else None.
+    """
+
+    needs: ClassVar[Needs] = "none"
+
+    @abstractmethod
+    def factors(
+        self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Compute A0 (r, n) and B0 (m, r) in float32 (float64 for float64 statistics).
+
+        Args:
+            weight: (m, n) the frozen base weight, any float dtype; only read.
+            statistic: (m, n) gradient, (n, n) input covariance, or None, as `needs` declares.
+            rank: r.
+            scaling: s of the adapter (alpha / r, or alpha / sqrt(r) under rsLoRA).
+            generator: CPU generator seeded from (seed, task, matrix); the only source of randomness.
+
+        Raises:
+            ValueError: if the rank does not fit the matrix or the statistic is not finite; the caller
+                adds the matrix's name.
+        """

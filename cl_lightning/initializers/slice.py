@@ -1,0 +1,57 @@
+"""SLICE: start from the singular directions of a gradient that was reconciled with the earlier tasks."""
+
+import torch
+from torch import Tensor
+
+from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.spectral import DIRECTIONS, Directions, Variance, unit_factors, variance_scale
+
+VARIANCES = ("uncentred", "centred")
+
+
+class SLICE(Initializer):
+    """A0, B0 from the top 2r singular directions of the reconciled gradient G~ = U S V^T, scaled to W.
+
+        A0 = beta V[:, :r]^T,  B0 = beta U[:, r:2r]
+        beta^4 = rho Var(W) / Var(U[:, r:2r] V[:, :r]^T),  rho = ln r / ln min(m, n)
+
+    The surgery G_new, G_memory -> G~ is not done here but by the boundary callback (`gradients.surgery`);
+    where it changes nothing, the directions are LoRA-GA's. Training then steps on G_new, not on G~: the
+    first SGD step is
+
+        -eta s^2 beta^2 (U_B U_B^T G_new + G_new V_A V_A^T)
+
+    which is -eta s^2 beta^2 [G~]_2r only where surgery did not fire. Surgery turns the subspace; it does not
+    keep G_new's conflicting part out of it. The scaling s is not in beta: ||s B0 A0|| = s sqrt(rho) ||W||.
+
+    Args:
+        directions: which of the 2r directions go where, see `spectral.split`.
+        variance: "uncentred" or "centred", see `spectral.variance_scale`.
+
+    Raises:
+        ConfigError: for an unknown name.
+
+    Source: SLICE (arXiv 2605.12752) and its code (RamiroNB/slice, cl_lora/slice/decompose.py); the scale is
+    LoRAM's (arXiv 2507.06558). We differ from the code: the default is LoRA-GA's ArB2r (theirs: A2rBr, same
+    first step); signs of the singular vectors are fixed and the variance is uncentred (theirs is centred, so
+    that beta moves by up to 2.5e-3 with the arbitrary signs); rank 1 is given a scale (theirs is 0); factors
+    stay float32; their top-r/top-r selection, whose first step has rank r only, is left out.
+    """
+
+    needs = "gradients"
+
+    def __init__(self, directions: Directions = "ArB2r", variance: Variance = "uncentred") -> None:
+        if directions not in DIRECTIONS:
+            raise ConfigError(f"SLICE directions {directions!r}: {nearest(str(directions), DIRECTIONS)}")
+        if variance not in VARIANCES:
+            raise ConfigError(f"SLICE variance {variance!r}: {nearest(str(variance), VARIANCES)}")
+        self.directions, self.variance = directions, variance
+
+    def factors(
+        self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See the base class; `statistic` is the reconciled gradient. ValueError as the functions used."""
+        A, B = unit_factors(statistic, weight, rank, self.directions, generator)
+        beta = variance_scale(A, B, weight, rank, self.variance)
+        return beta * A, beta * B

@@ -1,0 +1,192 @@
+"""ContinualLM: the LightningModule that wraps a frozen LLM and a pluggable adapter strategy.
+
+Loss of an optimiser step: summed negative log-likelihood of its answer tokens divided by their number, over
+all ranks and micro-batches (not a mean of means), plus the strategy's penalties once.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone, fingerprint
+from cl_lightning.data.collate import IGNORE
+from cl_lightning.errors import ConfigError, TrainingError
+from cl_lightning.gradients.capture import capture_gradients, dropout_off
+
+SCHEDULES = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "constant": lambda progress: 1.0,
+}
+
+
+class ContinualLM(LightningModule):
+    """A frozen LLM with a trainable adapter.
+
+    Args:
+        backbone: which LLM, in which precision.
+        adapter: the strategy.
+        lr: peak learning rate of AdamW.
+        weight_decay: decoupled, on the adapter.
+        betas: AdamW's.
+        schedule: after the warm-up, down to 0 at the task's last step ("constant": not).
+        warmup: share of the task's steps with rising learning rate, 0..1.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = Backbone(),  # noqa: B008
+        adapter: AdapterStrategy = SeqLoRA(),  # noqa: B008
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ConfigError(f"model.lr: {lr} must be positive")
+        if not 0.0 <= warmup <= 1.0:
+            raise ConfigError(f"model.warmup: {warmup} is a share of the steps, 0..1")
+        self.backbone, self.adapter = backbone, adapter
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
+        self.schedule, self.warmup = schedule, warmup
+        self.task_name = ""
+
+    # ---- the model ---------------------------------------------------------------------------------------
+
+    def load(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Load the base, hash it, adapt it. Called once per process, before the first task."""
+        self.llm = self.backbone.load(len(tokenizer))
+        self.base_hash = fingerprint(self.llm)
+        head = self.llm.get_output_embeddings()
+        self.adapter.attach(self.llm, head)
+        self._label_only = self._head_is_plain()
+        self.tokenizer = tokenizer
+
+    @property
+    def encoder_decoder(self) -> bool:
+        return bool(self.llm.config.is_encoder_decoder)
+
+    @torch.no_grad()
+    def _head_is_plain(self) -> bool:
+        """Whether logits are the output head of the last hidden state (no soft cap, scale or factor)."""
+        if self.encoder_decoder:
+            return False
+        ids = torch.arange(1, 9, device=self.llm.device).reshape(2, 4)
+        training = self.llm.training
+        self.llm.eval()
+        hidden = self.llm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        same = torch.equal(self.llm.get_output_embeddings()(hidden), self.llm(input_ids=ids, use_cache=False).logits)
+        self.llm.train(training)
+        return same
+
+    def cpu(self) -> "ContinualLM":
+        """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""
+        return self
+
+    def sample_nll(self, batch: dict[str, Any]) -> Tensor:
+        """Summed negative log-likelihood of each sample's labelled tokens, in nats.
+
+        Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider. The output head runs
+        only where there is a label.
+        """
+        extra = self.adapter.forward_kwargs(batch)
+        labels, mask = batch["labels"], batch["attention_mask"]
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, **extra}
+        if self.encoder_decoder:
+            logits = self.llm(**inputs, labels=labels, use_cache=False).logits
+            wanted = labels != IGNORE
+            picked = logits[wanted]
+        else:
+            # The token at position i is predicted at i - 1.
+            labels = labels[:, 1:]
+            wanted = labels != IGNORE
+            if self._label_only:
+                hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
+                picked = self.llm.get_output_embeddings()(hidden[:, :-1][wanted])
+            else:
+                picked = self.llm(**inputs, use_cache=False).logits[:, :-1][wanted]
+        picked = picked.to(torch.promote_types(torch.float32, picked.dtype))
+        nll = nn.functional.cross_entropy(picked, labels[wanted], reduction="none")
+        sample = wanted.nonzero()[:, 0]
+        return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+
+    # ---- training ----------------------------------------------------------------------------------------
+
+    def step_loss(self, batch: dict[str, Any], world_size: int, accumulate: int) -> Tensor:
+        """This micro-batch's share of the step's token mean.
+
+        DDP averages gradients over ranks and Lightning over micro-batches; the factor undoes both, so that
+        their sum is exactly sum(NLL) / step_tokens whatever the lengths are.
+        """
+        total = self.sample_nll(batch).sum() * batch["weight"]
+        return total * (world_size * accumulate / batch["step_tokens"])
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = self.step_loss(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        for name, penalty in self.adapter.penalties().items():
+            self.log(f"train/{name}", penalty)
+            loss = loss + penalty
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        tokens = (batch["labels"] != IGNORE).sum()
+        self.log("val/loss", self.sample_nll(batch).sum() / tokens, batch_size=int(tokens), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = AdamW(
+            self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = math.ceil(self.warmup * total)
+        decay = SCHEDULES[self.schedule]
+
+        def factor(step: int) -> float:
+            return (step + 1) / (warmup + 1) if step < warmup else decay((step - warmup) / max(1, total - warmup))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and stop at a non-finite gradient: after DDP's reduction, so on all ranks at once."""
+        norms = [p.grad.norm() for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if not torch.isfinite(torch.stack(norms).sum()):
+            raise TrainingError(
+                f"non-finite loss or gradient in task {self.task_name} at step {self.trainer.global_step + 1}; "
+                "finished tasks are kept. Lower model.lr, or look at the task's data"
+            )
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    # ---- boundary work -----------------------------------------------------------------------------------
+
+    def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
+        """dLoss/dW of every adapted layer, summed over this rank's batches: earlier branches in, the new one out.
+
+        Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token mean.
+        Returns name -> (m, n), float32 or wider; not yet reduced over ranks.
+        """
+        self.llm.train()
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(dropout_off(self.llm))
+            stack.enter_context(self.adapter.without_new_branch())
+            layers = self.adapter.layers
+            totals = stack.enter_context(capture_gradients(layers, self.llm.get_input_embeddings()))
+            for batch in batches:
+                (self.sample_nll(batch) * batch["sample_weight"]).sum().backward()
+        return totals

@@ -1,0 +1,81 @@
+"""A run folder as tables for people. Imports no torch: `python -m cl_lightning.report RUN` answers at once."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cl_lightning.errors import UserError
+from cl_lightning.evaluation.matrix import CONVENTIONS
+from cl_lightning.state import read_checked, read_record
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*[_cell(v) for v in row])
+    return table
+
+
+def tables(path: Path) -> list[Table]:
+    """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
+
+    Raises:
+        StateError: no run folder, or a damaged one.
+    """
+    record = read_record(path)
+    metrics = json.loads(read_checked(path, record, "metrics.json"))
+    order, done = record["order"], record["done"]
+    rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
+    for label, key in (("zero-shot", "zero_shot"), ("majority answer", "majority"), ("copy of the prompt", "copy_prompt")):
+        if metrics[key] is not None:
+            rows.append([label, *metrics[key]])
+    rows.append(["metric", *[metrics["metric_of_task"][n] for n in order]])
+    state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
+    found = [
+        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),
+        _table(
+            "sequence metrics",
+            ["name", "value", "meaning"],
+            [[name, metrics[name], meaning] for name, meaning in CONVENTIONS.items()],
+        ),
+    ]
+    for slot in record["tables"].values():
+        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot if t["rows"]]
+    return found
+
+
+def show(path: Path) -> None:
+    """Print a run's tables."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 150)
+    for table in tables(path):
+        console.print(table)
+    console.print(f"run folder: {path}", soft_wrap=True)
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print("usage: python -m cl_lightning.report RUN_FOLDER", file=sys.stderr)
+        return 2
+    try:
+        show(Path(sys.argv[1]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""The run: one fresh Trainer per task in one process group, boundary work, scoring, state, resume.
+
+A task, in order: seed -> data.activate -> Trainer.fit, whose setup stage moves the module to its device, begins
+the task and runs the boundary callbacks by phase -> training -> on_train_end: on_task_end -> end_task -> scoring
+of every seen task -> on_task_scored -> state written -> next. Why there: under DDP the process group exists
+only inside fit, parameters added after the wrap would not be reduced, and after fit the model is parked.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from cl_lightning import distributed, run_logs
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.errors import TrainingError, UserError
+from cl_lightning.evaluation.baselines import baseline_scores
+from cl_lightning.evaluation.matrix import summary
+from cl_lightning.evaluation.score import score_task
+from cl_lightning.module import ContinualLM
+from cl_lightning.run_logs import Clock
+from cl_lightning.seeding import derive_seed, generator
+from cl_lightning.state import RunFolder, to_csv, to_json, to_jsonl
+from cl_lightning.task_callback import TaskCallback
+
+VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
+
+
+@dataclass
+class SequenceSettings:
+    """How the sequence runs; none of it changes a score.
+
+    Attributes:
+        experiment: name of the folder under runs/; the last --config's name by default.
+        run_dir: the run folder; null: runs/<experiment>/<hash of configuration, data and base>.
+        fresh: start over, deleting what the run folder holds.
+        continue_from: run folder of a finished sequence whose tasks begin `data.order`; only the new are learnt.
+        zero_shot: score the base model on all tasks before the first.
+        wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
+        log_every_n_steps: optimiser steps between logged losses.
+    """
+
+    experiment: str | None = None
+    run_dir: str | None = None
+    fresh: bool = False
+    continue_from: str | None = None
+    zero_shot: bool = True
+    wandb: run_logs.Wandb = "offline"
+    log_every_n_steps: int = 1
+
+
+class SequenceRun:
+    """One run of a sequence; what the task callbacks get as `run`.
+
+    Attributes:
+        module, data, folder, settings: the parts.
+        boundary, observers: task callbacks by slot.
+        matrix: R, one list per finished task; R[i][j] = score on task j after task i, None where not scored.
+        clock: the run's monotone axes.
+        facts: identity and provenance, stored in the record.
+    """
+
+    def __init__(
+        self,
+        module: ContinualLM,
+        data: TaskSequence,
+        folder: RunFolder,
+        settings: SequenceSettings,
+        boundary: dict[str, TaskCallback],
+        observers: dict[str, TaskCallback],
+        make_trainer: Callable[[int, list[Callback], list[Logger]], pl.Trainer],
+        facts: dict[str, Any],
+    ) -> None:
+        self.module, self.data, self.folder, self.settings = module, data, folder, settings
+        self.boundary, self.observers, self.make_trainer, self.facts = boundary, observers, make_trainer, facts
+        self.order, self.seed = data.order, data.seed
+        self.matrix: list[list[float | None]] = []
+        self.zero_shot: list[float] | None = None
+        self.clock = Clock()
+        self.loggers: list[Logger] = []
+        self.attempt = 0
+
+    # ---- what callbacks use ------------------------------------------------------------------------------
+
+    @property
+    def callbacks(self) -> list[TaskCallback]:
+        """All task callbacks: boundary by phase, then observers."""
+        return [*sorted(self.boundary.values(), key=lambda c: c.phase), *self.observers.values()]
+
+    @property
+    def is_main(self) -> bool:
+        return distributed.rank() == 0
+
+    def say(self, text: str) -> None:
+        """One line for people, from rank 0."""
+        if self.is_main:
+            print(text, flush=True)
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Log values over cl/step, from rank 0."""
+        if self.is_main:
+            run_logs.log(self.loggers, self.clock, values)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run folder on rank 0; part of the state from the next commit on."""
+        self._on_main(lambda: self.folder.write(name, data))
+
+    def gradients(
+        self, examples: Sequence[Encoded], weights: Sequence[float], batch_size: int, loss_on: str = "answer"
+    ) -> dict[str, torch.Tensor]:
+        """dLoss/dW of every adapted layer over `examples`, summed over all ranks; see ContinualLM.gradients.
+
+        Args:
+            weights: factor of each example's summed NLL.
+        """
+        rank, world_size = distributed.rank(), distributed.world_size()
+        weight = torch.tensor(weights, dtype=torch.float64)
+
+        def batches() -> Iterable[dict[str, Any]]:
+            for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
+                batch["sample_weight"] = weight[batch.pop("index")].to(torch.float32)
+                yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
+
+        totals = self.module.gradients(batches())
+        for name, layer in self.module.adapter.layers.items():
+            if name not in totals:
+                dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
+                totals[name] = torch.zeros(layer.shape, dtype=dtype, device=layer.weight.device)
+            distributed.sum_(totals[name])
+        return totals
+
+    # ---- the run -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train and score all tasks that are not done yet.
+
+        Raises:
+            UserError: what the user can put right; finished tasks are kept.
+        """
+        self._restore()
+        for task in range(len(self.matrix), len(self.order)):
+            pl.seed_everything(derive_seed(self.seed, "task", task) % 2**32, workers=True, verbose=False)
+            self.data.activate(task)
+            self.module.task_name, self.clock.task = self.order[task], task
+            trainer = self.make_trainer(task, [*self.callbacks, _TaskRunner(self, task)], self.loggers)
+            trainer.fit(self.module, datamodule=self.data)
+            if len(self.matrix) <= task:
+                raise TrainingError(f"task {self.order[task]} was interrupted; run the same command again to go on")
+        for callback in self.callbacks:
+            callback.on_sequence_end(self)
+        for logger in self.loggers:
+            logger.finalize("success")
+
+    def _restore(self) -> None:
+        record = self.folder.record
+        if record:
+            done = record["done"]
+            self.matrix, self.zero_shot = record["R"], record["zero_shot"]
+            self.clock = Clock(**record["clock"])
+            self.attempt = record["attempts"]
+            states = [load_tensors(self.folder.read(_adapter_file(name))) for name in self.order[:done]]
+            self.module.adapter.restore(states)
+            for slot, callback in {**self.boundary, **self.observers}.items():
+                name = _state_file(slot, done)
+                if name in record["files"]:
+                    callback.load(json.loads(self.folder.read(name)))
+        self.loggers = run_logs.make_loggers(
+            self.folder.path,
+            self.attempt,
+            self.facts["identity"],
+            self.facts["experiment"],
+            [f"data: {self.facts['data']}"[:64]],
+            self.settings.wandb,
+        )
+        for callback in self.callbacks:
+            callback.on_sequence_start(self)
+
+    def begin(self, task: int, trainer: pl.Trainer) -> None:
+        """The setup stage of a task's fit."""
+        self.module.to(trainer.strategy.root_device)
+        if self.is_main and task == 0:
+            run_logs.define_axes(self.loggers)
+        if task == 0 and self.settings.zero_shot and self.zero_shot is None:
+            self.zero_shot = self._score("zero-shot", range(len(self.order)))
+        self.module.adapter.begin_task(task, generator(self.seed, "adapter", task))
+        for callback in self.callbacks:
+            callback.on_task_start(self, task)
+
+    def end(self, task: int) -> None:
+        """After the last optimiser step: freeze, score, commit."""
+        adapter = self.module.adapter
+        for callback in self.callbacks:
+            callback.on_task_end(self, task)
+        state = {name: tensor.cpu().contiguous() for name, tensor in adapter.task_state().items()}
+        distributed.assert_in_sync(state.values(), f"adapters after task {self.order[task]}")
+        self.write(_adapter_file(self.order[task]), save_tensors(state))
+        adapter.end_task(task)
+        row: list[float | None] = [*self._score(self.order[task], range(task + 1))]
+        self.matrix.append(row + [None] * (len(self.order) - task - 1))
+        self._on_main(lambda: self._commit(task + 1))
+        for callback in self.callbacks:
+            callback.on_task_scored(self, task)
+
+    def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
+        scores = []
+        for j in tasks:
+            scored = score_task(self.module.llm, self.module.tokenizer, self.data.tasks[j], self.data.eval_batch_size)
+            self.write(f"predictions/{after}_{self.order[j]}.jsonl", to_jsonl(scored.rows))
+            scores.append(scored.score)
+        return scores
+
+    # ---- state -------------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, Any]:
+        """The sequence metrics of the tasks done so far, with what they were computed on."""
+        done = len(self.matrix)
+        baselines = [
+            baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks
+        ]
+        return {
+            **summary([row[:done] for row in self.matrix]),
+            "tasks": self.order[:done],
+            "data": self.facts["data"],
+            "complete": done == len(self.order),
+            "metric_of_task": {t.spec.name: t.spec.metric for t in self.data.tasks},
+            "zero_shot": self.zero_shot,
+            "majority": [b["majority"] for b in baselines],
+            "copy_prompt": [b["copy_prompt"] for b in baselines],
+        }
+
+    def _commit(self, done: int) -> None:
+        folder, slots = self.folder, {**self.boundary, **self.observers}
+        for slot, callback in slots.items():
+            if state := callback.state():
+                folder.write(_state_file(slot, done), to_json(state))
+        columns = [f"after ({self.facts['data']})", *self.order]
+        folder.write("matrix.csv", to_csv(columns, [[n, *r] for n, r in zip(self.order, self.matrix, strict=False)]))
+        folder.write("metrics.json", to_json(self.metrics()))
+        folder.commit(
+            {
+                **self.facts,
+                "done": done,
+                "order": self.order,
+                "R": self.matrix,
+                "zero_shot": self.zero_shot,
+                "seed": self.seed,
+                "world_size": distributed.world_size(),
+                "attempts": self.attempt + 1,
+                "clock": vars(self.clock),
+                "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+                "tables": {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()},
+            }
+        )
+
+    def _on_main(self, action: Callable[[], None]) -> None:
+        """Run on rank 0; a failure there stops all ranks with the same line instead of leaving them waiting."""
+        told: str | None = None
+        if self.is_main:
+            try:
+                action()
+            except UserError as error:
+                told = str(error)
+        told = distributed.gather(told)[0]
+        if told is not None:
+            raise TrainingError(told)
+
+
+class _TaskRunner(Callback):
+    """Hangs the task's boundary work and clock into its Trainer."""
+
+    def __init__(self, run: SequenceRun, task: int) -> None:
+        self.run, self.task = run, task
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.run.begin(self.task, trainer)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.tokens = getattr(self, "tokens", 0) + int(batch["attention_mask"].sum() * batch["weight"])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.loss = getattr(self, "loss", 0.0) + outputs["loss"].detach()
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        clock = self.run.clock
+        clock.step += 1
+        totals = torch.tensor([float(self.loss) / trainer.world_size, float(self.tokens)], dtype=torch.float64)
+        totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
+        clock.tokens += int(totals[1])
+        self.loss, self.tokens = 0.0, 0
+        if clock.step % self.run.settings.log_every_n_steps == 0:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self.run.log({"train/loss": float(totals[0]), "train/lr": rate})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.run.end(self.task)
+
+
+def _adapter_file(task_name: str) -> str:
+    return f"adapters/{task_name}/adapter.safetensors"
+
+
+def _state_file(slot: str, done: int) -> str:
+    return f"state/{slot}-{done}.json"

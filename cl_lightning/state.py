@@ -1,0 +1,167 @@
+"""The run folder: atomic writes, checksums, schema version. Ground floor: knows files, not models.
+
+sequence.json is the commit record: it is written last, names every file of the finished tasks with its
+checksum, and what it does not name does not exist. A crash between any two writes leaves the previous
+record in force.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cl_lightning.errors import StateError, TrainingError
+
+SCHEMA = 1
+RECORD = "sequence.json"
+
+#: The disk's fault, not ours: told in one line.
+DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@contextmanager
+def disk_errors_told(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise TrainingError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "
+            "Make room or choose another folder with RUN_DIR=, then run the same command again"
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes) -> str:
+    """Write to a temporary file beside `path`, sync, rename. Returns the SHA-256 of `data`."""
+    with disk_errors_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:
+    """CSV with empty cells for None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    return text.getvalue().encode()
+
+
+class RunFolder:
+    """One run's folder. `record`: what sequence.json says, {} for a new run; `files`: name -> SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
+        self._lock: FileLock | None = None
+
+    def open(self, identity: str, fresh: bool) -> None:
+        """Create or reopen the folder; `identity` is the hash of configuration, data and base.
+
+        Raises:
+            StateError: unwritable, in use, damaged, of another schema, or of another configuration.
+        """
+        if fresh and (self.path / RECORD).exists():
+            shutil.rmtree(self.path)
+        with disk_errors_told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise StateError(f"{self.path}: another process is running this experiment") from None
+        for scratch in self.path.rglob(".*-*"):
+            if scratch.is_file():
+                scratch.unlink()
+        self.record = read_record(self.path) if (self.path / RECORD).exists() else {}
+        if self.record and self.record["identity"] != identity:
+            raise StateError(
+                f"{self.path}: holds a run of another configuration, data or model; "
+                "choose another RUN_DIR=, or start over with FRESH=1"
+            )
+        self.files = dict(self.record.get("files", {}))
+
+    def attach(self) -> None:
+        """Read the state without owning the folder: what ranks other than 0 do."""
+        self.record = read_record(self.path) if (self.path / RECORD).exists() else {}
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file; it counts once `commit` has named it."""
+        self.files[name] = write_atomic(self.path / name, data)
+
+    def commit(self, record: dict[str, Any]) -> None:
+        """Make everything written so far the state of the run."""
+        self.record = {"schema": SCHEMA, **record, "files": self.files}
+        write_atomic(self.path / RECORD, to_json(self.record))
+
+    def read(self, name: str) -> bytes:
+        """Read a committed file, checked."""
+        return read_checked(self.path, self.record, name)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """sequence.json of a run folder.
+
+    Raises:
+        StateError: missing, damaged, or of another schema version.
+    """
+    file = path / RECORD
+    try:
+        record = json.loads(file.read_bytes())
+        schema = record["schema"]
+    except FileNotFoundError:
+        raise StateError(f"{path}: is no run folder (no {RECORD})") from None
+    except (ValueError, KeyError, TypeError):
+        raise StateError(f"{file}: damaged; restore it, or start over with FRESH=1") from None
+    if schema != SCHEMA:
+        raise StateError(f"{file}: state version {schema}, this code reads version {SCHEMA}")
+    return record
+
+
+def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
+    """A file that the record names, compared with its checksum."""
+    file = path / name
+    if name not in record["files"]:
+        raise StateError(f"{file}: not part of this run's state")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise StateError(f"{file}: missing; restore it, or start over with FRESH=1") from None
+    if hashlib.sha256(data).hexdigest() != record["files"][name]:
+        raise StateError(f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1")
+    return data

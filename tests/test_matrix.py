@@ -1,0 +1,139 @@
+"""The score-matrix summaries against hand-worked cases, the published TRACE row and the official codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cl_lightning.evaluation import matrix
+from cl_lightning.evaluation.matrix import ap, bwt, f_ra, forget_T, forget_Tm1, fp, summary
+
+ORACLE = Path(__file__).parents[2] / "shared" / "oracles" / "cl_metrics.json"
+NEEDS_TWO = (forget_Tm1, bwt, f_ra)
+HAND = [[60.0, None, None], [70.0, 40.0, None], [55.0, 50.0, 90.0]]
+
+scores = st.floats(0, 100, allow_subnormal=False)
+matrices = st.integers(2, 6).flatmap(
+    lambda n: st.lists(st.lists(scores, min_size=n, max_size=n), min_size=n, max_size=n)
+)
+
+
+def test_hand_worked():
+    # drops from the diagonal: 60-55 = 5, 40-50 = -10, 90-90 = 0; from the best earlier row: 70-55 = 15, -10
+    assert summary(HAND) == pytest.approx(
+        {"ap": 190 / 3, "fp": 65.0, "forget_T": -5 / 3, "forget_Tm1": -2.5, "bwt": 2.5, "f_ra": 2.5},
+        abs=1e-12,
+    )
+
+
+def test_summary_and_conventions_name_the_same_metrics():
+    assert list(summary(HAND)) == list(matrix.CONVENTIONS)
+
+
+def test_published_trace_lora_row():
+    """LLaMA-2-7B-Chat, sequential LoRA (TRACE, appendix): OP .1265, BWT -.458, printed to three digits.
+
+    The diagonal of 20Minuten is its last-row score by definition; the rows between are not published.
+    """
+    diagonal = [51.1, 71.3, 51.0, 57.8, 68.0, 37.0, 48.6]
+    last = [27.7, 24.0, 12.1, 0.4, 0.0, 0.0, 0.0, 37.0]
+    R = [[None] * j + [score] for j, score in enumerate(diagonal)] + [last]
+    assert fp(R) == pytest.approx(12.65, abs=1e-9)
+    assert bwt(R) == pytest.approx(-45.8, abs=1e-9)
+    assert ap(R) == pytest.approx((384.8 + 37.0) / 8, abs=1e-9)
+    with pytest.raises(ValueError, match=r"row 1, column 0"):
+        f_ra(R)
+
+
+@pytest.mark.parametrize("name", ["T2_forget", "T3_best_not_diagonal"])
+def test_official_codes(name):
+    if not ORACLE.exists():
+        pytest.skip("outputs of the official codes are not here (../shared/oracles/cl_metrics.json)")
+    case = json.loads(ORACLE.read_text())[name]
+    T, ours = case["T"], summary(case["R"])
+    slice_, sapt, trace = case["slice"]["metrics"], case["sapt"], case["trace"]
+    close = {"rel": 0, "abs": 1e-10}
+    assert ours["ap"] == pytest.approx(slice_["AP"], **close)
+    assert ours["fp"] == pytest.approx(slice_["FP"], **close)
+    assert ours["fp"] == pytest.approx(sapt["Cl"], **close)
+    assert ours["forget_T"] == pytest.approx(slice_["Forget"], **close)
+    assert ours["f_ra"] == pytest.approx(sapt["Fgt"], **close)
+    assert ours["f_ra"] == pytest.approx(case["gainlora"]["Fgt"], **close)
+    assert [fp(case["R"][:t]) for t in range(1, T + 1)] == pytest.approx(trace["OP"], **close)
+    assert [bwt(case["R"][:t]) for t in range(2, T + 1)] == pytest.approx(trace["BWT"][1:], **close)
+    # deviation: their Bwt divides the sum over T-1 tasks by T
+    assert sapt["Bwt"] == pytest.approx(-ours["forget_T"], **close)
+    assert ours["bwt"] == pytest.approx(sapt["Bwt"] * T / (T - 1), **close)
+    assert abs(ours["bwt"] - sapt["Bwt"]) > 0.4
+
+
+def test_one_task():
+    assert summary([[70.0]]) == {
+        "ap": 70.0, "fp": 70.0, "forget_T": 0.0, "forget_Tm1": None, "bwt": None, "f_ra": None
+    }  # fmt: skip
+    for f in NEEDS_TWO:
+        with pytest.raises(ValueError, match=f"{f.__name__} is undefined for one task"):
+            f([[70.0]])
+
+
+@pytest.mark.parametrize("f", [ap, fp, forget_T, *NEEDS_TWO, summary])
+def test_empty_matrix(f):
+    with pytest.raises(ValueError, match="empty"):
+        f([])
+
+
+@pytest.mark.parametrize(
+    ("i", "j", "needed_by"),
+    [
+        (0, 0, {ap, forget_T, forget_Tm1, bwt, f_ra}),
+        (1, 0, {f_ra}),
+        (2, 1, {fp, forget_T, forget_Tm1, bwt, f_ra}),
+        (2, 2, {ap, fp, forget_T}),
+        (0, 1, set()),
+    ],
+)
+def test_missing_cell(i, j, needed_by):
+    R = [list(row) for row in HAND]
+    R[i][j] = None
+    for f in (ap, fp, forget_T, *NEEDS_TWO):
+        if f in needed_by:
+            with pytest.raises(ValueError, match=rf"\(row {i}, column {j}\) is missing"):
+                f(R)
+        else:
+            assert f(R) == f(HAND)
+
+
+def test_short_row_is_a_missing_cell_and_extra_columns_are_ignored():
+    assert summary([[60.0], [70.0, 40.0], [55.0, 50.0, 90.0]]) == summary(HAND)
+    assert summary([[*row, 33.0] for row in HAND]) == summary(HAND)
+    with pytest.raises(ValueError, match=r"\(row 2, column 2\) is missing"):
+        fp([[60.0], [70.0, 40.0], [55.0, 50.0]])
+
+
+@pytest.mark.parametrize("bad", [-0.1, 100.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("f", [ap, fp, forget_T, *NEEDS_TWO, summary])
+def test_score_out_of_range(f, bad):
+    with pytest.raises(ValueError, match=r"\(row 0, column 1\) is .* outside 0..100"):
+        f([[80.0, bad], [50.0, 70.0]])
+
+
+@given(matrices)
+def test_relations(R):
+    T = len(R)
+    assert bwt(R) == -forget_Tm1(R)
+    assert forget_T(R) * T / (T - 1) == pytest.approx(forget_Tm1(R), abs=1e-9)
+    assert forget_T(R) == pytest.approx(ap(R) - fp(R), abs=1e-9)
+    assert f_ra(R) >= forget_Tm1(R) - 1e-9
+    assert 0 <= ap(R) <= 100 and 0 <= fp(R) <= 100
+    assert -100 <= forget_T(R) <= 100 and -100 <= bwt(R) <= 100 and -100 <= f_ra(R) <= 100
+
+
+@given(matrices)
+def test_official_zero_padding_changes_nothing(R):
+    """SAPT's Fgt: maximum over all earlier rows of the matrix with zeros above its diagonal."""
+    last = len(R) - 1
+    padded = [[score if j <= i else 0.0 for j, score in enumerate(row)] for i, row in enumerate(R)]
+    drops = [max(padded[i][j] for i in range(last)) - padded[last][j] for j in range(last)]
+    assert f_ra(R) == pytest.approx(sum(drops) / last, abs=1e-9)
