@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cl_lightning.arithmetic import make_portable
+from cl_lightning.arithmetic import held_dtype
 from cl_lightning.errors import ConfigError
 from cl_lightning.gguf_cache import converted, embedded
 from cl_lightning.model_names import EMBEDDED, RANDOM
@@ -35,7 +35,8 @@ class Backbone:
     Attributes:
         name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
             .gguf file, or a hub name.
-        dtype: of the frozen base. Adapters are float32 in any case.
+        dtype: of the frozen base. Adapters are float32 in any case. bfloat16 on a machine without any bf16 unit is
+            held in float32 (see `arithmetic.held_dtype`); the run's first line says so.
         load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
         gradient_checkpointing: trade a second forward pass for activation memory.
         attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
@@ -77,7 +78,8 @@ class Backbone:
         llm.config.use_cache = True
         if self.load_in_4bit:
             _keep_4bit_unpacked(llm)
-        make_portable(llm)
+        if not self.load_in_4bit:
+            llm.to(held_dtype(dtype))
         if self.gradient_checkpointing:
             llm.gradient_checkpointing_enable({"use_reentrant": False})
         return llm

@@ -209,8 +209,15 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
         f"({cut} cut in the middle, {sum(t.dropped for t in tasks)} long answers dropped), "
         f"{_span([len(t.test) for t in tasks])} scored prompts per task; lr {cli.model.lr:g}; "
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
-        f"{' 4-bit' if cli.model.backbone.load_in_4bit else ''}, seed {data.seed}"
+        f"{_held(cli.model)}, seed {data.seed}"
     )
+
+
+def _held(module: ContinualLM) -> str:
+    if module.backbone.load_in_4bit:
+        return " 4-bit"
+    held = str(module.llm.dtype).removeprefix("torch.")
+    return "" if held == module.backbone.dtype else f" values held in {held} (this CPU has no bf16 units)"
 
 
 def _span(values: list[int]) -> str:

@@ -53,6 +53,9 @@ def write_atomic(path: Path, data: bytes) -> str:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(scratch, 0o666 & ~umask)
             os.replace(scratch, path)
         except BaseException:
             Path(scratch).unlink(missing_ok=True)

@@ -106,7 +106,7 @@ def test_strength_zero_and_one_are_exact() -> None:
 
 @pytest.mark.parametrize("strength", [-0.01, 1.01, float("nan")])
 def test_strength_out_of_range(strength: float) -> None:
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         damped(torch.tensor([1.0, 0.5], dtype=torch.float64), strength)
 
 
@@ -115,6 +115,8 @@ def test_zero_memory_or_zero_gradient_changes_nothing() -> None:
     ((_, out, record),) = reconcile({"w": g}, {"w": torch.zeros_like(r)}, PCGrad())
     assert out is g and record.cosine == 0 and record.norm_memory == 0 and not record.fired
     assert not operate(torch.zeros_like(g), r).any()
+    underflown = torch.tensor([[1.0, -1e-200], [-1e-200, 0.0]], dtype=torch.float64)  # ||r||^2 is not representable
+    assert PCGrad().coefficients(underflown).tolist() == [1, 0]
 
 
 def test_first_task_without_memory() -> None:
@@ -210,7 +212,7 @@ def test_refusals_name_the_matrix() -> None:
         broken = r.clone()
         broken[0, 0] = bad
         for scope in ("matrix", "global"):
-            with pytest.raises(ValueError, match="q_proj: .*not finite"):
+            with pytest.raises(ValueError, match=r"q_proj: .*not finite"):
                 list(reconcile({"q_proj": g}, {"q_proj": broken}, PCGrad(), scope=scope))
     with pytest.raises(ValueError, match="k_proj, q_proj"):
         list(reconcile({"q_proj": g}, {"k_proj": r}, PCGrad()))

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from cl_lightning.arithmetic import product_dtype
-
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
     # A parameter without gradient, not a buffer: DDP broadcasts buffers at every forward.
@@ -25,7 +23,7 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 class _Product(torch.autograd.Function):
-    """Base product plus all branches, forward and backward, in `product_dtype`."""
+    """Base product plus all branches, forward and backward, in x's dtype."""
 
     @staticmethod
     def forward(
@@ -38,42 +36,41 @@ class _Product(torch.autograd.Function):
         lora_B: Tensor | None,
         scaling: float,
     ) -> Tensor:
-        work = product_dtype(x)
-        down, up = _columns(lora_A, lora_B, *factors, scaling=scaling, dtype=work)
-        flat = x.reshape(-1, x.shape[-1]).to(work)
-        hidden = flat @ down.t()
+        flat = x.reshape(-1, x.shape[-1])
         if weight is None:
-            y = hidden @ up.t()
+            y = flat.new_zeros(len(flat), (lora_B if lora_B is not None else factors[3]).shape[0])
         else:
-            y = flat @ weight.to(work).t()
-            if bias is not None:
-                y += bias.to(work)
-            y.addmm_(hidden, up.t())
+            y = nn.functional.linear(flat, weight, bias)
+        # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
+        hidden = None
+        for columns in (_columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)):
+            if columns is not None:
+                hidden = flat @ columns[0].to(x.dtype).t()
+                y.addmm_(hidden, columns[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
         # Columns 0..r are A x: all that the gradient of B needs.
         ctx.save_for_backward(x, hidden[:, :rank].clone() if rank else None, lora_A, lora_B)
         ctx.weight, ctx.factors, ctx.scaling = weight, factors, scaling
-        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, lora_A, lora_B = ctx.saved_tensors
-        work = product_dtype(dy)
-        down, up = _columns(lora_A, lora_B, *ctx.factors, scaling=ctx.scaling, dtype=work)
-        dy = dy.reshape(-1, dy.shape[-1]).to(work)
+        down, up = (c.to(dy.dtype) for c in _columns(lora_A, lora_B, *ctx.factors, ctx.scaling))
+        dy = dy.reshape(-1, dy.shape[-1])
         back = dy @ up
         grad_x = grad_A = grad_B = None
         if ctx.needs_input_grad[0]:
-            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight.to(work)).addmm_(back, down)
-            grad_x = grad_x.to(x.dtype).reshape(x.shape)
+            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight).addmm_(back, down)
+            grad_x = grad_x.reshape(x.shape)
         if ctx.needs_input_grad[4]:
             rank = lora_A.shape[0]
             # s (dB + B0)^T dy = s B^T dy: the displaced branch's two column blocks add up.
             through = back[:, :rank]
             if ctx.factors[1] is not None:
                 through = through + back[:, rank : 2 * rank]
-            grad_A = (through.t() @ x.reshape(-1, x.shape[-1]).to(work)).to(lora_A.dtype)
+            grad_A = (through.t() @ x.reshape(-1, x.shape[-1])).to(lora_A.dtype)
             grad_B = (dy.t() @ hidden).mul_(ctx.scaling).to(lora_B.dtype)
         return grad_x, None, None, None, grad_A, grad_B, None
 
@@ -85,24 +82,21 @@ def _columns(
     lora_B0: Tensor | None,
     stack_A: Tensor | None,
     stack_B: Tensor | None,
-    *,
-    scaling: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """All branches as one pair: down (K, n), up (m, K), in the order A, dA, stack.
+    scaling: float = 1.0,
+) -> tuple[Tensor, Tensor] | None:
+    """Branches as one pair: down (K, n), up (m, K), in the order A, dA, stack; None without any.
 
-    The differences are formed in the parameters' own dtype, only then cast.
+    The differences are formed in the parameters' own dtype; the caller casts.
     """
     down: list[Tensor] = []
     up: list[Tensor] = []
-    if lora_A is not None:
-        if lora_B0 is None:
-            down, up = [lora_A], [scaling * lora_B]
-        else:
-            down, up = [lora_A, lora_A - lora_A0], [scaling * (lora_B - lora_B0), scaling * lora_B0]
+    if lora_A is not None and lora_B0 is None:
+        down, up = [lora_A], [scaling * lora_B]
+    elif lora_A is not None:
+        down, up = [lora_A, lora_A - lora_A0], [scaling * (lora_B - lora_B0), scaling * lora_B0]
     if stack_A is not None:
         down, up = [*down, stack_A], [*up, stack_B]
-    return torch.cat([d.to(dtype) for d in down]), torch.cat([u.to(dtype) for u in up], dim=1)
+    return (torch.cat(down), torch.cat(up, dim=1)) if down else None
 
 
 class AdaptedLinear(nn.Module):
@@ -174,10 +168,7 @@ class AdaptedLinear(nn.Module):
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
         """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
-        down, up = _columns(
-            self.lora_A, self.lora_B, self.lora_A0, self.lora_B0, None, None,
-            scaling=self.scaling, dtype=self.lora_A.dtype,
-        )  # fmt: skip
+        down, up = _columns(self.lora_A, self.lora_B, self.lora_A0, self.lora_B0, None, None, self.scaling)
         self.lora_A = self.lora_B = self.lora_A0 = self.lora_B0 = None
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)

@@ -28,7 +28,8 @@ def score_task(
     for r, part in enumerate(gather(texts)):
         predictions[r :: world_size()] = part
     examples = [e.example for e in task.test]
-    references, prompts = [e.answer for e in examples], [e.prompt for e in examples]
+    # Predictions are stripped, so references must be: some of TRACE's code lines end in a blank.
+    references, prompts = [e.answer.strip() for e in examples], [e.prompt for e in examples]
     scores = metric(task.spec.metric)(predictions, references, prompts)
     rows = [
         {"id": e.id, "prediction": p, "reference": e.answer, "score": s}

@@ -64,9 +64,7 @@ class LoRAGA(Initializer):
 
     needs = "gradients"
 
-    def __init__(
-        self, directions: Directions = "ArB2r", scale: Scale = "stable", gamma: float = 16.0
-    ) -> None:
+    def __init__(self, directions: Directions = "ArB2r", scale: Scale = "stable", gamma: float = 16.0) -> None:
         if directions not in DIRECTIONS:
             raise ConfigError(f"LoRAGA directions {directions!r}: {nearest(str(directions), DIRECTIONS)}")
         if scale not in SCALES:

@@ -101,9 +101,7 @@ def unit_factors(
     return split(U, V, rank, directions)
 
 
-def variance_scale(
-    A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred"
-) -> float:
+def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred") -> float:
     """The beta that makes Var(beta B beta A) = rho Var(W), rho = ln r / ln min(m, n), without forming B A:
 
         beta^4 = rho Var(W) / Var(B A),   mean (BA)^2 = tr(B^T B  A A^T) / mn,   mean BA = (1^T B)(A 1) / mn.

@@ -1,0 +1,62 @@
+"""Shared fixtures: tiny models made in code, no network, no global state left behind."""
+
+import os
+
+# Before anything imports torch or transformers.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.base import Example
+from cl_lightning.module import ContinualLM
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed() -> Iterator[None]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def tiny() -> Callable[..., ContinualLM]:
+    """Make a loaded ContinualLM on the random Llama: tiny(dtype="float64", adapter=SeqLoRA(rank=2))."""
+
+    def make(dtype: str = "float64", adapter: AdapterStrategy | None = None, **backbone: Any) -> ContinualLM:
+        module = ContinualLM(Backbone("random-llama", dtype=dtype, **backbone), adapter or SeqLoRA(rank=4, alpha=8))
+        module.load(module.backbone.load_tokenizer())
+        return module
+
+    return make
+
+
+def random_examples(count: int, seed: int = 0, vocabulary: int = 200) -> list[Encoded]:
+    """Encoded examples of ragged lengths."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high, (), generator=rng))
+        return tuple(torch.randint(3, vocabulary, (length,), generator=rng).tolist())
+
+    return [Encoded(Example(f"t/{i}", "p", "a"), ids(3, 12), (*ids(1, 5), 2), 0) for i in range(count)]
+
+
+def batch_of(examples: list[Encoded]) -> dict[str, Any]:
+    """One training batch at token-mean weight."""
+    tokens = sum(len(e.answer_ids) for e in examples)
+    batch = training_batch(examples, pad_id=0)
+    return {**batch, "step_tokens": tokens, "weight": 1.0, "sample_weight": torch.full((len(examples),), 1 / tokens)}
