@@ -11,6 +11,7 @@ import pytest
 from cl_lightning.data import sample, trace
 from cl_lightning.data.base import Example
 from cl_lightning.errors import DataError, UserError
+from cl_lightning.evaluation.text import METRICS
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 RECORDS = [{"prompt": "one plus one?", "answer": "2"}, {"prompt": "two plus two?", "answer": "4"}]
@@ -38,7 +39,7 @@ def test_trace_tables_agree() -> None:
 def test_each_layout_loads(tmp_path: Path, layout: str) -> None:
     write_task(tmp_path / layout / "Mine")
     splits = trace.load(tmp_path, "Mine")
-    assert splits.train == splits.train[:2] == (
+    assert splits.train == (
         Example("Mine/train/0", "one plus one?", "2"),
         Example("Mine/train/1", "two plus two?", "4"),
     )
@@ -68,7 +69,7 @@ def test_plain_layout_wins_and_a_task_may_be_in_one_subset_only(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ('[\n{"prompt": "a", "answer": "b"},\n{"prompt": "a" "answer"}\n]', r"train\.json, line 3, column \d+: not valid"),
+        ('[\n{"prompt": "a", "answer": "b"},\n{"prompt" "a"}\n]', r"train\.json, line 3, column \d+: not valid JSON"),
         ({"prompt": "a"}, r"train\.json: holds an object, expected a list"),
         ([], r"train\.json: empty split"),
         ([*RECORDS, {"answer": "b"}], r"train\.json: record 3 has no 'prompt'; its keys: answer"),
@@ -86,7 +87,7 @@ def test_bad_file_is_one_clear_line(tmp_path: Path, train: object, message: str)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data root .*nowhere is not a folder"):
+    with pytest.raises(DataError, match=r"data root .*nowhere is not a folder"):
         trace.load(tmp_path / "nowhere", "FOMC")
     with pytest.raises(DataError, match=r"task 'FOMC' not found: looked for .*FOMC.*; no task folder there"):
         trace.load(tmp_path, "FOMC")
@@ -128,8 +129,7 @@ def numbers(examples: tuple[Example, ...]) -> set[str]:
 def leaks(train: tuple[Example, ...], test: tuple[Example, ...]) -> set[str]:
     """What a model could have learned by heart: sentences and numbers that both splits hold."""
     fixed = set.intersection(*(set(example.prompt.split("\n")) for example in train + test))
-    labels = {"positive", "negative"}
-    shared = sentences(train, fixed) & sentences(test, fixed) - labels
+    shared = (sentences(train, fixed) & sentences(test, fixed)) - {"positive", "negative"}
     return shared | (numbers(train) & numbers(test))
 
 
@@ -175,6 +175,16 @@ def test_each_stance_target_meets_each_stance(split: str) -> None:
     assert len(counts) > 4
     for labels in counts.values():
         assert len(labels) == 3 and max(labels.values()) - min(labels.values()) <= 1
+
+
+@pytest.mark.parametrize("name", sample.TASKS)
+def test_no_cheap_prediction_scores_well(name: str) -> None:
+    """Neither the copied prompt nor the commonest train answer leaves less than 25 points to learn."""
+    splits, metric = sample.load(name), METRICS[sample.TASKS[name].metric]
+    prompts, references = [e.prompt for e in splits.test], [e.answer for e in splits.test]
+    commonest = Counter(e.answer for e in splits.train).most_common(1)[0][0]
+    for predictions in (prompts, [commonest] * len(prompts)):
+        assert sum(metric(predictions, references, prompts)) / len(prompts) < 55
 
 
 def test_sample_is_pinned() -> None:

@@ -1,4 +1,4 @@
-"""The built-in sample: eight small tasks in the shapes and languages of TRACE, used when there is no data root.
+"""The built-in sample: small tasks in the shapes and languages of TRACE, used when there is no data root.
 
 It is synthetic and is not TRACE: every sentence is filled from this package's own templates (modules
 `sample_*`), so the numbers it gives compare methods with each other, never with a paper. What makes it a
@@ -70,9 +70,13 @@ def _split(name: str, split: str) -> tuple[Example, ...]:
     """
     rng = Random(f"sample/{name}/{split}")
     pairs: dict[str, str] = {}
-    while len(pairs) < SIZES[split]:
+    for _ in range(50 * SIZES[split]):
         prompt, answer = _MAKERS[name](rng, split, len(pairs))
         pairs.setdefault(prompt, answer)
+        if len(pairs) == SIZES[split]:
+            break
+    else:
+        raise AssertionError(f"the templates of {name} are too few for {SIZES[split]} different prompts")
     rows = list(pairs.items())
     rng.shuffle(rows)
     return tuple(Example(f"{name}/{split}/{i}", prompt, answer) for i, (prompt, answer) in enumerate(rows))

@@ -16,10 +16,14 @@ _VERBS = bank("read, find, pack, clean, merge, check", "sort, load, scan, trim")
 
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (
-        "def {v}_{o} ( {a} , {b} ) : <EOL> if {a} is None : <EOL> raise ValueError ( '{a}' ) <EOL> if {b} is None : <EOL>",
+        "def {v}_{o} ( {a} , {b} ) : <EOL> if {a} is None : <EOL> raise ValueError ( '{a}' ) <EOL> "
+        "if {b} is None : <EOL>",
         "raise ValueError ( '{b}' )",
     ),
-    ("{o}_list = [ ] <EOL> for {o} in {v}_all ( {a} ) : <EOL> if {o} . {b} : <EOL>", "{o}_list . append ( {o} )"),
+    (
+        "{o}_list = [ ] <EOL> for {o} in {v}_all ( {a} ) : <EOL> if {o} . {b} : <EOL>",
+        "{o}_list . append ( {o} )",
+    ),
     (
         "{o}_keys = [ '{a}' , '{b}' ] <EOL> def {v} ( {o} ) : <EOL> {a} = int ( {o} [ '{a}' ] ) <EOL>",
         "{b} = int ( {o} [ '{b}' ] )",

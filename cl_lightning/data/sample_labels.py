@@ -1,7 +1,9 @@
 """Sample tasks answered by a label: Chinese stance, monetary policy stance, review sentiment.
 
 The cue words of a label occur in both splits (that is the skill); targets, speakers, reasons and the
-wording around the cue are each split's own. No digits: a label task needs none.
+wording around the cue are each split's own. Where labels are letters the instruction says which letter
+stands for which cue: a small model cannot learn three arbitrary letters from a hundred examples. No digits:
+a label task needs none.
 """
 
 from random import Random
@@ -14,7 +16,7 @@ _TARGETS = bank(
     "垃圾分类, 网课, 夜市, 远程办公, 共享单车, 电子书, 早起, 养狗",
     "素食, 直播, 快递柜, 露营, 广场舞",
 )
-_STANCE_OPENERS = bank("说实话, 我觉得, 在我看来, 今天想说", "老实讲, 我认为, 依我看")
+_STANCE_OPENERS = bank("说实话, 我觉得, 在我看来, 今天想说, 真的, 其实, 朋友们", "老实讲, 我认为, 依我看, 大家好")
 _STANCE_CUES: tuple[Bank, Bank, Bank] = (
     bank("很好我支持, 真好应该支持, 好处多我支持, 我支持也喜欢", "好得很我支持, 我喜欢也支持, 值得支持"),
     bank("很差我反对, 真差应该反对, 坏处多我反对, 我反对也讨厌", "差得很我反对, 我讨厌也反对, 必须反对"),
@@ -27,9 +29,9 @@ _SPEAKERS = bank(
 )
 _VERBS = bank("preferred to, agreed to, argued to, decided to", "wished to, voted to, proposed to")
 _POLICY_REASONS: tuple[Bank, Bank, Bank] = (
-    bank("Growth is weak, Jobs are lost, Demand is falling", "Demand is weak, Output is falling, Growth is lost"),
-    bank("Inflation is high, Prices are rising, Wages are hot", "Prices are high, Inflation is hot, Costs are rising"),
-    bank("Risks are balanced, Data are mixed, Little is new", "News is mixed, Views are balanced, Signals are mixed"),
+    bank("Growth is weak, Jobs are lost, Demand is falling", "Demand is weak, Output is falling, Jobs are few"),
+    bank("Inflation is high, Prices are rising, Wages are hot", "Prices are high, Inflation is up, Costs are rising"),
+    bank("Risks are balanced, Data are mixed, Little is new", "News is mixed, Views are balanced, Risks are even"),
 )
 _POLICY_CUES: tuple[Bank, Bank, Bank] = (
     bank("cut rates, cut the rates, cut the policy rate", "cut the bank rate, cut borrowing costs"),
@@ -49,7 +51,7 @@ _REVIEW_CUES: tuple[Bank, Bank] = (
     bank(
         "was wonderful and fun, felt great, is a pleasure, was lovely from start to end, made me happy, is superb",
         "was great fun, felt wonderful, is lovely, made us happy and calm, was a superb pleasure",
-        ),
+    ),
     bank(
         "was awful and dull, felt terrible, is a waste, was boring from start to end, made me angry, is horrible",
         "was terribly dull, felt awful, is boring, made us angry and tired, was a horrible waste",

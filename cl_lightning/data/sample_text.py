@@ -16,8 +16,16 @@ _THINGS = bank(
     "a licence for the street fair, cleaner buses on Hill Route",
 )
 _OUTCOMES: dict[str, Bank] = {
-    "Approved": bank("{name}, your motion passes.|All ayes, {name}, so it carries.", "It passes with all ayes, {name}.", "|"),
-    "Rejected": bank("{name}, your motion fails.|All nays, {name}, so it is lost.", "It fails with all nays, {name}.", "|"),
+    "Approved": bank(
+        "{name}, your motion passes.|All ayes, {name}, so it carries.",
+        "It passes with all ayes, {name}.",
+        "|",
+    ),
+    "Rejected": bank(
+        "{name}, your motion fails.|All nays, {name}, so it is lost.",
+        "It fails with all nays, {name}.",
+        "|",
+    ),
     "Postponed": bank(
         "{name}, your motion is tabled until May.|We delay it, {name}, until the next meeting.",
         "It is tabled, {name}, until the next session.",
@@ -31,7 +39,10 @@ _CALLS = bank(
 )
 _MOTIONS = bank("I move {thing}.|I ask the council for {thing}.", "I request {thing}.|My motion is {thing}.", "|")
 
-_TOWNS = bank("Arlen, Bergdorf, Calden, Dornach, Eschen, Falkau, Gossau, Hallwil", "Rietberg, Seewen, Talheim, Urdorf, Wildau")
+_TOWNS = bank(
+    "Arlen, Bergdorf, Calden, Dornach, Eschen, Falkau, Gossau, Hallwil",
+    "Rietberg, Seewen, Talheim, Urdorf, Wildau",
+)
 _OBJECTS = bank(
     "das Kino, das Hotel, das Museum, das Theater, das Schloss, das Bad",
     "das Stadion, das Archiv, das Kloster, das Labor",
