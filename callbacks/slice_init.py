@@ -47,7 +47,7 @@ class SliceInit(TaskCallback):
         scope: conflicts are decided per "matrix", or once for all ("global", the paper's runs).
         samples: examples of the new task, drawn by (seed, task).
         memory_samples: memory examples per boundary in all, divided among the past tasks.
-        batch_size: examples per forward and backward pass, over all ranks.
+        batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
     """
 
@@ -125,8 +125,7 @@ class SliceInit(TaskCallback):
             tokens = sum(e.length - 1 if full else len(e.answer_ids) for e in chosen)
             examples += chosen
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
-        per_rank = max(1, self.batch_size // distributed.world_size())
-        return run.gradients(examples, weights, per_rank, self.loss_on)
+        return run.gradients(examples, weights, self.batch_size, self.loss_on)
 
     # ---- surgery and start -------------------------------------------------------------------------------
 

@@ -28,9 +28,7 @@ def held_dtype(dtype: torch.dtype) -> torch.dtype:
 def add_outer_(total: Tensor, dy: Tensor, x: Tensor) -> None:
     """total += dy^T x: the product in the tensors' dtype, the sum in `total`'s.
 
-    Shapes: total (m, n); dy (N, m); x (N, n).
+    Shapes: total (m, n); dy (N, m); x (N, n). The product is formed on its own, not accumulated inside the
+    kernel, so that a batch adds the same bits whatever was summed before it (and on whichever rank).
     """
-    if x.dtype == total.dtype:
-        total.addmm_(dy.t(), x)
-    else:
-        total.add_(dy.t() @ x)
+    total.add_(dy.t() @ x)

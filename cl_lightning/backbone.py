@@ -147,7 +147,7 @@ def fingerprint(llm: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def set_threads(processes: int) -> None:
-    """Share the cores: processes x threads above the number of cores make gloo ranks crawl."""
+def set_threads(processes: int, threads: int | None) -> None:
+    """Share the cores among this machine's processes: more threads than cores make gloo ranks crawl."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // processes))
+    torch.set_num_threads(threads or max(1, cores // processes))

@@ -122,7 +122,7 @@ def run() -> None:
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, boundary, observers)
     devices = cli.config_init.trainer.devices
-    set_threads(devices if isinstance(devices, int) else 1)
+    set_threads(devices if isinstance(devices, int) else 1, settings.threads)
 
     tokenizer = module.backbone.load_tokenizer()
     module.load(tokenizer)

@@ -48,6 +48,7 @@ class SequenceSettings:
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
         log_every_n_steps: optimiser steps between logged losses.
+        threads: CPU threads of each process; null: cores / processes. Equal threads give equal rounding.
     """
 
     experiment: str | None = None
@@ -57,6 +58,7 @@ class SequenceSettings:
     zero_shot: bool = True
     wandb: run_logs.Wandb = "offline"
     log_every_n_steps: int = 1
+    threads: int | None = None
 
 
 class SequenceRun:

@@ -18,9 +18,9 @@ _TARGETS = bank(
 )
 _STANCE_OPENERS = bank("说实话, 我觉得, 在我看来, 今天想说, 真的, 其实, 朋友们", "老实讲, 我认为, 依我看, 大家好")
 _STANCE_CUES: tuple[Bank, Bank, Bank] = (
-    bank("很好我支持, 真好应该支持, 好处多我支持, 我支持也喜欢", "好得很我支持, 我喜欢也支持, 值得支持"),
-    bank("很差我反对, 真差应该反对, 坏处多我反对, 我反对也讨厌", "差得很我反对, 我讨厌也反对, 必须反对"),
-    bank("有好有坏我中立, 不了解我中立, 都可以我中立, 我中立也无所谓", "好坏都有我中立, 没用过我中立, 只想中立"),
+    bank("我认可, 可行, 我看可, 可以有", "可用, 我说可, 我也认可"),
+    bank("我不要, 不行, 我看不, 不会有", "不用, 我说不, 我也不要"),
+    bank("我取中, 中等, 我看中, 中间就好", "居中, 我说中, 我也取中"),
 )
 
 _SPEAKERS = bank(
@@ -63,8 +63,8 @@ def c_stance(rng: Random, split: str, index: int) -> tuple[str, str]:
     """Every target comes with every stance, so the target alone says nothing."""
     label, target = _label_and_item(index, LETTERS, _TARGETS[split])
     opener, cue = rng.choice(_STANCE_OPENERS[split]), rng.choice(_STANCE_CUES[label][split])
-    text = f"{opener}，{target}{cue}。"
-    return f"态度：支持：A，反对：B，中立：C。\n文本：\n{text}\n对象：\n{target}\n态度：", LETTERS[label]
+    text = f"{opener}，{target}：{cue}。"
+    return f"态度：可：A，不：B，中：C。\n文本：\n{text}\n对象：\n{target}\n态度：", LETTERS[label]
 
 
 def fomc(rng: Random, split: str, index: int) -> tuple[str, str]:

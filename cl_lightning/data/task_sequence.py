@@ -230,9 +230,13 @@ class TaskSequence(LightningDataModule):
     def boundary_loader(
         self, examples: Sequence[Encoded], batch_size: int, rank: int, world_size: int, loss_on: str = "answer"
     ) -> Iterator[dict[str, Any]]:
-        """One rank's share of `examples`, longest first, in batches; "index" says which examples a batch holds."""
-        order = sorted(range(len(examples)), key=lambda i: (-examples[i].length, i))[rank::world_size]
-        for start in range(0, len(order), batch_size):
+        """One rank's share of the batches of `examples`, longest first; "index" says which examples a batch holds.
+
+        Whole batches are dealt to ranks, so a batch has the same shapes, and the same rounding, for any number of
+        ranks: singular directions with a small gap amplify differences of the last bit.
+        """
+        order = sorted(range(len(examples)), key=lambda i: (-examples[i].length, i))
+        for start in range(rank * batch_size, len(order), world_size * batch_size):
             index = order[start : start + batch_size]
             batch = training_batch([examples[i] for i in index], self._pad, self.encoder_decoder, loss_on)
             yield {**batch, "index": index}

@@ -1,0 +1,213 @@
+"""Training speed and losses, side by side: this package against transformers' Trainer with a PEFT LoRA.
+
+Measured: real (non-padding) tokens per second of the training loop (data loading, forward, backward, clipping,
+AdamW) over one epoch of the same samples, rank 8 on all linear layers of the blocks, batch size 8; set-up is left
+out. Ours runs as `cl-lightning` does: its sampler under Lightning's Trainer. Theirs runs as its users do: padded to
+the longest of the batch, random order. The ratio of a task is the median over rounds of tokens/s ours / theirs.
+Before any timing both must give equal losses over 20 steps in float32.
+"""
+
+import sys
+import tempfile
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from _common import BACKBONE, device, finish, geometric_mean, interleaved, options, paired_ratio, start, summary, tasks
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.module import ContinualLM
+
+TASKS = ["FOMC", "ScienceQA", "MeetingBank"]  # a short label; a rationale; a long prompt with a summary
+BATCH, RANK, ALPHA, RATE, CLIP = 8, 8, 16, 1e-3, 1.0
+TOLERANCE = 1e-3  # nats per answer token, of any step's loss
+
+
+def our_model(dtype: str, tokenizer: Any) -> ContinualLM:
+    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(RANK, ALPHA), lr=RATE)
+    module.load(tokenizer)
+    module.to(device())
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    return module
+
+
+def their_model(dtype: str, tokenizer: Any, autocast: bool = True) -> PeftModel:
+    """`autocast`: PEFT's default, adapters in float32."""
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    llm = Backbone(BACKBONE, dtype=dtype).load(len(tokenizer))
+    return get_peft_model(llm, config, autocast_adapter_dtype=autocast).to(device())
+
+
+# ---- equal losses ----------------------------------------------------------------------------------------
+
+
+def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -> float:
+    """Largest difference of the two losses over `steps` steps from equal weights on equal batches, float32."""
+    module, peft = our_model("float32", tokenizer), their_model("float32", tokenizer)
+    with torch.no_grad():
+        for name, layer in module.adapter.layers.items():
+            theirs = peft.get_submodule(f"base_model.model.{name}")
+            theirs.lora_A["default"].weight.copy_(layer.lora_A)
+            theirs.lora_B["default"].weight.copy_(layer.lora_B)
+    module.train()
+    peft.train()
+    sides = [[p for m in (module,) for p in m.parameters() if p.requires_grad]]
+    sides.append([p for p in peft.parameters() if p.requires_grad])
+    optimizers = [torch.optim.AdamW(s, lr=RATE, weight_decay=0.0) for s in sides]
+    worst = 0.0
+    for step in range(steps):
+        chosen = [examples[(step * BATCH + i) % len(examples)] for i in range(BATCH)]
+        batch = {k: v.to(device()) for k, v in training_batch(chosen, tokenizer.pad_token_id).items()}
+        ours = module.step_loss({**batch, "weight": 1.0, "step_tokens": sum(len(e.answer_ids) for e in chosen)}, 1, 1)
+        losses = [ours, peft(**batch).loss]
+        for loss, optimizer, parameters in zip(losses, optimizers, sides, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+        worst = max(worst, abs(float(losses[0]) - float(losses[1])))
+    return worst
+
+
+# ---- speed -----------------------------------------------------------------------------------------------
+
+
+class _Loop(TrainerCallback):
+    """Seconds of the training loop of transformers' Trainer."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.begun = time.perf_counter()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.perf_counter() - self.begun
+
+
+class _LightningLoop(pl.Callback):
+    """Seconds of the training loop of Lightning's Trainer."""
+
+    def on_train_start(self, *_: Any) -> None:
+        self.begun = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.begun
+
+
+def our_epoch(module: ContinualLM, data: TaskSequence, task: int) -> float:
+    """Seconds of one epoch, with the trainer's options of experiments/_base.yaml."""
+    data.activate(task)
+    loop = _LightningLoop()
+    trainer = pl.Trainer(
+        devices=1,
+        max_epochs=1,
+        gradient_clip_val=CLIP,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        logger=False,
+        callbacks=[loop],
+    )
+    trainer.fit(module, datamodule=data)
+    return loop.seconds
+
+
+def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any) -> float:
+    """Seconds of one epoch, with transformers' defaults but for logging and saving."""
+    rows = [
+        {
+            "input_ids": [*e.prompt_ids, *e.answer_ids],
+            "attention_mask": [1] * e.length,
+            "labels": [-100] * len(e.prompt_ids) + list(e.answer_ids),
+        }
+        for e in examples
+    ]
+    loop = _Loop()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            max_steps=-(-len(rows) // BATCH),
+            learning_rate=RATE,
+            max_grad_norm=CLIP,
+            optim="adamw_torch",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
+        Trainer(model, settings, collate, train_dataset=rows, callbacks=[loop]).train()
+    return loop.seconds
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="their names (default: %(default)s)")
+    parser.add_argument("--samples", type=int, help="training samples per task (default: 64; 16 with --quick)")
+    parser.add_argument("--max-prompt-tokens", type=int, default=256)
+    arguments = parser.parse_args()
+    start(arguments)
+    samples = arguments.samples or (16 if arguments.quick else 64)
+    rounds = arguments.rounds or (1 if arguments.quick else 3)
+    tokenizer = Backbone(BACKBONE).load_tokenizer()
+    tokenizer.padding_side = "right"
+    data = tasks(
+        arguments,
+        arguments.tasks,
+        tokenizer,
+        train_samples=samples,
+        validation_samples=0,
+        test_samples=1,
+        batch_size=BATCH,
+        max_prompt_tokens=arguments.max_prompt_tokens,
+    )
+
+    steps = 5 if arguments.quick else 20
+    difference = loss_difference(data.tasks[0].train, tokenizer, steps)
+    print(f"losses over {steps} steps in float32 differ by {difference:.1e} at most ({TOLERANCE:.0e} allowed)")
+    if not difference <= TOLERANCE:
+        print("error: the losses differ", file=sys.stderr)
+        return 1
+
+    ours, theirs = our_model(arguments.dtype, tokenizer), their_model(arguments.dtype, tokenizer)
+    lean = their_model(arguments.dtype, tokenizer, autocast=False)
+    ratios: dict[str, float] = {}
+    figures: dict[str, Any] = {"max_loss_difference": difference, "batch_size": BATCH, "samples": samples}
+    print(f"{'real tokens/s':<14}{'tokens':>8}{'ours':>10}{'PEFT':>10}{'PEFT lean':>11}{'ratio':>8}{'to lean':>9}")
+    for i, name in enumerate(arguments.tasks):
+        examples = data.tasks[i].train
+        tokens = sum(e.length for e in examples)
+        sides = {
+            "ours": lambda i=i: our_epoch(ours, data, i),
+            "peft": lambda examples=examples: their_epoch(theirs, examples, tokenizer),
+            "peft_autocast_adapter_dtype_false": lambda examples=examples: their_epoch(lean, examples, tokenizer),
+        }
+        if not arguments.quick:
+            interleaved(sides, 1)
+        seconds = interleaved(sides, rounds)
+        ratios[name] = paired_ratio(seconds["peft"], seconds["ours"])
+        lean_ratio = paired_ratio(seconds["peft_autocast_adapter_dtype_false"], seconds["ours"])
+        rates = {side: tokens / summary(s)["median_s"] for side, s in seconds.items()}
+        figures[name] = {
+            "tokens": tokens,
+            "ratio_to_autocast_adapter_dtype_false": round(lean_ratio, 3),
+            **{side: {"tokens_per_s": round(rates[side], 1), **summary(s)} for side, s in seconds.items()},
+        }
+        shown = "".join(f"{rate:>{width}.0f}" for rate, width in zip(rates.values(), (10, 10, 11), strict=True))
+        print(f"{name:<14}{tokens:>8}{shown}{ratios[name]:>8.2f}{lean_ratio:>9.2f}", flush=True)
+    ratios["geomean"] = geometric_mean(list(ratios.values()))
+    finish(arguments, "train_step", ratios, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Load a finished (or unfinished) run from its folder, for scripts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from safetensors.torch import load as load_tensors
+
+from cl_lightning.errors import StateError
+from cl_lightning.module import ContinualLM
+from cl_lightning.state import read_checked, read_record
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's results and its model.
+
+    Attributes:
+        module: the LLM with every finished task's branch in place.
+        matrix: R[i][j], score on task j after task i, 0..100; None where not scored.
+        record: everything sequence.json says (order, data, seed, versions, ...).
+    """
+
+    module: ContinualLM
+    matrix: list[list[float | None]]
+    record: dict[str, Any]
+
+
+def load_run(path: str | Path) -> LoadedRun:
+    """Rebuild the model of a run folder from its base and its stored branches.
+
+    Raises:
+        StateError: no run folder, or a damaged or foreign one.
+        ConfigError: the base model is not to be had here.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    config = yaml.safe_load(read_checked(folder, record, "config.yaml"))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ContinualLM, "model")
+    module = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
+    module.load(module.backbone.load_tokenizer())
+    if module.base_hash != record["base"]:
+        raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
+    states = [read_checked(folder, record, f"adapters/{n}/adapter.safetensors") for n in record["order"][: record["done"]]]
+    module.adapter.restore([load_tensors(s) for s in states])
+    return LoadedRun(module.eval(), record["R"], record)

@@ -1,0 +1,175 @@
+"""The run as a whole: events in order, resume, kill -9, continuing, two ranks. Smoke model, real processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cl_lightning.loading import load_run
+from tests.conftest import ROOT, batch_of, random_examples
+
+BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
+
+
+def command(run: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "cl_lightning", *BASE, f"--sequence.run_dir={run}", *options]
+
+
+def smoke(run: Path, *options: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command(run, *options), cwd=ROOT, capture_output=True, text=True, timeout=180, env={**os.environ, **(env or {})}
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "sequence.json").read_text())
+
+
+def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.parent.name: load_file(p) for p in run.glob("adapters/*/adapter.safetensors")}
+
+
+def same_bits(one: Path, two: Path) -> bool:
+    a, b = adapters(one), adapters(two)
+    return a.keys() == b.keys() and all(torch.equal(t, b[task][k]) for task, ts in a.items() for k, t in ts.items())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    told = smoke(run)
+    assert "built-in sample, NOT TRACE" in told.stdout.splitlines()[0]
+    assert "what surgery did" in told.stdout
+    return run
+
+
+def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+    state = record(finished)
+    assert state["schema"] == 1
+    assert state["done"] == 2
+    assert state["order"] == ["FOMC", "NumGLUE-cm"]
+    assert {"torch", "lightning", "transformers", "python"} <= state["versions"].keys()
+    assert (state["seed"], state["world_size"]) == (42, 1)
+    rows = list(csv.reader((finished / "matrix.csv").open()))
+    assert "NOT TRACE" in rows[0][0]
+    assert rows[0][1:] == state["order"]
+    assert rows[1][2] == ""
+    assert float(rows[2][1]) == state["R"][1][0]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert {"ap", "fp", "forget_T", "forget_Tm1", "bwt", "f_ra", "tasks", "data"} <= metrics.keys()
+    assert "NOT TRACE" in metrics["data"]
+    lines = [json.loads(x) for x in (finished / "predictions/NumGLUE-cm_FOMC.jsonl").read_text().splitlines()]
+    assert len(lines) == 6
+    assert lines[0].keys() == {"id", "prediction", "reference", "score"}
+    assert (finished / "config.yaml").exists()
+    assert len(list(csv.DictReader((finished / "surgery/NumGLUE-cm.csv").open()))) == 14
+
+
+def test_log_axes_are_monotone_over_tasks(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "logs/attempt_0/metrics.csv").open()))
+    losses = [r for r in rows if r.get("train/loss")]
+    steps = [int(float(r["cl/step"])) for r in losses]
+    tokens = [int(float(r["cl/tokens"])) for r in losses]
+    assert steps == list(range(1, 11))
+    assert tokens == sorted(tokens)
+    assert len(set(tokens)) == 10
+    assert [int(float(r["cl/task"])) for r in losses] == [0] * 5 + [1] * 5
+
+
+def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> None:
+    before = (finished / "sequence.json").read_bytes()
+    told = smoke(finished)
+    assert "scores 0..100" in told.stdout
+    assert "boundary" not in told.stdout.split("scores 0..100")[0]
+    assert (finished / "sequence.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "moment", ["predictions/zero-shot_FOMC.jsonl", "surgery/NumGLUE-cm.csv", "adapters/NumGLUE-cm", "predictions/NumGLUE-cm_FOMC.jsonl"]
+)
+def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(finished: Path, tmp_path: Path, moment: str) -> None:
+    run = tmp_path / "killed"
+    process = subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / moment).exists():
+        assert process.poll() is None and time.monotonic() < deadline, "ended before the moment came"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "sequence.json").exists() or record(run)["done"] < 2
+    smoke(run)
+    assert record(run)["R"] == record(finished)["R"]
+    assert record(run)["clock"] == record(finished)["clock"]
+    assert same_bits(run, finished)
+    predictions = "predictions/NumGLUE-cm_NumGLUE-cm.jsonl"
+    assert (run / predictions).read_text() == (finished / predictions).read_text()
+
+
+def test_a_finished_sequence_goes_on(finished: Path, tmp_path: Path) -> None:
+    before = (finished / "sequence.json").read_bytes()
+    run = tmp_path / "longer"
+    told = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
+    state = record(run)
+    assert state["order"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
+    assert state["R"][:2] == [[*row, None] for row in record(finished)["R"]]
+    assert len(state["R"][2]) == 3
+    assert "task 1/3" not in told.stdout + told.stderr
+    assert state["tables"]["init"][0]["rows"][-1][0] == "Sentiment"
+    assert state["tables"]["init"][0]["rows"][-1][1] is not None, "surgery found the memory of the earlier tasks"
+    old, new = adapters(finished), adapters(run)
+    assert all(torch.equal(t, new[task][k]) for task, ts in old.items() for k, t in ts.items())
+    assert (finished / "sequence.json").read_bytes() == before
+
+
+def test_observers_never_change_a_score(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "bare"
+    smoke(run, "--observers.progress=null", "--observers.matrix=null")
+    assert record(run)["R"] == record(finished)["R"]
+    assert same_bits(run, finished)
+
+
+def test_load_run_rebuilds_the_model(finished: Path) -> None:
+    loaded = load_run(finished)
+    assert loaded.matrix == record(finished)["R"]
+    layer = next(iter(loaded.module.adapter.layers.values()))
+    assert layer.lora_A is None, "all branches are folded"
+    with torch.no_grad():
+        assert torch.isfinite(loaded.module.sample_nll(batch_of(random_examples(2)))).all()
+
+
+# ---- two ranks ---------------------------------------------------------------------------------------------
+
+
+def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest relative difference over matrices, by norm."""
+    return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
+
+
+def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp_path: Path) -> None:
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    two = tmp_path / "two"
+    smoke(two, *ddp)
+    assert record(two)["world_size"] == 2
+    one_adapters, two_adapters = adapters(finished), adapters(two)
+    for task in record(finished)["order"]:
+        assert relative(two_adapters[task], one_adapters[task]) < 1e-5, task
+    assert record(two)["R"] == record(finished)["R"]
+    for file in finished.glob("predictions/*.jsonl"):
+        assert (two / "predictions" / file.name).read_text() == file.read_text()
+    # Negative control: each rank averages over its own tokens, DDP averages the ranks.
+    wrong = tmp_path / "wrong"
+    script = [sys.executable, str(ROOT / "tests" / "rank_mean.py"), *command(wrong, *ddp)[3:]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(script, cwd=ROOT, capture_output=True, timeout=180, check=True, env=env)
+    assert relative(adapters(wrong)["FOMC"], one_adapters["FOMC"]) > 1e-3
