@@ -1,0 +1,46 @@
+"""The published setting builds and runs on a small model of the same architecture; only data sizes are overridden."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cl_lightning.random_model import random_tokenizer
+from tests.conftest import ROOT
+
+#: Sizes of the data; what makes the experiment is left as published.
+SIZES = ["--data.order=[FOMC,NumGLUE-cm]", "--data.train_samples=18", "--data.validation_samples=2", "--data.test_samples=2"]
+
+
+@pytest.fixture(scope="module")
+def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama with grouped queries, wide enough for two slices of rank 64 in every matrix, saved in bf16."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = random_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "cl_lightning", "--config", "experiments/_base.yaml", "--config",
+         "experiments/trace_slice_paper.yaml", f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", *SIZES],
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((run / "sequence.json").read_text())
+    assert record["done"] == 2
+    assert record["adapter"]["rank"] == 64
+    assert record["clock"]["step"] == 2 * 3 * 2  # tasks x epochs x steps of at most 16 examples
+    assert "batches of 16 = 6 steps" in done.stdout
