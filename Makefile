@@ -39,10 +39,9 @@ check-exp:
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
 
 bench: $(STAMP) ## run the benchmarks side by side with what users would pick instead [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
@@ -51,4 +50,4 @@ report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
 	@$(PY) -m cl_lightning.report $(RUN)
 
 clean: ## remove .venv and caches (never runs/)
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,27 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 BACKBONE = "smollm2-135m-instruct"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class Stopwatch:
+    """Seconds between `start` and `stop`, accelerator work included."""
+
+    def __init__(self, clock: str) -> None:
+        self.clock = CLOCKS[clock]
+
+    def start(self) -> None:
+        _wait()
+        self.begun = self.clock()
+
+    def stop(self) -> None:
+        _wait()
+        self.seconds = self.clock() - self.begun
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
@@ -33,6 +55,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="ROOT", help="real data (default: CL_DATA, else the built-in sample)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds, for a busy machine (use --threads 1)"
+    )
     parser.add_argument("--rounds", type=int, help="timed repetitions of each side")
     return parser
 
@@ -43,7 +68,7 @@ def start(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     if arguments.dtype == "auto":
         arguments.dtype = str(held_dtype(torch.bfloat16)).removeprefix("torch.")
-    print(f"{machine()}; {BACKBONE} in {arguments.dtype}")
+    print(f"{machine()}; {BACKBONE} in {arguments.dtype}; {arguments.clock} seconds")
 
 
 def device() -> torch.device:
@@ -102,7 +127,7 @@ def finish(arguments: argparse.Namespace, name: str, ratios: dict[str, float], f
     ratios = {key: round(value, 3) for key, value in ratios.items()}
     print("  ".join(f"{key} {value:.2f}x" for key, value in ratios.items()))
     if arguments.json:
-        figures = {"dtype": arguments.dtype, "quick": arguments.quick, **figures}
+        figures = {"dtype": arguments.dtype, "clock": arguments.clock, "quick": arguments.quick, **figures}
         result = {"name": name, "machine": machine(), "ratios": ratios, "figures": figures}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

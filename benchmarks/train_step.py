@@ -7,16 +7,30 @@ the longest of the batch, random order. The ratio of a task is the median over r
 Before any timing both must give equal losses over 20 steps in float32.
 """
 
+import logging
 import sys
 import tempfile
-import time
+import warnings
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from _common import BACKBONE, device, finish, geometric_mean, interleaved, options, paired_ratio, start, summary, tasks
+from _common import (
+    BACKBONE,
+    Stopwatch,
+    device,
+    finish,
+    geometric_mean,
+    interleaved,
+    options,
+    paired_ratio,
+    start,
+    summary,
+    tasks,
+)
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
@@ -58,8 +72,7 @@ def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -
             theirs.lora_B["default"].weight.copy_(layer.lora_B)
     module.train()
     peft.train()
-    sides = [[p for m in (module,) for p in m.parameters() if p.requires_grad]]
-    sides.append([p for p in peft.parameters() if p.requires_grad])
+    sides = [[p for p in m.parameters() if p.requires_grad] for m in (module, peft)]
     optimizers = [torch.optim.AdamW(s, lr=RATE, weight_decay=0.0) for s in sides]
     worst = 0.0
     for step in range(steps):
@@ -72,7 +85,7 @@ def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
-        worst = max(worst, abs(float(losses[0]) - float(losses[1])))
+        worst = max(worst, abs(float((losses[0] - losses[1]).detach())))
     return worst
 
 
@@ -80,29 +93,34 @@ def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -
 
 
 class _Loop(TrainerCallback):
-    """Seconds of the training loop of transformers' Trainer."""
+    """Times the training loop of transformers' Trainer."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.begun = time.perf_counter()
+        self.watch.start()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.perf_counter() - self.begun
+        self.watch.stop()
 
 
 class _LightningLoop(pl.Callback):
-    """Seconds of the training loop of Lightning's Trainer."""
+    """Times the training loop of Lightning's Trainer."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
 
     def on_train_start(self, *_: Any) -> None:
-        self.begun = time.perf_counter()
+        self.watch.start()
 
     def on_train_end(self, *_: Any) -> None:
-        self.seconds = time.perf_counter() - self.begun
+        self.watch.stop()
 
 
-def our_epoch(module: ContinualLM, data: TaskSequence, task: int) -> float:
+def our_epoch(module: ContinualLM, data: TaskSequence, task: int, watch: Stopwatch) -> float:
     """Seconds of one epoch, with the trainer's options of experiments/_base.yaml."""
     data.activate(task)
-    loop = _LightningLoop()
     trainer = pl.Trainer(
         devices=1,
         max_epochs=1,
@@ -114,13 +132,13 @@ def our_epoch(module: ContinualLM, data: TaskSequence, task: int) -> float:
         enable_model_summary=False,
         enable_progress_bar=False,
         logger=False,
-        callbacks=[loop],
+        callbacks=[_LightningLoop(watch)],
     )
     trainer.fit(module, datamodule=data)
-    return loop.seconds
+    return watch.seconds
 
 
-def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any) -> float:
+def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any, watch: Stopwatch) -> float:
     """Seconds of one epoch, with transformers' defaults but for logging and saving."""
     rows = [
         {
@@ -130,7 +148,6 @@ def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any)
         }
         for e in examples
     ]
-    loop = _Loop()
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,
@@ -145,16 +162,21 @@ def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any)
             disable_tqdm=True,
         )
         collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
-        Trainer(model, settings, collate, train_dataset=rows, callbacks=[loop]).train()
-    return loop.seconds
+        trainer = Trainer(model, settings, collate, train_dataset=rows, callbacks=[_Loop(watch)])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return watch.seconds
 
 
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="their names (default: %(default)s)")
     parser.add_argument("--samples", type=int, help="training samples per task (default: 64; 16 with --quick)")
+    parser.add_argument("--loss-steps", type=int, help="compared losses (default: 20; 5 with --quick)")
     parser.add_argument("--max-prompt-tokens", type=int, default=256)
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning|transformers|torch")
     start(arguments)
     samples = arguments.samples or (16 if arguments.quick else 64)
     rounds = arguments.rounds or (1 if arguments.quick else 3)
@@ -171,39 +193,40 @@ def main() -> int:
         max_prompt_tokens=arguments.max_prompt_tokens,
     )
 
-    steps = 5 if arguments.quick else 20
+    steps = arguments.loss_steps or (5 if arguments.quick else 20)
     difference = loss_difference(data.tasks[0].train, tokenizer, steps)
-    print(f"losses over {steps} steps in float32 differ by {difference:.1e} at most ({TOLERANCE:.0e} allowed)")
+    print(f"{steps} losses in float32 differ by {difference:.1e} at most ({TOLERANCE:.0e} allowed)", flush=True)
     if not difference <= TOLERANCE:
         print("error: the losses differ", file=sys.stderr)
         return 1
 
-    ours, theirs = our_model(arguments.dtype, tokenizer), their_model(arguments.dtype, tokenizer)
-    lean = their_model(arguments.dtype, tokenizer, autocast=False)
+    watch = Stopwatch(arguments.clock)
+    ours, peft = our_model(arguments.dtype, tokenizer), their_model(arguments.dtype, tokenizer)
+    lean = None if arguments.dtype == "float32" else their_model(arguments.dtype, tokenizer, autocast=False)
     ratios: dict[str, float] = {}
-    figures: dict[str, Any] = {"max_loss_difference": difference, "batch_size": BATCH, "samples": samples}
-    print(f"{'real tokens/s':<14}{'tokens':>8}{'ours':>10}{'PEFT':>10}{'PEFT lean':>11}{'ratio':>8}{'to lean':>9}")
+    figures: dict[str, Any] = {"loss_steps": steps, "max_loss_difference": difference, "samples": samples}
+    print(f"{'real tokens/s':<14}{'tokens':>8}{'ours':>8}{'PEFT':>8}{'ratio':>8}")
     for i, name in enumerate(arguments.tasks):
         examples = data.tasks[i].train
         tokens = sum(e.length for e in examples)
         sides = {
-            "ours": lambda i=i: our_epoch(ours, data, i),
-            "peft": lambda examples=examples: their_epoch(theirs, examples, tokenizer),
-            "peft_autocast_adapter_dtype_false": lambda examples=examples: their_epoch(lean, examples, tokenizer),
+            "ours": partial(our_epoch, ours, data, i, watch),
+            "peft": partial(their_epoch, peft, examples, tokenizer, watch),
         }
-        if not arguments.quick:
-            interleaved(sides, 1)
+        if lean is not None:
+            sides["peft_lean"] = partial(their_epoch, lean, examples, tokenizer, watch)
         seconds = interleaved(sides, rounds)
         ratios[name] = paired_ratio(seconds["peft"], seconds["ours"])
-        lean_ratio = paired_ratio(seconds["peft_autocast_adapter_dtype_false"], seconds["ours"])
-        rates = {side: tokens / summary(s)["median_s"] for side, s in seconds.items()}
-        figures[name] = {
-            "tokens": tokens,
-            "ratio_to_autocast_adapter_dtype_false": round(lean_ratio, 3),
-            **{side: {"tokens_per_s": round(rates[side], 1), **summary(s)} for side, s in seconds.items()},
-        }
-        shown = "".join(f"{rate:>{width}.0f}" for rate, width in zip(rates.values(), (10, 10, 11), strict=True))
-        print(f"{name:<14}{tokens:>8}{shown}{ratios[name]:>8.2f}{lean_ratio:>9.2f}", flush=True)
+        rates = {side: round(tokens / summary(s)["median_s"], 1) for side, s in seconds.items()}
+        figures[name] = {"tokens": tokens}
+        figures[name] |= {side: {"tokens_per_s": rates[side], **summary(s)} for side, s in seconds.items()}
+        print(f"{name:<14}{tokens:>8}{rates['ours']:>8.0f}{rates['peft']:>8.0f}{ratios[name]:>8.2f}", flush=True)
+        if lean is not None:
+            ratio = paired_ratio(seconds["peft_lean"], seconds["ours"])
+            figures[name]["ratio_to_peft_lean"] = round(ratio, 3)
+            print(f"  autocast_adapter_dtype=False: {rates['peft_lean']:>15.0f}{ratio:>8.2f}", flush=True)
+    if lean is None:
+        print("autocast_adapter_dtype=False is the same program in float32: not timed")
     ratios["geomean"] = geometric_mean(list(ratios.values()))
     finish(arguments, "train_step", ratios, figures)
     return 0

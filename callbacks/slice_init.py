@@ -81,12 +81,14 @@ class SliceInit(TaskCallback):
                 "or set boundary.init.init_args.operator=null"
             )
         if adapter.trainable_factors != {"A", "B"}:
-            reasons.append(f"boundary.init sets A and B, {type(adapter).__name__} trains only one; set boundary.init=null")
+            strategy = type(adapter).__name__
+            reasons.append(f"boundary.init sets A and B, {strategy} trains only one; set boundary.init=null")
         if self.operator is not None and self.initializer.needs != "gradients":
             kind = type(self.initializer).__name__
             reasons.append(f"boundary.init.operator: {kind} uses no gradient to reconcile; set operator=null")
         if self.initializer.needs == "inputs":
-            reasons.append(f"boundary.init.initializer: {type(self.initializer).__name__} needs an input pass, not gradients")
+            kind = type(self.initializer).__name__
+            reasons.append(f"boundary.init.initializer: {kind} needs an input pass, not gradients")
         return reasons
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
@@ -171,10 +173,12 @@ class SliceInit(TaskCallback):
 
     # ---- what it did -------------------------------------------------------------------------------------
 
-    def _report(self, run: SequenceRun, task: int, records: dict[str, tuple[SurgeryRecord, float]], seconds: float) -> None:
+    def _report(
+        self, run: SequenceRun, task: int, records: dict[str, tuple[SurgeryRecord, float]], seconds: float
+    ) -> None:
         rows = [
-            [name, r.cosine, int(r.fired), r.coefficients[-1] if len(r.coefficients) > 1 else None, r.norm_new, r.norm_memory, o]
-            for name, (r, o) in records.items()
+            [name, r.cosine, int(r.fired), *(r.coefficients[1:] or [None]), r.norm_new, r.norm_memory, overlap]
+            for name, (r, overlap) in records.items()
         ]
         run.write(f"surgery/{run.order[task]}.csv", to_csv(COLUMNS, rows))
         compared = [r for r, _ in records.values() if len(r.coefficients) > 1]

@@ -70,10 +70,8 @@ class Backbone:
             ConfigError: the name is no folder, file, package or reachable hub model.
         """
         dtype = getattr(torch, self.dtype)
-        if self.name == RANDOM:
-            llm = random_model(vocabulary, self.config).to(dtype)
-        else:
-            llm = self._load_pretrained(dtype)
+        random = self.name == RANDOM
+        llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
         llm.requires_grad_(False)
         llm.config.use_cache = True
         if self.load_in_4bit:

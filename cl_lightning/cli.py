@@ -4,31 +4,33 @@ The only file that imports `callbacks`. No subcommand: `python -m cl_lightning -
 """
 
 import copy
+import difflib
 import hashlib
 import json
 import logging
 import re
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import transformers
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-import callbacks as _callbacks  # noqa: F401  (task callbacks become known to class_path by their short names)
 from cl_lightning import continuing, report
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.errors import ConfigError, UserError, nearest
 from cl_lightning.module import ContinualLM
-from cl_lightning.precheck import config_files
+from cl_lightning.precheck import SLOTS, USAGE, config_files
 from cl_lightning.sequence import SequenceRun, SequenceSettings
-from cl_lightning.state import RunFolder
+from cl_lightning.state import RunFolder, disk_errors_told
 from cl_lightning.task_callback import TaskCallback
 
 #: Options that change where or how fast a run runs, not what it computes: no part of its identity.
@@ -38,34 +40,68 @@ NOT_IDENTITY_OF = {
     "data": ("root", "eval_batch_size"),
 }
 
+#: Of more valid names than these, only the nearest are told.
+MANY = 25
+
 
 class _Parser(LightningArgumentParser):
-    """Errors in one line, with the nearest valid names."""
+    """Errors in one line, with the nearest valid names. A class in a slot has a parser of its own."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(self._one_line(message)) from None
+        raise _told(ex) or ConfigError(self._one_line(message)) from None
 
     def _one_line(self, message: str) -> str:
         if found := re.search(r"unrecognized arguments: --([\w.+-]+)", message):
-            options = [o[2:] for a in self._actions for o in a.option_strings if o.startswith("--")]
-            name = found[1]
-            same = [o for o in options if o.split(".")[0] == name.split(".")[0]]
-            return f"unknown option --{name}; {nearest(name, same or options)}"
+            return self._unknown(found[1])
+        if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+            return self._unknown(f"{found[1]}.{found[2]}")
         if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
-            place = re.search(r'Parser key "([\w.]+)"', message)
-            where = f"{place[1]}: " if place else ""
-            owner = re.findall(r"class_path '([\w.]+)'", message)
-            return f"{where}unknown option {found[1]!r}; {nearest(found[1], _parameters(owner[-1]) if owner else ())}"
+            return self._unknown(found[1])
+        message = re.sub(r".*Expected a path but .*\n?", "", message)  # any value could have been a file of values
+        message = re.sub(r'^Parser key "([\w.+]+)":', lambda key: f"{self._owner()}{key[1]}:", message)
+        where = message.split(":", 1)[0]
+        if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
+            return f"{where}: no class {found[1]!r} ({found[2]})"
+        if found := re.search(r"(?:Got|Given) value: (.*)", message):
+            return f"{where}: {_not_valid(found[1], message)}"
         lines = [line.strip(" -") for line in message.splitlines()]
-        return " ".join(line for line in lines if line and not line.startswith("Subtypes:"))
+        return " ".join(line for line in lines if line)
+
+    def _unknown(self, name: str) -> str:
+        """An option that is not there: the options beside it, by their last names."""
+        group, _, last = name.rpartition(".")
+        options = [a.dest for a in self._actions if not a.dest.endswith((".help", "help"))]
+        beside = [o.rpartition(".")[2] for o in options if o.rpartition(".")[0] == group]
+        close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
+        hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
+        return f"unknown option {self._owner()}{name}; {hint}"
+
+    def _owner(self) -> str:
+        """Which class this parser is of, as "SliceInit."; nothing for the main one."""
+        main = any(action.dest == "config" for action in self._actions)
+        return "" if main else "".join(f"{group}." for group in list(self.groups or ())[:1])
 
 
-def _parameters(class_path: str) -> list[str]:
-    import inspect
-    from importlib import import_module
+def _not_valid(value: str, message: str) -> str:
+    """Say what was expected instead of `value`, from jsonargparse's account of the types it tried."""
+    names, kinds = [], []
+    for expected in re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE):
+        if found := re.fullmatch(r"typing.Literal\[(.*)\]", expected):
+            names += [name.strip(" '") for name in found[1].split(",")]
+        else:
+            kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected)
+            kinds.append({"NoneType": "null"}.get(kind, "class name" if kind.startswith("dot import path") else kind))
+    if not names:
+        return f"expected {' or '.join(kinds)}, not {value!r}"
+    quote = " (YAML reads a bare off as False: quote it)" if value == "False" and "off" in names else ""
+    return f"{value!r} is not valid{quote}; {' or '.join([nearest(value, names), *kinds])}"
 
-    module, _, name = class_path.rpartition(".")
-    return [p for p in inspect.signature(getattr(import_module(module), name)).parameters if p != "self"]
+
+def _told(error: BaseException | None) -> UserError | None:
+    """The UserError that a library has wrapped in errors of its own, if any."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class ContinualCLI(LightningCLI):
@@ -83,8 +119,20 @@ class ContinualCLI(LightningCLI):
         parser.add_class_arguments(SequenceSettings, "sequence")
         parser.link_arguments("seed_everything", "data.seed")
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if told := _told(error):
+                raise told from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> None:
-        return None
+        """Make none to keep, but see now that the options make one."""
+        try:
+            self.task_trainer(0, [], [])
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
     def slots(self, name: str) -> dict[str, TaskCallback]:
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
@@ -106,18 +154,30 @@ class ContinualCLI(LightningCLI):
         )
 
 
-def run() -> None:
-    """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
-    _quiet()
-    cli = ContinualCLI(
+def make_cli() -> ContinualCLI:
+    """Parse sys.argv and make the parts."""
+    for package in map(import_module, SLOTS.values()):
+        for name in package.EXPORTS:
+            getattr(package, name)  # imported classes are known to class_path by their short names
+    return ContinualCLI(
         ContinualLM,
         TaskSequence,
         run=False,
         save_config_callback=None,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "usage": USAGE,
+            "description": "Train an LLM on a sequence of tasks.",
+        },
     )
+
+
+def run() -> None:
+    """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
+    _quiet()
+    cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, boundary, observers)
@@ -143,13 +203,15 @@ def run() -> None:
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     if _launches_here():
         folder.open(facts["identity"], settings.fresh)
-        if parent is not None and not folder.record:
-            continuing.adopt(parent, folder, data.order)
-        folder.write("config.yaml", resolved.encode())
+        if not folder.record:  # else it is committed already, and what may differ now is no part of the identity
+            if parent is not None:
+                continuing.adopt(parent, folder, facts, data.order)
+            folder.write("config.yaml", resolved.encode())
         print(_first_line(experiment, cli, data), flush=True)
     else:
         folder.attach()
-    sequence.run()
+    with disk_errors_told(folder.path):  # what loggers and callbacks write, too
+        sequence.run()
     if _launches_here():
         report.show(folder.path)
         folder.close()
@@ -205,8 +267,9 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     return (
         f"{experiment}: DATA = {data.source}; {len(tasks)} tasks, each {_span([len(t.train) for t in tasks])} training "
-        f"examples in batches of {data.batch_size} = {_span(steps)} steps, prompts up to {data.max_prompt_tokens} tokens "
-        f"({cut} cut in the middle, {sum(t.dropped for t in tasks)} long answers dropped), "
+        f"examples in batches of {data.batch_size} = {_span(steps)} steps, "
+        f"prompts up to {data.max_prompt_tokens} tokens ({cut} cut in the middle, "
+        f"{sum(t.dropped for t in tasks)} long answers dropped), "
         f"{_span([len(t.test) for t in tasks])} scored prompts per task; lr {cli.model.lr:g}; "
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
         f"{_held(cli.model)}, seed {data.seed}"

@@ -38,7 +38,7 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
     """Read and check the run to go on from.
 
     Raises:
-        StateError: no finished run, or of another base, adapter, order or data; names what differs.
+        StateError: no finished run, a damaged one, or of another base, adapter, order or data; names what differs.
     """
     folder = Path(path)
     record = read_record(folder)
@@ -57,20 +57,27 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
     for task in data.tasks[:done]:
         if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
             raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")
+    for name in record["files"]:
+        read_checked(folder, record, name)
     return Parent(folder, record)
 
 
-def adopt(parent: Parent, folder: RunFolder, order: list[str]) -> None:
-    """Take over the parent's state; the matrix gets empty columns for the new tasks."""
+def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str]) -> None:
+    """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
+
+    On disk before any other rank starts, since they read their state from there.
+    """
     for name in parent.record["files"]:
         folder.write(name, read_checked(parent.path, parent.record, name))
     new = len(order) - parent.record["done"]
     zero_shot = parent.record["zero_shot"]
-    folder.record = {
-        **parent.record,
-        "order": order,
-        "R": [[*row, *[None] * new] for row in parent.record["R"]],
-        "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
-        "files": folder.files,
-        "attempts": 0,
-    }
+    folder.commit(
+        {
+            **parent.record,
+            **facts,
+            "order": order,
+            "R": [[*row, *[None] * new] for row in parent.record["R"]],
+            "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
+            "attempts": 0,
+        }
+    )

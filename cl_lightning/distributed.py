@@ -10,14 +10,17 @@ from torch import Tensor
 
 
 def initialized() -> bool:
+    """Whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
+    """This process's rank, 0 without a group."""
     return dist.get_rank() if initialized() else 0
 
 
 def world_size() -> int:
+    """Number of processes, 1 without a group."""
     return dist.get_world_size() if initialized() else 1
 
 

@@ -54,7 +54,7 @@ def embedded(name: str) -> Path:
     package, file = EMBEDDED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"model.backbone.name: {name} comes as a Python package that is not installed; run make setup")
+        raise ConfigError(f"model.backbone.name: {name} comes as a package that is not installed; run make setup")
     return converted(Path(spec.origin).parent / file)
 
 

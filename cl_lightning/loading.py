@@ -10,7 +10,7 @@ from safetensors.torch import load as load_tensors
 
 from cl_lightning.errors import StateError
 from cl_lightning.module import ContinualLM
-from cl_lightning.state import read_checked, read_record
+from cl_lightning.state import adapter_file, read_checked, read_record
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,6 @@ def load_run(path: str | Path) -> LoadedRun:
     module.load(module.backbone.load_tokenizer())
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
-    states = [read_checked(folder, record, f"adapters/{n}/adapter.safetensors") for n in record["order"][: record["done"]]]
-    module.adapter.restore([load_tensors(s) for s in states])
+    done = record["order"][: record["done"]]
+    module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in done])
     return LoadedRun(module.eval(), record["R"], record)

@@ -22,6 +22,7 @@ from cl_lightning.backbone import Backbone, fingerprint
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.errors import ConfigError, TrainingError
 from cl_lightning.gradients.capture import capture_gradients, dropout_off
+from cl_lightning.shared_prefix import common_columns, has_plain_cache, hidden_states
 
 SCHEDULES = {
     "linear": lambda progress: 1.0 - progress,
@@ -72,6 +73,7 @@ class ContinualLM(LightningModule):
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
         self._label_only = self._head_is_plain()
+        self._plain_cache = has_plain_cache(self.llm)
         self.tokenizer = tokenizer
 
     @property
@@ -113,14 +115,27 @@ class ContinualLM(LightningModule):
             labels = labels[:, 1:]
             wanted = labels != IGNORE
             if self._label_only:
-                hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
-                picked = self.llm.get_output_embeddings()(hidden[:, :-1][wanted])
+                shared = 0 if extra else self._shared_columns(batch)
+                if shared:
+                    hidden = hidden_states(self.llm, shared, batch["input_ids"], mask)
+                else:
+                    hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
+                picked = self.llm.get_output_embeddings()(hidden[:, :-1][wanted[:, shared:]])
             else:
                 picked = self.llm(**inputs, use_cache=False).logits[:, :-1][wanted]
         picked = picked.to(torch.promote_types(torch.float32, picked.dtype))
         nll = nn.functional.cross_entropy(picked, labels[wanted], reduction="none")
         sample = wanted.nonzero()[:, 0]
         return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+
+    def _shared_columns(self, batch: dict[str, Any]) -> int:
+        """Leading columns that all samples share and that can run once, in a forward pass of their own.
+
+        On CPUs only: there arithmetic is what costs, on a GPU it may be the second pass's launches.
+        """
+        dropout = self.adapter.dropout and self.llm.training
+        plain = self._plain_cache and not self.llm.is_activation_checkpointing and not dropout
+        return common_columns(batch["input_ids"], batch["labels"]) if plain and self.llm.device.type == "cpu" else 0
 
     # ---- training ----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ the real parser comes after it and stays the authority on everything else.
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,23 +18,23 @@ from cl_lightning.model_names import EMBEDDED, RANDOM
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
 PARSER_OPTIONS = ("config", "help", "print_config")
+USAGE = "python -m cl_lightning --config experiments/_base.yaml --config experiments/NAME.yaml [--option=value ...]"
 
-#: Where class names are expected, by the last part of an option: the package that exports them.
-CLASS_OPTIONS = {
-    "adapter": "cl_lightning.adapters",
-    "initializer": "cl_lightning.initializers",
-    "operator": "cl_lightning.gradients",
-    "benchmark": "cl_lightning.data",
-    "memory": "callbacks",
-    "init": "callbacks",
-    "subspaces": "callbacks",
-    "gates": "callbacks",
+#: Options that hold a class of ours: the package that exports it.
+SLOTS = {
+    r"model\.adapter": "cl_lightning.adapters",
+    r"data\.benchmark": "cl_lightning.data",
+    r"(boundary|observers)\.[^.]+": "callbacks",
+    r"boundary\.[^.]+\.initializer": "cl_lightning.initializers",
+    r"boundary\.[^.]+\.operator": "cl_lightning.gradients",
 }
-PACKAGES = sorted(set(CLASS_OPTIONS.values()))
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64")
 
 
 def check(argv: list[str]) -> None:
     """Raise ConfigError for the first thing that is wrong; return silently otherwise."""
+    if not argv:
+        raise ConfigError(f"nothing to run; say {USAGE}, or --help for all options")
     merged: dict[str, Any] = {}
     for path in config_files(argv):
         _merge(merged, _read_yaml(path))
@@ -41,8 +42,8 @@ def check(argv: list[str]) -> None:
         _check_section(option, "the command line")
         _apply(merged, option, value, append)
     _check_classes(merged)
-    _check_trainer(merged.get("trainer") or {})
-    _check_model(_flat(merged.get("model"), "backbone").get("name"))
+    _check_trainer(_flat(merged, "trainer"))
+    _check_model(_flat(_flat(merged, "model"), "backbone").get("name"))
     _check_tasks(_flat(merged, "data"))
 
 
@@ -59,14 +60,17 @@ def config_files(argv: list[str]) -> list[Path]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        there = [p.stem for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"no configuration file {path}; {nearest(path.stem, there)}")
+        there = [p.stem for p in path.parent.glob("*.yaml")]
+        hint = nearest(path.stem, there) if there else f"no .yaml file in {path.parent.absolute()}"
+        raise ConfigError(f"no configuration file {path}; {hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold options by name")
     for section in content:
@@ -88,6 +92,8 @@ def _options(argv: list[str]) -> Iterator[tuple[str, Any, bool]]:
         i += 1
         if word == "-c":
             i += 1
+        if not word.startswith("-"):
+            raise ConfigError(f"unexpected {word!r}; say {USAGE}")
         if not word.startswith("--") or word == "--":
             continue
         option, equals, value = word[2:].partition("=")
@@ -120,48 +126,55 @@ def _apply(merged: dict[str, Any], option: str, value: Any, append: bool) -> Non
     holder = node["init_args"] if last in (node.get("init_args") or {}) else node
     if append:
         holder[last] = [*(holder.get(last) or []), *(value if isinstance(value, list) else [value])]
-    elif last in CLASS_OPTIONS and isinstance(value, str):
+    elif _slot(option) and isinstance(value, str):
         holder[last] = {"class_path": value}
     else:
         holder[last] = value
 
 
-def _flat(node: Any, key: str) -> dict[str, Any]:
-    """A section with its init_args lifted."""
-    section = (node or {}).get(key) or {}
+def _flat(node: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section with its init_args lifted; empty where it is none."""
+    section = node.get(key)
     if not isinstance(section, dict):
         return {}
-    return {**section, **(section.get("init_args") or {})}
+    options = section.get("init_args")
+    return {**section, **(options if isinstance(options, dict) else {})}
+
+
+def _slot(option: str) -> str | None:
+    """The package whose classes `option` takes, None where it takes none."""
+    option = option.replace(".init_args", "")
+    return next((package for pattern, package in SLOTS.items() if re.fullmatch(pattern, option)), None)
 
 
 def _check_classes(node: Any, option: str = "") -> None:
-    if not isinstance(node, dict):
-        return
-    name = node.get("class_path")
-    if isinstance(name, str):
-        _check_class(name, option)
-    for key, value in node.items():
-        _check_classes(value, key if key != "init_args" else option)
-
-
-def _check_class(name: str, option: str) -> None:
-    package, _, short = name.rpartition(".")
-    if package and not (package == "callbacks" or package.startswith(("cl_lightning.", "callbacks."))):
-        return  # the user's own class: only importing it can tell
-    homes = [CLASS_OPTIONS[option]] if option in CLASS_OPTIONS else PACKAGES
-    exports = [n for home in homes for n in import_module(home).EXPORTS]
-    if short not in exports:
-        raise ConfigError(f"{option or 'class_path'}: no class {name!r}; {nearest(short, exports)}")
+    """Class names at and below `option`: {class_path: NAME}, or NAME alone in a slot."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _check_classes(value, option if key in ("init_args", "class_path") else f"{option}.{key}".lstrip("."))
+    elif isinstance(node, str) and (home := _slot(option)):
+        package, _, short = node.rpartition(".")
+        if package and package.split(".")[0] not in ("cl_lightning", "callbacks"):
+            return  # the user's own class: only importing it can tell
+        classes = [name for name in import_module(home).EXPORTS if name[0].isupper()]
+        if short not in classes:
+            raise ConfigError(f"{option}: no class {node!r}; {nearest(short, classes)}")
 
 
 def _check_trainer(trainer: dict[str, Any]) -> None:
-    if str(trainer.get("precision")) in ("bf16-true", "16-true", "bf16", "16"):
+    precision = trainer.get("precision")
+    if str(precision) in ("bf16-true", "16-true", "bf16", "16"):
         raise ConfigError(
-            f"trainer.precision={trainer['precision']}: would cast adapters, gates and statistics too; keep 32-true "
+            f"trainer.precision={precision}: would cast adapters, gates and statistics too; keep 32-true "
             "(or bf16-mixed) and choose the base's dtype with model.backbone.dtype=bfloat16"
         )
+    if precision is not None and str(precision) not in PRECISIONS:
+        raise ConfigError(f"trainer.precision: {precision!r} is not valid; {nearest(str(precision), PRECISIONS)}")
     if trainer.get("max_epochs") is not None:
         raise ConfigError("trainer.max_epochs: passes are per task; use data.epochs")
+    accumulate = trainer.get("accumulate_grad_batches")
+    if isinstance(accumulate, int) and accumulate < 1:
+        raise ConfigError(f"trainer.accumulate_grad_batches: {accumulate} must be 1 or more")
 
 
 def _check_model(name: Any) -> None:
@@ -175,18 +188,19 @@ def _check_model(name: Any) -> None:
 
 
 def _check_tasks(data: dict[str, Any]) -> None:
-    benchmark = (data.get("benchmark") or {}).get("class_path", "TRACE")
-    order = data.get("order")
-    if benchmark.rpartition(".")[2] != "TRACE" or not isinstance(order, list):
-        return
     from cl_lightning.data.base import data_root
     from cl_lightning.data.trace import TRACE
 
-    root = data_root(data.get("root"))
+    root = data_root(data["root"] if isinstance(data.get("root"), str) else None)
     if root is not None and not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder")
-    options = (data.get("benchmark") or {}).get("init_args") or {}
-    valid = TRACE(**options).tasks(root)
+    order = data.get("order")
+    benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE"))
+    if benchmark.rpartition(".")[2] != "TRACE" or not isinstance(order, list):
+        return
+    valid = TRACE().tasks(root)
     for name in order:
         if name not in valid:
             raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), valid)}")
+        if order.count(name) > 1:
+            raise ConfigError(f"data.order: {name} appears twice")

@@ -38,7 +38,8 @@ def tables(path: Path) -> list[Table]:
     metrics = json.loads(read_checked(path, record, "metrics.json"))
     order, done = record["order"], record["done"]
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
-    for label, key in (("zero-shot", "zero_shot"), ("majority answer", "majority"), ("copy of the prompt", "copy_prompt")):
+    references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
+    for label, key in references.items():
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
     rows.append(["metric", *[metrics["metric_of_task"][n] for n in order]])

@@ -30,7 +30,7 @@ from cl_lightning.evaluation.score import score_task
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
 from cl_lightning.seeding import derive_seed, generator
-from cl_lightning.state import RunFolder, to_csv, to_json, to_jsonl
+from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl
 from cl_lightning.task_callback import TaskCallback
 
 VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
@@ -170,7 +170,7 @@ class SequenceRun:
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
-            states = [load_tensors(self.folder.read(_adapter_file(name))) for name in self.order[:done]]
+            states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
             self.module.adapter.restore(states)
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = _state_file(slot, done)
@@ -205,7 +205,7 @@ class SequenceRun:
             callback.on_task_end(self, task)
         state = {name: tensor.cpu().contiguous() for name, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {self.order[task]}")
-        self.write(_adapter_file(self.order[task]), save_tensors(state))
+        self.write(adapter_file(self.order[task]), save_tensors(state))
         adapter.end_task(task)
         row: list[float | None] = [*self._score(self.order[task], range(task + 1))]
         self.matrix.append(row + [None] * (len(self.order) - task - 1))
@@ -226,9 +226,7 @@ class SequenceRun:
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
         done = len(self.matrix)
-        baselines = [
-            baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks
-        ]
+        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks]
         return {
             **summary([row[:done] for row in self.matrix]),
             "tasks": self.order[:done],
@@ -282,17 +280,17 @@ class _TaskRunner(Callback):
 
     def __init__(self, run: SequenceRun, task: int) -> None:
         self.run, self.task = run, task
+        self.loss: Any = 0.0
+        self.tokens: Any = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.run.begin(self.task, trainer)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.tokens = getattr(self, "tokens", 0) + int(batch["attention_mask"].sum() * batch["weight"])
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = getattr(self, "loss", 0.0) + outputs["loss"].detach()
+        self.loss = self.loss + outputs["loss"].detach()
+        self.tokens = self.tokens + batch["attention_mask"].sum() * batch["weight"]
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         clock = self.run.clock
@@ -307,10 +305,6 @@ class _TaskRunner(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.run.end(self.task)
-
-
-def _adapter_file(task_name: str) -> str:
-    return f"adapters/{task_name}/adapter.safetensors"
 
 
 def _state_file(slot: str, done: int) -> str:

@@ -20,24 +20,30 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cl_lightning.errors import StateError, TrainingError
+from cl_lightning.errors import StateError, TrainingError, UserError
 
 SCHEMA = 1
 RECORD = "sequence.json"
+LOCK = ".lock"
+#: Without these a record is damaged.
+KEYS = ("identity", "order", "done", "R", "zero_shot", "clock", "attempts", "files")
 
 #: The disk's fault, not ours: told in one line.
-DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+}
 
 
 @contextmanager
-def disk_errors_told(path: Path) -> Iterator[None]:
+def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Iterator[None]:
     """Turn a full or unwritable disk into one clear line."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise TrainingError(
+        raise kind(
             f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "
             "Make room or choose another folder with RUN_DIR=, then run the same command again"
         ) from error
@@ -64,10 +70,12 @@ def write_atomic(path: Path, data: bytes) -> str:
 
 
 def to_json(value: Any) -> bytes:
+    """Indented JSON; NaN and infinity are refused."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    """One JSON object a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
@@ -95,18 +103,18 @@ class RunFolder:
         Raises:
             StateError: unwritable, in use, damaged, of another schema, or of another configuration.
         """
-        if fresh and (self.path / RECORD).exists():
-            shutil.rmtree(self.path)
-        with disk_errors_told(self.path):
+        with disk_errors_told(self.path, StateError):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / ".lock")
+            self._lock = FileLock(self.path / LOCK)
             try:
                 self._lock.acquire(timeout=0)
             except Timeout:
                 raise StateError(f"{self.path}: another process is running this experiment") from None
-        for scratch in self.path.rglob(".*-*"):
-            if scratch.is_file():
-                scratch.unlink()
+            if fresh and (self.path / RECORD).exists():
+                self._empty()
+            for scratch in self.path.rglob(".*-*"):
+                if scratch.is_file():
+                    scratch.unlink()
         self.record = read_record(self.path) if (self.path / RECORD).exists() else {}
         if self.record and self.record["identity"] != identity:
             raise StateError(
@@ -114,6 +122,15 @@ class RunFolder:
                 "choose another RUN_DIR=, or start over with FRESH=1"
             )
         self.files = dict(self.record.get("files", {}))
+
+    def _empty(self) -> None:
+        # The record first: what is left of a run that was being deleted is no run.
+        (self.path / RECORD).unlink()
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def attach(self) -> None:
         """Read the state without owning the folder: what ranks other than 0 do."""
@@ -147,12 +164,15 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_bytes())
         schema = record["schema"]
-    except FileNotFoundError:
+        missing = [key for key in KEYS if key not in record] if schema == SCHEMA else []
+    except (FileNotFoundError, NotADirectoryError):
         raise StateError(f"{path}: is no run folder (no {RECORD})") from None
     except (ValueError, KeyError, TypeError):
         raise StateError(f"{file}: damaged; restore it, or start over with FRESH=1") from None
     if schema != SCHEMA:
         raise StateError(f"{file}: state version {schema}, this code reads version {SCHEMA}")
+    if missing:
+        raise StateError(f"{file}: damaged (no {', '.join(missing)}); restore it, or start over with FRESH=1")
     return record
 
 
@@ -166,5 +186,12 @@ def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
     except FileNotFoundError:
         raise StateError(f"{file}: missing; restore it, or start over with FRESH=1") from None
     if hashlib.sha256(data).hexdigest() != record["files"][name]:
-        raise StateError(f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1")
+        raise StateError(
+            f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1"
+        )
     return data
+
+
+def adapter_file(task_name: str) -> str:
+    """Where a task's branch lies in the run folder."""
+    return f"adapters/{task_name}/adapter.safetensors"

@@ -16,9 +16,9 @@ import torch
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
+from cl_lightning.data.base import Example
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.data.base import Example
 from cl_lightning.module import ContinualLM
 
 ROOT = Path(__file__).parents[1]

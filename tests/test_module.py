@@ -1,6 +1,7 @@
 """The module: label-only head, token-mean loss, prompts, neutral boundaries, generation."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -79,9 +80,7 @@ def test_initialisation_changes_no_logit(
 
 @pytest.mark.parametrize("per_task", ["fresh_folded", "continue"])
 @pytest.mark.parametrize("fold_into", ["stack", "weight"])
-def test_restored_strategy_equals_the_original(
-    tiny: Callable[..., ContinualLM], per_task: str, fold_into: str
-) -> None:
+def test_restored_strategy_equals_the_original(tiny: Callable[..., ContinualLM], per_task: str, fold_into: str) -> None:
     def make() -> ContinualLM:
         return tiny("float64", SeqLoRA(rank=3, per_task=per_task, fold_into=fold_into))
 
@@ -122,14 +121,15 @@ def test_right_padding_would_change_them(tiny: Callable[..., ContinualLM], monke
     module = tiny("float32")
     prompts = [e.prompt_ids for e in random_examples(9, seed=3)]
     good = generate(module.llm, module.tokenizer, prompts, 8, 9)
-    monkeypatch.setattr("cl_lightning.evaluation.generate.prompt_batch", lambda p, pad, left: prompt_batch(p, pad, False))
+    right = partial(prompt_batch, left=False)
+    monkeypatch.setattr("cl_lightning.evaluation.generate.prompt_batch", lambda rows, pad, left: right(rows, pad))
     assert generate(module.llm, module.tokenizer, prompts, 8, 9) != good
 
 
 def test_refused_adapters(tiny: Callable[..., ContinualLM]) -> None:
-    with pytest.raises(ConfigError, match="rank: 33 is larger than .*k_proj .32 x 64"):
+    with pytest.raises(ConfigError, match=r"rank: 33 is larger than .*k_proj .32 x 64"):
         tiny("float32", SeqLoRA(rank=33))
-    with pytest.raises(ConfigError, match="matches no linear layer.*did you mean q_proj"):
+    with pytest.raises(ConfigError, match=r"matches no linear layer.*did you mean q_proj"):
         tiny("float32", SeqLoRA(targets=["q_prj"]))
     with pytest.raises(ConfigError, match="needs a float32 base"):
         tiny("float16", SeqLoRA(fold_into="weight"))

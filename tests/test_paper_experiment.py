@@ -13,7 +13,12 @@ from cl_lightning.random_model import random_tokenizer
 from tests.conftest import ROOT
 
 #: Sizes of the data; what makes the experiment is left as published.
-SIZES = ["--data.order=[FOMC,NumGLUE-cm]", "--data.train_samples=18", "--data.validation_samples=2", "--data.test_samples=2"]
+SIZES = [
+    "--data.order=[FOMC,NumGLUE-cm]",
+    "--data.train_samples=18",
+    "--data.validation_samples=2",
+    "--data.test_samples=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +38,15 @@ def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    configs = ["--config", "experiments/_base.yaml", "--config", "experiments/trace_slice_paper.yaml"]
+    options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", *SIZES]
     done = subprocess.run(
-        [sys.executable, "-m", "cl_lightning", "--config", "experiments/_base.yaml", "--config",
-         "experiments/trace_slice_paper.yaml", f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", *SIZES],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "-m", "cl_lightning", *configs, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((run / "sequence.json").read_text())
     assert record["done"] == 2

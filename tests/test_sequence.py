@@ -24,7 +24,9 @@ def command(run: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "cl_lightning", *BASE, f"--sequence.run_dir={run}", *options]
 
 
-def smoke(run: Path, *options: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def smoke(
+    run: Path, *options: str, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     done = subprocess.run(
         command(run, *options), cwd=ROOT, capture_output=True, text=True, timeout=180, env={**os.environ, **(env or {})}
     )
@@ -96,9 +98,17 @@ def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "moment", ["predictions/zero-shot_FOMC.jsonl", "surgery/NumGLUE-cm.csv", "adapters/NumGLUE-cm", "predictions/NumGLUE-cm_FOMC.jsonl"]
+    "moment",
+    [
+        "predictions/zero-shot_FOMC.jsonl",
+        "surgery/NumGLUE-cm.csv",
+        "adapters/NumGLUE-cm",
+        "predictions/NumGLUE-cm_FOMC.jsonl",
+    ],
 )
-def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(finished: Path, tmp_path: Path, moment: str) -> None:
+def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
+    finished: Path, tmp_path: Path, moment: str
+) -> None:
     run = tmp_path / "killed"
     process = subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -173,3 +183,27 @@ def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(script, cwd=ROOT, capture_output=True, timeout=180, check=True, env=env)
     assert relative(adapters(wrong)["FOMC"], one_adapters["FOMC"]) > 1e-3
+
+
+def test_order_of_events_and_copies_of_stock_callbacks(finished: Path, tmp_path: Path) -> None:
+    events_file, counts = tmp_path / "events.json", tmp_path / "counts.txt"
+    run = tmp_path / "run"
+    smoke(
+        run,
+        "--observers.recorder=tests.recorder.Recorder",
+        f"--observers.recorder.init_args.file={events_file}",
+        "--trainer.callbacks+=tests.recorder.Stateful",
+        f"--trainer.callbacks.file={counts}",
+    )
+    events = json.loads(events_file.read_text())
+    task = ["task_start", "train_start", "task_end", "task_scored"]
+    assert [name for name, _ in events] == ["sequence_start", *task, *task, "sequence_end"]
+    facts = [f for _, f in events]
+    starts, trains, ends, scored = (facts[1 + i : -1 : 4] for i in range(4))
+    assert [s["displaced"] for s in starts] == [True, True], "observers come after the initialiser"
+    assert [s["steps"] for s in starts] == [0, 5]
+    assert all(t["trained"] == ["torch.float32"] and t["step"] == 0 for t in trains)
+    assert [(e["branch"], e["rows"]) for e in ends] == [(True, 0), (True, 1)]
+    assert [(s["branch"], s["rows"], s["on_disk"]) for s in scored] == [(False, 1, 1), (False, 2, 2)]
+    assert counts.read_text().split() == ["5", "5"]
+    assert record(run)["R"] == record(finished)["R"]

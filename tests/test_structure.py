@@ -21,8 +21,11 @@ ALLOWED = {
     "cl_lightning.initializers": GROUND | MATHEMATICS,
     "cl_lightning.adapters": GROUND | MATHEMATICS,
     "cl_lightning.data": GROUND,
-    "cl_lightning.evaluation": GROUND | {"cl_lightning.data"},
-    "cl_lightning.module": GROUND | MATHEMATICS | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.backbone"},
+    "cl_lightning.shared_prefix": GROUND | {"cl_lightning.data"},
+    "cl_lightning.evaluation": GROUND | {"cl_lightning.data", "cl_lightning.shared_prefix"},
+    "cl_lightning.module": GROUND
+    | MATHEMATICS
+    | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.backbone", "cl_lightning.shared_prefix"},
     "cl_lightning.task_callback": GROUND,
     "callbacks": GROUND | MATHEMATICS | {"cl_lightning.task_callback", "cl_lightning.data", "cl_lightning.adapters"},
 }

@@ -96,6 +96,8 @@ def _columns(
         down, up = [lora_A, lora_A - lora_A0], [scaling * (lora_B - lora_B0), scaling * lora_B0]
     if stack_A is not None:
         down, up = [*down, stack_A], [*up, stack_B]
+    if len(down) == 1:
+        return down[0], up[0]  # a plain LoRA: nothing to copy
     return (torch.cat(down), torch.cat(up, dim=1)) if down else None
 
 

@@ -36,9 +36,7 @@ class PromptEncoder:
         system_prompt: system message; None leaves it to the template's own default.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, system_prompt: str | None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, system_prompt: str | None) -> None:
         self.tokenizer, self.max_prompt_tokens, self.system_prompt = tokenizer, max_prompt_tokens, system_prompt
         self.chat = bool(tokenizer.chat_template)
 

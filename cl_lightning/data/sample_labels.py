@@ -64,7 +64,7 @@ def c_stance(rng: Random, split: str, index: int) -> tuple[str, str]:
     label, target = _label_and_item(index, LETTERS, _TARGETS[split])
     opener, cue = rng.choice(_STANCE_OPENERS[split]), rng.choice(_STANCE_CUES[label][split])
     text = f"{opener}，{target}：{cue}。"
-    return f"态度：可：A，不：B，中：C。\n文本：\n{text}\n对象：\n{target}\n态度：", LETTERS[label]
+    return f"判断态度。\n文本：\n{text}\n对象：\n{target}\n态度（可: A, 不: B, 中: C）：", LETTERS[label]
 
 
 def fomc(rng: Random, split: str, index: int) -> tuple[str, str]:
@@ -72,11 +72,12 @@ def fomc(rng: Random, split: str, index: int) -> tuple[str, str]:
     label = index % len(LETTERS)
     reason, cue = rng.choice(_POLICY_REASONS[label][split]), rng.choice(_POLICY_CUES[label][split])
     text = f"{reason}, so {rng.choice(_SPEAKERS[split])} {rng.choice(_VERBS[split])} {cue}."
-    question = "What is the policy stance? Dovish, cut: A, hawkish, raise: B, neutral, hold: C."
+    question = "What is the policy stance: cut: A, raise: B, hold: C? Answer A, B or C."
     return f"{question}\nText:\n{text}\nStance:", LETTERS[label]
 
 
 def sentiment(rng: Random, split: str, index: int) -> tuple[str, str]:
+    """A short review and the word for its sentiment."""
     label, item = _label_and_item(index, ("positive", "negative"), _ITEMS[split])
     opener, cue = rng.choice(_REVIEW_OPENERS[split]), rng.choice(_REVIEW_CUES[label][split])
     text = f"{opener.format(item)} {cue}."

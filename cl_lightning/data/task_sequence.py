@@ -99,10 +99,18 @@ class TaskSequence(LightningDataModule):
         self._check()
 
     def _check(self) -> None:
-        for name in ("train_samples", "test_samples", "batch_size", "eval_batch_size", "max_prompt_tokens"):
+        counts = (
+            "train_samples",
+            "test_samples",
+            "batch_size",
+            "eval_batch_size",
+            "max_prompt_tokens",
+            "max_answer_tokens",
+        )
+        for name, least in {**dict.fromkeys(counts, 1), "validation_samples": 0}.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name}: {value} must be 1 or more")
+            if value is not None and value < least:
+                raise ConfigError(f"data.{name}: {value} must be {least} or more")
         if not self.order:
             raise ConfigError("data.order: names no task")
         for name in self.order:

@@ -156,7 +156,8 @@ class TRACE(Benchmark):
         if root is None:
             return sample.TASKS
         others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")} - {*TASKS}
-        return {**TASKS, **{name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}}
+        found = {name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}
+        return {**TASKS, **found}
 
     def load(self, root: Path | None, name: str) -> Splits:
         """See the module's `load` and the sample's."""

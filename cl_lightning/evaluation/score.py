@@ -18,9 +18,7 @@ class Scored:
     rows: list[dict[str, object]]
 
 
-def score_task(
-    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, batch_size: int
-) -> Scored:
+def score_task(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, batch_size: int) -> Scored:
     """Generate greedily for the task's test prompts and compare with the whole references."""
     share = task.test[rank() :: world_size()]
     texts = generate(llm, tokenizer, [e.prompt_ids for e in share], task.spec.max_new_tokens, batch_size)

@@ -1,0 +1,59 @@
+"""Callbacks that write down what happens, for the test of the order of events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import lightning.pytorch as pl
+
+from cl_lightning.task_callback import TaskCallback
+
+
+class Recorder(TaskCallback):
+    """Collects events and writes them when the sequence ends."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.events = file, []
+
+    def note(self, event: str, **facts: Any) -> None:
+        self.events.append([event, facts])
+
+    def on_sequence_start(self, run: Any) -> None:
+        self.note("sequence_start")
+
+    def on_task_start(self, run: Any, task: int) -> None:
+        layer = next(iter(run.module.adapter.layers.values()))
+        self.note("task_start", task=task, displaced=layer.lora_B0 is not None, steps=run.clock.step)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trained = {str(p.dtype) for g in trainer.optimizers[0].param_groups for p in g["params"]}
+        self.note("train_start", trained=sorted(trained), trainer=id(trainer), step=trainer.global_step)
+
+    def on_task_end(self, run: Any, task: int) -> None:
+        layer = next(iter(run.module.adapter.layers.values()))
+        self.note("task_end", task=task, branch=layer.lora_A is not None, rows=len(run.matrix))
+
+    def on_task_scored(self, run: Any, task: int) -> None:
+        layer = next(iter(run.module.adapter.layers.values()))
+        on_disk = json.loads((run.folder.path / "sequence.json").read_text())["done"]
+        self.note("task_scored", task=task, branch=layer.lora_A is not None, rows=len(run.matrix), on_disk=on_disk)
+
+    def on_sequence_end(self, run: Any) -> None:
+        self.note("sequence_end")
+        with open(self.file, "w") as file:
+            json.dump(self.events, file)
+
+
+class Stateful(pl.Callback):
+    """A stock-like callback with state of its own: must start anew in every task."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.batches = file, 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.batches += 1
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with open(self.file, "a") as file:
+            file.write(f"{self.batches}\n")

@@ -1,0 +1,195 @@
+"""The command line: help, overrides through named slots, the resolved configuration, and every shipped experiment."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from callbacks import ReplayBuffer, SliceInit
+from cl_lightning.__main__ import main
+from cl_lightning.cli import ContinualCLI, make_cli
+from tests.conftest import ROOT
+
+EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if p.stem != "_base")
+#: The tiny model, a rank that fits it, and little data.
+TINY = (
+    "--model.backbone.name=random-llama",
+    "--model.backbone.dtype=float32",
+    "--data.order=[FOMC, NumGLUE-cm]",
+    "--data.train_samples=16",
+    "--data.validation_samples=2",
+    "--data.test_samples=2",
+    "--model.adapter.rank=4",
+    "--sequence.wandb=off",
+    "--sequence.threads=1",
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line of an error."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+def configs(experiment: str) -> list[str]:
+    return [f"--config={ROOT / 'experiments' / name}.yaml" for name in ("_base", experiment)]
+
+
+def launch(*argv: str) -> Told:
+    """`python -m cl_lightning argv` in this process, its environment left as it was."""
+    out, err = io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ))
+        stack.enter_context(patch.object(sys, "argv", ["cl_lightning", *argv]))
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(err))
+        try:
+            code = main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+    return Told(code, out.getvalue(), err.getvalue())
+
+
+def parse(*argv: str) -> ContinualCLI:
+    with patch.dict(os.environ), patch.object(sys, "argv", ["cl_lightning", *argv]):
+        return make_cli()
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "sequence.json").read_text())
+
+
+def test_no_arguments_say_how_to_run() -> None:
+    told = launch()
+    assert told.code == 2
+    assert "python -m cl_lightning --config experiments/_base.yaml --config experiments/NAME.yaml" in told.line
+
+
+def test_help_names_the_sections_and_exits_0() -> None:
+    told = launch("--help")
+    assert told.code == 0
+    assert told.out.startswith("usage: python -m cl_lightning --config")
+    assert all(option in told.out for option in ("--data.order", "--boundary", "--sequence.run_dir", "--model.adapter"))
+
+
+def test_help_of_a_class_names_its_options() -> None:
+    told = launch("--model.adapter.help=SeqLoRA")
+    assert told.code == 0
+    assert "--model.adapter.per_task" in told.out
+
+
+@pytest.mark.parametrize("middle", ["", ".init_args"])
+def test_overrides_reach_into_slots(middle: str) -> None:
+    cli = parse(
+        *configs("trace_slice"),
+        f"--boundary.init{middle}.strength=0.5",
+        f"--boundary.init{middle}.initializer{middle}.directions=A2rBr",
+        f"--boundary.memory{middle}.capacity=7",
+        f"--model.adapter{middle}.rank=16",
+    )
+    init, memory = cli.slots("boundary")["init"], cli.slots("boundary")["memory"]
+    assert isinstance(init, SliceInit)
+    assert isinstance(memory, ReplayBuffer)
+    assert (init.strength, init.initializer.directions, memory.capacity) == (0.5, "A2rBr", 7)
+    assert (init.samples, memory.train_ratio) == (16, 0.0), "the file's other options stay"
+    assert (cli.model.adapter.rank, cli.model.adapter.alpha) == (16, 16)
+
+
+def test_slots_take_classes_by_their_short_names() -> None:
+    # A process of its own: here, other tests have imported the classes.
+    chosen = ("memory=ReplayBuffer", "init=SliceInit", "init.initializer=LoRAGA", "init.operator=null")
+    command = [sys.executable, "-m", "cl_lightning", *configs("trace_lora"), *(f"--boundary.{c}" for c in chosen)]
+    done = subprocess.run([*command, "--print_config"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    slots = yaml.safe_load(done.stdout)["boundary"]
+    assert {s: c["class_path"].rpartition(".")[2] for s, c in slots.items()} == {
+        "memory": "ReplayBuffer",
+        "init": "SliceInit",
+    }
+    assert slots["init"]["init_args"]["initializer"]["class_path"].endswith(".LoRAGA")
+    assert slots["init"]["init_args"]["operator"] is None
+
+
+def test_null_empties_a_slot() -> None:
+    assert set(parse(*configs("trace_slice"), "--boundary.init=null").slots("boundary")) == {"memory"}
+
+
+def test_order_is_appended_to() -> None:
+    assert parse(*configs("smoke"), "--data.order+=Sentiment").datamodule.order == ["FOMC", "NumGLUE-cm", "Sentiment"]
+
+
+def test_the_seed_is_one_for_all() -> None:
+    assert parse(*configs("smoke")).datamodule.seed == 42
+    assert parse(*configs("smoke"), "--seed_everything=7").datamodule.seed == 7
+
+
+def test_later_files_win_and_the_rest_stays() -> None:
+    base, smoke = (yaml.safe_load(Path(c.removeprefix("--config=")).read_text()) for c in configs("smoke"))
+    cli = parse(*configs("smoke"))
+    assert cli.datamodule.batch_size == smoke["data"]["batch_size"] != base["data"]["batch_size"]
+    assert cli.model.lr == base["model"]["lr"]
+
+
+def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
+    told = launch(
+        *configs("trace_slice"),
+        "--model.adapter.rank=5",
+        "--boundary.init.strength=0.25",
+        "--data.order+=Sentiment",
+        f"--sequence.run_dir={tmp_path / 'run'}",
+        "--print_config",
+    )
+    assert told.code == 0
+    config = yaml.safe_load(told.out)
+    assert config["model"]["adapter"]["init_args"]["rank"] == 5
+    assert config["model"]["adapter"]["init_args"]["per_task"] == "fresh_folded"
+    assert config["boundary"]["init"]["init_args"]["strength"] == 0.25
+    assert config["data"]["order"][-2:] == ["20Minuten", "Sentiment"]
+    assert config["trainer"]["precision"] == "32-true"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and len(first) > 20, "make help shows the first line"
+    cli = parse(*configs(path.stem))
+    expected = yaml.safe_load(path.read_text(encoding="utf-8")).get("boundary") or {}
+    assert {slot: type(c).__name__ for slot, c in cli.slots("boundary").items()} == {
+        slot: c["class_path"].rpartition(".")[2] for slot, c in expected.items()
+    }
+    assert set(cli.slots("observers")) == {"progress", "matrix"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
+    told = launch(*configs(path.stem), *TINY, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
+    assert told.code == 0, told.err
+    state = record(tmp_path)
+    assert state["done"] == 2
+    assert state["clock"]["step"] == 4
+    assert state["experiment"] == path.stem
+    assert all(isinstance(score, float) for score in (state["R"][0][0], *state["R"][1]))
+    assert f"{path.stem}: DATA = built-in sample, NOT TRACE; 2 tasks" in told.out.splitlines()[0]
+    assert f"{path.stem}: scores 0..100 on built-in sample, NOT TRACE" in " ".join(told.out.split())
+    assert told.out.rstrip().endswith(f"run folder: {tmp_path}")

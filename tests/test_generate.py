@@ -1,0 +1,136 @@
+"""Our generation against transformers' own, prompt by prompt: shared prefix, padding, early ends, adapters."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.evaluation import generate as generation
+from cl_lightning.evaluation.generate import generate
+from cl_lightning.module import ContinualLM
+from cl_lightning.shared_prefix import LEAST, common_prefix
+from tests.conftest import random_examples
+
+BUDGET = 12
+
+
+def prompts_with(prefix: int, count: int = 9) -> list[tuple[int, ...]]:
+    """Ragged prompts that begin with the same `prefix` tokens."""
+    head = tuple(range(20, 20 + prefix))
+    return [(*head, *e.prompt_ids) for e in random_examples(count, seed=3)]
+
+
+def with_stack(tiny: Callable[..., ContinualLM]) -> ContinualLM:
+    """A model with a folded task and a moved branch."""
+    module = tiny("float32", SeqLoRA(rank=4, alpha=8, fold_into="stack"))
+    rng = torch.Generator().manual_seed(0)
+    for task in range(2):
+        module.adapter.begin_task(task, rng)
+        for layer in module.adapter.layers.values():
+            layer.lora_B.data.normal_(0, 0.05, generator=rng)
+        if task == 0:
+            module.adapter.end_task(task)
+    assert next(iter(module.adapter.layers.values())).stack_A is not None
+    return module
+
+
+def plain_ids(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[int]]:
+    """transformers' generate, one prompt at a time: no padding, no sharing."""
+    rows = []
+    with torch.no_grad():
+        for p in prompts:
+            ids = torch.tensor([p])
+            options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": BUDGET, "do_sample": False}
+            rows.append(module.llm.generate(input_ids=ids, **options)[0, len(p) :].tolist())
+    return rows
+
+
+def plain(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[str]:
+    return [module.tokenizer.decode(row, skip_special_tokens=True).strip() for row in plain_ids(module, prompts)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("prefix", [0, 1, 15])
+def test_strings_equal_transformers(tiny: Callable[..., ContinualLM], prefix: int, batch_size: int) -> None:
+    module, prompts = with_stack(tiny), prompts_with(prefix)
+    assert (common_prefix(prompts) == prefix) == (prefix != 1)  # one token is not worth it
+    wanted = plain(module, prompts)
+    assert len(set(wanted)) > 3
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, batch_size) == wanted
+
+
+def test_equal_prompts_and_a_single_prompt(tiny: Callable[..., ContinualLM]) -> None:
+    module, prompts = with_stack(tiny), prompts_with(15, 1) * 5
+    assert common_prefix(prompts) == len(prompts[0]) - 1  # never a whole prompt
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
+    assert generate(module.llm, module.tokenizer, prompts[:1], BUDGET, 4) == plain(module, prompts[:1])
+    assert generate(module.llm, module.tokenizer, [], BUDGET, 4) == []
+
+
+@pytest.mark.parametrize("prefix", [0, 15])
+def test_sequences_that_end_early(tiny: Callable[..., ContinualLM], prefix: int) -> None:
+    module, prompts = with_stack(tiny), prompts_with(prefix)
+    ids = plain_ids(module, prompts)
+    end = max({i for row in ids for i in row}, key=lambda i: sum(i in row[1:8] for row in ids))
+    module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
+    module.llm.generation_config.eos_token_id = end
+    assert len({len(row) for row in plain_ids(module, prompts)}) > 1
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored_even_after_an_error(
+    tiny: Callable[..., ContinualLM], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, prompts = with_stack(tiny), prompts_with(15)
+    module.llm.train(training)
+    generate(module.llm, module.tokenizer, prompts, 2, 4)
+    assert module.llm.training == training
+
+    def fails(**_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module.llm, "generate", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(module.llm, module.tokenizer, prompts, 2, 4)
+    assert module.llm.training == training
+
+
+def test_another_prefix_or_wrong_positions_would_change_the_strings(
+    tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, prompts = with_stack(tiny), prompts_with(15)
+    wanted = generate(module.llm, module.tokenizer, prompts, BUDGET, 4)
+    right = generation.prefix_cache
+    monkeypatch.setattr(generation, "prefix_cache", lambda llm, ids: right(llm, ids + 1))
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) != wanted
+    monkeypatch.setattr(generation, "prefix_cache", right)
+    forward = module.llm.forward
+
+    def by_column(**inputs: torch.Tensor) -> object:
+        """Counts the padding as positions."""
+        past, width = inputs["past_key_values"].get_seq_length(), inputs["input_ids"].shape[1]
+        return forward(**{**inputs, "position_ids": torch.arange(past, past + width)[None]})
+
+    module.llm.forward = by_column
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) != wanted
+
+
+def test_encoder_decoders_go_to_transformers(tiny: Callable[..., ContinualLM]) -> None:
+    tokenizer = tiny("float32").tokenizer
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4}
+    special = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    llm = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **special)).eval()
+    prompts = prompts_with(15)
+    with torch.no_grad():
+        out = [llm.generate(torch.tensor([p]), max_new_tokens=BUDGET, do_sample=False)[0] for p in prompts]
+    wanted = [tokenizer.decode(o, skip_special_tokens=True).strip() for o in out]
+    assert generate(llm, tokenizer, prompts, BUDGET, 4) == wanted
+
+
+def test_least_saving() -> None:
+    head = tuple(range(LEAST // 2))
+    assert common_prefix([(*head, 1), (*head, 2)]) == 0
+    assert common_prefix([(*head, 1), (*head, 2, 3), (*head, 3)]) == len(head)
