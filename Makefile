@@ -8,6 +8,7 @@ EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experimen
 PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup run test lint bench report clean
 
 help: ## list targets and experiments

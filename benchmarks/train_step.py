@@ -9,12 +9,10 @@ Before any timing both must give equal losses over 20 steps in float32.
 
 import logging
 import sys
-import tempfile
 import warnings
 from functools import partial
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from _common import (
     BACKBONE,
@@ -29,18 +27,17 @@ from _common import (
     summary,
     tasks,
 )
+from _epochs import BATCH, CLIP, RATE, our_epoch, their_epoch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.module import ContinualLM
 
 TASKS = ["FOMC", "ScienceQA", "MeetingBank"]  # a short label; a rationale; a long prompt with a summary
-BATCH, RANK, ALPHA, RATE, CLIP = 8, 8, 16, 1e-3, 1.0
+RANK, ALPHA = 8, 16
 TOLERANCE = 1e-3  # nats per answer token, of any step's loss
 
 
@@ -57,9 +54,6 @@ def their_model(dtype: str, tokenizer: Any, autocast: bool = True) -> PeftModel:
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     llm = Backbone(BACKBONE, dtype=dtype).load(len(tokenizer))
     return get_peft_model(llm, config, autocast_adapter_dtype=autocast).to(device())
-
-
-# ---- equal losses ----------------------------------------------------------------------------------------
 
 
 def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -> float:
@@ -87,85 +81,6 @@ def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -
             optimizer.step()
         worst = max(worst, abs(float((losses[0] - losses[1]).detach())))
     return worst
-
-
-# ---- speed -----------------------------------------------------------------------------------------------
-
-
-class _Loop(TrainerCallback):
-    """Times the training loop of transformers' Trainer."""
-
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.watch.start()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.watch.stop()
-
-
-class _LightningLoop(pl.Callback):
-    """Times the training loop of Lightning's Trainer."""
-
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
-
-    def on_train_start(self, *_: Any) -> None:
-        self.watch.start()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.watch.stop()
-
-
-def our_epoch(module: ContinualLM, data: TaskSequence, task: int, watch: Stopwatch) -> float:
-    """Seconds of one epoch, with the trainer's options of experiments/_base.yaml."""
-    data.activate(task)
-    trainer = pl.Trainer(
-        devices=1,
-        max_epochs=1,
-        gradient_clip_val=CLIP,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        logger=False,
-        callbacks=[_LightningLoop(watch)],
-    )
-    trainer.fit(module, datamodule=data)
-    return watch.seconds
-
-
-def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any, watch: Stopwatch) -> float:
-    """Seconds of one epoch, with transformers' defaults but for logging and saving."""
-    rows = [
-        {
-            "input_ids": [*e.prompt_ids, *e.answer_ids],
-            "attention_mask": [1] * e.length,
-            "labels": [-100] * len(e.prompt_ids) + list(e.answer_ids),
-        }
-        for e in examples
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            max_steps=-(-len(rows) // BATCH),
-            learning_rate=RATE,
-            max_grad_norm=CLIP,
-            optim="adamw_torch",
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        )
-        collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
-        trainer = Trainer(model, settings, collate, train_dataset=rows, callbacks=[_Loop(watch)])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return watch.seconds
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ class Backbone:
         if not self.load_in_4bit:
             llm.to(held_dtype(dtype))
         if self.gradient_checkpointing:
-            llm.gradient_checkpointing_enable({"use_reentrant": False})
+            llm.activation_checkpointing_enable({"use_reentrant": False})
         return llm
 
     def _load_pretrained(self, dtype: torch.dtype) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from cl_lightning import continuing, report
+from cl_lightning import continuing, distributed, report
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, UserError, nearest
@@ -247,7 +247,7 @@ def _experiment(argv: list[str]) -> str:
 
 def _launches_here() -> bool:
     """Whether this process is rank 0 (known before the process group exists)."""
-    return pl.utilities.rank_zero_only.rank == 0
+    return distributed.rank() == 0
 
 
 def _identity(config: Namespace, facts: dict[str, Any]) -> str:

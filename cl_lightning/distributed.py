@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 
@@ -15,8 +16,8 @@ def initialized() -> bool:
 
 
 def rank() -> int:
-    """This process's rank, 0 without a group."""
-    return dist.get_rank() if initialized() else 0
+    """This process's rank; before there is a group, the one its launcher gave it."""
+    return dist.get_rank() if initialized() else rank_zero_only.rank or 0
 
 
 def world_size() -> int:

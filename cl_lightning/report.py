@@ -1,6 +1,5 @@
 """A run folder as tables for people. Imports no torch: `python -m cl_lightning.report RUN` answers at once."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from cl_lightning.errors import UserError
 from cl_lightning.evaluation.matrix import CONVENTIONS
-from cl_lightning.state import read_checked, read_record
+from cl_lightning.state import read_record
 
 
 def _cell(value: Any) -> str:
@@ -35,14 +34,13 @@ def tables(path: Path) -> list[Table]:
         StateError: no run folder, or a damaged one.
     """
     record = read_record(path)
-    metrics = json.loads(read_checked(path, record, "metrics.json"))
-    order, done = record["order"], record["done"]
+    metrics, order, done = record["metrics"], record["order"], record["done"]
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
-    rows.append(["metric", *[metrics["metric_of_task"][n] for n in order]])
+    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in order]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     found = [
         _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),

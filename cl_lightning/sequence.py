@@ -30,7 +30,7 @@ from cl_lightning.evaluation.score import score_task
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
 from cl_lightning.seeding import derive_seed, generator
-from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl
+from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl, write_atomic
 from cl_lightning.task_callback import TaskCallback
 
 VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
@@ -176,6 +176,7 @@ class SequenceRun:
                 name = _state_file(slot, done)
                 if name in record["files"]:
                     callback.load(json.loads(self.folder.read(name)))
+            self._on_main(self._export)
         self.loggers = run_logs.make_loggers(
             self.folder.path,
             self.attempt,
@@ -210,6 +211,7 @@ class SequenceRun:
         row: list[float | None] = [*self._score(self.order[task], range(task + 1))]
         self.matrix.append(row + [None] * (len(self.order) - task - 1))
         self._on_main(lambda: self._commit(task + 1))
+        self._on_main(self._export)
         for callback in self.callbacks:
             callback.on_task_scored(self, task)
 
@@ -243,9 +245,6 @@ class SequenceRun:
         for slot, callback in slots.items():
             if state := callback.state():
                 folder.write(_state_file(slot, done), to_json(state))
-        columns = [f"after ({self.facts['data']})", *self.order]
-        folder.write("matrix.csv", to_csv(columns, [[n, *r] for n, r in zip(self.order, self.matrix, strict=False)]))
-        folder.write("metrics.json", to_json(self.metrics()))
         folder.commit(
             {
                 **self.facts,
@@ -258,9 +257,17 @@ class SequenceRun:
                 "attempts": self.attempt + 1,
                 "clock": vars(self.clock),
                 "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+                "metrics": self.metrics(),
                 "tables": {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()},
             }
         )
+
+    def _export(self) -> None:
+        """matrix.csv and metrics.json: what the record says, for other programs. Written anew after each commit."""
+        columns = [f"after ({self.facts['data']})", *self.order]
+        rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
+        write_atomic(self.folder.path / "matrix.csv", to_csv(columns, rows))
+        write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))
 
     def _on_main(self, action: Callable[[], None]) -> None:
         """Run on rank 0; a failure there stops all ranks with the same line instead of leaving them waiting."""

@@ -26,7 +26,7 @@ SCHEMA = 1
 RECORD = "sequence.json"
 LOCK = ".lock"
 #: Without these a record is damaged.
-KEYS = ("identity", "order", "done", "R", "zero_shot", "clock", "attempts", "files")
+KEYS = ("identity", "order", "done", "R", "zero_shot", "clock", "attempts", "metrics", "files")
 
 #: The disk's fault, not ours: told in one line.
 DISK_ERRORS = {
