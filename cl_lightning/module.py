@@ -97,7 +97,7 @@ class ContinualLM(LightningModule):
         """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""
         return self
 
-    def sample_nll(self, batch: dict[str, Any]) -> Tensor:
+    def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
         """Summed negative log-likelihood of each sample's labelled tokens, in nats.
 
         Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider. The output head runs
@@ -115,7 +115,7 @@ class ContinualLM(LightningModule):
             labels = labels[:, 1:]
             wanted = labels != IGNORE
             if self._label_only:
-                shared = 0 if extra else self._shared_columns(batch)
+                shared = self._shared_columns(batch) if share_prefix and not extra else 0
                 if shared:
                     hidden = hidden_states(self.llm, shared, batch["input_ids"], mask)
                 else:
@@ -203,5 +203,7 @@ class ContinualLM(LightningModule):
             layers = self.adapter.layers
             totals = stack.enter_context(capture_gradients(layers, self.llm.get_input_embeddings()))
             for batch in batches:
-                (self.sample_nll(batch) * batch["sample_weight"]).sum().backward()
+                # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
+                nll = self.sample_nll(batch, share_prefix=False)
+                (nll * batch["sample_weight"]).sum().backward()
         return totals

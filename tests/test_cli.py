@@ -112,7 +112,7 @@ def test_overrides_reach_into_slots(middle: str) -> None:
     assert isinstance(memory, ReplayBuffer)
     assert (init.strength, init.initializer.directions, memory.capacity) == (0.5, "A2rBr", 7)
     assert (init.samples, memory.train_ratio) == (16, 0.0), "the file's other options stay"
-    assert (cli.model.adapter.rank, cli.model.adapter.alpha) == (16, 16)
+    assert (cli.model.adapter.rank, cli.model.adapter.alpha) == (16, 2)
 
 
 def test_slots_take_classes_by_their_short_names() -> None:
@@ -147,7 +147,7 @@ def test_later_files_win_and_the_rest_stays() -> None:
     base, smoke = (yaml.safe_load(Path(c.removeprefix("--config=")).read_text()) for c in configs("smoke"))
     cli = parse(*configs("smoke"))
     assert cli.datamodule.batch_size == smoke["data"]["batch_size"] != base["data"]["batch_size"]
-    assert cli.model.lr == base["model"]["lr"]
+    assert cli.model.warmup == base["model"]["warmup"]
 
 
 def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
