@@ -38,7 +38,7 @@ check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
 
 test: $(STAMP) ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## check style
 	$(VENV)/bin/ruff check .

@@ -143,6 +143,7 @@ class SliceInit(TaskCallback):
         statistics_of = reconcile(new, memory, operator, self.strength, self.scope) if new else _nothing(adapter.layers)
         records: dict[str, tuple[SurgeryRecord, float]] = {}
         mine: list[tuple[str, tuple[SurgeryRecord, float]]] = []
+        told: str | None = None
         for index, (name, statistic, record) in enumerate(statistics_of):
             layer = adapter.layers[name]
             A, B = torch.empty_like(layer.lora_A), torch.empty_like(layer.lora_B)
@@ -152,7 +153,8 @@ class SliceInit(TaskCallback):
                 try:
                     a, b = self.initializer.factors(layer.dense_weight(), statistic, adapter.rank, adapter.scaling, rng)
                 except ValueError as error:
-                    raise TrainingError(f"boundary of task {run.order[task]}, matrix {name}: {error}") from error
+                    # The other ranks wait for this matrix: tell them after the last one.
+                    told, a, b, record = told or f"matrix {name}: {error}", A.zero_(), B.zero_(), None
                 A.copy_(a)
                 B.copy_(b)
                 if record is not None:
@@ -160,6 +162,8 @@ class SliceInit(TaskCallback):
             adapter.set_factors(name, distributed.broadcast_(A, owner), distributed.broadcast_(B, owner))
             new.pop(name, None)
             memory.pop(name, None)
+        if found := next(filter(None, distributed.gather(told)), None):
+            raise TrainingError(f"boundary of task {run.order[task]}, {found}")
         for part in distributed.gather(mine):
             records.update(part)
         return {name: records[name] for name in adapter.layers if name in records}

@@ -1,5 +1,8 @@
-"""In which dtype this machine holds and multiplies a bf16 base, and sums its outer products."""
+"""What depends on the machine: in which dtype a bf16 base is held, how products are summed, when memory goes back."""
 
+import ctypes
+import gc
+import sys
 from functools import cache
 
 import torch
@@ -32,3 +35,12 @@ def add_outer_(total: Tensor, dy: Tensor, x: Tensor) -> None:
     kernel, so that a batch adds the same bits whatever was summed before it (and on whichever rank).
     """
     total.add_(dy.t() @ x)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps what the accumulators of a boundary leave behind."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -136,10 +136,15 @@ def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def fingerprint(llm: PreTrainedModel) -> str:
-    """Content hash of the base's parameters (names, shapes, bytes), 16 hex digits."""
+def fingerprint(llm: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
+    """Content hash of the base's parameters (names, shapes, bytes), 16 hex digits.
+
+    `dtype`: in which floats are hashed; the asked one, so that a bf16 base held in float32 is the same base.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(llm.state_dict().items()):
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

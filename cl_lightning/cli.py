@@ -203,9 +203,10 @@ def run() -> None:
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     if _launches_here():
         folder.open(facts["identity"], settings.fresh)
-        if not folder.record:  # else it is committed already, and what may differ now is no part of the identity
-            if parent is not None:
-                continuing.adopt(parent, folder, facts, data.order)
+        # A record has its configuration committed already; what may differ now is no part of the identity.
+        if not folder.record and parent is not None:
+            continuing.adopt(parent, folder, facts, data.order, resolved.encode())
+        elif not folder.record:
             folder.write("config.yaml", resolved.encode())
         print(_first_line(experiment, cli, data), flush=True)
     else:
@@ -230,6 +231,8 @@ def _quiet() -> None:
 def _check(module: ContinualLM, boundary: dict[str, TaskCallback], observers: dict[str, TaskCallback]) -> None:
     """Refuse what cannot run together, before anything is loaded."""
     reasons = list(module.adapter.check(boundary))
+    both = sorted(boundary.keys() & observers.keys())
+    reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
     everyone = {**boundary, **observers}
     for slot, callback in everyone.items():
         reasons += callback.check(boundary, module.adapter)

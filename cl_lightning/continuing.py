@@ -62,13 +62,14 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
     return Parent(folder, record)
 
 
-def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str]) -> None:
+def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], config: bytes) -> None:
     """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
 
     On disk before any other rank starts, since they read their state from there.
     """
     for name in parent.record["files"]:
         folder.write(name, read_checked(parent.path, parent.record, name))
+    folder.write("config.yaml", config)
     new = len(order) - parent.record["done"]
     zero_shot = parent.record["zero_shot"]
     folder.commit(
@@ -78,6 +79,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
             "order": order,
             "R": [[*row, *[None] * new] for row in parent.record["R"]],
             "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
+            "metrics": {**parent.record["metrics"], "complete": False},
             "attempts": 0,
         }
     )

@@ -69,7 +69,8 @@ class ContinualLM(LightningModule):
     def load(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load the base, hash it, adapt it. Called once per process, before the first task."""
         self.llm = self.backbone.load(len(tokenizer))
-        self.base_hash = fingerprint(self.llm)
+        exact = None if self.backbone.load_in_4bit else getattr(torch, self.backbone.dtype)
+        self.base_hash = fingerprint(self.llm, exact)
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
         self._label_only = self._head_is_plain()

@@ -28,7 +28,7 @@ SLOTS = {
     r"boundary\.[^.]+\.initializer": "cl_lightning.initializers",
     r"boundary\.[^.]+\.operator": "cl_lightning.gradients",
 }
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64")
+PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 
 
 def check(argv: list[str]) -> None:

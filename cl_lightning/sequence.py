@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from cl_lightning import distributed, run_logs
+from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
@@ -38,7 +39,7 @@ VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
 
 @dataclass
 class SequenceSettings:
-    """How the sequence runs; none of it changes a score.
+    """How the sequence runs: where, from where, what is logged.
 
     Attributes:
         experiment: name of the folder under runs/; the last --config's name by default.
@@ -126,17 +127,17 @@ class SequenceRun:
             weights: factor of each example's summed NLL.
         """
         rank, world_size = distributed.rank(), distributed.world_size()
+        dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
         weight = torch.tensor(weights, dtype=torch.float64)
 
         def batches() -> Iterable[dict[str, Any]]:
             for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
-                batch["sample_weight"] = weight[batch.pop("index")].to(torch.float32)
+                batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
                 yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
 
         totals = self.module.gradients(batches())
         for name, layer in self.module.adapter.layers.items():
             if name not in totals:
-                dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
                 totals[name] = torch.zeros(layer.shape, dtype=dtype, device=layer.weight.device)
             distributed.sum_(totals[name])
         return totals
@@ -191,13 +192,16 @@ class SequenceRun:
     def begin(self, task: int, trainer: pl.Trainer) -> None:
         """The setup stage of a task's fit."""
         self.module.to(trainer.strategy.root_device)
-        if self.is_main and task == 0:
+        if len(set(distributed.gather(len(self.matrix)))) != 1:
+            raise TrainingError("the ranks read different states of the run folder; run the same command again")
+        if self.is_main:
             run_logs.define_axes(self.loggers)
         if task == 0 and self.settings.zero_shot and self.zero_shot is None:
             self.zero_shot = self._score("zero-shot", range(len(self.order)))
         self.module.adapter.begin_task(task, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
+        give_back_memory()
 
     def end(self, task: int) -> None:
         """After the last optimiser step: freeze, score, commit."""
@@ -214,6 +218,7 @@ class SequenceRun:
         self._on_main(self._export)
         for callback in self.callbacks:
             callback.on_task_scored(self, task)
+        give_back_memory()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
         scores = []
@@ -277,6 +282,9 @@ class SequenceRun:
                 action()
             except UserError as error:
                 told = str(error)
+            except Exception as error:
+                distributed.gather(f"{type(error).__name__}: {error}")  # release the other ranks first
+                raise
         told = distributed.gather(told)[0]
         if told is not None:
             raise TrainingError(told)

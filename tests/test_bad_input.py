@@ -107,7 +107,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
         ["--trainer.precision=bf16-true"],
         r"^trainer\.precision=bf16-true: would cast .*model\.backbone\.dtype=bfloat16",
     ),
-    "unknown precision": (["--trainer.precision=bf17"], r"^trainer\.precision: 'bf17' is not valid; valid: 16-mixed"),
+    "unknown precision": (["--trainer.precision=bf17"], r"^trainer\.precision: 'bf17' is not valid; valid: 32"),
     "epochs given to the trainer": (["--trainer.max_epochs=3"], r"^trainer\.max_epochs: .*use data\.epochs"),
     "no micro-batches": (["--trainer.accumulate_grad_batches=0"], r"accumulate_grad_batches: 0 must be 1 or more"),
 }

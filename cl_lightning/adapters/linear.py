@@ -3,8 +3,8 @@
     y = W x + F_B (F_A x) + s (dB (A x) + B0 (dA x)),     dA = A - A0,  dB = B - B0
 
 The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, but exactly zero at the start
-in every dtype and on a quantised base, and without the cancellation of two large products. W is never
-edited. A plain LoRA start (B0 = 0) keeps no A0, B0.
+in every dtype and on a quantised base, and without the cancellation of two large products. W is not
+edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0.
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
     W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in.
@@ -36,17 +36,22 @@ class _Product(torch.autograd.Function):
         lora_B: Tensor | None,
         scaling: float,
     ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        if weight is None:
-            y = flat.new_zeros(len(flat), (lora_B if lora_B is not None else factors[3]).shape[0])
-        else:
-            y = nn.functional.linear(flat, weight, bias)
-        # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
-        hidden = None
-        for columns in (_columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)):
-            if columns is not None:
-                hidden = flat @ columns[0].to(x.dtype).t()
-                y.addmm_(hidden, columns[1].to(x.dtype).t())
+        # Under mixed precision too, everything here is in x's dtype.
+        with torch.autocast(x.device.type, enabled=False):
+            flat = x.reshape(-1, x.shape[-1])
+            if weight is None:
+                y = flat.new_zeros(len(flat), (lora_B if lora_B is not None else factors[3]).shape[0])
+            else:
+                y = nn.functional.linear(flat, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+            # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
+            hidden = None
+            for columns in (
+                _columns(None, None, *factors),
+                _columns(lora_A, lora_B, *factors[:2], None, None, scaling),
+            ):
+                if columns is not None:
+                    hidden = flat @ columns[0].to(x.dtype).t()
+                    y.addmm_(hidden, columns[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
         # Columns 0..r are A x: all that the gradient of B needs.
         ctx.save_for_backward(x, hidden[:, :rank].clone() if rank else None, lora_A, lora_B)
@@ -62,7 +67,7 @@ class _Product(torch.autograd.Function):
         back = dy @ up
         grad_x = grad_A = grad_B = None
         if ctx.needs_input_grad[0]:
-            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight).addmm_(back, down)
+            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight.to(dy.dtype)).addmm_(back, down)
             grad_x = grad_x.reshape(x.shape)
         if ctx.needs_input_grad[4]:
             rank = lora_A.shape[0]
@@ -71,6 +76,7 @@ class _Product(torch.autograd.Function):
             if ctx.factors[1] is not None:
                 through = through + back[:, rank : 2 * rank]
             grad_A = (through.t() @ x.reshape(-1, x.shape[-1])).to(lora_A.dtype)
+        if ctx.needs_input_grad[5]:
             grad_B = (dy.t() @ hidden).mul_(ctx.scaling).to(lora_B.dtype)
         return grad_x, None, None, None, grad_A, grad_B, None
 
