@@ -161,8 +161,10 @@ class ContinualLM(LightningModule):
         self.log("val/loss", self.sample_nll(batch).sum() / tokens, batch_size=int(tokens), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        # Lightning refuses to clip a fused optimiser under mixed precision.
+        fused = "mixed" not in str(self.trainer.precision)
         optimizer = AdamW(
-            self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
         )
         total = int(self.trainer.estimated_stepping_batches)
         warmup = math.ceil(self.warmup * total)
