@@ -14,6 +14,7 @@ import torch
 
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.errors import ConfigError
 from cl_lightning.seeding import generator
 from cl_lightning.task_callback import TaskCallback
@@ -40,6 +41,13 @@ class ReplayBuffer(TaskCallback):
             raise ConfigError(f"boundary.memory.train_ratio: {train_ratio} is a share of the batch, 0 to below 1")
         self.capacity, self.train_ratio = capacity, train_ratio
         self.examples: dict[str, list[Example]] = {}
+
+    def on_sequence_start(self, run: SequenceRun) -> None:
+        if self.train_ratio and not memory_per_step(run.data.batch_size, self.train_ratio):
+            raise ConfigError(
+                f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={run.data.batch_size} is no whole "
+                f"example; use {1 / run.data.batch_size:.3g} or more, or 0"
+            )
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         if self.train_ratio and self.examples:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from cl_lightning.arithmetic import held_dtype
+from cl_lightning.distributed import local_rank
 from cl_lightning.errors import ConfigError
 from cl_lightning.gguf_cache import converted, embedded
 from cl_lightning.model_names import EMBEDDED, RANDOM
@@ -93,6 +94,9 @@ class Backbone:
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=dtype,
             )
+            if torch.accelerator.is_available():
+                # Quantised while loading, so on this process's own device (several GPUs: not run by us).
+                options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
         source = self._source()
         config = AutoConfig.from_pretrained(source, **self._hub())
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

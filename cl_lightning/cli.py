@@ -23,8 +23,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning import continuing, distributed, report
 from cl_lightning.backbone import set_threads
+from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, UserError, nearest
 from cl_lightning.module import ContinualLM
@@ -266,11 +268,14 @@ def _identity(config: Namespace, facts: dict[str, Any]) -> str:
 
 def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     tasks = data.tasks
-    steps = [t.epochs * -(-len(t.train) // data.batch_size) for t in tasks]
+    memory = cli.slots("boundary").get("memory")
+    replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
+    # Nothing to replay in the first task; after it every new example is still seen once per epoch.
+    steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(tasks)]
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     return (
         f"{experiment}: DATA = {data.source}; {len(tasks)} tasks, each {_span([len(t.train) for t in tasks])} training "
-        f"examples in batches of {data.batch_size} = {_span(steps)} steps, "
+        f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = {_span(steps)} steps, "
         f"prompts up to {data.max_prompt_tokens} tokens ({cut} cut in the middle, "
         f"{sum(t.dropped for t in tasks)} long answers dropped), "
         f"{_span([len(t.test) for t in tasks])} scored prompts per task; lr {cli.model.lr:g}; "

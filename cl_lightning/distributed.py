@@ -1,6 +1,7 @@
 """Collectives that are plain identities in a single process."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,11 @@ def initialized() -> bool:
 def rank() -> int:
     """This process's rank; before there is a group, the one its launcher gave it."""
     return dist.get_rank() if initialized() else rank_zero_only.rank or 0
+
+
+def local_rank() -> int:
+    """This process's number on its machine, as its launcher (Lightning, torchrun, SLURM) gave it."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
 def world_size() -> int:

@@ -28,11 +28,17 @@ LOCK = ".lock"
 #: Without these a record is damaged.
 KEYS = ("identity", "order", "done", "R", "zero_shot", "clock", "attempts", "metrics", "files")
 
-#: The disk's fault, not ours: told in one line.
-DISK_ERRORS = {
-    *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
-}
+#: The disk's fault, not ours: told in one line. FULL wherever it happens, PLACE if it is about the path in question.
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
+PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG}
+
+
+def _about(error: OSError, path: Path) -> bool:
+    """Whether an error names `path`, what lies in it or what it lies in."""
+    if not isinstance(error.filename, str):
+        return False
+    named, path = Path(error.filename).absolute(), path.absolute()
+    return named.is_relative_to(path) or path.is_relative_to(named) or named.parent == path.parent
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Itera
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in FULL and not (error.errno in PLACE and _about(error, path)):
             raise
         raise kind(
             f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from cl_lightning.loading import load_run
 from tests.conftest import ROOT, batch_of, random_examples
+from tests.wandb_offline import history, records
 
 BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
 
@@ -87,6 +88,23 @@ def test_log_axes_are_monotone_over_tasks(finished: Path) -> None:
     assert tokens == sorted(tokens)
     assert len(set(tokens)) == 10
     assert [int(float(r["cl/task"])) for r in losses] == [0] * 5 + [1] * 5
+
+
+def test_mixed_precision_trains_float32_factors_and_wandb_offline_reads_back(tmp_path: Path) -> None:
+    run = tmp_path / "mixed"
+    smoke(run, "--trainer.precision=bf16-mixed", "--sequence.wandb=offline")
+    assert {t.dtype for ts in adapters(run).values() for t in ts.values()} == {torch.float32}
+    written = list(records(run))
+    assert {r.run.run_id for r in written if r.WhichOneof("record_type") == "run"} == {record(run)["identity"]}
+    axes = {r.metric.glob_name: r.metric.step_metric for r in written if r.WhichOneof("record_type") == "metric"}
+    assert axes["*"] == "cl/step"
+    rows = history(run)
+    steps, tokens = ([row[f"cl/{axis}"] for row in rows] for axis in ("step", "tokens"))
+    assert (steps, tokens) == (sorted(steps), sorted(tokens))
+    losses = [row for row in rows if "train/loss" in row]
+    assert [row["cl/step"] for row in losses] == list(range(1, 11))
+    assert [row["cl/task"] for row in losses] == [0] * 5 + [1] * 5
+    assert [row["task/FOMC/score"] for row in rows if "task/FOMC/score" in row] == [r[0] for r in record(run)["R"]]
 
 
 def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> None:

@@ -17,6 +17,11 @@ from cl_lightning.seeding import generator
 WINDOW = 8
 
 
+def memory_per_step(batch_size: int, replay_ratio: float) -> int:
+    """How many examples of each batch come from memory; at least one place is left to a new example."""
+    return min(round(batch_size * replay_ratio), batch_size - 1)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Indices of one rank's share of a micro-batch; `step_tokens`: answer tokens of the whole step, all ranks.
@@ -56,7 +61,7 @@ class StepSampler(Sampler[MicroBatch]):
     ) -> None:
         self.lengths, self.answer_lengths = lengths, answer_lengths
         self.new, self.replayed = len(lengths) - replayed, replayed
-        self.per_step_memory = min(round(batch_size * replay_ratio), batch_size - 1) if replayed else 0
+        self.per_step_memory = memory_per_step(batch_size, replay_ratio) if replayed else 0
         self.per_step_new = batch_size - self.per_step_memory
         self.seed, self.rank, self.world_size, self.accumulate = tuple(seed), rank, world_size, accumulate
         self.epoch = 0

@@ -227,12 +227,10 @@ class TaskSequence(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The carved validation examples, in batches; rank shares."""
-        trainer = self.trainer
-        batches = list(
-            self.boundary_loader(
-                self.tasks[self.current].validation, self.batch_size, trainer.global_rank, trainer.world_size
-            )
-        )
+        trainer, examples = self.trainer, self.tasks[self.current].validation
+        # Every rank must have a batch: validation ends in a collective.
+        size = max(1, min(self.batch_size, len(examples) // trainer.world_size))
+        batches = list(self.boundary_loader(examples, size, trainer.global_rank, trainer.world_size))
         return DataLoader(batches, batch_size=None)
 
     def boundary_loader(
