@@ -27,6 +27,10 @@ def moved(layer: AdaptedLinear, size: float = 0.1, seed: int = 2) -> AdaptedLine
     return layer
 
 
+def trained(layer: AdaptedLinear) -> list[nn.Parameter]:
+    return [p for p in layer.parameters() if p.requires_grad]
+
+
 def dense(layer: AdaptedLinear, x: torch.Tensor) -> torch.Tensor:
     """y = W x + b + stack + s (B A - B0 A0) x, written from the equation in autograd."""
     y = x @ layer.base.weight.t() + (layer.base.bias if layer.base.bias is not None else 0)
@@ -152,3 +156,66 @@ def test_factors_that_do_not_fit_are_refused() -> None:
     A, B = factors()
     with pytest.raises(ValueError, match="do not fit"):
         make().start_branch(A[:, :-1], B, 0.5)
+
+
+def test_baked_branch_computes_what_the_displaced_one_does_and_folds_to_the_same_weight() -> None:
+    layers = {}
+    for baked in (False, True):
+        torch.manual_seed(0)
+        layer = layers[baked] = make()
+        layer.start_branch(*factors(), 0.5, baked=baked)
+        moved(layer)
+    x = torch.randn(TOKENS, N, dtype=torch.float64)
+    results = {
+        baked: [layer(x), *torch.autograd.grad(layer(x).square().sum(), trained(layer))]
+        for baked, layer in layers.items()
+    }
+    for a, b in zip(results[True], results[False], strict=True):
+        assert torch.allclose(a, b, atol=1e-10)
+    for layer in layers.values():
+        layer.fold(into_weight=True)
+    assert torch.allclose(layers[True].weight, layers[False].weight, atol=1e-12)
+
+
+def test_baked_start_keeps_the_output_in_float32_up_to_rounding() -> None:
+    layer = make(torch.float32)
+    x = torch.randn(TOKENS, N)
+    before, weight = layer(x), layer.weight.clone()
+    layer.start_branch(*factors(torch.float32), 0.5, baked=True)
+    assert not torch.equal(layer.weight, weight)
+    assert torch.allclose(layer(x), before, rtol=0, atol=1e-5 * float(before.detach().abs().max()))
+
+
+def test_a_core_trains_alone_and_folds() -> None:
+    layer = make()
+    A, B = factors()
+    core = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    layer.start_branch(A, B, 0.5, core=core, displaced=False)
+    assert {n for n, p in layer.named_parameters() if p.requires_grad} == {"lora_R"}
+    x = torch.randn(TOKENS, N, dtype=torch.float64)
+    plain = layer.base(x)
+    wanted_y = plain + 0.5 * x @ (B @ core @ A).t()
+    assert torch.allclose(layer(x), wanted_y, atol=1e-12)
+    (grad,) = torch.autograd.grad(layer(x).sum(), [layer.lora_R])
+    assert torch.allclose(grad, 0.5 * B.t() @ torch.ones(M, TOKENS, dtype=torch.float64) @ x @ A.t(), atol=1e-11)
+    stored = layer.branch()
+    layer.fold(into_weight=False)
+    assert torch.allclose(layer(x), wanted_y, atol=1e-12)
+    assert layer.lora_R is None
+    again = make()
+    again.base.load_state_dict(layer.base.state_dict())
+    again.load_branch(stored, 0.5)
+    assert torch.allclose(again(x), wanted_y, atol=1e-12)
+
+
+def test_an_undisplaced_start_and_a_shift_change_the_output_by_what_they_say() -> None:
+    A, B = factors()
+    x = torch.randn(TOKENS, N, dtype=torch.float64)
+    layer = make()
+    layer.start_branch(A, B, 0.5, displaced=False)
+    assert torch.allclose(layer(x) - layer.base(x), 0.5 * x @ (B @ A).t(), atol=1e-12)
+    layer.start_branch(A, B, 0.5)
+    dA, dB = factors(seed=9)
+    layer.shift_branch(dA, dB)
+    full = (B + dB) @ (A + dA) - B @ A
+    assert torch.allclose(layer(x) - layer.base(x), 0.5 * x @ full.t(), atol=1e-11)

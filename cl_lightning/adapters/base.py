@@ -25,6 +25,8 @@ class AdapterStrategy(nn.Module, ABC):
         alpha: LoRA's alpha; the branch is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
         rslora: rank-stabilised scaling.
         dropout: on the trainable branch's input, 0..1.
+        offset: what keeps a start with B0 A0 != 0 from changing the logits. "displacement": training the
+            differences from the start (exact everywhere); "baked": W - s B0 A0 (float32 bases only).
         targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
             they end, e.g. ["q_proj", "v_proj"].
     """
@@ -39,6 +41,7 @@ class AdapterStrategy(nn.Module, ABC):
         rslora: bool = False,
         dropout: float = 0.0,
         targets: Literal["all-linear"] | list[str] = "all-linear",
+        offset: Literal["displacement", "baked"] = "displacement",
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -48,6 +51,7 @@ class AdapterStrategy(nn.Module, ABC):
         if not alpha > 0:
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
+        self.offset = offset
         self._layers: dict[str, AdaptedLinear] = {}
 
     @property
@@ -86,6 +90,16 @@ class AdapterStrategy(nn.Module, ABC):
             layer = AdaptedLinear(base, self.dropout)
             setattr(llm.get_submodule(parent) if parent else llm, leaf, layer)
             self._layers[name] = layer
+        if self.offset == "baked" and not self.exact_base:
+            raise ConfigError(
+                "model.adapter.offset: baked needs a float32 base (a bf16 or 4-bit W loses small updates); "
+                "use displacement, or model.backbone.dtype=float32"
+            )
+
+    @property
+    def exact_base(self) -> bool:
+        """Whether every adapted W is held in float32 or float64, so that it may be edited."""
+        return all(layer.weight.dtype in (torch.float32, torch.float64) for layer in self._layers.values())
 
     @abstractmethod
     def begin_task(self, task: int, generator: torch.Generator) -> None:
@@ -103,11 +117,14 @@ class AdapterStrategy(nn.Module, ABC):
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
         """Rebuild the strategy as it was after the tasks whose `task_state` are given, oldest first."""
 
-    def set_factors(self, name: str, lora_A: Tensor, lora_B: Tensor) -> None:
-        """Start the current branch of layer `name` at (A0, B0); logits do not change."""
+    def set_factors(self, name: str, *factors: Tensor, displaced: bool = True) -> None:
+        """Start the current branch of layer `name` at A0 (r, n), B0 (m, r), and R0 (r, r) if its core is trained.
+
+        `displaced`: the start is taken off again, logits do not change.
+        """
         layer = self._layers[name]
-        dtype, device = layer.lora_A.dtype, layer.lora_A.device
-        layer.start_branch(lora_A.to(device, dtype), lora_B.to(device, dtype), self.scaling)
+        moved = [f.to(layer.lora_A.device, layer.lora_A.dtype) for f in factors]
+        layer.start_branch(*moved[:2], self.scaling, *moved[2:], displaced=displaced, baked=self.offset == "baked")
 
     @contextmanager
     def without_new_branch(self) -> Iterator[None]:

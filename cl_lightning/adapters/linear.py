@@ -4,17 +4,23 @@
 
 The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, but exactly zero at the start
 in every dtype and on a quantised base, and without the cancellation of two large products. W is not
-edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0.
+edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0, nor does a start that is meant to change
+the output. Two variants: *baked*, W <- W - s B0 A0 while the branch trains as s B A (float32 W only, exact up to
+rounding), and a trained core R between frozen factors, A = R A' (LoRA-SB).
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
-    W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in.
-Trained: A and B, float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers, twice that
+    W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in; core (r, r).
+Trained: A and B (or the core), float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers, twice that
 for a displaced branch. Base and branches are one autograd function that saves x and A x only.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+#: The trainable branch's tensors; only the first two are always there.
+BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
@@ -116,7 +122,8 @@ class AdaptedLinear(nn.Module):
         self.dropout = dropout
         self.scaling = 1.0
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
-        for name in ("lora_A", "lora_B", "lora_A0", "lora_B0", "stack_A", "stack_B"):
+        self.baked = False
+        for name in (*BRANCH, "stack_A", "stack_B"):
             self.register_parameter(name, None)
 
     @property
@@ -147,37 +154,67 @@ class AdaptedLinear(nn.Module):
 
         return dequantize_4bit(self.base.weight.data, self.base.weight.quant_state)
 
-    def start_branch(self, lora_A: Tensor, lora_B: Tensor, scaling: float) -> None:
-        """Begin (or restart) the trainable branch at factors A0, B0; the layer's output does not change."""
+    def start_branch(
+        self,
+        lora_A: Tensor,
+        lora_B: Tensor,
+        scaling: float,
+        core: Tensor | None = None,
+        displaced: bool = True,
+        baked: bool = False,
+    ) -> None:
+        """Begin (or restart) the trainable branch at factors A0 (r, n), B0 (m, r).
+
+        Args:
+            core: R (r, r) to train between frozen factors; None: A and B are trained.
+            displaced: take s B0 A0 off again, so that the layer's output does not change.
+            baked: take it off W instead of forming differences.
+        """
         if lora_A.shape != (lora_B.shape[1], self.in_features) or lora_B.shape[0] != self.out_features:
             raise ValueError(f"factors {tuple(lora_A.shape)}, {tuple(lora_B.shape)} do not fit {self.shape}")
-        self.scaling = scaling
-        self.lora_A, self.lora_B = nn.Parameter(lora_A.clone()), nn.Parameter(lora_B.clone())
-        displaced = bool(lora_B.any())
-        self.lora_A0 = _frozen(lora_A.clone()) if displaced else None
-        self.lora_B0 = _frozen(lora_B.clone()) if displaced else None
+        tensors = {"lora_A": lora_A.clone(), "lora_B": lora_B.clone()}
+        if core is not None:
+            tensors["lora_R"] = core.clone()
+        if displaced and lora_B.any():
+            tensors |= {"lora_A0": lora_A.clone(), "lora_B0": lora_B.clone()}
+        self.load_branch(tensors, scaling, baked)
+
+    @torch.no_grad()
+    def shift_branch(self, dA: Tensor, dB: Tensor) -> None:
+        """Move the trainable factors away from their start; the output changes accordingly."""
+        self.lora_A += dA.to(self.lora_A)
+        self.lora_B += dB.to(self.lora_B)
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.out_features, self.in_features
 
     def branch(self) -> dict[str, Tensor]:
-        """The trainable branch's tensors, by name: lora_A, lora_B and, if displaced, lora_A0, lora_B0."""
-        names = ("lora_A", "lora_B", "lora_A0", "lora_B0")
-        return {n: getattr(self, n).detach() for n in names if getattr(self, n) is not None}
+        """The trainable branch's tensors, by name: those of BRANCH that there are."""
+        return {n: getattr(self, n).detach() for n in BRANCH if getattr(self, n) is not None}
 
-    def load_branch(self, tensors: dict[str, Tensor], scaling: float) -> None:
+    @torch.no_grad()
+    def load_branch(self, tensors: dict[str, Tensor], scaling: float, baked: bool = False) -> None:
         """Take a stored branch as the trainable one."""
-        self.scaling = scaling
-        self.lora_A, self.lora_B = nn.Parameter(tensors["lora_A"]), nn.Parameter(tensors["lora_B"])
-        self.lora_A0 = _frozen(tensors["lora_A0"]) if "lora_A0" in tensors else None
-        self.lora_B0 = _frozen(tensors["lora_B0"]) if "lora_B0" in tensors else None
+        self.scaling, self.baked = scaling, baked and "lora_B0" in tensors
+        trained = {"lora_R"} if "lora_R" in tensors else {"lora_A", "lora_B"}
+        for name in BRANCH:
+            value = tensors.get(name)
+            setattr(self, name, None if value is None else nn.Parameter(value, requires_grad=name in trained))
+        if self.baked:
+            self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
+
+    def _branch_tensors(self) -> tuple[Tensor | None, ...]:
+        """A, B, A0, B0 as the forward pass uses them."""
+        A = self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
+        return (A, self.lora_B, None, None) if self.baked else (A, self.lora_B, self.lora_A0, self.lora_B0)
 
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
         """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
-        down, up = _columns(self.lora_A, self.lora_B, self.lora_A0, self.lora_B0, None, None, self.scaling)
-        self.lora_A = self.lora_B = self.lora_A0 = self.lora_B0 = None
+        down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
+        for name in BRANCH:
+            setattr(self, name, None)
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)
         elif self.stack_A is None:
@@ -187,8 +224,8 @@ class AdaptedLinear(nn.Module):
             self.stack_B = _frozen(torch.cat([self.stack_B, up], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        trained = (self.lora_A, self.lora_B) if self.active else (None, None)
-        start = (self.lora_A0, self.lora_B0) if self.active else (None, None)
+        branch = self._branch_tensors() if self.active else (None,) * 4
+        trained, start = branch[:2], branch[2:]
         stack = (self.stack_A, self.stack_B)
         if self.dropout and self.training and trained[0] is not None:
             # One mask for both terms of the new branch; earlier branches see the input as it is.

@@ -19,8 +19,8 @@ class SeqLoRA(AdapterStrategy):
     """One LoRA after the other (`fresh_folded`) or one LoRA for all tasks (`continue`).
 
     Args:
-        per_task: "fresh_folded": each task gets a new LoRA, the finished one is folded; "continue": one
-            LoRA is trained on, task after task.
+        per_task: "fresh_folded": each task gets a new LoRA, the finished one is folded (to fold one LoRA and
+            re-initialise it is the same); "continue": one LoRA is trained on, task after task.
         fold_into: where a finished LoRA goes. "stack": frozen low-rank columns (exact in any precision,
             R grows by r or 2r per task); "weight": into W (float32 bases only: a bf16 W loses most of a
             small update); "auto": weight for float32 and float64 bases, else stack.
@@ -33,21 +33,21 @@ class SeqLoRA(AdapterStrategy):
         rslora: bool = False,
         dropout: float = 0.0,
         targets: Literal["all-linear"] | list[str] = "all-linear",
+        offset: Literal["displacement", "baked"] = "displacement",
         per_task: Literal["fresh_folded", "continue"] = "fresh_folded",
         fold_into: Literal["auto", "stack", "weight"] = "auto",
     ) -> None:
-        super().__init__(rank, alpha, rslora, dropout, targets)
+        super().__init__(rank, alpha, rslora, dropout, targets, offset)
         self.per_task, self.fold_into = per_task, fold_into
 
     def attach(self, llm: torch.nn.Module, output_head: torch.nn.Module | None) -> None:
         super().attach(llm, output_head)
-        exact = all(layer.weight.dtype in (torch.float32, torch.float64) for layer in self.layers.values())
-        if self.fold_into == "weight" and not exact:
+        if self.fold_into == "weight" and not self.exact_base:
             raise ConfigError(
                 "model.adapter.fold_into: weight needs a float32 base (a bf16 or 4-bit W loses small updates); "
                 "use stack, or model.backbone.dtype=float32"
             )
-        self._into_weight = exact if self.fold_into == "auto" else self.fold_into == "weight"
+        self._into_weight = self.exact_base if self.fold_into == "auto" else self.fold_into == "weight"
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
         if self.per_task == "continue" and task > 0:
@@ -75,7 +75,8 @@ class SeqLoRA(AdapterStrategy):
         for state in states:
             for name, layer in self.layers.items():
                 tensors = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.rsplit(".", 1)[0] == name}
-                layer.load_branch({k: t.to(layer.weight.device) for k, t in tensors.items()}, self.scaling)
+                moved = {k: t.to(layer.weight.device) for k, t in tensors.items()}
+                layer.load_branch(moved, self.scaling, self.offset == "baked")
                 if self.per_task == "fresh_folded":
                     layer.fold(self._into_weight)
 
