@@ -5,8 +5,8 @@ all ranks and micro-batches (not a mean of means), plus the strategy's penalties
 """
 
 import math
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,9 @@ from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone, fingerprint
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.gradients.capture import capture_gradients, dropout_off
+from cl_lightning.gradients.accumulate import Exact
+from cl_lightning.gradients.capture import TakeProduct, dropout_off, watch_products
+from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.shared_prefix import common_columns, has_plain_cache, hidden_states
 
 SCHEDULES = {
@@ -192,21 +194,54 @@ class ContinualLM(LightningModule):
 
     # ---- boundary work -----------------------------------------------------------------------------------
 
-    def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-        """dLoss/dW of every adapted layer, summed over this rank's batches: earlier branches in, the new one out.
+    def products(self, batches: Iterable[dict[str, Any]], take: TakeProduct, after_batch: Callable[[], None]) -> None:
+        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one out.
 
-        Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token mean.
-        Returns name -> (m, n), float32 or wider; not yet reduced over ranks.
+        Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
+        mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`.
         """
-        self.llm.train()
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(dropout_off(self.llm))
-            stack.enter_context(self.adapter.without_new_branch())
-            layers = self.adapter.layers
-            totals = stack.enter_context(capture_gradients(layers, self.llm.get_input_embeddings()))
+        with self._as_it_was(), torch.enable_grad():
+            self.llm.train()
+            with watch_products(self.adapter.layers, self.llm, take):
+                for batch in batches:
+                    # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
+                    nll = self.sample_nll(batch, share_prefix=False)
+                    (nll * batch["sample_weight"]).sum().backward()
+                    after_batch()
+
+    def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
+        """dLoss/dW of every adapted layer, formed: name -> (m, n), float32 or wider; not yet reduced over ranks."""
+        layers = self.adapter.layers
+        dtype = torch.promote_types(torch.float32, self.llm.dtype)
+        totals = {n: Exact(layer.shape, dtype, layer.weight.device) for n, layer in layers.items()}
+        self.products(batches, lambda name, dy, x: totals[name].add(dy, x), lambda: None)
+        return {name: total.total for name, total in totals.items()}
+
+    def input_moments(self, batches: Iterable[dict[str, Any]]) -> InputMoments:
+        """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one out."""
+        moments = InputMoments()
+        masks: dict[str, Tensor] = {}
+
+        def wanted(name: str) -> Tensor:
+            return masks["decoder" if _sees_decoder(name) else "encoder"] if self.encoder_decoder else masks["encoder"]
+
+        with self._as_it_was(), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
             for batch in batches:
-                # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
-                nll = self.sample_nll(batch, share_prefix=False)
-                (nll * batch["sample_weight"]).sum().backward()
-        return totals
+                masks = {"encoder": batch["attention_mask"], "decoder": batch["labels"] != IGNORE}
+                self.sample_nll(batch, share_prefix=False)
+        return moments
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """Dropout off, the new branch out; train mode comes back as it was."""
+        training = self.llm.training
+        with dropout_off(self.llm), self.adapter.without_new_branch():
+            yield
+        self.llm.train(training)
+
+
+def _sees_decoder(name: str) -> bool:
+    """Whether a layer of an encoder-decoder reads decoder positions: cross-attention's keys and values do not."""
+    parts = name.lower().split(".")
+    crossing = any(p in ("encdecattention", "encoder_attn", "crossattention") for p in parts)
+    return "decoder" in parts and not (crossing and parts[-1] in ("k", "v", "k_proj", "v_proj", "key", "value"))

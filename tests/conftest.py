@@ -60,3 +60,21 @@ def batch_of(examples: list[Encoded]) -> dict[str, Any]:
     tokens = sum(len(e.answer_ids) for e in examples)
     batch = training_batch(examples, pad_id=0)
     return {**batch, "step_tokens": tokens, "weight": 1.0, "sample_weight": torch.full((len(examples),), 1 / tokens)}
+
+
+def weight_gradients(module: ContinualLM, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """weight.grad of the effective weight of every adapted layer, by autograd on the unfrozen base (no branches)."""
+    layers = module.adapter.layers
+    for layer in layers.values():
+        layer.base.weight.requires_grad_(True)
+    with module.adapter.without_new_branch():
+        loss = (module.sample_nll(batch) * batch["sample_weight"]).sum()
+    grads = torch.autograd.grad(loss, [layer.base.weight for layer in layers.values()])
+    for layer in layers.values():
+        layer.base.weight.requires_grad_(False)
+    return dict(zip(layers, grads, strict=True))
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return float((a - b).norm() / b.norm())

@@ -8,24 +8,7 @@ from torch import nn
 
 from cl_lightning.gradients.capture import capture_gradients, dropout_off
 from cl_lightning.module import ContinualLM
-from tests.conftest import batch_of, random_examples
-
-
-def reference(module: ContinualLM, batch: dict) -> dict[str, torch.Tensor]:
-    """weight.grad of the effective weight, by autograd on the unfrozen base."""
-    layers = module.adapter.layers
-    for layer in layers.values():
-        layer.base.weight.requires_grad_(True)
-    with module.adapter.without_new_branch():
-        loss = (module.sample_nll(batch) * batch["sample_weight"]).sum()
-    grads = torch.autograd.grad(loss, [layer.base.weight for layer in layers.values()])
-    for layer in layers.values():
-        layer.base.weight.requires_grad_(False)
-    return dict(zip(layers, grads, strict=True))
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
+from tests.conftest import batch_of, random_examples, relative, weight_gradients
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-6)])
@@ -36,7 +19,7 @@ def test_capture_equals_autograd(
     module = tiny(dtype, gradient_checkpointing=checkpointing)
     batch = batch_of(random_examples(6))
     # The reference needs gradients in the base, which the fused function does not give: no branches here.
-    wanted = reference(module, batch)
+    wanted = weight_gradients(module, batch)
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     captured = module.gradients([batch])
     assert captured.keys() == wanted.keys()

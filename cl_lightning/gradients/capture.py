@@ -1,14 +1,14 @@
-"""Gradients of frozen linear layers from forward inputs and output gradients: G += dy^T x.
+"""What passes through frozen linear layers: forward inputs x and output gradients dy, hence G = sum of dy^T x.
 
-Works where `weight.grad` does not exist (4-bit, frozen), never touches it, and needs one accumulator per
-matrix in max(float32, input dtype). dy is taken at the adapted layer's output with all earlier branches in
-place, so G is the gradient with respect to the effective weight. A layer called several times in a forward
-adds up; under gradient checkpointing only the recomputed forward, which carries gradients, counts.
+Works where `weight.grad` does not exist (4-bit, frozen) and never touches it. dy is taken at the adapted layer's
+output with all earlier branches in place, so G is the gradient with respect to the effective weight. A layer
+called several times in a forward adds up; under gradient checkpointing only the recomputed forward, which carries
+gradients, counts.
 
-Shapes: x (..., n), dy (..., m), G (m, n).
+Shapes: x (..., n), dy (..., m), G (m, n); N tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,44 +17,64 @@ from torch import Tensor, nn
 
 from cl_lightning.arithmetic import add_outer_
 
+#: Takes a layer's name, dy (N, m) and x (N, n) of one call; runs in the backward pass.
+TakeProduct = Callable[[str, Tensor, Tensor], None]
+
 
 @contextmanager
-def capture_gradients(layers: Mapping[str, nn.Module], embedding: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect dLoss/dW of `layers` over every backward pass inside the context.
+def watch_products(layers: Mapping[str, nn.Module], model: nn.Module, take: TakeProduct) -> Iterator[None]:
+    """Hand x and dy of every call of `layers` to `take`, over every backward pass inside the context.
+
+    Inputs are kept from the forward to the backward pass, once where layers share one (q, k, v; gate, up).
 
     Args:
-        layers: modules by name, each with `in_features`, `out_features`; input first, one output.
-        embedding: the model's input embedding; its output is made to require grad, since nothing else may.
-
-    Yields:
-        name -> G (m, n), filled as backward passes run. A layer that no loss depends on has no entry.
+        layers: modules by name; input first, one output.
+        model: holds the layers; what its embeddings put out is made to require grad, since nothing else may.
+        take: what is done with them. A layer that no loss depends on is never heard of.
     """
-    totals: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
         def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 return
             x = inputs[0].detach()
-
-            def backward_hook(dy: Tensor) -> None:
-                if name not in totals:
-                    dtype = torch.promote_types(torch.float32, x.dtype)
-                    totals[name] = torch.zeros(dy.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
-                add_outer_(totals[name], dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
-
-            output.register_hook(backward_hook)
+            output.register_hook(lambda dy: take(name, _rows(dy), _rows(x)))
 
         return forward_hook
 
     def require_grad(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output.requires_grad_(True)
+        return output if output.requires_grad else output.requires_grad_(True)
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(watch(name)).remove)
-        hooks.callback(embedding.register_forward_hook(require_grad).remove)
+        for embedding in model.modules():  # an encoder-decoder has two
+            if isinstance(embedding, nn.Embedding):
+                hooks.callback(embedding.register_forward_hook(require_grad).remove)
+        yield
+
+
+@contextmanager
+def capture_gradients(layers: Mapping[str, nn.Module], model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect dLoss/dW of `layers`, exactly, over every backward pass inside the context.
+
+    Yields:
+        name -> G (m, n) in max(float32, input dtype), filled as backward passes run.
+    """
+    totals: dict[str, Tensor] = {}
+
+    def take(name: str, dy: Tensor, x: Tensor) -> None:
+        if name not in totals:
+            dtype = torch.promote_types(torch.float32, x.dtype)
+            totals[name] = torch.zeros(dy.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
+        add_outer_(totals[name], dy, x)
+
+    with watch_products(layers, model, take):
         yield totals
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 @contextmanager

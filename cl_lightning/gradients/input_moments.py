@@ -1,0 +1,58 @@
+"""Uncentred covariances of what goes into frozen linear layers: C = (1/N) sum over N tokens of x x^T.
+
+Streamed, padding excluded, nothing kept of the data; one sum for layers that share their input (q, k, v; gate, up).
+Shapes: x (B, L, n), C (n, n).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class InputMoments:
+    """Sums of x x^T, over every forward pass inside `watch`.
+
+    Attributes:
+        owners: layer name -> the layer under whose name its sum is kept: itself, or one with the same input.
+        totals: owner -> (n, n), float32 or wider.
+        tokens: owner -> how many inputs were summed.
+    """
+
+    def __init__(self) -> None:
+        self.owners: dict[str, str] = {}
+        self.totals: dict[str, Tensor] = {}
+        self.tokens: dict[str, int] = {}
+        self._last: tuple[Any, str] = (None, "")
+
+    @contextmanager
+    def watch(self, layers: Mapping[str, nn.Module], wanted: Callable[[str], Tensor]) -> Iterator[None]:
+        """Add up. `wanted`: layer name -> (B, L), nonzero where a position counts."""
+
+        def watch_one(name: str) -> Any:
+            def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                self._add(name, inputs[0], wanted(name))
+
+            return forward_hook
+
+        with ExitStack() as hooks:
+            for name, layer in layers.items():
+                hooks.callback(layer.register_forward_hook(watch_one(name)).remove)
+            yield
+        self._last = (None, "")
+
+    def _add(self, name: str, x: Tensor, wanted: Tensor) -> None:
+        source, owner = self._last
+        if source is x and owner != name:
+            self.owners[name] = owner
+            return
+        self._last, self.owners[name] = (x, name), name
+        rows = x.detach()[wanted.bool()]
+        if name not in self.totals:
+            dtype = torch.promote_types(torch.float32, x.dtype)
+            self.totals[name] = torch.zeros(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
+        wide = rows.to(self.totals[name].dtype)
+        self.totals[name] += wide.t() @ wide
+        self.tokens[name] = self.tokens.get(name, 0) + len(rows)

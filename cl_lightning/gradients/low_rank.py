@@ -1,0 +1,38 @@
+"""A gradient known by its factors: G = left right^T, never formed. Shapes: G (m, n), left (m, k), right (n, k)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What a sketch recovers of a gradient.
+
+    Attributes:
+        left: (m, k).
+        right: (n, k).
+        captured: estimated share of ||G||_F^2 that `left right^T` holds, 0..1; 1 if it is exact.
+    """
+
+    left: Tensor
+    right: Tensor
+    captured: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of G: (m, n)."""
+        return self.left.shape[0], self.right.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+    def dense(self) -> Tensor:
+        """G, formed: for tests and small matrices."""
+        return self.left @ self.right.t()
