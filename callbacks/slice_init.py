@@ -1,32 +1,40 @@
 """At each task boundary: gradients of the new task and of memory, surgery, and the chosen initialiser.
 
 SLICE (arXiv 2605.12752) is this with memory, PCGrad and the SLICE initialiser; LoRA-GA is the same without
-operator and memory. Exact version: two accumulators (m, n) per matrix, whatever the number of tasks.
+operator and memory.
 
     G_new = (1/N) sum over the new task's answer tokens of dNLL/dW,       N answer tokens
     G_mem = (1/(t-1)) sum over past tasks j of (1/N_j) sum over j's memory tokens of dNLL/dW
 
 Both are taken with earlier branches in place and the new one out. Training afterwards steps on G_new: where
-surgery fired it has turned the subspace the branch starts in, no more.
+surgery fired it has turned the subspace the branch starts in, no more. `warm_start` is our own option that takes
+the reconciled step itself before training begins.
 """
 
 from __future__ import annotations
 
-import statistics
+import re
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.gradients.surgery import PCGrad, Scope, SurgeryOperator, SurgeryRecord, reconcile
+from cl_lightning.gradients.boundary_report import COLUMNS, MatrixReport, in_numbers
+from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.plan import Plan, plan
+from cl_lightning.gradients.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
+from cl_lightning.gradients.surgery import Scope, SurgeryRecord, decided_together, reconcile
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.initializers.spectral import subspace_overlap, top_singular
+from cl_lightning.initializers.start import Start, empty_factors, start_of
+from cl_lightning.operators.base import RangeOperator, SurgeryOperator
+from cl_lightning.operators.pcgrad import PCGrad
 from cl_lightning.seeding import generator
 from cl_lightning.state import to_csv
 from cl_lightning.task_callback import Table, TaskCallback
@@ -34,21 +42,29 @@ from cl_lightning.task_callback import Table, TaskCallback
 if TYPE_CHECKING:
     from cl_lightning.sequence import SequenceRun
 
-COLUMNS = ["matrix", "cosine", "fired", "coefficient", "norm_new", "norm_memory", "overlap_with_loraga"]
+MemoryGradient = Literal["mean", "last", "per_task"]
+BLOCK = re.compile(r".*?\.\d+(?=\.)")
 
 
 class SliceInit(TaskCallback):
     """Start each task's branch where `initializer` says.
 
     Args:
-        initializer: factors from a gradient (or from what else it needs).
+        initializer: factors from a gradient, from the layer's inputs, from W, or from nothing.
         operator: reconciles the new task's gradient with memory's; null: none (LoRA-GA).
         strength: 0..1, how much of the operator's correction is applied.
-        scope: conflicts are decided per "matrix", or once for all ("global", the paper's runs).
+        scope: conflicts are decided per "matrix", per "block" of the model, or once for all ("global", the paper's).
+        preserve_norm: give the reconciled gradient the new one's norm (where the start depends on it at all).
+        memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
+        gate_z: surgery only where the inner product over batches lies this many standard errors below 0; null: always.
         samples: examples of the new task, drawn by (seed, task).
         memory_samples: memory examples per boundary in all, divided among the past tasks.
         batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
+        memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
+        oversampling: extra sketch columns beyond 2 rank.
+        warm_start: tau > 0 moves the start by the reconciled step itself, s(dB A0 + B0 dA) = -tau [G~]_2r: not in the
+            paper; logits then change.
     """
 
     phase = 40
@@ -56,149 +72,291 @@ class SliceInit(TaskCallback):
     def __init__(
         self,
         initializer: Initializer = SLICE(),  # noqa: B008
-        operator: SurgeryOperator | None = PCGrad(),  # noqa: B008
+        operator: SurgeryOperator | RangeOperator | None = PCGrad(),  # noqa: B008
         strength: float = 1.0,
         scope: Scope = "matrix",
+        preserve_norm: bool = False,
+        memory_gradient: MemoryGradient = "mean",
+        gate_z: float | None = None,
         samples: int = 32,
         memory_samples: int = 32,
         batch_size: int = 8,
         loss_on: Literal["answer", "full"] = "answer",
+        memory_budget: int | None = None,
+        oversampling: int = 10,
+        warm_start: float = 0.0,
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise ConfigError(f"boundary.init.strength: {strength} must lie in 0..1")
         for name, value in (("samples", samples), ("memory_samples", memory_samples), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")
+        for name, value in (("gate_z", gate_z), ("warm_start", warm_start), ("oversampling", oversampling)):
+            if value is not None and value < 0:
+                raise ConfigError(f"boundary.init.{name}: {value} must not be negative")
         self.initializer, self.operator, self.strength, self.scope = initializer, operator, strength, scope
+        self.preserve_norm, self.memory_gradient, self.gate_z = preserve_norm, memory_gradient, gate_z
         self.samples, self.memory_samples, self.batch_size, self.loss_on = samples, memory_samples, batch_size, loss_on
+        self.memory_budget, self.oversampling, self.warm_start = memory_budget, oversampling, warm_start
         self.boundaries: list[list[Any]] = []
 
+    # ---- what cannot run ---------------------------------------------------------------------------------
+
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
+        kind, strategy = type(self.initializer).__name__, type(adapter).__name__
         reasons = []
-        if self.operator is not None and not isinstance(slots.get("memory"), ReplayBuffer):
-            reasons.append(
-                "boundary.init.operator needs earlier tasks' examples: add boundary.memory (callbacks.ReplayBuffer), "
-                "or set boundary.init.init_args.operator=null"
-            )
-        if adapter.trainable_factors != {"A", "B"}:
-            strategy = type(adapter).__name__
+        if self.operator is not None:
+            operator = type(self.operator).__name__
+            if not isinstance(slots.get("memory"), ReplayBuffer):
+                reasons.append(
+                    "boundary.init.operator needs earlier tasks' examples: add boundary.memory "
+                    "(callbacks.ReplayBuffer), or set boundary.init.init_args.operator=null"
+                )
+            if self.initializer.needs != "gradients":
+                reasons.append(f"boundary.init.operator: {kind} uses no gradient to reconcile; set operator=null")
+            if self.operator.memories == "each" and self.memory_gradient != "per_task":
+                reasons.append(
+                    f"boundary.init.operator: {operator} is made for one gradient per past task, "
+                    f"memory_gradient={self.memory_gradient} gives it one in all; set memory_gradient=per_task"
+                )
+            if self.operator.memories == "one" and self.memory_gradient == "per_task":
+                reasons.append(
+                    f"boundary.init.operator: {operator} takes one memory gradient; set memory_gradient=mean or last"
+                )
+            if isinstance(self.operator, RangeOperator) and (self.scope != "matrix" or self.strength != 1.0):
+                reasons.append(
+                    f"boundary.init.operator: {operator} works matrix by matrix at full strength; "
+                    "set scope=matrix and strength=1"
+                )
+        if not self.initializer.trains <= adapter.trainable_factors | {"R"}:
             reasons.append(f"boundary.init sets A and B, {strategy} trains only one; set boundary.init=null")
-        if self.operator is not None and self.initializer.needs != "gradients":
-            kind = type(self.initializer).__name__
-            reasons.append(f"boundary.init.operator: {kind} uses no gradient to reconcile; set operator=null")
-        if self.initializer.needs == "inputs":
-            kind = type(self.initializer).__name__
-            reasons.append(f"boundary.init.initializer: {kind} needs an input pass, not gradients")
+        if self.warm_start and not (self.initializer.takes_sketch and self.initializer.directions_per_rank == 2):
+            reasons.append(f"boundary.init.warm_start: {kind} does not start at a gradient's directions; set it to 0")
         return reasons
+
+    def on_sequence_start(self, run: SequenceRun) -> None:
+        """What needs the model's shapes or the data's size to be known."""
+        adapter = run.module.adapter
+        wanted = self.initializer.directions_per_rank * adapter.rank
+        for name, layer in adapter.layers.items():
+            if wanted > min(layer.shape):
+                raise ConfigError(
+                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for {wanted} singular "
+                    f"directions of {name}, which has {min(layer.shape)}; use at most "
+                    f"{min(layer.shape) // self.initializer.directions_per_rank}, or leave it out of targets"
+                )
+        if self.initializer.needs == "gradients":
+            if self.loss_on == "full" and run.module.encoder_decoder:
+                raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
+            batches = -(-self.samples // self.batch_size)
+            if self.gate_z is not None and batches < LEAST_BATCHES:
+                raise ConfigError(
+                    f"boundary.init.gate_z: {self.samples} samples in batches of {self.batch_size} are {batches} "
+                    f"batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
+                )
+            self._plan(run)
+
+    def _plan(self, run: SequenceRun) -> Plan:
+        """How gradients are held; refuses a budget in which nothing fits."""
+        adapter, most = run.module.adapter, len(run.order) - 1
+        sets = 1 + (0 if self.operator is None else most if self.memory_gradient == "per_task" else 1)
+        mode = "auto" if self.initializer.takes_sketch else "exact"
+        try:
+            return plan(
+                {name: layer.shape for name, layer in adapter.layers.items()},
+                adapter.rank,
+                sets,
+                self.oversampling,
+                self.memory_budget,
+                mode=mode,
+            )
+        except ValueError as error:
+            raise ConfigError(f"boundary.init.memory_budget: {error}") from None
+
+    # ---- the boundary ------------------------------------------------------------------------------------
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         started = time.monotonic()
-        new: dict[str, torch.Tensor] = {}
-        memory: dict[str, torch.Tensor] = {}
-        if self.initializer.needs == "gradients":
+        needs = self.initializer.needs
+        if needs == "gradients":
             run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
-            new = self._new_gradient(run, task)
-            memory = self._memory_gradient(run)
-        records = self._initialize(run, task, new, memory)
-        seconds = time.monotonic() - started
-        if records:
-            self._report(run, task, records, seconds)
+            new, memories = self._collect(run, task)
+            reconciled = self._reconciled(new, memories, self._gate(new), run.order[task])
+            reports = self._initialize(run, task, reconciled, new, memories)
+            self._report(run, task, reports, new, time.monotonic() - started)
+        else:
+            statistics: dict[str, Tensor] = {}
+            if needs == "inputs":
+                run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: inputs")
+                examples = self._new_examples(run, task)
+                statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
+            plain = ((name, statistics.get(name), None) for name in run.module.adapter.layers)
+            self._initialize(run, task, plain, None, [])
 
-    # ---- gradients ---------------------------------------------------------------------------------------
-
-    def _new_gradient(self, run: SequenceRun, task: int) -> dict[str, torch.Tensor]:
+    def _new_examples(self, run: SequenceRun, task: int) -> list[Encoded]:
         train = run.data.tasks[task].train
         order = torch.randperm(len(train), generator=generator(run.seed, "gradient", run.order[task])).tolist()
-        examples = [train[i] for i in order[: self.samples]]
-        return self._gradient(run, {run.order[task]: examples})
+        return [train[i] for i in order[: self.samples]]
 
-    def _memory_gradient(self, run: SequenceRun) -> dict[str, torch.Tensor]:
+    def _memory_groups(self, run: SequenceRun) -> list[dict[str, list[Encoded]]]:
+        """Examples by task, one group for each memory gradient."""
         memory = run.boundary.get("memory")
         if self.operator is None or not isinstance(memory, ReplayBuffer) or not memory.examples:
-            return {}
-        return self._gradient(run, memory.draw(run, self.memory_samples))
+            return []
+        if self.memory_gradient == "last":
+            last = list(memory.examples)[-1]
+            return [{last: memory.encoded(run, last, self.memory_samples)}]
+        drawn = memory.draw(run, self.memory_samples)
+        return [drawn] if self.memory_gradient == "mean" else [{name: kept} for name, kept in drawn.items()]
 
-    def _gradient(self, run: SequenceRun, by_task: dict[str, list[Encoded]]) -> dict[str, torch.Tensor]:
-        """Mean over tasks of each task's token mean."""
-        examples, weights = [], []
+    def _collect(self, run: SequenceRun, task: int) -> tuple[Collected, list[Collected]]:
+        """Gradients of the new task and of each memory group."""
+        chosen = self._plan(run)
+        if not self.boundaries:
+            run.say(f"  {chosen.line()}")
+        layers = run.module.adapter.layers
+        dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
+        collector = GradientCollector(layers, chosen, run.seed, dtype)
+
+        def passes(by_task: dict[str, list[Encoded]]) -> Any:
+            samples = self._weighted(by_task)
+            return lambda take, after: run.products(samples, self.batch_size, self.loss_on, take, after)
+
+        memories = [collector.collect(passes(group)) for group in self._memory_groups(run)]
+        over = passes({run.order[task]: self._new_examples(run, task)})
+        return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
+
+    def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
+        """Examples and weights whose loss is the mean over tasks of each task's token mean."""
+        examples: list[Encoded] = []
+        weights: list[float] = []
         for chosen in by_task.values():
             full = self.loss_on == "full"
             # A full sequence of length L has L - 1 predicted tokens.
             tokens = sum(e.length - 1 if full else len(e.answer_ids) for e in chosen)
             examples += chosen
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
-        return run.gradients(examples, weights, self.batch_size, self.loss_on)
+        return examples, weights
 
     # ---- surgery and start -------------------------------------------------------------------------------
 
-    def _initialize(
-        self, run: SequenceRun, task: int, new: dict[str, torch.Tensor], memory: dict[str, torch.Tensor]
-    ) -> dict[str, tuple[SurgeryRecord, float]]:
-        """Set every layer's factors; each matrix is decomposed on one rank and broadcast.
+    def _gate(self, new: Collected) -> dict[str, bool]:
+        """Where surgery is allowed; empty: everywhere. Matrices that are decided together have one gate."""
+        if self.gate_z is None or not new.products:
+            return {}
+        gate: dict[str, bool] = {}
+        for names in decided_together(new.products, self.scope, _blocks(new.products)):
+            summed = torch.stack([new.products[name] for name in names]).sum(0)
+            conflict = any(conflicts_reliably(column, self.gate_z) for column in summed.t())
+            gate |= dict.fromkeys(names, conflict)
+        return gate
 
-        Returns the surgery record and the overlap with plain LoRA-GA's subspace of every matrix.
-        """
+    def _reconciled(self, new: Collected, memories: list[Collected], gate: dict[str, bool], task: str) -> Any:
+        """(name, G~, record) of every matrix. All ranks hold the same gradients, so all find the same fault."""
+        try:
+            yield from reconcile(
+                new.gradients,
+                [m.gradients for m in memories],
+                self.operator or PCGrad(),
+                self.strength,
+                self.scope,
+                _blocks(new.gradients),
+                self.preserve_norm,
+                gate or None,
+                inner=new.inner or None,
+            )
+        except ValueError as error:
+            raise TrainingError(f"boundary of task {task}, {error}") from None
+
+    def _initialize(
+        self, run: SequenceRun, task: int, statistics: Any, new: Collected | None, memories: list[Collected]
+    ) -> dict[str, MatrixReport]:
+        """Set every layer's factors; each matrix is decomposed on one rank and broadcast."""
         adapter, world = run.module.adapter, distributed.world_size()
-        operator = self.operator or PCGrad()
-        statistics_of = reconcile(new, memory, operator, self.strength, self.scope) if new else _nothing(adapter.layers)
-        records: dict[str, tuple[SurgeryRecord, float]] = {}
-        mine: list[tuple[str, tuple[SurgeryRecord, float]]] = []
+        mine: dict[str, MatrixReport] = {}
         told: str | None = None
-        for index, (name, statistic, record) in enumerate(statistics_of):
+        for index, (name, statistic, record) in enumerate(statistics):
             layer = adapter.layers[name]
-            A, B = torch.empty_like(layer.lora_A), torch.empty_like(layer.lora_B)
             owner = index % world
+            tensors = empty_factors(layer.lora_A, layer.lora_B, self.initializer, self.warm_start)
             if owner == distributed.rank():
                 rng = generator(run.seed, "init", run.order[task], name)
                 try:
-                    a, b = self.initializer.factors(layer.dense_weight(), statistic, adapter.rank, adapter.scaling, rng)
+                    start = start_of(
+                        self.initializer, layer.dense_weight(), statistic, adapter.rank, adapter.scaling, rng,
+                        self.warm_start,
+                    )  # fmt: skip
                 except ValueError as error:
                     # The other ranks wait for this matrix: tell them after the last one.
-                    told, a, b, record = told or f"matrix {name}: {error}", A.zero_(), B.zero_(), None
-                A.copy_(a)
-                B.copy_(b)
-                if record is not None:
-                    mine.append((name, (record, self._overlap(new[name], statistic, adapter.rank, record))))
-            adapter.set_factors(name, distributed.broadcast_(A, owner), distributed.broadcast_(B, owner))
-            new.pop(name, None)
-            memory.pop(name, None)
+                    told = told or f"matrix {name}: {error}"
+                else:
+                    for tensor, value in zip(tensors, start.tensors, strict=True):
+                        tensor.copy_(value)
+                    if record is not None and new is not None:
+                        mine[name] = self._matrix_report(start, record, name, new, memories, adapter.rank)
+            for tensor in tensors:
+                distributed.broadcast_(tensor, owner)
+            count = len(tensors) - (2 if self.warm_start else 0)
+            adapter.set_factors(name, *tensors[:count], displaced=self.initializer.displaced)
+            if self.warm_start:
+                layer.shift_branch(*tensors[count:])
+            for held in (new, *memories):
+                if held is not None:
+                    held.gradients.pop(name, None)
         if found := next(filter(None, distributed.gather(told)), None):
             raise TrainingError(f"boundary of task {run.order[task]}, {found}")
-        for part in distributed.gather(mine):
-            records.update(part)
-        return {name: records[name] for name in adapter.layers if name in records}
-
-    def _overlap(self, new: torch.Tensor, reconciled: torch.Tensor, rank: int, record: SurgeryRecord) -> float:
-        """Of the top-2r column spaces; 1 where surgery left the gradient alone."""
-        if not record.fired:
-            return 1.0
-        spaces = [top_singular(g, 2 * rank, generator("overlap"))[0] for g in (new, reconciled)]
-        return subspace_overlap(*spaces)
+        reports = {name: report for part in distributed.gather(mine) for name, report in part.items()}
+        return {name: reports[name] for name in adapter.layers if name in reports}
 
     # ---- what it did -------------------------------------------------------------------------------------
 
+    def _matrix_report(
+        self, start: Start, record: SurgeryRecord, name: str, new: Collected, memories: list[Collected], rank: int
+    ) -> MatrixReport:
+        error = None
+        if self.gate_z is not None and name in new.products:
+            scale = record.norm_new * record.norm_memory
+            errors = [jackknife(column)[1] for column in new.products[name].t()]
+            error = max(errors) / scale if scale else None
+        return MatrixReport(
+            record=record,
+            captured=getattr(new.gradients[name], "captured", 1.0),
+            energy=start.energy,
+            overlap=start.overlap_with(new.gradients[name], rank) if record.fired else 1.0,
+            cosine_after=min((start.cosine_with(m.gradients[name]) for m in memories), default=None),
+            standard_error=error,
+            gate_open=not record.gated,
+        )
+
     def _report(
-        self, run: SequenceRun, task: int, records: dict[str, tuple[SurgeryRecord, float]], seconds: float
+        self, run: SequenceRun, task: int, reports: dict[str, MatrixReport], new: Collected, seconds: float
     ) -> None:
-        rows = [
-            [name, r.cosine, int(r.fired), *(r.coefficients[1:] or [None]), r.norm_new, r.norm_memory, overlap]
-            for name, (r, overlap) in records.items()
-        ]
-        run.write(f"surgery/{run.order[task]}.csv", to_csv(COLUMNS, rows))
-        compared = [r for r, _ in records.values() if len(r.coefficients) > 1]
-        fired = sum(r.fired for r in compared) / len(compared) if compared else None
-        cosine = statistics.median(abs(r.cosine) for r in compared) if compared else None
-        overlap = statistics.median(o for _, o in records.values()) if compared else None
-        lowest = min(o for _, o in records.values()) if compared else None
-        boundary = [run.order[task], None if fired is None else 100 * fired, cosine, overlap, lowest, seconds]
-        self.boundaries.append(boundary)
-        names = ("fired", "median_abs_cosine", "median_overlap", "lowest_overlap", "seconds")
-        run.log({f"surgery/{k}": v for k, v in zip(names, boundary[1:], strict=True) if v is not None})
-        told = "no memory yet, so LoRA-GA's subspace" if fired is None else (
-            f"surgery fired in {100 * fired:.0f} % of {len(compared)} matrices, median |cos| {cosine:.3f}, "
-            f"overlap with LoRA-GA's subspace median {overlap:.4f}, lowest {lowest:.4f}"
-        )  # fmt: skip
-        run.say(f"  {told} ({seconds:.0f} s)")
+        name = run.order[task]
+        run.write(f"surgery/{name}.csv", to_csv(COLUMNS, [r.row(matrix) for matrix, r in reports.items()]))
+        numbers = in_numbers(reports)
+        if self.gate_z is not None and new.products:
+            by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
+            numbers["fired_by_chance"] = null_firing_share(by_matrix, self.gate_z, generator(run.seed, "halves", name))
+        run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
+        compared = "fired" in numbers
+        self.boundaries.append(
+            [
+                name,
+                *(100 * numbers[k] if k in numbers else None for k in ("negative", "fired", "fired_by_chance")),
+                *(numbers.get(k) for k in ("median_abs_cosine", "median_overlap", "lowest_overlap")),
+                *(numbers.get(k) for k in ("lowest_cosine_after", "median_energy_2r", "lowest_captured")),
+                seconds,
+            ]
+        )
+        told = (
+            f"surgery fired in {100 * numbers['fired']:.0f} % of {len(reports)} matrices "
+            f"({100 * numbers['negative']:.0f} % conflict), median |cos| {numbers['median_abs_cosine']:.3f}, overlap "
+            f"with LoRA-GA's subspace median {numbers['median_overlap']:.4f}, lowest {numbers['lowest_overlap']:.4f}"
+            if compared
+            else "no memory to compare with, so the new task's own subspace"
+        )
+        formed = f"; {len(new.formed)} memory matrices formed for exact inner products" if new.formed else ""
+        run.say(f"  {told}{formed} ({seconds:.0f} s)")
 
     def state(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries}
@@ -208,11 +366,13 @@ class SliceInit(TaskCallback):
 
     def tables(self) -> list[Table]:
         columns = [
-            "boundary before", "matrices fired %", "median |cos|", "overlap with LoRA-GA, median", "lowest", "seconds",
+            "boundary before", "conflict %", "fired %", "by chance %", "median |cos|", "overlap with LoRA-GA, median",
+            "lowest", "lowest cos after", "energy in 2r", "captured", "seconds",
         ]  # fmt: skip
-        return [Table("what surgery did at each boundary (empty: no memory to compare with)", columns, self.boundaries)]
+        title = "what surgery did at each boundary (empty: no memory to compare with, or no gate)"
+        return [Table(title, columns, self.boundaries)] if self.boundaries else []
 
 
-def _nothing(layers: dict[str, Any]) -> Any:
-    """An initialiser without gradients: every matrix, no statistic, no record."""
-    return ((name, None, None) for name in layers)
+def _blocks(names: Any) -> dict[str, str]:
+    """Matrix -> transformer block: the name up to its first number, e.g. model.layers.3."""
+    return {name: BLOCK.match(name)[0] if BLOCK.match(name) else "" for name in names}

@@ -6,7 +6,7 @@ What scripts may import from here: surgery operators, initialisers, sequence met
 from cl_lightning.lazy import lazy_exports
 
 EXPORTS = {
-    "PCGrad": "gradients.surgery",
+    "PCGrad": "operators.pcgrad",
     "combine": "gradients.surgery",
     "gram_matrix": "gradients.surgery",
     "LoRA": "initializers.lora",

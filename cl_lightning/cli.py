@@ -275,7 +275,8 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     return (
         f"{experiment}: DATA = {data.source}; {len(tasks)} tasks, each {_span([len(t.train) for t in tasks])} training "
-        f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = {_span(steps)} steps, "
+        f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = "
+        f"{_span(steps)} steps, "
         f"prompts up to {data.max_prompt_tokens} tokens ({cut} cut in the middle, "
         f"{sum(t.dropped for t in tasks)} long answers dropped), "
         f"{_span([len(t.test) for t in tasks])} scored prompts per task; lr {cli.model.lr:g}; "

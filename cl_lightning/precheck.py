@@ -26,7 +26,7 @@ SLOTS = {
     r"data\.benchmark": "cl_lightning.data",
     r"(boundary|observers)\.[^.]+": "callbacks",
     r"boundary\.[^.]+\.initializer": "cl_lightning.initializers",
-    r"boundary\.[^.]+\.operator": "cl_lightning.gradients",
+    r"boundary\.[^.]+\.operator": "cl_lightning.operators",
 }
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 

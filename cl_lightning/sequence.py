@@ -8,7 +8,7 @@ only inside fit, parameters added after the wrap would not be reduced, and after
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -28,11 +28,15 @@ from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.matrix import summary
 from cl_lightning.evaluation.score import score_task
+from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
 from cl_lightning.seeding import derive_seed, generator
 from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl, write_atomic
 from cl_lightning.task_callback import TaskCallback
+
+#: Examples and the factor of each one's summed NLL in the loss.
+WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
 
 VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
 
@@ -118,29 +122,38 @@ class SequenceRun:
         """Write a file of the run folder on rank 0; part of the state from the next commit on."""
         self._on_main(lambda: self.folder.write(name, data))
 
-    def gradients(
-        self, examples: Sequence[Encoded], weights: Sequence[float], batch_size: int, loss_on: str = "answer"
-    ) -> dict[str, torch.Tensor]:
-        """dLoss/dW of every adapted layer over `examples`, summed over all ranks; see ContinualLM.gradients.
+    def products(
+        self,
+        samples: WeightedSamples,
+        batch_size: int,
+        loss_on: str,
+        take: TakeProduct,
+        after_batch: Callable[[], None],
+    ) -> None:
+        """One pass over this rank's batches of `samples`; see ContinualLM.products. Nothing is summed over ranks."""
+        self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch)
 
-        Args:
-            weights: factor of each example's summed NLL.
-        """
-        rank, world_size = distributed.rank(), distributed.world_size()
+    def input_moments(self, samples: WeightedSamples, batch_size: int) -> dict[str, torch.Tensor]:
+        """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n)."""
+        moments = self.module.input_moments(self._boundary_batches(samples, batch_size, "answer"))
+        # A rank without a batch has seen no layer: who shares an input with whom is told by one that has.
+        owners = next(filter(None, distributed.gather(moments.owners)))
+        means: dict[str, torch.Tensor] = {}
+        for name in sorted(set(owners.values())):
+            layer = self.module.adapter.layers[name]
+            n, dtype = layer.in_features, torch.promote_types(torch.float32, self.module.llm.dtype)
+            total = moments.totals.get(name, torch.zeros(n, n, dtype=dtype, device=layer.weight.device))
+            means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
+        return {name: means[owner] for name, owner in owners.items()}
+
+    def _boundary_batches(self, samples: WeightedSamples, batch_size: int, loss_on: str) -> Iterator[dict[str, Any]]:
+        examples, weights = samples
         dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
         weight = torch.tensor(weights, dtype=torch.float64)
-
-        def batches() -> Iterable[dict[str, Any]]:
-            for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
-                batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
-                yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
-
-        totals = self.module.gradients(batches())
-        for name, layer in self.module.adapter.layers.items():
-            if name not in totals:
-                totals[name] = torch.zeros(layer.shape, dtype=dtype, device=layer.weight.device)
-            distributed.sum_(totals[name])
-        return totals
+        rank, world_size = distributed.rank(), distributed.world_size()
+        for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
+            batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
+            yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
 
     # ---- the run -----------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
     ),
     "unknown operator": (
         ["--boundary.init.operator=PCGrd"],
-        r"^boundary\.init\.operator: no class 'PCGrd'; did you mean PCGrad\? valid: PCGrad, SurgeryOperator$",
+        r"^boundary\.init\.operator: no class 'PCGrd'; did you mean PCGrad.*\? valid: AGEM, CAGrad, .*PCGrad",
     ),
     "unknown boundary callback": (["--boundary.init=SliceInt"], r"^boundary\.init: no class .* mean SliceInit\?"),
     "unknown boundary callback in a file": (["--config={files}/slot.yaml"], r"^boundary\.init: .* mean SliceInit\?"),

@@ -1,4 +1,4 @@
-"""Gradient capture on bases other than a plain Llama: encoder-decoder, bf16, model dropout, tied and repeated modules."""
+"""Gradient capture beyond a plain Llama: encoder-decoder, bf16, dropout in the model, tied and repeated modules."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -15,11 +15,11 @@ def test_moments_equal_the_sum_over_unpadded_tokens(tiny: Callable[..., Continua
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     chunks = [random_examples(5), random_examples(3, seed=1)]
     moments = module.input_moments([batch_of(c) for c in chunks])
-    wanted = {name: 0.0 for name in module.adapter.layers}
+    wanted = dict.fromkeys(module.adapter.layers, 0.0)
     for example in (e for chunk in chunks for e in chunk):  # one at a time: no padding at all
         seen: dict[str, torch.Tensor] = {}
         hooks = [
-            layer.register_forward_hook(lambda m, i, o, n=name: seen.__setitem__(n, i[0][0]))
+            layer.register_forward_hook(lambda m, i, o, n=name, seen=seen: seen.__setitem__(n, i[0][0]))
             for name, layer in module.adapter.layers.items()
         ]
         module.sample_nll(batch_of([example]), share_prefix=False)

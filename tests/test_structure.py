@@ -14,10 +14,13 @@ from tests.conftest import ROOT
 #: Who may import whom; the longest matching prefix decides.
 GROUND = {"cl_lightning.errors", "cl_lightning.lazy", "cl_lightning.state", "cl_lightning.seeding",
           "cl_lightning.distributed", "cl_lightning.arithmetic", "cl_lightning.model_names"}  # fmt: skip
-MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.initializers", "cl_lightning.evaluation.matrix"}
+MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.operators", "cl_lightning.initializers",
+               "cl_lightning.evaluation.matrix"}  # fmt: skip
 ALLOWED = {
     "cl_lightning.evaluation.matrix": set(),
-    "cl_lightning.gradients": GROUND,
+    "cl_lightning.gradients.low_rank": set(),
+    "cl_lightning.operators": GROUND | {"cl_lightning.gradients.low_rank", "cl_lightning.initializers.spectral"},
+    "cl_lightning.gradients": GROUND | {"cl_lightning.operators"},
     "cl_lightning.initializers": GROUND | MATHEMATICS,
     "cl_lightning.adapters": GROUND | MATHEMATICS,
     "cl_lightning.data": GROUND,
@@ -81,6 +84,7 @@ def test_files_stay_small() -> None:
 def test_names_and_reports_need_no_torch() -> None:
     code = (
         "import sys, callbacks, cl_lightning, cl_lightning.adapters, cl_lightning.initializers, cl_lightning.gradients,"
+        "cl_lightning.operators,"
         "cl_lightning.data, cl_lightning.data.trace, cl_lightning.report, cl_lightning.precheck, cl_lightning.state;"
         "sys.exit('torch' in sys.modules)"
     )

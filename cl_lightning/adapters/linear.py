@@ -10,14 +10,13 @@ rounding), and a trained core R between frozen factors, A = R A' (LoRA-SB).
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
     W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in; core (r, r).
-Trained: A and B (or the core), float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers, twice that
-for a displaced branch. Base and branches are one autograd function that saves x and A x only.
+Trained: A and B (or the core), float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers,
+twice that for a displaced branch. Base and branches are one autograd function that saves x and A x only.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-
 
 #: The trainable branch's tensors; only the first two are always there.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")

@@ -6,5 +6,5 @@ and what is done about it.
 
 from cl_lightning.lazy import lazy_exports
 
-EXPORTS = {"PCGrad": "surgery", "SurgeryOperator": "surgery", "capture_gradients": "capture"}
+EXPORTS = {"capture_gradients": "capture"}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

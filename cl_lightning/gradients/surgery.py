@@ -1,71 +1,48 @@
-"""Gradient surgery: a new task's gradient made compatible with the gradient of what was learnt before.
-
-Every operator answers with linear coefficients a over {G_new, G_1, .., G_k}, read from their Gram matrix K
-alone, so that exact and sketched gradients share it:
+"""Gradient surgery: a new task's gradient made compatible with the gradients of what was learnt before.
 
     K_ij = <G_i, G_j>_F  (index 0 = new)   ->   a = operator(K)   ->   G~ = sum_i a_i G_i
 
-`conflicts` reads Gram matrices, `combine` applies coefficients, `reconcile` does both for one matrix at a
-time so that the caller may free gradients as it goes. Nothing here writes to its inputs.
+`gram_matrix` multiplies gradients, dense or low-rank; `conflicts` decides from Gram matrices, exact or sketched;
+`combine` applies coefficients; `reconcile` does all three for one matrix at a time so that the caller may free
+gradients as it goes. What is decided is up to `cl_lightning.operators`. Nothing here writes to its inputs.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Scope = Literal["matrix", "global"]
+from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.operators.base import Gradient, RangeOperator, SurgeryOperator, cosine, no_surgery
+
+Scope = Literal["matrix", "block", "global"]
+Blocks = Mapping[str, Hashable]
 
 CHUNK = 2**20  # entries of a gradient held in float64 at once: 8 MiB
+VANISHED = 1e-6  # of the terms that G~ is summed from: what is left in float32 is rounding
 
-
-class SurgeryOperator(ABC):
-    """Linear coefficients of a reconciled gradient."""
-
-    @abstractmethod
-    def coefficients(self, gram: Tensor) -> Tensor:
-        """Map K (k+1, k+1) float64, index 0 = new, to a (k+1,) float64; (1, 0, .., 0) is no change."""
-
-
-class PCGrad(SurgeryOperator):
-    """Take out of g what points against the memory gradient g_r; touch nothing where they agree.
-
-        g~ = g - min(0, <g, g_r>) / ||g_r||^2  g_r
-
-    One-sided: only the new gradient is changed. A zero memory gradient changes nothing.
-
-    Source: Yu et al. 2020 (arXiv 2001.06782), eq. in algorithm 1; with one memory it equals A-GEM
-    (arXiv 1812.00420, eq. 11) and is the operator of SLICE (arXiv 2605.12752). The authors' code of SLICE
-    adds 1e-12 to ||g_r||^2, which leaves a residual conflict for small gradients; here zero is its own case.
-    """
-
-    def coefficients(self, gram: Tensor) -> Tensor:
-        """See the base class.
-
-        Raises:
-            ValueError: for more than one memory gradient.
-        """
-        if len(gram) > 2:
-            raise ValueError(f"PCGrad takes one memory gradient, not {len(gram) - 1}: use their mean")
-        out = _no_surgery(gram)
-        if len(gram) == 2 and gram[1, 1] > 0 and gram[0, 1] < 0:
-            out[1] = -gram[0, 1] / gram[1, 1]
-        return out
+#: Matrices with the same label are decided upon together.
+LABELS: dict[str, Callable[[str, Blocks], Hashable]] = {
+    "matrix": lambda name, blocks: name,
+    "block": lambda name, blocks: blocks[name],
+    "global": lambda name, blocks: "",
+}
 
 
 @dataclass(frozen=True)
 class SurgeryRecord:
-    """What surgery saw and did in one matrix (under scope "global": in all of them together).
+    """What surgery saw and did in one matrix (under scope "block" or "global": in all of them together).
 
     Attributes:
         cosine: between new and memory gradient, -1..1; with several memories the smallest; 0 if one is zero.
         fired: whether the gradient is changed at all.
-        coefficients: a over (new, memories..).
+        coefficients: a over (new, memories..); empty where a `RangeOperator` changed the gradient.
         norm_new: Frobenius norm of the new gradient.
         norm_memory: of the memory gradient that `cosine` is about; 0 without memory.
+        gated: whether the gate kept surgery off, whatever the operator says.
     """
 
     cosine: float
@@ -73,6 +50,7 @@ class SurgeryRecord:
     coefficients: tuple[float, ...]
     norm_new: float
     norm_memory: float
+    gated: bool = False
 
 
 def damped(coefficients: Tensor, strength: float) -> Tensor:
@@ -86,13 +64,28 @@ def damped(coefficients: Tensor, strength: float) -> Tensor:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"surgery strength must lie in 0..1, not {strength}")
-    return torch.lerp(_no_surgery(coefficients), coefficients, float(strength))
+    return torch.lerp(no_surgery(coefficients), coefficients, float(strength))
 
 
-def gram_matrix(gradients: Sequence[Tensor]) -> Tensor:
+def with_norm_of_new(coefficients: Tensor, gram: Tensor) -> Tensor:
+    """Rescale a so that ||G~|| = ||G_new||, read from ||G~||^2 = a^T K a.
+
+    Where G~ vanishes (below 1e-6 of what it is summed from) it is left as it is: rounding has no direction.
+    """
+    size = float(coefficients @ gram @ coefficients)
+    terms = float(coefficients.abs() @ gram.diagonal().sqrt())
+    if size <= (VANISHED * terms) ** 2:
+        return coefficients
+    return coefficients * float(gram[0, 0].sqrt() / size**0.5)
+
+
+def gram_matrix(gradients: Sequence[Gradient]) -> Tensor:
     """Inner products <G_i, G_j> of k+1 gradients of one shape: (k+1, k+1) float64 on the CPU.
 
-    Summed in float64 over chunks of rows, so that no matrix is copied whole.
+    Dense gradients are summed in float64 over chunks of rows, so that no matrix is copied whole; low-rank ones
+    are not formed:
+
+        <L1 R1^T, L2 R2^T> = sum (L1^T L2) * (R1^T R2),     <G, L R^T> = sum (G R) * L
 
     Raises:
         ValueError: if the shapes differ.
@@ -100,6 +93,236 @@ def gram_matrix(gradients: Sequence[Tensor]) -> Tensor:
     shapes = [tuple(g.shape) for g in gradients]
     if len(set(shapes)) != 1:
         raise ValueError(f"gradients of one matrix have different shapes: {shapes}")
+    gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+    dense = torch.tensor([i for i, g in enumerate(gradients) if isinstance(g, Tensor)], dtype=torch.long)
+    if len(dense):
+        gram[dense[:, None], dense] = _dense_gram([gradients[i] for i in dense])
+    for i, j in combinations_with_replacement(range(len(gradients)), 2):
+        one, other = gradients[i], gradients[j]
+        if isinstance(other, LowRank):
+            gram[i, j] = gram[j, i] = _with_low_rank(one, other)
+        elif isinstance(one, LowRank):
+            gram[i, j] = gram[j, i] = _with_low_rank(other, one)
+    return gram
+
+
+def combine(coefficients: Sequence[float] | Tensor, gradients: Sequence[Gradient]) -> Gradient:
+    """Sum a_i G_i, in float32 or the gradients' wider dtype; gradients[0] itself where a = (1, 0, .., 0).
+
+    Low-rank gradients alone give a low-rank one, [a_0 L_0, a_1 L_1, ..] [R_0, R_1, ..]^T over those with a_i != 0,
+    which captures as much as the worst of them; with a dense one among them the sum is dense.
+    """
+    first, *rest = (float(a) for a in coefficients)
+    if len(rest) != len(gradients) - 1:
+        raise ValueError(f"{len(rest) + 1} coefficients for {len(gradients)} gradients")
+    if first == 1 and not any(rest):
+        return gradients[0]
+    work = torch.promote_types(gradients[0].dtype, torch.float32)
+    terms = list(zip((first, *rest), gradients, strict=True))
+    low = [(a, g) for a, g in terms if isinstance(g, LowRank)]
+    if len(low) == len(terms):
+        low = [(a, g) for a, g in low if a] or low[:1]
+        return LowRank(
+            torch.cat([a * g.left.to(work) for a, g in low], 1),
+            torch.cat([g.right.to(work) for _, g in low], 1),
+            min(g.captured for _, g in low),
+        )
+    total = torch.zeros(gradients[0].shape, dtype=work, device=gradients[0].device)
+    for a, gradient in terms:
+        if isinstance(gradient, LowRank):
+            total.addmm_(gradient.left.to(work), gradient.right.to(work).t(), alpha=a)
+        else:
+            total.add_(gradient.to(work), alpha=a)
+    return total
+
+
+def conflicts(
+    grams: Mapping[str, Tensor],
+    operator: SurgeryOperator,
+    strength: float = 1.0,
+    scope: Scope = "matrix",
+    blocks: Blocks | None = None,
+    preserve_norm: bool = False,
+    gate: Mapping[str, bool] | None = None,
+) -> dict[str, SurgeryRecord]:
+    """Decide for each named matrix from its Gram matrix, exact or sketched.
+
+    scope "matrix" decides matrix by matrix and leaves no conflict in any of them; "block" and "global" (the SLICE
+    paper's runs) decide once for a block's or for all matrices, from the sum of their Gram matrices, and only
+    the sum of the inner products ends free of conflict.
+
+    Args:
+        grams: K (k+1, k+1) per matrix name, index 0 = new.
+        operator: which coefficients.
+        strength: see `damped`.
+        scope: what is decided together.
+        blocks: block of every matrix name; read under scope "block".
+        preserve_norm: see `with_norm_of_new`. Under scope "block" and "global" one factor keeps the norm over all
+            matrices together: one for each, as in the SLICE authors' code, would undo the decision on the sum.
+        gate: False switches surgery off for a matrix; equal for all that are decided together. None: all open.
+
+    Raises:
+        ValueError: if a Gram matrix is not finite or the operator has no answer (the message names the matrix),
+            strength is out of range, scope is unknown, blocks or gate lack a matrix, or a gate differs among
+            matrices that are decided together.
+    """
+    for name, gram in grams.items():
+        _check_finite(name, gram)
+    groups = decided_together(grams, scope, blocks)
+    _check_gate(groups, gate)
+    records: dict[str, SurgeryRecord] = {}
+    for names in groups:
+        total = torch.stack([grams[name] for name in names]).sum(0)
+        is_open = gate is None or gate[names[0]]
+        records |= dict.fromkeys(names, _record(names[0], total, operator, strength, preserve_norm, is_open))
+    return {name: records[name] for name in grams}
+
+
+def reconcile(
+    new: Mapping[str, Gradient],
+    memories: Sequence[Mapping[str, Gradient]],
+    operator: SurgeryOperator | RangeOperator,
+    strength: float = 1.0,
+    scope: Scope = "matrix",
+    blocks: Blocks | None = None,
+    preserve_norm: bool = False,
+    gate: Mapping[str, bool] | None = None,
+    inner: Mapping[str, Tensor] | None = None,
+) -> Iterator[tuple[str, Gradient, SurgeryRecord]]:
+    """Yield (name, G~, record) matrix by matrix; holds one reconciled matrix at a time and keeps none.
+
+    The caller may delete `new[name]` and every memory's `[name]` once it has them. No memories (first task)
+    yield every gradient as it is. An unchanged gradient is the same object, not a copy.
+
+    Args:
+        new: gradient of the new task per matrix name, each (m, n), dense or low-rank.
+        memories: gradients of the past, one mapping for each (their mean, the last, or one per past task), same
+            names and shapes.
+        operator: which coefficients; or a `RangeOperator`, for which scope is "matrix" and memories at most one.
+        strength, scope, blocks, preserve_norm, gate: see `conflicts`.
+        inner: <G_new, G_j> over the memories j, (k,), per matrix name, where they are known better than from what is
+            left of the gradients in sketches; None: from `new` and `memories`.
+
+    Raises:
+        ValueError: if names or shapes differ; else as `conflicts`.
+    """
+    for memory in memories:
+        if new.keys() != memory.keys():
+            raise ValueError(f"only one side has a gradient of: {', '.join(sorted(new.keys() ^ memory.keys()))}")
+    sources = (new, *memories)
+    names = list(new)  # a copy, since the caller may delete while we iterate
+    groups = decided_together(names, scope, blocks)
+    _check_gate(groups, gate)
+    shared: dict[str, SurgeryRecord] = {}
+    if isinstance(operator, RangeOperator):
+        if scope != "matrix" or len(memories) > 1:
+            raise ValueError(f"{type(operator).__name__} works matrix by matrix, on one memory gradient")
+    elif scope != "matrix":  # needs every inner product before the first decision
+        grams = {name: _named_gram(name, sources, inner) for name in names}
+        shared = conflicts(grams, operator, strength, scope, blocks, preserve_norm, gate)
+
+    # No gradient is bound to a local name below: a suspended generator would keep it alive.
+    for name in names:
+        if isinstance(operator, RangeOperator):
+            is_open = gate is None or gate[name]
+            yield name, *_without_range(name, sources, operator, strength, preserve_norm, is_open)
+            continue
+        record = shared.get(name)
+        if record is None:
+            grams = {name: _named_gram(name, sources, inner)}
+            record = conflicts(grams, operator, strength, preserve_norm=preserve_norm, gate=gate)[name]
+        yield name, combine(record.coefficients, [source[name] for source in sources]), record
+
+
+def decided_together(
+    names: Mapping[str, object] | Sequence[str], scope: Scope, blocks: Blocks | None
+) -> list[list[str]]:
+    """Names that are decided upon together."""
+    if scope not in LABELS:
+        raise ValueError(f"surgery scope must be one of {', '.join(LABELS)}, not {scope!r}")
+    if scope == "block" and (missing := [name for name in names if name not in (blocks or {})]):
+        raise ValueError(f"surgery scope 'block' needs the block of: {', '.join(missing)}")
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        groups.setdefault(LABELS[scope](name, blocks or {}), []).append(name)
+    return list(groups.values())
+
+
+def _check_gate(groups: Sequence[Sequence[str]], gate: Mapping[str, bool] | None) -> None:
+    if gate is None:
+        return
+    for names in groups:
+        if missing := [name for name in names if name not in gate]:
+            raise ValueError(f"the surgery gate lacks: {', '.join(missing)}")
+        if len({bool(gate[name]) for name in names}) > 1:
+            raise ValueError(f"{', '.join(names)} are decided together and need one gate")
+
+
+def _check_finite(name: str, gram: Tensor) -> None:
+    if gram.isfinite().all():
+        return
+    bad = (~gram.diagonal().isfinite()).nonzero().flatten().tolist()
+    which = "an inner product" if not bad else f"memory gradient {bad[0]}" if bad[0] else "the new gradient"
+    raise ValueError(f"{name}: {which} is not finite")
+
+
+def _named_gram(
+    name: str, sources: Sequence[Mapping[str, Gradient]], inner: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    try:
+        gram = gram_matrix([source[name] for source in sources])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if inner is not None and len(sources) > 1:
+        gram[0, 1:] = gram[1:, 0] = inner[name]
+    return gram
+
+
+def _record(
+    name: str, gram: Tensor, operator: SurgeryOperator, strength: float, preserve_norm: bool, is_open: bool
+) -> SurgeryRecord:
+    a = no_surgery(gram)
+    if is_open:
+        try:
+            a = damped(operator.coefficients(gram), strength)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if preserve_norm and _fires(a):
+            a = with_norm_of_new(a, gram)
+    return _observed(gram, _fires(a), tuple(a.tolist()), gated=not is_open)
+
+
+def _without_range(
+    name: str,
+    sources: Sequence[Mapping[str, Gradient]],
+    operator: RangeOperator,
+    strength: float,
+    preserve_norm: bool,
+    is_open: bool,
+) -> tuple[Gradient, SurgeryRecord]:
+    """One matrix without the directions that the operator takes out."""
+    gram = _named_gram(name, sources)
+    _check_finite(name, gram)
+    untouched = tuple(no_surgery(gram).tolist())
+    new = sources[0][name]
+    out = new
+    if is_open and len(sources) > 1:
+        try:
+            out = operator.remove(new, sources[1][name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if out is new:
+        return new, _observed(gram, False, untouched, gated=not is_open)
+    pair = gram_matrix([new, out])
+    a = damped(torch.tensor([0.0, 1.0], dtype=torch.float64), strength)
+    if not _fires(a):
+        return new, _observed(gram, False, untouched)
+    if preserve_norm:
+        a = with_norm_of_new(a, pair)
+    return out if a.tolist() == [0, 1] else combine(a, [new, out]), _observed(gram, True, ())
+
+
+def _dense_gram(gradients: Sequence[Tensor]) -> Tensor:
     rows = max(1, CHUNK * len(gradients[0]) // max(1, gradients[0].numel()))
     gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients[0].device)
     for chunks in zip(*(g.detach().split(rows) for g in gradients), strict=True):
@@ -108,94 +331,25 @@ def gram_matrix(gradients: Sequence[Tensor]) -> Tensor:
     return gram.cpu()
 
 
-def combine(coefficients: Sequence[float] | Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Sum a_i G_i, in float32 or the gradients' wider dtype; gradients[0] itself where a = (1, 0, .., 0)."""
-    first, *rest = (float(a) for a in coefficients)
-    if first == 1 and not any(rest):
-        return gradients[0]
-    work = torch.promote_types(gradients[0].dtype, torch.float32)
-    total = gradients[0].to(work, copy=True).mul_(first)
-    for a, gradient in zip(rest, gradients[1:], strict=True):
-        total.add_(gradient.to(work), alpha=a)
-    return total
+def _with_low_rank(gradient: Gradient, other: LowRank) -> Tensor:
+    """<G, L R^T>, float64, scalar."""
+    left, right = other.left.to(torch.float64), other.right.to(torch.float64)
+    if isinstance(gradient, LowRank):
+        of_left, of_right = (f.to(torch.float64).t() @ g for f, g in ((gradient.left, left), (gradient.right, right)))
+        return (of_left * of_right).sum().cpu()
+    rows = max(1, CHUNK // max(1, gradient.shape[1]))
+    parts = zip(gradient.detach().split(rows), left.split(rows), strict=True)
+    return sum(((g.to(torch.float64) @ right) * part).sum() for g, part in parts).cpu()
 
 
-def conflicts(
-    grams: Mapping[str, Tensor], operator: SurgeryOperator, strength: float = 1.0, scope: Scope = "matrix"
-) -> dict[str, SurgeryRecord]:
-    """Decide for each named matrix from its Gram matrix, exact or sketched.
-
-    scope "matrix" decides matrix by matrix and leaves no conflict in any of them; "global" (the SLICE paper's
-    runs) decides once, from the sum, and only the sum of the inner products ends free of conflict.
-
-    Raises:
-        ValueError: if a Gram matrix is not finite (the message names it), strength is out of range, scope is
-            unknown, or the operator refuses the number of memories.
-    """
-    for name, gram in grams.items():
-        if not gram.isfinite().all():
-            raise ValueError(f"{name}: a gradient is not finite")
-    if scope == "matrix":
-        return {name: _record(gram, operator, strength) for name, gram in grams.items()}
-    if scope != "global":
-        raise ValueError(f"surgery scope must be 'matrix' or 'global', not {scope!r}")
-    if not grams:
-        return {}
-    return dict.fromkeys(grams, _record(torch.stack(list(grams.values())).sum(0), operator, strength))
+def _fires(coefficients: Tensor) -> bool:
+    """Whether they change the gradient."""
+    first, *rest = coefficients.tolist()
+    return first != 1 or any(rest)
 
 
-def reconcile(
-    new: Mapping[str, Tensor],
-    memory: Mapping[str, Tensor],
-    operator: SurgeryOperator,
-    strength: float = 1.0,
-    scope: Scope = "matrix",
-) -> Iterator[tuple[str, Tensor, SurgeryRecord]]:
-    """Yield (name, G~, record) matrix by matrix; holds one reconciled matrix at a time and keeps none.
-
-    The caller may delete `new[name]` and `memory[name]` once it has them. An empty `memory` (first task)
-    yields every gradient as it is. An unchanged gradient is the same tensor, not a copy.
-
-    Args:
-        new: gradient of the new task per matrix name, each (m, n).
-        memory: mean gradient of the earlier tasks, same names and shapes.
-        operator, strength, scope: see `conflicts` and `damped`.
-
-    Raises:
-        ValueError: if names or shapes differ; else as `conflicts`.
-    """
-    if memory and new.keys() != memory.keys():
-        raise ValueError(f"only one side has a gradient of: {', '.join(sorted(new.keys() ^ memory.keys()))}")
-    sources = (new, memory) if memory else (new,)
-    names = list(new)  # a copy, since the caller may delete while we iterate
-
-    # No gradient is bound to a local name below: a suspended generator would keep it alive.
-    def gram(name: str) -> Tensor:
-        return gram_matrix([source[name] for source in sources])
-
-    shared: dict[str, SurgeryRecord] = {}
-    if scope != "matrix":  # needs every inner product before the first decision
-        shared = conflicts({name: gram(name) for name in names}, operator, strength, scope)
-    for name in names:
-        record = shared.get(name) or conflicts({name: gram(name)}, operator, strength)[name]
-        yield name, combine(record.coefficients, [source[name] for source in sources]), record
-
-
-def _no_surgery(like: Tensor) -> Tensor:
-    """(1, 0, .., 0), float64, as long as `like`."""
-    out = torch.zeros(len(like), dtype=torch.float64)
-    out[0] = 1
-    return out
-
-
-def _record(gram: Tensor, operator: SurgeryOperator, strength: float) -> SurgeryRecord:
-    a = tuple(damped(operator.coefficients(gram), strength).tolist())
+def _observed(gram: Tensor, fired: bool, coefficients: tuple[float, ...], gated: bool = False) -> SurgeryRecord:
     norm, *norms = gram.diagonal().sqrt().tolist()
-    inner = gram[0, 1:].tolist()
-    cosines = [_cosine(p, norm * n) for p, n in zip(inner, norms, strict=True)]
-    cosine, norm_memory = min(zip(cosines, norms, strict=True), default=(0.0, 0.0))
-    return SurgeryRecord(cosine, a[0] != 1 or any(a[1:]), a, norm, norm_memory)
-
-
-def _cosine(inner: float, norms: float) -> float:
-    return max(-1.0, min(1.0, inner / norms)) if norms > 0 else 0.0
+    cosines = [cosine(gram, 0, j) for j in range(1, len(gram))]
+    smallest, norm_memory = min(zip(cosines, norms, strict=True), default=(0.0, 0.0))
+    return SurgeryRecord(smallest, fired, coefficients, norm, norm_memory, gated)

@@ -2,5 +2,17 @@
 
 from cl_lightning.lazy import lazy_exports
 
-EXPORTS = {"LoRA": "lora", "LoRAGA": "loraga", "SLICE": "slice"}
+EXPORTS = {
+    "CorDA": "corda",
+    "EVA": "eva",
+    "LoRA": "lora",
+    "LoRAGA": "loraga",
+    "LoRAM": "loram",
+    "LoRAOne": "lora_one",
+    "LoRASB": "lora_sb",
+    "MiLoRA": "milora",
+    "OLoRA": "olora",
+    "PiSSA": "pissa",
+    "SLICE": "slice",
+}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -57,12 +57,14 @@ class LoRAGA(Initializer):
 
     Source: Wang et al. 2024 (arXiv 2407.05000), theorem 3.1; scales as in their code
     (Outsider565/LoRA-GA, peft/tuners/lora/layer.py, lora_ga_init). We differ: fixed signs, own generator
-    and exact SVD of small matrices (`spectral.top_singular`); factors stay float32; their `random` directions
-    and `norm_clip` are left out; "interleaved" is their ArBr. PEFT's LoRA-GA is another algorithm (its B
+    and exact SVD of small matrices (`spectral.top_singular`); factors stay float32; their `norm_clip` is
+    left out; "interleaved" is their ArBr. PEFT's LoRA-GA is another algorithm (its B
     carries the gradient's singular values) and is not matched.
     """
 
     needs = "gradients"
+    directions_per_rank = 2
+    takes_sketch = True
 
     def __init__(self, directions: Directions = "ArB2r", scale: Scale = "stable", gamma: float = 16.0) -> None:
         if directions not in DIRECTIONS:

@@ -40,6 +40,8 @@ class SLICE(Initializer):
     """
 
     needs = "gradients"
+    directions_per_rank = 2
+    takes_sketch = True
 
     def __init__(self, directions: Directions = "ArB2r", variance: Variance = "uncentred") -> None:
         if directions not in DIRECTIONS:

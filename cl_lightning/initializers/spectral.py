@@ -18,26 +18,30 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Directions = Literal["ArB2r", "A2rBr", "interleaved"]
+from cl_lightning.gradients.low_rank import LowRank
+
+Directions = Literal["ArB2r", "A2rBr", "interleaved", "random"]
 Variance = Literal["uncentred", "centred"]
 
 POWER_ITERATIONS = 4
 ROWS = 256  # of a weight matrix held in float64 at once
 
 # Which singular indices go to A and which to B.
-DIRECTIONS: dict[str, Callable[[int], tuple[slice, slice]]] = {
-    "ArB2r": lambda r: (slice(0, r), slice(r, 2 * r)),
-    "A2rBr": lambda r: (slice(r, 2 * r), slice(0, r)),
-    "interleaved": lambda r: (slice(1, 2 * r, 2), slice(0, 2 * r, 2)),
+DIRECTIONS: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] = {
+    "ArB2r": lambda r, rng: torch.arange(2 * r).tensor_split(2),
+    "A2rBr": lambda r, rng: torch.arange(2 * r).tensor_split(2)[::-1],
+    "interleaved": lambda r, rng: (torch.arange(1, 2 * r, 2), torch.arange(0, 2 * r, 2)),
+    "random": lambda r, rng: torch.randperm(2 * r, generator=rng).tensor_split(2),
 }
 
 
 def top_singular(
-    matrix: Tensor, count: int, generator: torch.Generator, exact_below: int = 128
+    matrix: Tensor | LowRank, count: int, generator: torch.Generator, exact_below: int = 128
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` largest singular triplets U (m, count), S (count,), V (n, count), in float32 or wider.
 
-    Small matrices (min(m, n) <= max(4 count, exact_below)) are decomposed exactly, others by a randomised
+    A low-rank matrix L R^T is decomposed exactly, from QR of both factors and the SVD of the product of their
+    triangles. Small matrices (min(m, n) <= max(4 count, exact_below)) are decomposed exactly, others by a randomised
     range finder with 2 count columns and 4 power iterations, re-orthogonalised at each half step (Halko et
     al. 2011, algorithms 4.4 and 5.1). Signs: the largest |entry| of each u_i is positive, v_i follows.
     Directions whose singular values coincide (or are 0) are arbitrary within their span.
@@ -49,6 +53,9 @@ def top_singular(
         ValueError: if the matrix hasn't `count` singular directions.
     """
     _check_count(count, *matrix.shape)
+    if isinstance(matrix, LowRank):
+        U, S, V = _low_rank_svd(matrix, count)
+        return _with_signs(U, S[:count], V)
     smaller = min(matrix.shape)
     G = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
     if smaller <= max(4 * count, exact_below):
@@ -61,27 +68,89 @@ def top_singular(
             Q = torch.linalg.qr(G @ Q).Q
         U, S, Vh = torch.linalg.svd(Q.t() @ G, full_matrices=False)
         U = Q @ U
-    U, V = U[:, :count], Vh[:count].t()
+    return _with_signs(U[:, :count], S[:count], Vh[:count].t())
+
+
+def _low_rank_svd(matrix: LowRank, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    _check_count(count, matrix.left.shape[1])
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    (Ql, Rl), (Qr, Rr) = (torch.linalg.qr(f.detach().to(dtype)) for f in (matrix.left, matrix.right))
+    U, S, Vh = torch.linalg.svd(Rl @ Rr.t())
+    return Ql @ U[:, :count], S[:count], Qr @ Vh[:count].t()
+
+
+def _with_signs(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest |entry| of each u_i made positive, v_i following."""
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))
-    return U * largest.sign(), S[:count], V * largest.sign()
+    return U * largest.sign(), S, V * largest.sign()
 
 
-def split(U: Tensor, V: Tensor, rank: int, directions: Directions) -> tuple[Tensor, Tensor]:
+def split(U: Tensor, V: Tensor, rank: int, directions: Directions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Give A (r, n) and B (m, r) disjoint sets of unit singular directions that together make 1..2r.
 
-    "ArB2r": A the first r, B the next; "A2rBr": the reverse; "interleaved": B the 1st, 3rd, .., A the
-    2nd, 4th, ... All have the same first SGD step. U (m, >= 2r), V (n, >= 2r) as from `top_singular`.
+    "ArB2r": A the first r, B the next; "A2rBr": the reverse; "interleaved": B the 1st, 3rd, .., A the 2nd, 4th,
+    ..; "random": any halves, from `generator`. All have the same first SGD step. U (m, >= 2r), V (n, >= 2r) as
+    from `top_singular`.
 
     Raises:
         ValueError: if 2 rank directions don't exist: 2 rank > min(m, n).
     """
     _check_count(2 * rank, *U.shape, *V.shape)
-    a, b = DIRECTIONS[directions](rank)
+    a, b = (index.to(U.device) for index in DIRECTIONS[directions](rank, generator))
     return V[:, a].t().contiguous(), U[:, b].contiguous()
 
 
+def all_singular(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All singular triplets, exactly; dtype and signs as `top_singular`. ValueError if fewer than `rank`."""
+    _check_count(rank, *matrix.shape)
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    U, S, Vh = torch.linalg.svd(matrix.detach().to(dtype), full_matrices=False)
+    return _with_signs(U, S, Vh.t())
+
+
+def halves(U: Tensor, S: Tensor, V: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """A (r, n) = sqrt(S / s) V^T and B (m, r) = U sqrt(S / s), so that s B A = U S V^T."""
+    root = (S / scaling).sqrt()
+    return (V * root).t().contiguous(), U * root
+
+
+def check_moments(moments: Tensor | None, weight: Tensor, rank: int) -> Tensor:
+    """The input covariance (n, n) in float64, after a check.
+
+    Raises:
+        ValueError: if it is absent, of another shape, not finite or zero, or the rank exceeds min(m, n).
+    """
+    _check_count(rank, *weight.shape)
+    n = weight.shape[1]
+    if moments is None or moments.shape != (n, n):
+        found = None if moments is None else tuple(moments.shape)
+        raise ValueError(f"needs the covariance ({n}, {n}) of the layer's inputs, got {found}")
+    if not moments.isfinite().all():
+        raise ValueError("the input covariance is not finite")
+    if not moments.any():
+        raise ValueError("the inputs are all zero: they have no direction to start from")
+    return moments.to(torch.float64)
+
+
+def check_gradient(gradient: Tensor | LowRank | None, weight: Tensor) -> None:
+    """Refuse what has no directions.
+
+    Raises:
+        ValueError: if the gradient is absent, of another shape than the weight, zero, or not finite.
+    """
+    if gradient is None or gradient.shape != weight.shape:
+        found = None if gradient is None else tuple(gradient.shape)
+        raise ValueError(f"needs a gradient of the weight's shape {tuple(weight.shape)}, got {found}")
+    parts = (gradient.left, gradient.right) if isinstance(gradient, LowRank) else (gradient,)
+    bounds = [torch.stack(torch.aminmax(part.detach())).tolist() for part in parts]
+    if not all(math.isfinite(x) for pair in bounds for x in pair):
+        raise ValueError("the gradient is not finite")
+    if any(low == high == 0 for low, high in bounds):
+        raise ValueError("the gradient is all zero: it has no direction to start from")
+
+
 def unit_factors(
-    gradient: Tensor | None, weight: Tensor, rank: int, directions: Directions, generator: torch.Generator
+    gradient: Tensor | LowRank | None, weight: Tensor, rank: int, directions: Directions, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A and B of unit norm rows and columns from the gradient's top 2r directions, after checking it.
 
@@ -89,16 +158,9 @@ def unit_factors(
         ValueError: if the gradient is absent, of another shape than the weight, zero, or not finite, or if
             the matrix has fewer than 2r directions.
     """
-    if gradient is None or gradient.shape != weight.shape:
-        found = None if gradient is None else tuple(gradient.shape)
-        raise ValueError(f"needs a gradient of the weight's shape {tuple(weight.shape)}, got {found}")
-    low, high = (float(x) for x in torch.aminmax(gradient.detach()))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("the gradient is not finite")
-    if low == high == 0:
-        raise ValueError("the gradient is all zero: it has no direction to start from")
+    check_gradient(gradient, weight)
     U, _, V = top_singular(gradient, 2 * rank, generator)
-    return split(U, V, rank, directions)
+    return split(U, V, rank, directions, generator)
 
 
 def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred") -> float:

@@ -1,0 +1,101 @@
+"""One memory row of `slice_init.py`, in a process of its own: _memory.py MODE DTYPE THREADS prints bytes as JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import BACKBONE
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.arithmetic import give_back_memory
+from cl_lightning.backbone import Backbone
+from cl_lightning.gradients.capture import watch_products
+from cl_lightning.gradients.collector import GradientCollector
+from cl_lightning.gradients.plan import Plan, plan
+from cl_lightning.module import ContinualLM
+
+BATCH, LENGTH = 8, 256
+
+
+def model(dtype: str) -> ContinualLM:
+    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(8, 2))
+    module.load(module.backbone.load_tokenizer())
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    return module
+
+
+def random_batches(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
+    """Batches without padding whose last quarter is the answer."""
+    rng = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(count):
+        ids = torch.randint(100, 40_000, (BATCH, length), generator=rng)
+        labels = ids.clone()
+        labels[:, : length - length // 4] = -100
+        weight = torch.full((BATCH,), 1.0 / (BATCH * (length // 4)))
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "sample_weight": weight}
+        batches.append({key: tensor.to(module.llm.device) for key, tensor in batch.items()})
+    return batches
+
+
+def plain_pass(module: ContinualLM, batches: list[dict[str, Any]]) -> None:
+    """Forward and backward through the frozen model, nothing captured."""
+    with module.adapter.without_new_branch(), watch_products({}, module.llm, lambda name, dy, x: None):
+        for batch in batches:
+            (module.sample_nll(batch, share_prefix=False) * batch["sample_weight"]).sum().backward()
+
+
+def boundary(module: ContinualLM, chosen: Plan, run_pass: Callable[..., None]) -> None:
+    """Memory's gradient, then the new task's, as the boundary collects them."""
+    collector = GradientCollector(module.adapter.layers, chosen, 0, torch.float32)
+    remembered = collector.collect(run_pass)
+    collector.collect(run_pass, [remembered])
+
+
+def _status(key: str) -> int:
+    """A figure of this process in bytes; VmHWM is the peak since `_forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
+    """Bytes held between batches at the peak over all passes, and the peak beyond a plain pass and what is held."""
+    batches = random_batches(module, 2)
+    plain_pass(module, batches)
+    give_back_memory()
+    base = _status("VmRSS")
+    _forget_peak()
+    plain_pass(module, batches)
+    plain = _status("VmHWM") - base
+    held, beyond = [], []
+
+    def run_pass(take: Any, after: Any) -> None:
+        def after_batch() -> None:
+            after()
+            peak = _status("VmHWM")
+            give_back_memory()
+            held.append(_status("VmRSS") - base)
+            beyond.append(peak - base - plain - held[-1])
+            _forget_peak()
+
+        give_back_memory()
+        _forget_peak()
+        module.products(batches, take, after_batch)
+
+    boundary(module, chosen, run_pass)
+    return {"held": max(held), "transient": max(beyond)}
+
+
+if __name__ == "__main__":
+    mode, dtype, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    loaded = model(dtype)
+    shapes = {name: layer.shape for name, layer in loaded.adapter.layers.items()}
+    print(json.dumps(measured(loaded, plan(shapes, 8, 2, 10, mode=mode))))

@@ -1,0 +1,206 @@
+"""Cost of SLICE's boundary, side by side: exact gradients against streamed sketches.
+
+(a) bytes held between batches, by formula and by measurement (each row in a fresh process); (b) seconds in units of a
+plain forward and backward pass of the same batches through the frozen model; (c) bytes for the shapes of larger
+models, by the same formula; (d) the decompositions of a 7B block on one rank and on two.
+"""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, start
+from _memory import BATCH, LENGTH, boundary, model, plain_pass, random_batches
+
+from cl_lightning.gradients.plan import Plan, llama_shapes, plan, transient
+from cl_lightning.initializers.slice import SLICE
+from cl_lightning.initializers.spectral import top_singular
+from cl_lightning.initializers.start import start_of
+from cl_lightning.module import ContinualLM
+
+RANK, OVERSAMPLING = 8, 10
+#: Batches of the new task and of memory in the boundary that the time ratios are about.
+BATCHES = 8 + 8
+LARGE = {
+    "Llama-2-7B": llama_shapes(4096, 11008, 32, 4096),
+    "Llama-3-8B": llama_shapes(4096, 14336, 32, 1024),
+    "Llama-3-70B": llama_shapes(8192, 28672, 80, 1024),
+}
+
+
+def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
+    """Of a boundary with two gradient sets: the new task's and memory's."""
+    modes = ("exact", "two_pass", "single_pass")
+    return {mode: plan(shapes, RANK, 2, OVERSAMPLING, mode=mode) for mode in modes}
+
+
+def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
+    """(a) per mode: formula, measured, transient by formula and measured; MiB."""
+    layers = module.adapter.layers
+    shapes = {name: layer.shape for name, layer in layers.items()}
+    owners = module.input_moments(random_batches(module, 1, length=8)).owners
+    rows = {}
+    for mode, chosen in plans(shapes).items():
+        told = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("_memory.py")), mode, dtype, str(torch.get_num_threads())],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        row = json.loads(told.stdout.splitlines()[-1])
+        k = chosen.columns
+        product = max(m * n if mode == "exact" else max(m, n) * (k + 8) for m, n in shapes.values())
+        item = module.llm.dtype.itemsize
+        rows[mode] = {
+            "held_formula": chosen.held / 2**20,
+            "held_measured": row["held"] / 2**20,
+            "transient_formula": transient(shapes, owners, BATCH * LENGTH, item, product) / 2**20,
+            "transient_measured": row["transient"] / 2**20,
+        }
+        print(f"  {mode:<12}" + "  ".join(f"{k} {v:8.1f} MiB" for k, v in rows[mode].items()))
+    return rows
+
+
+def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
+    """(b) seconds per batch, plain and for one pass of each mode."""
+    watch = Stopwatch(clock)
+    batch = random_batches(module, 1)
+    shapes = {name: layer.shape for name, layer in module.adapter.layers.items()}
+
+    def plain() -> float:
+        watch.start()
+        plain_pass(module, batch)
+        watch.stop()
+        return watch.seconds
+
+    def one(chosen: Plan) -> float:
+        passes = []
+
+        def run_pass(take: Any, after: Any) -> None:
+            watch.start()
+            module.products(batch, take, after)
+            watch.stop()
+            passes.append(watch.seconds)
+
+        boundary(module, chosen, run_pass)
+        return sum(passes) / len(passes)
+
+    sides = {"plain": plain} | {mode: (lambda p=p: one(p)) for mode, p in plans(shapes).items()}
+    return {name: min(seconds) for name, seconds in interleaved(sides, rounds).items()}
+
+
+def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
+    """Seconds to decompose all matrices' gradients and to write the factors."""
+    adapter, watch = module.adapter, Stopwatch(clock)
+    gradients = module.gradients(random_batches(module, 1, length=32))
+    watch.start()
+    starts = {
+        name: start_of(
+            SLICE(), layer.dense_weight(), gradients[name], RANK, adapter.scaling, torch.Generator().manual_seed(0)
+        )
+        for name, layer in adapter.layers.items()
+    }
+    watch.stop()
+    svd = watch.seconds
+    watch.start()
+    for name, made in starts.items():
+        adapter.set_factors(name, *made.tensors)
+    watch.stop()
+    return {"svd": svd, "write": watch.seconds}
+
+
+def bf16_products(module: ContinualLM) -> float:
+    """Largest relative error of dy^T x taken in bf16 against float32, over all matrices of a short batch."""
+    errors = []
+
+    def take(name: str, dy: torch.Tensor, x: torch.Tensor) -> None:
+        low_dy, low_x = dy.bfloat16(), x.bfloat16()
+        exact = low_dy.float().t() @ low_x.float()
+        errors.append(float(((low_dy.t() @ low_x).float() - exact).norm() / exact.norm()))
+
+    module.products(random_batches(module, 1, length=32), take, lambda: None)
+    return max(errors)
+
+
+def _decompose(rank: int, world: int, shapes: list[tuple[int, int]], file: str, queue: Any, clock: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    rng = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(m, 64, generator=rng) @ torch.randn(64, n, generator=rng) for m, n in shapes]
+    dist.barrier()
+    watch = Stopwatch(clock)
+    watch.start()
+    for index, G in enumerate(matrices):
+        U, V = (torch.empty(size, 2 * RANK) for size in G.shape)
+        if index % world == rank:
+            U[:], _, V[:] = top_singular(G, 2 * RANK, rng)
+        for factor in (U, V):
+            dist.broadcast(factor, index % world)
+    watch.stop()
+    queue.put(watch.seconds)
+    dist.destroy_process_group()
+
+
+def distributed_svd(quick: bool) -> dict[str, float]:
+    """(d) seconds for the seven matrices of a Llama-2-7B block (a quarter as wide with --quick), one thread a rank."""
+    shapes = list(llama_shapes(1024, 2752, 1, 1024).values() if quick else llama_shapes(4096, 11008, 1, 4096).values())
+    context, out = multiprocessing.get_context("spawn"), {}
+    for world in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            queue = context.Queue()
+            processes = [
+                context.Process(target=_decompose, args=(r, world, shapes, f"{folder}/store", queue, "wall"))
+                for r in range(world)
+            ]
+            for process in processes:
+                process.start()
+            out[f"{world}_rank"] = max(queue.get() for _ in processes)
+            for process in processes:
+                process.join()
+    return out
+
+
+def main() -> int:
+    arguments = options(__doc__).parse_args()
+    start(arguments)
+    module = model(arguments.dtype)
+    module.to(device())
+    print("(a) between batches, two gradient sets, and beyond a plain pass during one")
+    held = memory(module, arguments.dtype)
+    print("(b) seconds per batch of", f"{BATCH} x {LENGTH} tokens")
+    seconds = times(module, arguments.rounds or (1 if arguments.quick else 3), arguments.clock)
+    seconds |= decomposition(module, arguments.clock)
+    print("  " + "  ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    whole = BATCHES * seconds["plain"]
+    error = bf16_products(module)
+    print(f"  products in bf16 against float32: relative error {error:.1e} at most")
+    print(f"(c) bytes for larger models, rank {RANK}, two gradient sets")
+    large = {name: {mode: p.held / 2**30 for mode, p in plans(shapes).items()} for name, shapes in LARGE.items()}
+    for name, row in large.items():
+        print(f"  {name:<12}" + "  ".join(f"{mode} {gib:8.2f} GiB" for mode, gib in row.items()))
+    print("(d) decompositions of a 7B block")
+    svd = distributed_svd(arguments.quick)
+    print("  " + "  ".join(f"{name} {value:.2f} s" for name, value in svd.items()))
+    ratios = {
+        "exact_time_per_pass": (BATCHES * seconds["exact"] + seconds["svd"] + seconds["write"]) / whole,
+        "sketched_time_per_pass": seconds["two_pass"] / seconds["plain"],
+        "single_pass_time_per_pass": seconds["single_pass"] / seconds["plain"],
+        "sketched_memory_over_exact": held["two_pass"]["held_measured"] / held["exact"]["held_measured"],
+        "sketched_memory_over_exact_formula": held["two_pass"]["held_formula"] / held["exact"]["held_formula"],
+        "svd_one_rank_over_two": svd["1_rank"] / svd["2_rank"],
+    }
+    figures = {
+        "backbone": BACKBONE, "rank": RANK, "oversampling": OVERSAMPLING, "batch": [BATCH, LENGTH],
+        "batches_in_boundary": BATCHES, "memory_mib": held, "seconds": seconds, "bf16_product_error": error,
+        "large_models_gib": large, "svd_7b_block_seconds": svd,
+    }  # fmt: skip
+    finish(arguments, "slice_init", ratios, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""How a boundary's gradients are held within a memory budget, chosen before the first batch from shapes alone.
+
+Bytes of one matrix (m, n), k sketch columns, p = PROBES more, l co-range rows (see `gradients.sketch`):
+
+    exact        mn                              while streamed and when done
+    two passes   (m + n) k + mp  while streamed, (m + n) k  when done,   shared tests n (k + p) per distinct n
+    one pass     m (k + p) + ln  while streamed, (m + n) k  when done,   shared tests n (k + p), ml per distinct n, m
+
+All `gradients` sets are held at once; the last one is still being streamed when the others are done.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_lightning.gradients.sketch import PROBES, TwoPass
+
+Mode = Literal["exact", "two_pass", "single_pass"]
+Shapes = Mapping[str, tuple[int, int]]
+
+#: Smallest oversampling of the last resort.
+LEAST_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice and its price.
+
+    Attributes:
+        mode: how gradients are held.
+        held: bytes held between batches, all gradient sets, at the peak over the passes.
+        exact: bytes that exact accumulators would take.
+        passes: over each gradient's batches.
+        columns: k, sketch columns (fewer for matrices with fewer directions); 0 if exact.
+        rows: l, co-range rows of the single pass; else 0.
+        budget: bytes allowed; None: any.
+    """
+
+    mode: Mode
+    held: int
+    exact: int
+    passes: int
+    columns: int = 0
+    rows: int = 0
+    budget: int | None = None
+
+    def line(self) -> str:
+        """The choice, for people."""
+        if self.mode == "exact":
+            return f"gradients exact: {_mib(self.held)} between batches"
+        how = f"{self.passes} passes" if self.passes > 1 else f"1 pass, {self.rows} co-range rows"
+        return (
+            f"gradients sketched with {self.columns} columns, {how}: {_mib(self.held)} between batches "
+            f"(exact: {_mib(self.exact)}, budget {_mib(self.budget or self.held)})"
+        )
+
+
+def plan(
+    shapes: Shapes,
+    rank: int,
+    gradients: int,
+    oversampling: int = 10,
+    budget: int | None = None,
+    itemsize: int = 4,
+    mode: Literal["auto"] | Mode = "auto",
+) -> Plan:
+    """Exact where it fits the budget, else three-pass sketches, else a single pass with what oversampling fits.
+
+    Args:
+        shapes: (m, n) by matrix name.
+        rank: r; sketches have k = 2r + oversampling columns.
+        gradients: how many sets are held together: the new task's and each memory's.
+        budget: bytes between batches; None: exact.
+        itemsize: bytes of an accumulated number.
+        mode: try only this one.
+
+    Raises:
+        ValueError: if nothing fits; says what would.
+    """
+    sets = gradients * sum(m * n for m, n in shapes.values()) * itemsize
+    columns = 2 * rank + oversampling
+    least = 2 * rank + LEAST_OVERSAMPLING
+    candidates = [
+        Plan("exact", sets, sets, 1, budget=budget),
+        Plan("two_pass", _two_pass(shapes, columns, gradients) * itemsize, sets, TwoPass.passes, columns, 0, budget),
+    ]
+    # Down to the fewest columns and rows from which 2r directions can be told.
+    for k, rows in [(k, 2 * k + 1) for k in range(columns, least - 1, -1)] + [(least, least + 2)]:
+        held = _single_pass(shapes, k, rows, gradients) * itemsize
+        candidates.append(Plan("single_pass", held, sets, 1, k, rows, budget))
+    candidates = [c for c in candidates if mode in ("auto", c.mode)]
+    for candidate in candidates:
+        if budget is None or candidate.held <= budget:
+            return candidate
+    smallest = min(candidates, key=lambda c: c.held)
+    raise ValueError(
+        f"{budget} bytes are too few for any way to hold the gradients of {len(shapes)} matrices; "
+        f"{smallest.mode} needs {smallest.held}"
+    )
+
+
+def _two_pass(shapes: Shapes, k: int, gradients: int) -> int:
+    done = sum((m + n) * min(k, m, n) for m, n in shapes.values())
+    return gradients * done + PROBES * sum(m for m, _ in shapes.values()) + _range_tests(shapes, k)
+
+
+def _single_pass(shapes: Shapes, k: int, rows: int, gradients: int) -> int:
+    done = sum((m + n) * min(k, m, n) for m, n in shapes.values())
+    streamed = sum(m * (min(k, m, n) + PROBES) + rows * n for m, n in shapes.values())
+    return (gradients - 1) * done + streamed + _range_tests(shapes, k) + rows * sum({m for m, _ in shapes.values()})
+
+
+def _range_tests(shapes: Shapes, k: int) -> int:
+    """Numbers in the Gaussian test matrices that all matrices of equal width and columns share."""
+    return sum(n * (columns + PROBES) for n, columns in {(n, min(k, m, n)) for m, n in shapes.values()})
+
+
+def transient(shapes: Shapes, shared_inputs: Mapping[str, str], tokens: int, itemsize: int, accumulated: int) -> int:
+    """Bytes that capturing takes during one forward and backward pass, beyond a plain one and beyond `Plan.held`.
+
+    Every layer's input, once where layers share one, and one product of the largest size in flight.
+
+    Args:
+        shared_inputs: layer -> the layer whose input it shares (itself, if it is the first).
+        tokens: N of a batch.
+        itemsize: bytes of an activation.
+        accumulated: numbers of the largest product: mn when exact, (m + n) k at most when sketched.
+    """
+    inputs = {owner: shapes[owner][1] for owner in shared_inputs.values()}
+    return (tokens * sum(inputs.values()) + accumulated) * itemsize
+
+
+def llama_shapes(hidden: int, intermediate: int, layers: int, kv: int) -> dict[str, tuple[int, int]]:
+    """All linear layers of a Llama's blocks: (m, n) by name. `kv`: width of keys and values."""
+    block = {
+        "q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden),
+        "gate": (intermediate, hidden), "up": (intermediate, hidden), "down": (hidden, intermediate),
+    }  # fmt: skip
+    return {f"{i}.{name}": shape for i in range(layers) for name, shape in block.items()}
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.3g} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"

@@ -1,0 +1,149 @@
+"""Streamed sketches of a gradient G = sum over batches of dy^T x that is never formed.
+
+A sketch is fed batch by batch (`add`), its sums are reduced over ranks (`tensors`), and after as many passes over
+the same batches as it asks for it answers with low-rank factors. Test matrices are drawn from (seed, size), so that
+matrices, tasks and ranks share them: sketches of different gradients combine linearly.
+
+Shapes: G (m, n), dy (N, m), x (N, n), k sketch columns, l co-range rows; PROBES further columns estimate what a
+sketch misses. They have no part in finding the range: columns that had would lie in it, and see no residual.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.seeding import generator
+
+PROBES = 8
+
+
+class TestMatrices:
+    """Gaussian matrices by (purpose, size), each drawn once and shared."""
+
+    __test__ = False  # not a pytest class
+
+    def __init__(self, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.seed, self.dtype, self.device = seed, dtype, device
+        self.drawn: dict[tuple[str, int, int], Tensor] = {}
+
+    def gaussian(self, purpose: str, size: int, columns: int) -> Tensor:
+        """(size, columns), standard normal."""
+        key = (purpose, size, columns)
+        if key not in self.drawn:
+            rng = generator(self.seed, "sketch", *key)
+            self.drawn[key] = torch.randn(size, columns, dtype=self.dtype, generator=rng).to(self.device)
+        return self.drawn[key]
+
+
+class Sketch(ABC):
+    """One gradient's sketch. In turn, `passes` times: `add` every batch, sum `tensors()` over ranks, `finish_pass`."""
+
+    passes: ClassVar[int]
+
+    def __init__(self, shape: tuple[int, int], columns: int, tests: TestMatrices) -> None:
+        self.shape, self.tests = shape, tests
+        self.columns = min(columns, *shape)
+        self._omega = tests.gaussian("range", shape[1], self.columns + PROBES)
+        self._left = self._zeros(shape[0], self.columns + PROBES)  # Y = G Omega
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.tests.dtype, device=self.tests.device)
+
+    def _add_range(self, dy: Tensor, x: Tensor) -> None:
+        self._left += dy.t() @ (x @ self._omega.to(x.dtype))
+
+    def _split_range(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal basis of the range, and the probes G Omega'."""
+        return _orthonormal(self._left[:, : self.columns]), self._left[:, self.columns :].clone()
+
+    def _low_rank(self, left: Tensor, right: Tensor, probes: Tensor) -> LowRank:
+        """With the captured share 1 - ||R||^2 / (||R||^2 + ||G^||^2), R = G - G^; E ||R Omega'||^2 = PROBES ||R||^2."""
+        missed = probes - left @ (right.t() @ self._omega[:, self.columns :])
+        residual = float(missed.to(torch.float64).square().sum()) / PROBES
+        held = float(((left.t() @ left).to(torch.float64) * (right.t() @ right).to(torch.float64)).sum())
+        return LowRank(left, right, held / (held + residual) if held + residual > 0 else 1.0)
+
+    @abstractmethod
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        """One call of the layer."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """The current pass's sums; linear in G."""
+
+    @abstractmethod
+    def finish_pass(self) -> LowRank | None:
+        """Go to the next pass; after the last one, the result."""
+
+
+class TwoPass(Sketch):
+    """Range finder with one power pass: three passes over the batches.
+
+        Y = G Omega, Q = orth(Y)   |   H = G^T Q, P = orth(H)   |   L = G P,   G^ = L P^T = G P P^T
+
+    Source: Halko et al. 2011 (arXiv 0909.4061), algorithm 4.4; the first two passes are their two-pass scheme, the
+    third is half a step of subspace iteration, which squares the decay of the singular values the basis sees.
+    """
+
+    passes = 3
+
+    def __init__(self, shape: tuple[int, int], columns: int, tests: TestMatrices) -> None:
+        super().__init__(shape, columns, tests)
+        self._pass = 0
+        self._basis = self._probes = self._sum = None
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        if self._pass == 0:
+            self._add_range(dy, x)
+        elif self._pass == 1:
+            self._sum += x.t() @ (dy @ self._basis.to(dy.dtype))
+        else:
+            self._sum += dy.t() @ (x @ self._basis.to(x.dtype))
+
+    def tensors(self) -> list[Tensor]:
+        return [self._left if self._pass == 0 else self._sum]
+
+    def finish_pass(self) -> LowRank | None:
+        m, n = self.shape
+        if self._pass == 0:
+            self._basis, self._probes = self._split_range()
+            self._left, self._sum = None, self._zeros(n, self.columns)
+        elif self._pass == 1:
+            self._basis, self._sum = _orthonormal(self._sum), self._zeros(m, self.columns)
+        else:
+            return self._low_rank(self._sum, self._basis, self._probes)
+        self._pass += 1
+        return None
+
+
+class SinglePass(Sketch):
+    """Range and co-range in one pass:   Y = G Omega = Q R,   Z = Psi G,   G^ = Q (Psi Q)^+ Z.
+
+    Source: Tropp et al. 2017 (arXiv 1609.00048), algorithm 4; l = 2k + 1 makes the first factor of their bound 2.
+    """
+
+    passes = 1
+
+    def __init__(self, shape: tuple[int, int], columns: int, tests: TestMatrices, rows: int) -> None:
+        super().__init__(shape, columns, tests)
+        self._psi = tests.gaussian("co-range", shape[0], rows)  # its transpose
+        self._right = self._zeros(rows, shape[1])
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        self._add_range(dy, x)
+        self._right += (dy @ self._psi.to(dy.dtype)).t() @ x
+
+    def tensors(self) -> list[Tensor]:
+        return [self._left, self._right]
+
+    def finish_pass(self) -> LowRank:
+        Q, probes = self._split_range()
+        core = torch.linalg.lstsq(self._psi.t() @ Q, self._right).solution
+        return self._low_rank(Q, core.t().contiguous(), probes)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    return torch.linalg.qr(columns).Q

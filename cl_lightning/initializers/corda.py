@@ -1,0 +1,58 @@
+"""CorDA: start at the directions of W that a task's inputs use most, or least."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.spectral import all_singular, check_moments, halves
+
+Mode = Literal["ipm", "kpm"]
+
+#: Which r of all singular directions of W C, in falling order.
+PICK: dict[str, Callable[[int], slice]] = {"ipm": lambda r: slice(0, r), "kpm": lambda r: slice(-r, None)}
+DAMPING = 0.01
+
+
+class CorDA(Initializer):
+    """Factors of W oriented by the input covariance C = E[x x^T]:   W C = U S V^T.
+
+        A0 = sqrt(S_I / s) V_I^T C^-1,   B0 = U_I sqrt(S_I / s),   s B0 A0 C = the picked part of W C
+
+    Args:
+        mode: "ipm", instruction-previewed: I = the r largest, the adapter has what the task uses; "kpm",
+            knowledge-preserved: I = the r smallest, what the given inputs use stays frozen.
+
+    Raises:
+        ConfigError: for another mode.
+
+    Source: CorDA (arXiv 2406.05223), eq. 2-4. C is damped by 1 % of its mean diagonal before it is inverted, as in
+    PEFT (tuners/lora/corda.py), in float64; their doubling of the damping until the inverse passes is not needed there.
+    """
+
+    needs = "inputs"
+
+    def __init__(self, mode: Mode = "ipm") -> None:
+        if mode not in PICK:
+            raise ConfigError(f"CorDA mode {mode!r}: {nearest(str(mode), PICK)}")
+        self.mode = mode
+
+    def factors(
+        self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See the base class; `statistic` is C (n, n).
+
+        Raises:
+            ValueError: if C is absent, not finite or zero, or the rank exceeds min(m, n).
+        """
+        C = check_moments(statistic, weight, rank)
+        C = C + DAMPING * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype, device=C.device)
+        U, S, V = all_singular(weight.detach().to(torch.float64) @ C, rank)
+        pick = PICK[self.mode](rank)
+        A, B = halves(U[:, pick], S[pick], V[:, pick], scaling)
+        A = torch.linalg.solve(C, A.t()).t()
+        dtype = torch.promote_types(statistic.dtype, torch.float32)
+        return A.contiguous().to(dtype), B.to(dtype)

@@ -1,0 +1,47 @@
+"""LoRAM: a deterministic sine basis at the scale of W."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.spectral import variance_scale
+
+
+class LoRAM(Initializer):
+    """A0, B0 orthogonal rows and columns of the type-I discrete sine transform, scaled to W.
+
+        A0[k, i] = beta sqrt(2 / (n + 1)) sin((i + 1)(k + 1) pi / (n + 1)),   B0 likewise with m, transposed
+        beta^4 = rho Var(W) / Var(B A),   rho = ln r / ln min(m, n)
+
+    so that Var(B0 A0) = rho Var(W): the magnitude that spectral starts owe their gains to, without a spectrum.
+
+    Source: LoRAM (arXiv 2507.06558), in the form of the SLICE authors' code (cl_lora/slice/decompose.py). We differ:
+    Var is the uncentred second moment (theirs is centred), see `spectral.variance_scale`, and rank 1 has a scale.
+    """
+
+    needs = "weight"
+
+    def factors(
+        self, weight: Tensor, statistic: None, rank: int, scaling: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See the base class.
+
+        Raises:
+            ValueError: if rank exceeds min(m, n), or W is zero.
+        """
+        m, n = weight.shape
+        if not 1 <= rank <= min(m, n):
+            raise ValueError(f"rank {rank} has no {rank} orthogonal sines in a {m} x {n} matrix")
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        A, B = (_sines(size, rank).to(weight.device, dtype) for size in (n, m))
+        beta = variance_scale(A.t(), B, weight, rank)
+        return (beta * A).t().contiguous(), beta * B
+
+
+def _sines(size: int, count: int) -> Tensor:
+    """Orthonormal columns (size, count), the lowest frequencies; formed in float64."""
+    i = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
+    k = torch.arange(1, count + 1, dtype=torch.float64)
+    return math.sqrt(2 / (size + 1)) * torch.sin(i * k * (math.pi / (size + 1)))

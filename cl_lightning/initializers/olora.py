@@ -1,0 +1,33 @@
+"""OLoRA: start at the QR factors of W."""
+
+import torch
+from torch import Tensor
+
+from cl_lightning.initializers.base import Initializer
+
+
+class OLoRA(Initializer):
+    """A0 = R[:r], B0 = Q[:, :r] of W = Q R: B0 is orthonormal and spans the first r columns of W.
+
+    Signs: the diagonal of R is made positive, so that the factors do not depend on the QR routine.
+
+    Source: OLoRA (arXiv 2406.01775), algorithm 1; s is not in the factors, as in PEFT's olora_init. We differ from
+    PEFT: fixed signs, and W is never edited (displacement form), so nothing is re-quantised.
+    """
+
+    needs = "weight"
+
+    def factors(
+        self, weight: Tensor, statistic: None, rank: int, scaling: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See the base class.
+
+        Raises:
+            ValueError: if the rank exceeds min(m, n).
+        """
+        m, n = weight.shape
+        if not 1 <= rank <= min(m, n):
+            raise ValueError(f"rank {rank} exceeds the {min(m, n)} columns of Q of a {m} x {n} matrix")
+        Q, R = torch.linalg.qr(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
+        signs = torch.where(R.diagonal()[:rank] < 0, -1.0, 1.0).to(R.dtype)
+        return signs[:, None] * R[:rank], Q[:, :rank] * signs
