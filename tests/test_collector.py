@@ -1,0 +1,156 @@
+"""Collected gradients on a whole model: sketched against exact, with memories, over ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone
+from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
+from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.gradients.plan import plan
+from cl_lightning.module import ContinualLM
+from tests.conftest import batch_of, random_examples, relative
+
+RANK, OVERSAMPLING = 4, 20
+COLUMNS = 2 * RANK + OVERSAMPLING
+Batch = dict[str, Any]
+
+
+def batches(seed: int, sizes: tuple[int, ...] = (3, 1, 2)) -> list[Batch]:
+    """Ragged batches at the weight of their common token mean."""
+    examples = random_examples(sum(sizes), seed)
+    tokens = sum(len(e.answer_ids) for e in examples)
+    out, at = [], 0
+    for size in sizes:
+        weight = torch.full((size,), 1 / tokens, dtype=torch.float64)
+        out.append({**batch_of(examples[at : at + size]), "sample_weight": weight})
+        at += size
+    return out
+
+
+def over(module: ContinualLM, share: list[Batch]) -> RunPass:
+    return lambda take, after: module.products(share, take, after)
+
+
+def load() -> ContinualLM:
+    module = ContinualLM(Backbone("random-llama", dtype="float64"), SeqLoRA(rank=RANK, alpha=8))
+    module.load(module.backbone.load_tokenizer())
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    return module
+
+
+def collector(module: ContinualLM, mode: str, budget: int | None = None, oversampling: int = 10) -> GradientCollector:
+    shapes = {name: layer.shape for name, layer in module.adapter.layers.items()}
+    chosen = plan(shapes, RANK, 2, oversampling, budget, itemsize=8, mode=mode)
+    return GradientCollector(module.adapter.layers, chosen, 0, torch.float64)
+
+
+@pytest.fixture(scope="module")
+def module() -> ContinualLM:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def exact(module: ContinualLM) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of memory (seed 1) and of the new task (seed 2)."""
+    memory, new = (module.gradients(batches(seed)) for seed in (1, 2))
+    return memory, new
+
+
+def test_exact_batchwise_products_add_up_to_the_inner_product(
+    module: ContinualLM, exact: tuple[dict[str, Tensor], dict[str, Tensor]]
+) -> None:
+    maker = collector(module, "exact")
+    memory = maker.collect(over(module, batches(1)))
+    assert memory.products == {}
+    new = maker.collect(over(module, batches(2)), [memory], by_batch=True)
+    for name, g in exact[1].items():
+        assert relative(new.gradients[name], g) < 1e-12
+        assert new.products[name].shape == (3, 1)
+        assert float(new.inner[name]) == pytest.approx(float((g * exact[0][name]).sum()), rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize("mode", ["two_pass", "single_pass"])
+def test_sketches_hold_what_counts_and_know_inner_products(
+    module: ContinualLM, exact: tuple[dict[str, Tensor], dict[str, Tensor]], mode: str
+) -> None:
+    maker = collector(module, mode, oversampling=OVERSAMPLING)
+    memory = maker.collect(over(module, batches(1)))
+    new = maker.collect(over(module, batches(2)), [memory])
+    for name, g in exact[1].items():
+        sketch, held = new.gradients[name], memory.gradients[name]
+        assert isinstance(sketch, LowRank)
+        # Tropp et al. 2017, theorem 4.3 (for Halko's two passes a third of it): the mean of the squared error over
+        # draws, twice that for one draw.
+        rank, tail = 2 * RANK, float(torch.linalg.svdvals(g)[2 * RANK :].square().sum())
+        assert float((g - sketch.dense()).square().sum()) < 2 * 2 * (1 + rank / (COLUMNS - rank - 1)) * tail, name
+        # With the sketch of the memory, or with the memory itself where that sketch is poor: exact in the new one.
+        against = exact[0][name] if name in new.formed else held.dense()
+        wanted, size = float((g * against).sum()), float(g.norm() * against.norm())
+        assert abs(float(new.inner[name]) - wanted) < 1e-9 * size, name
+        assert abs(wanted - float((g * exact[0][name]).sum())) < 0.1 * size, name
+
+
+def test_memories_that_a_sketch_misses_are_formed_within_the_budget(
+    module: ContinualLM, exact: tuple[dict[str, Tensor], dict[str, Tensor]]
+) -> None:
+    held = collector(module, "two_pass", oversampling=0).plan.held
+    largest = max(8 * g.numel() for g in exact[0].values())
+    maker = collector(module, "two_pass", budget=held + largest, oversampling=0)
+    memory = maker.collect(over(module, batches(1)))
+    poor = {name: LowRank(g.left, g.right, 0.5) for name, g in memory.gradients.items()}
+    passes = []
+    memory = Collected(poor, lambda take, after: (passes.append(1), over(module, batches(1))(take, after))[1])
+    new = maker.collect(over(module, batches(2)), [memory])
+    assert new.formed == list(poor)
+    assert len(passes) > 1  # not all at once: the budget has no room for them
+    for name, g in exact[1].items():
+        assert float(new.inner[name]) == pytest.approx(float((g * exact[0][name]).sum()), rel=1e-9, abs=1e-14)
+
+
+# --- two ranks --------------------------------------------------------------------------------------------
+
+
+def _rank(rank: int, folder: str, mode: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{mode}", rank=rank, world_size=2)
+    module = load()
+    maker = collector(module, mode)
+    memory = maker.collect(over(module, batches(1)[rank::2]))
+    new = maker.collect(over(module, batches(2)[rank::2]), [memory], by_batch=True)
+    if rank == 0:
+        gradients = {n: g if isinstance(g, Tensor) else g.dense() for n, g in new.gradients.items()}
+        torch.save({"gradients": gradients, "inner": new.inner}, f"{folder}/{mode}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("mode", ["exact", "two_pass", "single_pass"])
+def test_two_ranks_with_ragged_batches_equal_one(module: ContinualLM, tmp_path: Path, mode: str) -> None:
+    mp.spawn(_rank, (str(tmp_path), mode), nprocs=2)
+    two = torch.load(tmp_path / f"{mode}.pt", weights_only=True)
+    maker = collector(module, mode)
+    memory = maker.collect(over(module, batches(1)))
+    one = maker.collect(over(module, batches(2)), [memory], by_batch=True)
+    for name, g in one.gradients.items():
+        dense = g if isinstance(g, Tensor) else g.dense()
+        assert relative(two["gradients"][name], dense) < 1e-10, name
+        assert torch.allclose(two["inner"][name], one.inner[name], rtol=1e-9, atol=1e-13), name
+
+
+def test_the_mean_of_rank_means_is_another_gradient(module: ContinualLM) -> None:
+    """Negative control of the token weights: each rank's own token mean, averaged."""
+    means: dict[str, Tensor] = {}
+    for rank in (0, 1):
+        share = batches(2)[rank::2]
+        tokens = sum(int((b["labels"] != -100).sum()) for b in share)
+        own = [{**b, "sample_weight": torch.full_like(b["sample_weight"], 0.5 / tokens)} for b in share]
+        for name, g in module.gradients(own).items():
+            means[name] = means.get(name, 0) + g
+    union = module.gradients(batches(2))
+    assert max(relative(means[name], g) for name, g in union.items()) > 1e-3

@@ -1,0 +1,119 @@
+"""The memory ladder: its formula against the bytes really held, and where it changes from one rung to the next."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.gradients.plan import llama_shapes, plan
+from cl_lightning.gradients.sketch import Sketch
+
+MODELS = {
+    "square": {"a": (64, 64), "b": (64, 64)},
+    "llama": llama_shapes(48, 128, 2, 16),
+    "narrow": {"wide": (12, 200), "tall": (200, 12), "square": (80, 80)},
+}
+RANK = 4
+
+
+class Layer(nn.Module):
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape, self.weight = shape, torch.zeros(0)
+
+
+def tensors_in(thing: Any) -> dict[int, int]:
+    """Bytes of every distinct storage reachable from our own objects."""
+    if isinstance(thing, Tensor):
+        return {thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()}
+    if isinstance(thing, dict):
+        parts = list(thing.values())
+    elif isinstance(thing, list | tuple):
+        parts = list(thing)
+    elif isinstance(thing, LowRank | Sketch | Collected | GradientCollector) or hasattr(thing, "drawn"):
+        parts = list(vars(thing).values())
+    else:
+        return {}
+    return {k: v for part in parts for k, v in tensors_in(part).items()}
+
+
+@pytest.mark.parametrize("mode", ["exact", "two_pass", "single_pass"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = MODELS[model]
+    layers = {name: Layer(shape) for name, shape in shapes.items()}
+    chosen = plan(shapes, RANK, 2, mode=mode)
+    collector = GradientCollector(layers, chosen, 0, torch.float32)
+    made: list[Any] = []
+    for kind in ("Exact", "TwoPass", "SinglePass"):
+        original = getattr(__import__("cl_lightning.gradients.collector", fromlist=[kind]), kind)
+
+        def spy(*args: Any, original: Any = original) -> Any:
+            made.append(original(*args))
+            return made[-1]
+
+        monkeypatch.setattr(f"cl_lightning.gradients.collector.{kind}", spy)
+    held = []
+
+    def run_pass(take: Any, after_batch: Any) -> None:
+        rng = torch.Generator().manual_seed(0)
+        for name, (m, n) in shapes.items():
+            take(name, torch.randn(30, m, generator=rng), torch.randn(30, n, generator=rng))
+        after_batch()
+        alive = [getattr(x, "total", x) for x in made]
+        held.append(sum(tensors_in([alive, done, collector._tests]).values()))
+
+    done: list[Any] = []
+    for _ in range(2):
+        made.clear()
+        done.append(collector.collect(run_pass).gradients)
+    assert max(held) == chosen.held
+
+
+def test_the_ladder_takes_the_first_rung_that_fits() -> None:
+    shapes = MODELS["llama"]
+    rungs = [plan(shapes, RANK, 2, mode=mode) for mode in ("exact", "two_pass")]
+    assert plan(shapes, RANK, 2).mode == "exact"
+    for upper, lower in (("exact", "two_pass"), ("two_pass", "single_pass")):
+        size = {p.mode: p.held for p in rungs}[upper]
+        assert plan(shapes, RANK, 2, budget=size).mode == upper
+        assert plan(shapes, RANK, 2, budget=size - 1).mode in (lower, "single_pass")
+    with pytest.raises(ValueError, match="single_pass needs") as refused:
+        plan(shapes, RANK, 2, budget=1)
+    least = int(str(refused.value).split()[-1])
+    assert plan(shapes, RANK, 2, budget=least).mode == "single_pass"
+    with pytest.raises(ValueError, match=f"{least - 1} bytes are too few"):
+        plan(shapes, RANK, 2, budget=least - 1)
+
+
+def test_what_is_held_never_exceeds_the_budget_and_grows_with_m_plus_n_times_k() -> None:
+    shapes = llama_shapes(256, 688, 4, 256)
+    for budget in range(400_000, 20_000_000, 300_000):
+        try:
+            assert plan(shapes, 8, 2, budget=budget).held <= budget
+        except ValueError:
+            assert budget < 3_395_712  # the single pass with the least oversampling
+    narrow, wide = (plan(shapes, r, 1, oversampling=0, mode="two_pass").held for r in (8, 16))
+    probes = plan(shapes, 0, 1, oversampling=0, mode="two_pass").held  # what does not grow with k
+    assert (wide - probes) == 2 * (narrow - probes)
+
+
+@pytest.mark.parametrize(
+    ("model", "gigabytes"),
+    [((4096, 11008, 32, 4096), 25.90), ((4096, 14336, 32, 1024), 27.92), ((3072, 8192, 28, 1024), 11.27)],
+)
+def test_known_sizes(model: tuple[int, int, int, int], gigabytes: float) -> None:
+    shapes = llama_shapes(*model)
+    assert plan(shapes, 8, 1).held / 1e9 == pytest.approx(gigabytes, abs=0.01)
+    assert plan(shapes, 8, 2, mode="two_pass").held < 0.05 * plan(shapes, 8, 2).held
+
+
+def test_the_choice_is_told_in_one_line() -> None:
+    shapes = MODELS["llama"]
+    assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
+    sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="two_pass").held).line()
+    assert "18 columns, 3 passes" in sketched
+    assert "\n" not in sketched
