@@ -42,7 +42,7 @@ class ReplayBuffer(TaskCallback):
         self.capacity, self.train_ratio = capacity, train_ratio
         self.examples: dict[str, list[Example]] = {}
 
-    def on_sequence_start(self, run: SequenceRun) -> None:
+    def check_run(self, run: SequenceRun) -> None:
         if self.train_ratio and not memory_per_step(run.data.batch_size, self.train_ratio):
             raise ConfigError(
                 f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={run.data.batch_size} is no whole "

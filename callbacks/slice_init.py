@@ -25,7 +25,14 @@ from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.gradients.boundary_report import COLUMNS, MatrixReport, in_numbers
+from cl_lightning.gradients.boundary_report import (
+    BOUNDARY_COLUMNS,
+    COLUMNS,
+    MatrixReport,
+    boundary_row,
+    in_numbers,
+    in_words,
+)
 from cl_lightning.gradients.collector import Collected, GradientCollector
 from cl_lightning.gradients.plan import Plan, plan
 from cl_lightning.gradients.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
@@ -134,27 +141,39 @@ class SliceInit(TaskCallback):
             reasons.append(f"boundary.init.warm_start: {kind} does not start at a gradient's directions; set it to 0")
         return reasons
 
-    def on_sequence_start(self, run: SequenceRun) -> None:
-        """What needs the model's shapes or the data's size to be known."""
-        adapter = run.module.adapter
-        wanted = self.initializer.directions_per_rank * adapter.rank
-        for name, layer in adapter.layers.items():
-            if wanted > min(layer.shape):
-                raise ConfigError(
-                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for {wanted} singular "
-                    f"directions of {name}, which has {min(layer.shape)}; use at most "
-                    f"{min(layer.shape) // self.initializer.directions_per_rank}, or leave it out of targets"
-                )
+    def check_run(self, run: SequenceRun) -> None:
+        """See the base class."""
+        self._check_rank(run.module.adapter)
         if self.initializer.needs == "gradients":
-            if self.loss_on == "full" and run.module.encoder_decoder:
-                raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
-            batches = -(-self.samples // self.batch_size)
+            self._check_samples(run)
+            self._plan(run)
+
+    def _check_rank(self, adapter: AdapterStrategy) -> None:
+        per_rank = self.initializer.directions_per_rank
+        for name, layer in adapter.layers.items():
+            if per_rank * adapter.rank > min(layer.shape):
+                raise ConfigError(
+                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for "
+                    f"{per_rank * adapter.rank} singular directions of {name}, which has {min(layer.shape)}; use at "
+                    f"most {min(layer.shape) // per_rank}, or leave it out of targets"
+                )
+
+    def _check_samples(self, run: SequenceRun) -> None:
+        if self.loss_on == "full" and run.module.encoder_decoder:
+            raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
+        for task in run.data.tasks:
+            count = min(self.samples, len(task.train))
+            if count < self.batch_size:
+                raise ConfigError(
+                    f"boundary.init.batch_size: {self.batch_size} is more than the {count} examples on which the "
+                    f"gradient of {task.spec.name} is taken; lower it, or raise boundary.init.samples"
+                )
+            batches = -(-count // self.batch_size)
             if self.gate_z is not None and batches < LEAST_BATCHES:
                 raise ConfigError(
-                    f"boundary.init.gate_z: {self.samples} samples in batches of {self.batch_size} are {batches} "
-                    f"batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
+                    f"boundary.init.gate_z: {count} samples of {task.spec.name} in batches of {self.batch_size} are "
+                    f"{batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
                 )
-            self._plan(run)
 
     def _plan(self, run: SequenceRun) -> Plan:
         """How gradients are held; refuses a budget in which nothing fits."""
@@ -318,12 +337,15 @@ class SliceInit(TaskCallback):
             scale = record.norm_new * record.norm_memory
             errors = [jackknife(column)[1] for column in new.products[name].t()]
             error = max(errors) / scale if scale else None
+        after = (start.against(m.gradients[name]) for m in memories)
+        cosine_after, inner_after = min(after, default=(None, None))
         return MatrixReport(
             record=record,
             captured=getattr(new.gradients[name], "captured", 1.0),
             energy=start.energy,
             overlap=start.overlap_with(new.gradients[name], rank) if record.fired else 1.0,
-            cosine_after=min((start.cosine_with(m.gradients[name]) for m in memories), default=None),
+            cosine_after=cosine_after,
+            inner_after=inner_after,
             standard_error=error,
             gate_open=not record.gated,
         )
@@ -332,31 +354,17 @@ class SliceInit(TaskCallback):
         self, run: SequenceRun, task: int, reports: dict[str, MatrixReport], new: Collected, seconds: float
     ) -> None:
         name = run.order[task]
-        run.write(f"surgery/{name}.csv", to_csv(COLUMNS, [r.row(matrix) for matrix, r in reports.items()]))
+        rows = [report.row(matrix) for matrix, report in reports.items()]
+        run.write(f"surgery/{name}.csv", to_csv(COLUMNS, rows))
+        run.log_table(f"surgery/{name}", COLUMNS, rows)
         numbers = in_numbers(reports)
         if self.gate_z is not None and new.products:
             by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
             numbers["fired_by_chance"] = null_firing_share(by_matrix, self.gate_z, generator(run.seed, "halves", name))
         run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
-        compared = "fired" in numbers
-        self.boundaries.append(
-            [
-                name,
-                *(100 * numbers[k] if k in numbers else None for k in ("negative", "fired", "fired_by_chance")),
-                *(numbers.get(k) for k in ("median_abs_cosine", "median_overlap", "lowest_overlap")),
-                *(numbers.get(k) for k in ("lowest_cosine_after", "median_energy_2r", "lowest_captured")),
-                seconds,
-            ]
-        )
-        told = (
-            f"surgery fired in {100 * numbers['fired']:.0f} % of {len(reports)} matrices "
-            f"({100 * numbers['negative']:.0f} % conflict), median |cos| {numbers['median_abs_cosine']:.3f}, overlap "
-            f"with LoRA-GA's subspace median {numbers['median_overlap']:.4f}, lowest {numbers['lowest_overlap']:.4f}"
-            if compared
-            else "no memory to compare with, so the new task's own subspace"
-        )
+        self.boundaries.append(boundary_row(name, numbers, seconds))
         formed = f"; {len(new.formed)} memory matrices formed for exact inner products" if new.formed else ""
-        run.say(f"  {told}{formed} ({seconds:.0f} s)")
+        run.say(f"  {in_words(numbers, len(reports))}{formed} ({seconds:.0f} s)")
 
     def state(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries}
@@ -365,12 +373,8 @@ class SliceInit(TaskCallback):
         self.boundaries = state["boundaries"]
 
     def tables(self) -> list[Table]:
-        columns = [
-            "boundary before", "conflict %", "fired %", "by chance %", "median |cos|", "overlap with LoRA-GA, median",
-            "lowest", "lowest cos after", "energy in 2r", "captured", "seconds",
-        ]  # fmt: skip
         title = "what surgery did at each boundary (empty: no memory to compare with, or no gate)"
-        return [Table(title, columns, self.boundaries)] if self.boundaries else []
+        return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []
 
 
 def _blocks(names: Any) -> dict[str, str]:

@@ -203,6 +203,7 @@ def run() -> None:
     facts["identity"] = _identity(cli.config, facts)
     folder = RunFolder(Path(settings.run_dir or Path("runs") / experiment / facts["identity"]))
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
+    sequence.check()
     if _launches_here():
         folder.open(facts["identity"], settings.fresh)
         # A record has its configuration committed already; what may differ now is no part of the identity.

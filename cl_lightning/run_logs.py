@@ -55,3 +55,10 @@ def log(loggers: list[Logger], clock: Clock, values: dict[str, Any]) -> None:
     """Write values with the axes beside them."""
     for logger in loggers:
         logger.log_metrics({**values, **clock.axes()}, step=clock.step)
+
+
+def log_table(loggers: list[Logger], clock: Clock, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Show a table in wandb, at this point of the axes."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(name, columns=columns, data=rows, step=clock.step)

@@ -118,6 +118,11 @@ class SequenceRun:
         if self.is_main:
             run_logs.log(self.loggers, self.clock, values)
 
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Log a table to wandb, from rank 0; the run folder's twin is the caller's to `write`."""
+        if self.is_main:
+            run_logs.log_table(self.loggers, self.clock, name, columns, rows)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the run folder on rank 0; part of the state from the next commit on."""
         self._on_main(lambda: self.folder.write(name, data))
@@ -156,6 +161,11 @@ class SequenceRun:
             yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
 
     # ---- the run -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
+        for callback in self.callbacks:
+            callback.check_run(self)
 
     def run(self) -> None:
         """Train and score all tasks that are not done yet.

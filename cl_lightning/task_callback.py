@@ -35,6 +35,13 @@ class TaskCallback(Callback):
         """Reasons not to run beside these slots and this strategy, one line each. Called before anything is loaded."""
         return []
 
+    def check_run(self, run: SequenceRun) -> None:
+        """Refuse what the model's shapes or the data's sizes rule out: both are known, nothing is written yet.
+
+        Raises:
+            UserError: one line, naming the option.
+        """
+
     def on_sequence_start(self, run: SequenceRun) -> None:
         """Once, after restoring finished tasks, before the first task of this process."""
 

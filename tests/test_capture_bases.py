@@ -22,7 +22,7 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, tokenizer = tmp_path_factory.mktemp("t5"), random_tokenizer()
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.1,
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, dropout_rate=0.1,
         feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(path)
@@ -44,7 +44,7 @@ def t5_batch(count: int, seed: int = 0) -> dict:
     return {**batch, "sample_weight": torch.full((count,), 1 / tokens, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-6)])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_encoder_decoder_with_dropout_in_the_model(
     t5_folder: Path, dtype: str, tolerance: float, checkpointing: bool

@@ -9,7 +9,12 @@ from cl_lightning.gradients.surgery import SurgeryRecord
 
 COLUMNS = [
     "matrix", "cosine", "standard_error", "gate_open", "fired", "coefficients", "norm_new", "norm_memory",
-    "captured", "energy_2r", "overlap_with_loraga", "cosine_after",
+    "captured", "energy_2r", "overlap_with_loraga", "cosine_after", "inner_after",
+]  # fmt: skip
+#: Of the table of boundaries; `boundary_row` fills them.
+BOUNDARY_COLUMNS = [
+    "boundary before", "conflict %", "fired %", "by chance %", "median |cos|", "overlap with LoRA-GA, median",
+    "lowest", "lowest cos after", "energy in 2r", "captured", "seconds",
 ]  # fmt: skip
 
 
@@ -22,8 +27,8 @@ class MatrixReport:
         captured: estimated share of ||G_new||^2 that its sketch holds; 1 for an exact gradient.
         energy: share of ||G~||^2 in its top 2r singular directions.
         overlap: of the top-2r column spaces of G~ and G_new (plain LoRA-GA's); 1 where surgery did not fire.
-        cosine_after: between [G~]_2r and the memory gradient it points against most; None without memory. Truncation
-            may bring back a conflict that surgery took out.
+        cosine_after, inner_after: cosine and inner product of [G~]_2r with the memory gradient it points against most;
+            None without memory. Truncation may bring back a conflict that surgery took out.
         standard_error: of `record.cosine`, by jackknife over batches; None without gate.
         gate_open: whether surgery was allowed here.
     """
@@ -33,6 +38,7 @@ class MatrixReport:
     energy: float
     overlap: float
     cosine_after: float | None
+    inner_after: float | None
     standard_error: float | None = None
     gate_open: bool = True
 
@@ -42,6 +48,7 @@ class MatrixReport:
         return [
             name, r.cosine, self.standard_error, int(self.gate_open), int(r.fired), coefficients, r.norm_new,
             r.norm_memory, self.captured, self.energy, self.overlap, self.cosine_after,
+            self.inner_after,
         ]  # fmt: skip
 
 
@@ -62,3 +69,27 @@ def in_numbers(reports: Mapping[str, MatrixReport]) -> dict[str, float]:
             "lowest_cosine_after": min(r.cosine_after for r in compared),
         }
     return out
+
+
+def boundary_row(task: str, numbers: Mapping[str, float], seconds: float) -> list[Any]:
+    """One boundary in the table: `numbers` as `in_numbers` gives them, and "fired_by_chance" where there is a gate."""
+    return [
+        task,
+        *(100 * numbers[k] if k in numbers else None for k in ("negative", "fired", "fired_by_chance")),
+        *(numbers.get(k) for k in ("median_abs_cosine", "median_overlap", "lowest_overlap")),
+        *(numbers.get(k) for k in ("lowest_cosine_after", "median_energy_2r", "lowest_captured")),
+        seconds,
+    ]
+
+
+def in_words(numbers: Mapping[str, float], matrices: int) -> str:
+    """The boundary in one line."""
+    if "fired" not in numbers:
+        return "no memory to compare with, so the new task's own subspace"
+    chance = f", {100 * numbers['fired_by_chance']:.0f} % by chance" if "fired_by_chance" in numbers else ""
+    return (
+        f"surgery fired in {100 * numbers['fired']:.0f} % of {matrices} matrices "
+        f"({100 * numbers['negative']:.0f} % conflict{chance}), median |cos| {numbers['median_abs_cosine']:.3f}, "
+        f"overlap with LoRA-GA's subspace median {numbers['median_overlap']:.4f}, "
+        f"lowest {numbers['lowest_overlap']:.4f}"
+    )

@@ -26,9 +26,10 @@ class Start:
     top: LowRank | None = None
     energy: float = 0.0
 
-    def cosine_with(self, gradient: Tensor | LowRank) -> float:
-        """Between [G~]_2r and another gradient: truncation may bring a conflict back."""
-        return cosine(gram_matrix([self.top, gradient]), 0, 1)
+    def against(self, gradient: Tensor | LowRank) -> tuple[float, float]:
+        """Cosine and inner product of [G~]_2r with another gradient: truncation may bring a conflict back."""
+        gram = gram_matrix([self.top, gradient])
+        return cosine(gram, 0, 1), float(gram[0, 1])
 
     def overlap_with(self, gradient: Tensor | LowRank, rank: int) -> float:
         """Of the top-2r column spaces of G~ and another gradient, 0..1."""
