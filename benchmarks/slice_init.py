@@ -5,8 +5,10 @@ plain forward and backward pass of the same batches through the frozen model; (c
 models, by the same formula; (d) the decompositions of a 7B block on one rank and on two.
 """
 
+import argparse
 import json
 import multiprocessing
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -113,17 +115,34 @@ def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
     return {"svd": svd, "write": watch.seconds}
 
 
-def bf16_products(module: ContinualLM) -> float:
-    """Largest relative error of dy^T x taken in bf16 against float32, over all matrices of a short batch."""
-    errors = []
+def bf16_products(module: ContinualLM) -> dict[str, float]:
+    """Products dy^T x taken in bf16 against float32 ones of the same tensors, over all matrices of a short batch.
+
+    Relative error at most; lowest overlap of the top-2r subspaces, and largest relative difference of A0 and B0.
+    """
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def take(name: str, dy: torch.Tensor, x: torch.Tensor) -> None:
         low_dy, low_x = dy.bfloat16(), x.bfloat16()
-        exact = low_dy.float().t() @ low_x.float()
-        errors.append(float(((low_dy.t() @ low_x).float() - exact).norm() / exact.norm()))
+        pairs[name] = ((low_dy.t() @ low_x).float(), low_dy.float().t() @ low_x.float())
 
     module.products(random_batches(module, 1, length=32), take, lambda: None)
-    return max(errors)
+    errors, overlaps, differences = [], [], []
+    for name, (low, exact) in pairs.items():
+        layer = module.adapter.layers[name]
+        errors.append(float((low - exact).norm() / exact.norm()))
+        starts = [
+            start_of(SLICE(), layer.dense_weight(), g, RANK, module.adapter.scaling, torch.Generator().manual_seed(0))
+            for g in (low, exact)
+        ]
+        overlaps.append(starts[0].overlap_with(exact, RANK))
+        differences += [float((a - b).norm() / b.norm()) for a, b in zip(*(s.tensors for s in starts), strict=True)]
+    return {
+        "product_error_max": max(errors),
+        "subspace_overlap_min": min(overlaps),
+        "factor_difference_median": statistics.median(differences),
+        "factor_difference_max": max(differences),
+    }
 
 
 def _decompose(rank: int, world: int, shapes: list[tuple[int, int]], file: str, queue: Any, clock: str) -> None:
@@ -164,20 +183,34 @@ def distributed_svd(quick: bool) -> dict[str, float]:
     return out
 
 
+def timed(arguments: argparse.Namespace, dtype: str) -> tuple[dict[str, float], dict[str, float]]:
+    """(b) for a base in `dtype`: seconds, and ratios to a plain forward and backward pass."""
+    module = model(dtype)
+    module.to(device())
+    seconds = times(module, arguments.rounds or (1 if arguments.quick else 3), arguments.clock)
+    seconds |= decomposition(module, arguments.clock)
+    print(f"  {dtype:<10}" + "  ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    exact = BATCHES * seconds["exact"] + seconds["svd"] + seconds["write"]
+    return seconds, {
+        "exact_time_per_pass": exact / (BATCHES * seconds["plain"]),
+        "sketched_time_per_pass": seconds["two_pass"] / seconds["plain"],
+        "single_pass_time_per_pass": seconds["single_pass"] / seconds["plain"],
+    }
+
+
 def main() -> int:
     arguments = options(__doc__).parse_args()
     start(arguments)
     module = model(arguments.dtype)
-    module.to(device())
     print("(a) between batches, two gradient sets, and beyond a plain pass during one")
     held = memory(module, arguments.dtype)
-    print("(b) seconds per batch of", f"{BATCH} x {LENGTH} tokens")
-    seconds = times(module, arguments.rounds or (1 if arguments.quick else 3), arguments.clock)
-    seconds |= decomposition(module, arguments.clock)
-    print("  " + "  ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
-    whole = BATCHES * seconds["plain"]
-    error = bf16_products(module)
-    print(f"  products in bf16 against float32: relative error {error:.1e} at most")
+    print(f"(b) seconds per batch of {BATCH} x {LENGTH} tokens, then of all decompositions and of writing the factors")
+    seconds, ratios = {}, {}
+    for dtype in sorted({arguments.dtype, "float32"}):
+        seconds[dtype], found = timed(arguments, dtype)
+        ratios |= {name if dtype == arguments.dtype else f"{name}_{dtype}": value for name, value in found.items()}
+    products = bf16_products(module)
+    print("  products in bf16 against float32: " + "  ".join(f"{name} {value:.1e}" for name, value in products.items()))
     print(f"(c) bytes for larger models, rank {RANK}, two gradient sets")
     large = {name: {mode: p.held / 2**30 for mode, p in plans(shapes).items()} for name, shapes in LARGE.items()}
     for name, row in large.items():
@@ -185,17 +218,14 @@ def main() -> int:
     print("(d) decompositions of a 7B block")
     svd = distributed_svd(arguments.quick)
     print("  " + "  ".join(f"{name} {value:.2f} s" for name, value in svd.items()))
-    ratios = {
-        "exact_time_per_pass": (BATCHES * seconds["exact"] + seconds["svd"] + seconds["write"]) / whole,
-        "sketched_time_per_pass": seconds["two_pass"] / seconds["plain"],
-        "single_pass_time_per_pass": seconds["single_pass"] / seconds["plain"],
+    ratios |= {
         "sketched_memory_over_exact": held["two_pass"]["held_measured"] / held["exact"]["held_measured"],
         "sketched_memory_over_exact_formula": held["two_pass"]["held_formula"] / held["exact"]["held_formula"],
         "svd_one_rank_over_two": svd["1_rank"] / svd["2_rank"],
     }
     figures = {
         "backbone": BACKBONE, "rank": RANK, "oversampling": OVERSAMPLING, "batch": [BATCH, LENGTH],
-        "batches_in_boundary": BATCHES, "memory_mib": held, "seconds": seconds, "bf16_product_error": error,
+        "batches_in_boundary": BATCHES, "memory_mib": held, "seconds": seconds, "bf16_products": products,
         "large_models_gib": large, "svd_7b_block_seconds": svd,
     }  # fmt: skip
     finish(arguments, "slice_init", ratios, figures)

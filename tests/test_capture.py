@@ -1,12 +1,13 @@
 """Captured gradients against autograd's weight.grad, token weighting, and what must not be disturbed."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from cl_lightning.gradients.capture import capture_gradients, dropout_off
+from cl_lightning.gradients.capture import capture_gradients, dropout_off, watch_products
 from cl_lightning.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative, weight_gradients
 
@@ -105,3 +106,28 @@ def test_dropout_off_keeps_train_mode_and_comes_back(tiny: Callable[..., Continu
     with dropout_off(module.llm):
         assert (extra.p, block.attention_dropout, extra.training) == (0.0, 0.0, True)
     assert (extra.p, block.attention_dropout) == (0.3, 0.5)
+
+
+def test_inputs_are_freed_layer_by_layer(tiny: Callable[..., ContinualLM]) -> None:
+    module = tiny("float32")
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    batch = batch_of(random_examples(4))
+    alive: dict[str, weakref.ref] = {}
+    left = []
+
+    def watch_inputs(name: str) -> Callable:
+        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            alive[name] = weakref.ref(inputs[0].untyped_storage())
+
+        return hook
+
+    def take(name: str, dy: torch.Tensor, x: torch.Tensor) -> None:
+        left.append(sum(storage() is not None for storage in alive.values()))
+
+    hooks = [layer.register_forward_pre_hook(watch_inputs(n)) for n, layer in module.adapter.layers.items()]
+    with module.adapter.without_new_branch(), watch_products(module.adapter.layers, module.llm, take):
+        module.sample_nll(batch, share_prefix=False).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    assert len(left) == len(alive)
+    assert left[0] > left[len(left) // 2] > left[-1]

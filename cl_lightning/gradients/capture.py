@@ -25,7 +25,8 @@ TakeProduct = Callable[[str, Tensor, Tensor], None]
 def watch_products(layers: Mapping[str, nn.Module], model: nn.Module, take: TakeProduct) -> Iterator[None]:
     """Hand x and dy of every call of `layers` to `take`, over every backward pass inside the context.
 
-    Inputs are kept from the forward to the backward pass, once where layers share one (q, k, v; gate, up).
+    Inputs are kept from the forward to the backward pass, once where layers share one (q, k, v; gate, up), and freed
+    layer by layer; a graph can be passed once.
 
     Args:
         layers: modules by name; input first, one output.
@@ -37,8 +38,9 @@ def watch_products(layers: Mapping[str, nn.Module], model: nn.Module, take: Take
         def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 return
-            x = inputs[0].detach()
-            output.register_hook(lambda dy: take(name, _rows(dy), _rows(x)))
+            # Given up when it is used: the graph keeps its hooks, and what they refer to, to the end.
+            held = [inputs[0].detach()]
+            output.register_hook(lambda dy: take(name, _rows(dy), _rows(held.pop())))
 
         return forward_hook
 
