@@ -61,4 +61,7 @@ def log_table(loggers: list[Logger], clock: Clock, name: str, columns: list[str]
     """Show a table in wandb, at this point of the axes."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_table(name, columns=columns, data=rows, step=clock.step)
+            import wandb
+
+            table = wandb.Table(columns=columns, data=rows)
+            logger.log_metrics({name: table, **clock.axes()}, step=clock.step)

@@ -39,7 +39,7 @@ def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     configs = ["--config", "experiments/_base.yaml", "--config", "experiments/trace_slice_paper.yaml"]
-    options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", *SIZES]
+    options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
     done = subprocess.run(
         [sys.executable, "-m", "cl_lightning", *configs, *options],
         cwd=ROOT,

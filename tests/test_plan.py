@@ -115,5 +115,5 @@ def test_the_choice_is_told_in_one_line() -> None:
     shapes = MODELS["llama"]
     assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
     sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="two_pass").held).line()
-    assert "18 columns, 3 passes" in sketched
+    assert "18 columns, 4 passes" in sketched
     assert "\n" not in sketched

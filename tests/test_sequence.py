@@ -101,6 +101,8 @@ def test_mixed_precision_trains_float32_factors_and_wandb_offline_reads_back(tmp
     rows = history(run)
     steps, tokens = ([row[f"cl/{axis}"] for row in rows] for axis in ("step", "tokens"))
     assert (steps, tokens) == (sorted(steps), sorted(tokens))
+    tables = [key for row in rows for key in row if key.startswith("surgery/NumGLUE-cm")]
+    assert tables, "every matrix of a boundary is logged"
     losses = [row for row in rows if "train/loss" in row]
     assert [row["cl/step"] for row in losses] == list(range(1, 11))
     assert [row["cl/task"] for row in losses] == [0] * 5 + [1] * 5

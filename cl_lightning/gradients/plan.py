@@ -64,7 +64,7 @@ def plan(
     itemsize: int = 4,
     mode: Literal["auto"] | Mode = "auto",
 ) -> Plan:
-    """Exact where it fits the budget, else three-pass sketches, else a single pass with what oversampling fits.
+    """Exact where it fits the budget, else four-pass sketches, else a single pass with what oversampling fits.
 
     Args:
         shapes: (m, n) by matrix name.

@@ -201,7 +201,8 @@ def reconcile(
         operator: which coefficients; or a `RangeOperator`, for which scope is "matrix" and memories at most one.
         strength, scope, blocks, preserve_norm, gate: see `conflicts`.
         inner: <G_new, G_j> over the memories j, (k,), per matrix name, where they are known better than from what is
-            left of the gradients in sketches; None: from `new` and `memories`.
+            left of the gradients in sketches (norms are then raised by what those miss); None: from `new` and
+            `memories`.
 
     Raises:
         ValueError: if names or shapes differ; else as `conflicts`.
@@ -275,6 +276,8 @@ def _named_gram(
         raise ValueError(f"{name}: {error}") from None
     if inner is not None and len(sources) > 1:
         gram[0, 1:] = gram[1:, 0] = inner[name]
+        # Norms of the gradients themselves, not of their sketches: else every cosine comes out too large.
+        gram.diagonal().div_(torch.tensor([getattr(source[name], "captured", 1.0) for source in sources]))
     return gram
 
 
