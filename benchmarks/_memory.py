@@ -12,31 +12,49 @@ from _common import BACKBONE
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.backbone import Backbone
+from cl_lightning.data.sample import TASKS, load
 from cl_lightning.gradients.capture import watch_products
 from cl_lightning.gradients.collector import GradientCollector
 from cl_lightning.gradients.plan import Plan, plan
 from cl_lightning.module import ContinualLM
 
 BATCH, LENGTH = 8, 256
+RANK, OVERSAMPLING = 8, 10
+
+
+def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
+    """Of a boundary with two gradient sets, the new task's and memory's; sketches within an eighth of what exact takes.
+
+    What the budget leaves beside sketches is room for the memories that have to be formed.
+    """
+    exact = plan(shapes, RANK, 2, OVERSAMPLING)
+    sketched = ("two_pass", "single_pass")
+    return {"exact": exact} | {m: plan(shapes, RANK, 2, OVERSAMPLING, exact.held // 8, mode=m) for m in sketched}
 
 
 def model(dtype: str) -> ContinualLM:
-    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(8, 2))
+    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(RANK, 2))
     module.load(module.backbone.load_tokenizer())
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     return module
 
 
-def random_batches(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
-    """Batches without padding whose last quarter is the answer."""
-    rng = torch.Generator().manual_seed(0)
+def text_batches(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
+    """Batches of the sample's text, without padding, whose last quarter is the answer."""
+    splits = [load(name).train for name in TASKS]
+    texts = (f"{e.prompt}\n{e.answer}\n" for examples in zip(*splits, strict=True) for e in examples)
+    ids = torch.tensor([i for text in texts for i in module.tokenizer(text)["input_ids"]][: count * BATCH * length])
     batches = []
-    for _ in range(count):
-        ids = torch.randint(100, 40_000, (BATCH, length), generator=rng)
-        labels = ids.clone()
+    for chunk in ids.reshape(count, BATCH, length):
+        labels = chunk.clone()
         labels[:, : length - length // 4] = -100
         weight = torch.full((BATCH,), 1.0 / (BATCH * (length // 4)))
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "sample_weight": weight}
+        batch = {
+            "input_ids": chunk,
+            "attention_mask": torch.ones_like(chunk),
+            "labels": labels,
+            "sample_weight": weight,
+        }
         batches.append({key: tensor.to(module.llm.device) for key, tensor in batch.items()})
     return batches
 
@@ -67,7 +85,7 @@ def _forget_peak() -> None:
 
 def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
     """Bytes held between batches at the peak over all passes, and the peak beyond a plain pass and what is held."""
-    batches = random_batches(module, 2)
+    batches = text_batches(module, 2)
     plain_pass(module, batches)
     give_back_memory()
     base = _status("VmRSS")
@@ -98,4 +116,4 @@ if __name__ == "__main__":
     torch.set_num_threads(int(threads))
     loaded = model(dtype)
     shapes = {name: layer.shape for name, layer in loaded.adapter.layers.items()}
-    print(json.dumps(measured(loaded, plan(shapes, 8, 2, 10, mode=mode))))
+    print(json.dumps(measured(loaded, plans(shapes)[mode])))

@@ -18,15 +18,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, start
-from _memory import BATCH, LENGTH, boundary, model, plain_pass, random_batches
+from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, boundary, model, plain_pass, plans, text_batches
 
-from cl_lightning.gradients.plan import Plan, llama_shapes, plan, transient
+from cl_lightning.gradients.plan import Plan, llama_shapes, transient
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.spectral import top_singular
 from cl_lightning.initializers.start import start_of
 from cl_lightning.module import ContinualLM
 
-RANK, OVERSAMPLING = 8, 10
 #: Batches of the new task and of memory in the boundary that the time ratios are about.
 BATCHES = 8 + 8
 LARGE = {
@@ -36,17 +35,11 @@ LARGE = {
 }
 
 
-def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
-    """Of a boundary with two gradient sets: the new task's and memory's."""
-    modes = ("exact", "two_pass", "single_pass")
-    return {mode: plan(shapes, RANK, 2, OVERSAMPLING, mode=mode) for mode in modes}
-
-
 def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
     """(a) per mode: formula, measured, transient by formula and measured; MiB."""
     layers = module.adapter.layers
     shapes = {name: layer.shape for name, layer in layers.items()}
-    owners = module.input_moments(random_batches(module, 1, length=8)).owners
+    owners = module.input_moments(text_batches(module, 1, length=8)).owners
     rows = {}
     for mode, chosen in plans(shapes).items():
         told = subprocess.run(
@@ -70,7 +63,7 @@ def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
 def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
     """(b) seconds per batch, plain and for one pass of each mode."""
     watch = Stopwatch(clock)
-    batch = random_batches(module, 1)
+    batch = text_batches(module, 1)
     shapes = {name: layer.shape for name, layer in module.adapter.layers.items()}
 
     def plain() -> float:
@@ -98,7 +91,7 @@ def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
 def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
     """Seconds to decompose all matrices' gradients and to write the factors."""
     adapter, watch = module.adapter, Stopwatch(clock)
-    gradients = module.gradients(random_batches(module, 1, length=32))
+    gradients = module.gradients(text_batches(module, 1, length=32))
     watch.start()
     starts = {
         name: start_of(
@@ -126,7 +119,7 @@ def bf16_products(module: ContinualLM) -> dict[str, float]:
         low_dy, low_x = dy.bfloat16(), x.bfloat16()
         pairs[name] = ((low_dy.t() @ low_x).float(), low_dy.float().t() @ low_x.float())
 
-    module.products(random_batches(module, 1, length=32), take, lambda: None)
+    module.products(text_batches(module, 1, length=32), take, lambda: None)
     errors, overlaps, differences = [], [], []
     for name, (low, exact) in pairs.items():
         layer = module.adapter.layers[name]
