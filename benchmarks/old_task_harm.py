@@ -44,12 +44,11 @@ from cl_lightning.operators.base import cosine
 from cl_lightning.operators.pcgrad import PCGrad
 from cl_lightning.seeding import generator
 
-OLD, BATCH, CLIP = "FOMC", 8, 1.0
-#: Peak rate of the old task, falling to 0: it must be learnt, or there is no conflict. Constant rate of the new one.
-OLD_RATE, NEW_RATE = 2e-3, 1e-3
+#: The rate falls to 0 on the old task, which must be learnt or there is no conflict, and is constant on the new one.
+OLD, BATCH, RATE, CLIP = "FOMC", 8, 1e-3, 1.0
 #: LoRA's alpha of plain branches, and of the spectral starts, whose factors are large (as in experiments/).
 RANK, PLAIN_ALPHA, ALPHA = 8, 16, 2
-#: Lowers the new loss about as far as LoRA-GA's first AdamW step does, at ||G_new|| of 40 to 60.
+#: Lowers the new loss about as far as LoRA-GA's first AdamW step does, where ||G_new|| is about 50.
 TAU = 1e-2
 PLAIN, GA, SURGERY, WARM = STARTS = ("plain LoRA", "LoRA-GA", "SLICE", "warm start")
 LOSSES = tuple(f"{task} {when}" for when in ("before", "after 1", "after k") for task in ("old", "new"))
@@ -59,9 +58,8 @@ RISES = ("rise after 1", "rise after k")
 COMPARED = ("harm held out", "rise after 1", "new after 1", "rise after k", "new after k")
 #: 97.5 % quantiles of Student's t, by degrees of freedom from 1.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
 #: Steps on the old and on the new task; examples of each gradient and each held-out loss.
-FULL, QUICK = (24, 16, 32), (4, 4, 8)
+FULL, QUICK = (32, 16, 32), (4, 4, 8)
 #: Start factors of every matrix: A0, B0, and dA, dB of a warm start.
 Factors = dict[str, tuple[Tensor, ...]]
 
@@ -128,7 +126,7 @@ def learnt(drawn: Examples, dtype: str, steps: int, seed: int, tokenizer: Any) -
     module.load(tokenizer)
     module.to(device())
     module.adapter.begin_task(0, generator(seed, "branch", 0))
-    list(training(module, drawn.old, [OLD_RATE * (1 - i / steps) for i in range(steps)]))
+    list(training(module, drawn.old, [RATE * (1 - i / steps) for i in range(steps)]))
     module.adapter.end_task(0)
     module.adapter.begin_task(1, generator(seed, "branch", 1))
     return module
@@ -175,7 +173,7 @@ def measured(module: ContinualLM, drawn: Examples, key: str, factors: Factors, s
         if warm:
             module.adapter.layers[name].shift_branch(*warm)
     found = [loss(module, drawn.held_out_old), loss(module, drawn.held_out_new)]
-    for taken in training(module, drawn.new, [NEW_RATE] * steps):
+    for taken in training(module, drawn.new, [RATE] * steps):
         if taken in (1, steps):
             found += [loss(module, drawn.held_out_old), loss(module, drawn.held_out_new)]
     return dict(zip(LOSSES, found, strict=True))

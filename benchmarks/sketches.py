@@ -102,7 +102,7 @@ class Boundary:
         old = self.memory
         news = {mode: maker.collect(new, [old[mode]]) for mode, maker in self.makers.items()}
         seen = {
-            mode: reconcile(g.gradients, [old[mode].gradients], PCGrad(), inner=g.inner or None)
+            mode: reconcile(g.gradients, [old[mode].gradients], PCGrad(), inner=g.inner or None, norms=g.norms)
             for mode, g in news.items()
         }
         rows: Rows = {mode: {} for mode in SKETCHES}

@@ -283,6 +283,7 @@ class SliceInit(TaskCallback):
                 self.preserve_norm,
                 gate or None,
                 inner=new.inner or None,
+                norms=new.norms,
             )
         except ValueError as error:
             raise TrainingError(f"boundary of task {task}, {error}") from None
@@ -363,7 +364,7 @@ class SliceInit(TaskCallback):
             numbers["fired_by_chance"] = null_firing_share(by_matrix, self.gate_z, generator(run.seed, "halves", name))
         run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
         self.boundaries.append(boundary_row(name, numbers, seconds))
-        formed = f"; {len(new.formed)} memory matrices formed for exact inner products" if new.formed else ""
+        formed = f"; {len(new.formed)} matrices formed for exact inner products" if new.formed else ""
         run.say(f"  {in_words(numbers, len(reports))}{formed} ({seconds:.0f} s)")
 
     def state(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Sums over ranks after each pass; every rank then holds the same gradients. Inner products of a sketched gradient
 with memories are taken while its batches stream by, so that only the memory's sketch error is in them; where that
-sketch misses more than 1 % of the memory's energy, the memory's gradient is formed after all for those few matrices,
-as many at a time as the budget has room for.
+sketch misses more than 1 % of the memory's energy, both gradients are formed after all for those few matrices, as many
+at a time as the budget has room for, and let go again.
 """
 
 from __future__ import annotations
@@ -42,13 +42,19 @@ class Collected:
         run_pass: repeats the pass they came from.
         products: name -> each batch's inner products with the memories, (batches, memories) float64 on the CPU;
             empty where none were asked for.
-        formed: matrices whose memory had to be formed for them.
+        norms: ||G||^2 of this gradient and of the memories, (1 + memories,) float64 on the CPU, of matrices in which
+            a memory's sketch holds too little: there all of them are formed for a moment.
     """
 
     gradients: dict[str, Gradient]
     run_pass: RunPass
     products: dict[str, Tensor] = field(default_factory=dict)
-    formed: list[str] = field(default_factory=list)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def formed(self) -> list[str]:
+        """Matrices that had to be formed for their inner products and norms."""
+        return list(self.norms)
 
     @property
     def inner(self) -> dict[str, Tensor]:
@@ -116,9 +122,11 @@ class GradientCollector:
                 if (result := sketches[name].finish_pass()) is not None:
                     results[name] = result
                     del sketches[name]
-        done = Collected(results, run_pass, products.gathered(), poorly)
-        for group in self._groups(poorly, len(memories)):
-            done.products.update(self._with_formed_memories(group, run_pass, memories))
+        done = Collected(results, run_pass, products.gathered())
+        for group in self._groups(poorly, 1 + len(memories)):
+            formed = self._formed(group, run_pass, memories)
+            done.products.update(formed.products)
+            done.norms.update(formed.norms)
         return done
 
     def _sketch(self, layer: AdaptedLinear) -> Sketch:
@@ -130,14 +138,14 @@ class GradientCollector:
 
     # ---- inner products with memories that a sketch does not hold well ----------------------------------
 
-    def _groups(self, names: Sequence[str], memories: int) -> Iterator[list[str]]:
+    def _groups(self, names: Sequence[str], sets: int) -> Iterator[list[str]]:
         """As many matrices together as fit what the budget leaves, at least one."""
         room = (self.plan.budget or self.plan.exact) - self.plan.held
         group: list[str] = []
         used = 0
         for name in names:
             m, n = self.layers[name].shape
-            size = memories * m * n * self.dtype.itemsize
+            size = sets * m * n * self.dtype.itemsize
             if group and used + size > room:
                 yield group
                 group, used = [], 0
@@ -146,20 +154,18 @@ class GradientCollector:
         if group:
             yield group
 
-    def _with_formed_memories(
-        self, names: Sequence[str], run_pass: RunPass, memories: Sequence[Collected]
-    ) -> dict[str, Tensor]:
+    def _formed(self, names: Sequence[str], run_pass: RunPass, memories: Sequence[Collected]) -> Collected:
+        """Exact batch-wise inner products and norms of a few matrices; forms them, and lets them go again."""
         layers = {name: self.layers[name] for name in names}
-        formed = [GradientCollector(layers, self.plan, self.seed, self.dtype)._exact(_only(m.run_pass, layers), ())
-                  for m in memories]  # fmt: skip
-        products = _Products(layers, len(memories))
-
-        def take(name: str, dy: Tensor, x: Tensor) -> None:
-            for j, memory in enumerate(formed):
-                products.now[name][j] += inner_product(dy, x, memory.gradients[name])
-
-        _only(run_pass, layers)(take, products.next_batch)
-        return products.gathered()
+        exact = GradientCollector(layers, self.plan, self.seed, self.dtype)
+        olds = [exact._exact(_only(m.run_pass, layers), ()) for m in memories]
+        new = exact._exact(_only(run_pass, layers), olds)
+        gradients = [g.gradients for g in (new, *olds)]
+        norms = {
+            name: torch.stack([torch.sum(g[name] * g[name], dtype=torch.float64) for g in gradients]).cpu()
+            for name in names
+        }
+        return Collected({}, run_pass, new.products, norms)
 
 
 class _Products:

@@ -188,6 +188,7 @@ def reconcile(
     preserve_norm: bool = False,
     gate: Mapping[str, bool] | None = None,
     inner: Mapping[str, Tensor] | None = None,
+    norms: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[str, Gradient, SurgeryRecord]]:
     """Yield (name, G~, record) matrix by matrix; holds one reconciled matrix at a time and keeps none.
 
@@ -201,8 +202,8 @@ def reconcile(
         operator: which coefficients; or a `RangeOperator`, for which scope is "matrix" and memories at most one.
         strength, scope, blocks, preserve_norm, gate: see `conflicts`.
         inner: <G_new, G_j> over the memories j, (k,), per matrix name, where they are known better than from what is
-            left of the gradients in sketches (norms are then raised by what those miss); None: from `new` and
-            `memories`.
+            left of the gradients in sketches; None: from `new` and `memories`.
+        norms: ||G||^2 of the new gradient and of the memories, (k+1,), for the matrices whose sketches hold too little.
 
     Raises:
         ValueError: if names or shapes differ; else as `conflicts`.
@@ -219,7 +220,7 @@ def reconcile(
         if scope != "matrix" or len(memories) > 1:
             raise ValueError(f"{type(operator).__name__} works matrix by matrix, on one memory gradient")
     elif scope != "matrix":  # needs every inner product before the first decision
-        grams = {name: _named_gram(name, sources, inner) for name in names}
+        grams = {name: _named_gram(name, sources, inner, norms) for name in names}
         shared = conflicts(grams, operator, strength, scope, blocks, preserve_norm, gate)
 
     # No gradient is bound to a local name below: a suspended generator would keep it alive.
@@ -230,7 +231,7 @@ def reconcile(
             continue
         record = shared.get(name)
         if record is None:
-            grams = {name: _named_gram(name, sources, inner)}
+            grams = {name: _named_gram(name, sources, inner, norms)}
             record = conflicts(grams, operator, strength, preserve_norm=preserve_norm, gate=gate)[name]
         yield name, combine(record.coefficients, [source[name] for source in sources]), record
 
@@ -268,7 +269,10 @@ def _check_finite(name: str, gram: Tensor) -> None:
 
 
 def _named_gram(
-    name: str, sources: Sequence[Mapping[str, Gradient]], inner: Mapping[str, Tensor] | None = None
+    name: str,
+    sources: Sequence[Mapping[str, Gradient]],
+    inner: Mapping[str, Tensor] | None = None,
+    norms: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     try:
         gram = gram_matrix([source[name] for source in sources])
@@ -276,8 +280,8 @@ def _named_gram(
         raise ValueError(f"{name}: {error}") from None
     if inner is not None and len(sources) > 1:
         gram[0, 1:] = gram[1:, 0] = inner[name]
-        # Norms of the gradients themselves, not of their sketches: else every cosine comes out too large.
-        gram.diagonal().div_(torch.tensor([getattr(source[name], "captured", 1.0) for source in sources]))
+    if norms is not None and name in norms:
+        gram.diagonal().copy_(norms[name])
     return gram
 
 
