@@ -74,7 +74,7 @@ def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypa
 
 
 def test_the_ladder_takes_the_first_rung_that_fits() -> None:
-    shapes = MODELS["llama"]
+    shapes = llama_shapes(256, 688, 2, 128)
     rungs = [plan(shapes, RANK, 2, mode=mode) for mode in ("exact", "two_pass")]
     assert plan(shapes, RANK, 2).mode == "exact"
     for upper, lower in (("exact", "two_pass"), ("two_pass", "single_pass")):
@@ -112,7 +112,7 @@ def test_known_sizes(model: tuple[int, int, int, int], gigabytes: float) -> None
 
 
 def test_the_choice_is_told_in_one_line() -> None:
-    shapes = MODELS["llama"]
+    shapes = llama_shapes(256, 688, 2, 128)
     assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
     sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="two_pass").held).line()
     assert "18 columns, 4 passes" in sketched

@@ -99,17 +99,17 @@ def test_a_gradient_of_rank_2r_is_recovered_with_its_inner_products(make: Callab
 def test_decaying_gradients_keep_their_top_energy_and_the_power_pass_helps() -> None:
     G = decaying(256, 1.5)
     batches = as_batches(G, 2)
-    three, one = run(two_pass(G.shape), batches), run(single_pass(G.shape), batches)
+    power, one = run(two_pass(G.shape), batches), run(single_pass(G.shape), batches)
     without = two_pass(G.shape)
     for dy, x in batches:
         without.add(dy, x)
     without.finish_pass()
     for dy, x in batches:
         without.add(dy, x)
-    halko = LowRank(without._basis, without._sum)  # two passes: Q (G^T Q)^T
-    assert energy(three, G) >= 0.999
+    halko = LowRank(without.basis, without._sum)  # two passes: Q (G^T Q)^T
+    assert energy(power, G) >= 0.999
     assert energy(one, G) >= 0.998
-    assert energy(three, G) > energy(halko, G) > energy(one, G)
+    assert energy(power, G) > energy(halko, G) > energy(one, G)
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -136,7 +136,7 @@ def test_range_columns_could_not_have_seen_what_is_missed() -> None:
         sketch.add(dy, x)
     seen = sketch._left.clone()
     sketch.finish_pass()
-    Q = sketch._basis
+    Q = sketch.basis
     own, probes = (y - Q @ (Q.t() @ y) for y in (seen[:, :COLUMNS], seen[:, COLUMNS:]))
     assert float(own.norm() / seen[:, :COLUMNS].norm()) < 1e-10
     assert float(probes.norm() / seen[:, COLUMNS:].norm()) > 0.1

@@ -2,8 +2,8 @@
 
 Sums over ranks after each pass; every rank then holds the same gradients. Inner products of a sketched gradient
 with memories are taken while its batches stream by, so that only the memory's sketch error is in them; where that
-sketch misses more than 1 % of the memory's energy, both gradients are formed after all for those few matrices, as many
-at a time as the budget has room for, and let go again.
+sketch misses more than 1 % of the memory's energy, the memory is formed after all for those few matrices, as many at a
+time as the budget has room for, and let go again.
 """
 
 from __future__ import annotations
@@ -42,18 +42,20 @@ class Collected:
         run_pass: repeats the pass they came from.
         products: name -> each batch's inner products with the memories, (batches, memories) float64 on the CPU;
             empty where none were asked for.
-        norms: ||G||^2 of this gradient and of the memories, (1 + memories,) float64 on the CPU, of matrices in which
-            a memory's sketch holds too little: there all of them are formed for a moment.
+        norms: ||G_j||^2 of the memories, (memories,) float64 on the CPU, of matrices in which a memory's sketch holds
+            too little: there they are formed for a moment.
+        extra_passes: over the batches of all, that forming them took.
     """
 
     gradients: dict[str, Gradient]
     run_pass: RunPass
     products: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
+    extra_passes: int = 0
 
     @property
     def formed(self) -> list[str]:
-        """Matrices that had to be formed for their inner products and norms."""
+        """Matrices whose memories had to be formed for inner products and norms."""
         return list(self.norms)
 
     @property
@@ -104,6 +106,7 @@ class GradientCollector:
             name for name in self.layers
             if any(m.gradients[name].captured < TRUSTED for m in memories)
         ]  # fmt: skip
+        poorly = distributed.gather(poorly)[0]  # all ranks go through the same passes, whatever their rounding
         trusted = self.layers.keys() - set(poorly)
         results: dict[str, Gradient] = {}
         for left in reversed(range(self.plan.passes)):
@@ -112,8 +115,7 @@ class GradientCollector:
             def take(name: str, dy: Tensor, x: Tensor, last: bool = last) -> None:
                 sketches[name].add(dy, x)
                 if last and name in trusted:
-                    for j, memory in enumerate(memories):
-                        products.now[name][j] += inner_product(dy, x, memory.gradients[name])
+                    products.add(name, dy, x, memories)
 
             run_pass(take, products.next_batch if last and memories else lambda: None)
             for name in list(sketches):
@@ -122,11 +124,11 @@ class GradientCollector:
                 if (result := sketches[name].finish_pass()) is not None:
                     results[name] = result
                     del sketches[name]
+                elif (basis := sketches[name].basis) is not None:
+                    distributed.broadcast_(basis, 0)
         done = Collected(results, run_pass, products.gathered())
-        for group in self._groups(poorly, 1 + len(memories)):
-            formed = self._formed(group, run_pass, memories)
-            done.products.update(formed.products)
-            done.norms.update(formed.norms)
+        for group in self._groups(poorly, len(memories)):
+            self._add_formed(done, group, memories)
         return done
 
     def _sketch(self, layer: AdaptedLinear) -> Sketch:
@@ -140,7 +142,7 @@ class GradientCollector:
 
     def _groups(self, names: Sequence[str], sets: int) -> Iterator[list[str]]:
         """As many matrices together as fit what the budget leaves, at least one."""
-        room = (self.plan.budget or self.plan.exact) - self.plan.held
+        room = (self.plan.budget or self.plan.exact) - self.plan.kept
         group: list[str] = []
         used = 0
         for name in names:
@@ -154,18 +156,18 @@ class GradientCollector:
         if group:
             yield group
 
-    def _formed(self, names: Sequence[str], run_pass: RunPass, memories: Sequence[Collected]) -> Collected:
-        """Exact batch-wise inner products and norms of a few matrices; forms them, and lets them go again."""
+    def _add_formed(self, done: Collected, names: Sequence[str], memories: Sequence[Collected]) -> None:
+        """Form a few matrices of the memories, add what they tell to `done`, and let them go again."""
         layers = {name: self.layers[name] for name in names}
         exact = GradientCollector(layers, self.plan, self.seed, self.dtype)
         olds = [exact._exact(_only(m.run_pass, layers), ()) for m in memories]
-        new = exact._exact(_only(run_pass, layers), olds)
-        gradients = [g.gradients for g in (new, *olds)]
-        norms = {
-            name: torch.stack([torch.sum(g[name] * g[name], dtype=torch.float64) for g in gradients]).cpu()
-            for name in names
-        }
-        return Collected({}, run_pass, new.products, norms)
+        products = _Products(layers, len(memories))
+        _only(done.run_pass, layers)(lambda name, dy, x: products.add(name, dy, x, olds), products.next_batch)
+        done.products.update(products.gathered())
+        for name in names:
+            grams = [torch.sum(old.gradients[name].square(), dtype=torch.float64) for old in olds]
+            done.norms[name] = torch.stack(grams).cpu()
+        done.extra_passes += len(memories) + 1
 
 
 class _Products:
@@ -182,6 +184,11 @@ class _Products:
             name: torch.zeros(self.memories, dtype=torch.float64, device=layer.weight.device)
             for name, layer in self.layers.items()
         }
+
+    def add(self, name: str, dy: Tensor, x: Tensor, memories: Sequence[Collected]) -> None:
+        """One call of a layer."""
+        for j, memory in enumerate(memories):
+            self.now[name][j] += inner_product(dy, x, memory.gradients[name])
 
     def next_batch(self) -> None:
         self.batches.append(self.now)

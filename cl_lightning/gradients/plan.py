@@ -2,9 +2,9 @@
 
 Bytes of one matrix (m, n), k sketch columns, p = PROBES more, l co-range rows (see `gradients.sketch`):
 
-    exact        mn                              while streamed and when done
-    two passes   (m + n) k + mp  while streamed, (m + n) k  when done,   shared tests n (k + p) per distinct n
-    one pass     m (k + p) + ln  while streamed, (m + n) k  when done,   shared tests n (k + p), ml per distinct n, m
+    exact        mn                               while streamed and when done
+    two passes   2 (m + n) k + mp while streamed, 3/2 (m + n) k when done,   shared tests n (k + p) per distinct n
+    one pass     m (k + p) + ln   while streamed, (m + n) k     when done,   and ml per distinct m
 
 All `gradients` sets are held at once; the last one is still being streamed when the others are done.
 """
@@ -29,6 +29,7 @@ class Plan:
     Attributes:
         mode: how gradients are held.
         held: bytes held between batches, all gradient sets, at the peak over the passes.
+        kept: of these, bytes that remain when all sets are done.
         exact: bytes that exact accumulators would take.
         passes: over each gradient's batches.
         columns: k, sketch columns (fewer for matrices with fewer directions); 0 if exact.
@@ -38,6 +39,7 @@ class Plan:
 
     mode: Mode
     held: int
+    kept: int
     exact: int
     passes: int
     columns: int = 0
@@ -77,17 +79,18 @@ def plan(
     Raises:
         ValueError: if nothing fits; says what would.
     """
-    sets = gradients * sum(m * n for m, n in shapes.values()) * itemsize
+    exact = gradients * sum(m * n for m, n in shapes.values()) * itemsize
     columns = 2 * rank + oversampling
     least = 2 * rank + LEAST_OVERSAMPLING
+    held, kept = (numbers * itemsize for numbers in _two_pass(shapes, columns, gradients))
     candidates = [
-        Plan("exact", sets, sets, 1, budget=budget),
-        Plan("two_pass", _two_pass(shapes, columns, gradients) * itemsize, sets, TwoPass.passes, columns, 0, budget),
+        Plan("exact", exact, exact, exact, 1, budget=budget),
+        Plan("two_pass", held, kept, exact, TwoPass.passes, columns, 0, budget),
     ]
     # Down to the fewest columns and rows from which 2r directions can be told.
     for k, rows in [(k, 2 * k + 1) for k in range(columns, least - 1, -1)] + [(least, least + 2)]:
-        held = _single_pass(shapes, k, rows, gradients) * itemsize
-        candidates.append(Plan("single_pass", held, sets, 1, k, rows, budget))
+        held, kept = (numbers * itemsize for numbers in _single_pass(shapes, k, rows, gradients))
+        candidates.append(Plan("single_pass", held, kept, exact, 1, k, rows, budget))
     candidates = [c for c in candidates if mode in ("auto", c.mode)]
     for candidate in candidates:
         if budget is None or candidate.held <= budget:
@@ -99,15 +102,20 @@ def plan(
     )
 
 
-def _two_pass(shapes: Shapes, k: int, gradients: int) -> int:
-    done = sum((m + n) * min(k, m, n) for m, n in shapes.values())
-    return gradients * done + PROBES * sum(m for m, _ in shapes.values()) + _range_tests(shapes, k)
+def _two_pass(shapes: Shapes, k: int, gradients: int) -> tuple[int, int]:
+    """Numbers held at the peak, and when done."""
+    done = sum((m + n) * TwoPass.kept_columns(k, (m, n)) for m, n in shapes.values())
+    streamed = sum((m + n) * TwoPass.streamed_columns(k, (m, n)) + PROBES * m for m, n in shapes.values())
+    tests = _range_tests(shapes, k)
+    return (gradients - 1) * done + streamed + tests, gradients * done + tests
 
 
-def _single_pass(shapes: Shapes, k: int, rows: int, gradients: int) -> int:
+def _single_pass(shapes: Shapes, k: int, rows: int, gradients: int) -> tuple[int, int]:
+    """Numbers held at the peak, and when done."""
     done = sum((m + n) * min(k, m, n) for m, n in shapes.values())
     streamed = sum(m * (min(k, m, n) + PROBES) + rows * n for m, n in shapes.values())
-    return (gradients - 1) * done + streamed + _range_tests(shapes, k) + rows * sum({m for m, _ in shapes.values()})
+    tests = _range_tests(shapes, k) + rows * sum({m for m, _ in shapes.values()})
+    return (gradients - 1) * done + streamed + tests, gradients * done + tests
 
 
 def _range_tests(shapes: Shapes, k: int) -> int:

@@ -203,7 +203,7 @@ def reconcile(
         strength, scope, blocks, preserve_norm, gate: see `conflicts`.
         inner: <G_new, G_j> over the memories j, (k,), per matrix name, where they are known better than from what is
             left of the gradients in sketches; None: from `new` and `memories`.
-        norms: ||G||^2 of the new gradient and of the memories, (k+1,), for the matrices whose sketches hold too little.
+        norms: ||G_j||^2 of the memories, (k,), for the matrices whose sketches hold too little.
 
     Raises:
         ValueError: if names or shapes differ; else as `conflicts`.
@@ -280,8 +280,9 @@ def _named_gram(
         raise ValueError(f"{name}: {error}") from None
     if inner is not None and len(sources) > 1:
         gram[0, 1:] = gram[1:, 0] = inner[name]
+        gram[0, 0] /= getattr(sources[0][name], "captured", 1.0)  # these are of the whole G_new, not of its sketch
     if norms is not None and name in norms:
-        gram.diagonal().copy_(norms[name])
+        gram.diagonal()[1:] = norms[name]
     return gram
 
 
