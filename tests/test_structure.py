@@ -15,9 +15,10 @@ from tests.conftest import ROOT
 GROUND = {"cl_lightning.errors", "cl_lightning.lazy", "cl_lightning.state", "cl_lightning.seeding",
           "cl_lightning.distributed", "cl_lightning.arithmetic", "cl_lightning.model_names"}  # fmt: skip
 MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.operators", "cl_lightning.initializers",
-               "cl_lightning.evaluation.matrix"}  # fmt: skip
+               "cl_lightning.subspaces", "cl_lightning.evaluation.matrix"}  # fmt: skip
 ALLOWED = {
     "cl_lightning.evaluation.matrix": set(),
+    "cl_lightning.subspaces": set(),
     "cl_lightning.gradients.low_rank": set(),
     "cl_lightning.operators": GROUND | {"cl_lightning.gradients.low_rank", "cl_lightning.initializers.spectral"},
     "cl_lightning.gradients": GROUND | {"cl_lightning.operators"},

@@ -1,0 +1,129 @@
+"""Subspaces of what layers have seen: grown from covariances, projected out of what comes later.
+
+Shapes: d features, k dimensions; C (d, d) uncentred covariance; M (d, k) orthonormal columns; P = M M^T. Everything is
+computed in float64. Sources: GPM (Saha et al. 2021, arXiv 2103.09762) for growth, InfLoRA (Liang and Li 2024, arXiv
+2404.00228) for the design of A, GainLoRA's published code for the rules that are marked as its own.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Energy = Literal["eigen", "eigen_squared"]
+Count = Literal["reach", "below"]
+Design = Literal["pca", "pca_one_sided", "random"]
+
+
+def threshold(first: float, task: int, tasks: int) -> float:
+    """Share of energy to hold after `task` (from 0) of `tasks`: rises from `first` towards 1.
+
+        eps_t = eps + (1 - eps) task / tasks
+
+    InfLoRA's and GainLoRA's schedule; their code has tasks = 15 whatever the sequence.
+    """
+    if not 0 < first <= 1:
+        raise ValueError(f"a share of energy lies in (0, 1], not {first}")
+    return first + (1 - first) * task / tasks
+
+
+def empty(size: int, device: torch.device | None = None) -> Tensor:
+    """No dimensions yet: (size, 0)."""
+    return torch.zeros(size, 0, dtype=torch.float64, device=device)
+
+
+def outside(M: Tensor, X: Tensor) -> Tensor:
+    """(I - P) X, X (d, ..). Twice: what the first product leaves inside is rounding of all of X."""
+    for _ in range(2):
+        X = X - M @ (M.t() @ X)
+    return X
+
+
+def held(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
+    """Share of C's energy inside span M, 0..1; 1 for C = 0.
+
+    eigen          tr(P C) / tr C, which is the share of sum ||x||^2
+    eigen_squared  1 - ||(I - P) C||_F^2 / ||C||_F^2, GainLoRA's code: large eigenvalues count doubly
+    """
+    C = C.double()
+    if energy == "eigen":
+        inside, total = float((M * (C @ M)).sum()), float(C.trace())
+        return inside / total if total > 0 else 1.0
+    missed, total = float(outside(M, C).square().sum()), float(C.square().sum())
+    return 1.0 - missed / total if total > 0 else 1.0
+
+
+def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Count = "reach") -> Tensor:
+    """M extended until it holds `share` of C's energy: (d, k') with the old columns first.
+
+    Directions are taken from what M misses, largest first: of (I - P) C (I - P) ("eigen"), or, as in GainLoRA's code,
+    left singular ones of (I - P) C ("eigen_squared"). Those without energy (below C's rounding) are never taken, so
+    that a share of 1 ends with the rank of what was seen.
+
+    Args:
+        count: "reach" the share; "below": of an empty M's first directions those whose sum stays under it, at least
+            one; one fewer than needed, as in GainLoRA's code. The two differ for the first task only.
+
+    Raises:
+        ValueError: if C is not finite or share is outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of energy lies in (0, 1], not {share}")
+    if not C.isfinite().all():
+        raise ValueError("the covariance is not finite")
+    rounding = len(C) * torch.finfo(C.dtype).eps
+    C = C.double()
+    directions, energies, total = _missed(M, C, energy)
+    if total == 0:
+        return M
+    worth = energies > total * (rounding if energy == "eigen" else rounding**2)
+    before = held(M, C, energy) + torch.cat([energies.new_zeros(1), energies.cumsum(0)])[: len(energies)] / total
+    taken = int((worth & ((before < share) | (share == 1))).sum())
+    if count == "below" and M.shape[1] == 0:
+        taken = max(1, int((energies.cumsum(0) / total < share).sum()))
+    return torch.cat([M, directions[:, :taken]], 1)
+
+
+def complement(M: Tensor) -> Tensor:
+    """Orthonormal basis of what is outside span M: (d, d - k)."""
+    return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :]
+
+
+def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
+    """Orthonormal directions (d, d - k) outside span M, their energies, descending, and C's whole energy.
+
+    Found within the complement: a direction without energy is arbitrary, and must not reach back into span M.
+    """
+    outer = complement(M)
+    if energy == "eigen":
+        values, vectors = torch.linalg.eigh(outer.t() @ C @ outer)
+        return outer @ vectors.flip(1), values.flip(0).clamp_min(0), float(C.trace())
+    U, S, _ = torch.linalg.svd(outer.t() @ C, full_matrices=False)
+    return outer @ U, S.square(), float(C.square().sum())
+
+
+def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca") -> Tensor:
+    """Rows (r, d) of a frozen A that is silent on span M, A M = 0, each of norm 1 / sqrt(3), a Kaiming row's.
+
+        pca             the leading directions of (I - P) C (I - P): PCA of the inputs' part outside span M
+        pca_one_sided   left singular ones of (I - P) C: the published code's, which weighs by C twice
+        random          the given start's rows, projected and rescaled
+
+    Args:
+        C: covariance of the new task's inputs; not read by "random".
+        start: A as it was drawn, (r, d).
+
+    Raises:
+        ValueError: if fewer than r dimensions are left outside span M: A would reach into what it must not touch.
+    """
+    rank, left = len(start), len(M) - M.shape[1]
+    if left < rank:
+        raise ValueError(
+            f"{left} of {len(M)} input dimensions are left outside earlier tasks', rank {rank} needs as many"
+        )
+    if how == "random":
+        rows = outside(M, start.double().t()).t()
+        return rows / rows.norm(dim=1, keepdim=True) / math.sqrt(3)
+    directions, _, _ = _missed(M, C.double(), "eigen" if how == "pca" else "eigen_squared")
+    return directions[:, :rank].t() / math.sqrt(3)
