@@ -12,24 +12,28 @@ from _common import BACKBONE
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.backbone import Backbone
-from cl_lightning.data.sample import TASKS, load
+from cl_lightning.data.sample import load
 from cl_lightning.gradients.capture import watch_products
 from cl_lightning.gradients.collector import GradientCollector
 from cl_lightning.gradients.plan import Plan, plan
 from cl_lightning.module import ContinualLM
 
 BATCH, LENGTH = 8, 256
+TASK = "FOMC"
 RANK, OVERSAMPLING = 8, 10
+BUDGET = 1 / 8  # of what exact gradients take
 
 
 def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
-    """Of a boundary with two gradient sets, the new task's and memory's; sketches within an eighth of what exact takes.
+    """Of a boundary with two gradient sets, the new task's and memory's; sketches within a budget.
 
-    What the budget leaves beside sketches is room for the memories that have to be formed.
+    What the budget leaves beside finished sketches is room for the memories that have to be formed.
     """
     exact = plan(shapes, RANK, 2, OVERSAMPLING)
-    sketched = ("two_pass", "single_pass")
-    return {"exact": exact} | {m: plan(shapes, RANK, 2, OVERSAMPLING, exact.held // 8, mode=m) for m in sketched}
+    budget = int(BUDGET * exact.held)
+    return {"exact": exact} | {
+        mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("two_pass", "single_pass")
+    }
 
 
 def model(dtype: str) -> ContinualLM:
@@ -39,24 +43,29 @@ def model(dtype: str) -> ContinualLM:
     return module
 
 
-def text_batches(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
-    """Batches of the sample's text, without padding, whose last quarter is the answer."""
-    splits = [load(name).train for name in TASKS]
-    texts = (f"{e.prompt}\n{e.answer}\n" for examples in zip(*splits, strict=True) for e in examples)
-    ids = torch.tensor([i for text in texts for i in module.tokenizer(text)["input_ids"]][: count * BATCH * length])
-    batches = []
-    for chunk in ids.reshape(count, BATCH, length):
-        labels = chunk.clone()
-        labels[:, : length - length // 4] = -100
-        weight = torch.full((BATCH,), 1.0 / (BATCH * (length // 4)))
-        batch = {
-            "input_ids": chunk,
-            "attention_mask": torch.ones_like(chunk),
-            "labels": labels,
-            "sample_weight": weight,
-        }
-        batches.append({key: tensor.to(module.llm.device) for key, tensor in batch.items()})
-    return batches
+def batches_of(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
+    """Rows of `length` tokens without padding: TASK's examples one after the other, loss on the last one's answer."""
+    examples = load(TASK).train
+    tokens = module.tokenizer
+    asked = [tokens(e.prompt)["input_ids"] for e in examples]
+    answers = [[*tokens(e.answer)["input_ids"], tokens.eos_token_id] for e in examples]
+    rows, labels = [], []
+    for i in range(count * BATCH):
+        row: list[int] = []
+        for j in range(i, i + len(examples)):  # backwards, until it is full
+            row = [*asked[-j % len(examples)], *answers[-j % len(examples)], *row]
+            if len(row) >= length:
+                break
+        answer = answers[-i % len(examples)]
+        rows.append(row[-length:])
+        labels.append([-100] * (length - len(answer)) + answer)
+    total = sum(label != -100 for row in labels for label in row)
+    out = []
+    for ids, wanted in zip(torch.tensor(rows).split(BATCH), torch.tensor(labels).split(BATCH), strict=True):
+        weight = torch.full((BATCH,), 1.0 / total)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": wanted, "sample_weight": weight}
+        out.append({key: tensor.to(module.llm.device) for key, tensor in batch.items()})
+    return out
 
 
 def plain_pass(module: ContinualLM, batches: list[dict[str, Any]]) -> None:
@@ -85,7 +94,7 @@ def _forget_peak() -> None:
 
 def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
     """Bytes held between batches at the peak over all passes, and the peak beyond a plain pass and what is held."""
-    batches = text_batches(module, 2)
+    batches = batches_of(module, 1)
     plain_pass(module, batches)
     give_back_memory()
     base = _status("VmRSS")

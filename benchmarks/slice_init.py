@@ -8,6 +8,7 @@ models, by the same formula; (d) the decompositions of a 7B block on one rank an
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, start
-from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, boundary, model, plain_pass, plans, text_batches
+from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, batches_of, boundary, model, plain_pass, plans
 
 from cl_lightning.gradients.plan import Plan, llama_shapes, transient
 from cl_lightning.initializers.slice import SLICE
@@ -28,6 +29,8 @@ from cl_lightning.module import ContinualLM
 
 #: Batches of the new task and of memory in the boundary that the time ratios are about.
 BATCHES = 8 + 8
+#: glibc keeps freed blocks below a threshold that it moves by itself; fixed, what is freed leaves the process.
+FREED_IS_FREE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 LARGE = {
     "Llama-2-7B": llama_shapes(4096, 11008, 32, 4096),
     "Llama-3-8B": llama_shapes(4096, 14336, 32, 1024),
@@ -39,12 +42,12 @@ def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
     """(a) per mode: formula, measured, transient by formula and measured; MiB."""
     layers = module.adapter.layers
     shapes = {name: layer.shape for name, layer in layers.items()}
-    owners = module.input_moments(text_batches(module, 1, length=8)).owners
+    owners = module.input_moments(batches_of(module, 1, length=8)).owners
     rows = {}
     for mode, chosen in plans(shapes).items():
         told = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("_memory.py")), mode, dtype, str(torch.get_num_threads())],
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, env=os.environ | FREED_IS_FREE,
         )  # fmt: skip
         row = json.loads(told.stdout.splitlines()[-1])
         k = chosen.columns
@@ -63,7 +66,7 @@ def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
 def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
     """(b) seconds per batch, plain and for one pass of each mode."""
     watch = Stopwatch(clock)
-    batch = text_batches(module, 1)
+    batch = batches_of(module, 1)
     shapes = {name: layer.shape for name, layer in module.adapter.layers.items()}
 
     def plain() -> float:
@@ -91,7 +94,7 @@ def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
 def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
     """Seconds to decompose all matrices' gradients and to write the factors."""
     adapter, watch = module.adapter, Stopwatch(clock)
-    gradients = module.gradients(text_batches(module, 1, length=32))
+    gradients = module.gradients(batches_of(module, 1, length=32))
     watch.start()
     starts = {
         name: start_of(
@@ -119,7 +122,7 @@ def bf16_products(module: ContinualLM) -> dict[str, float]:
         low_dy, low_x = dy.bfloat16(), x.bfloat16()
         pairs[name] = ((low_dy.t() @ low_x).float(), low_dy.float().t() @ low_x.float())
 
-    module.products(text_batches(module, 1, length=32), take, lambda: None)
+    module.products(batches_of(module, 1, length=32), take, lambda: None)
     errors, overlaps, differences = [], [], []
     for name, (low, exact) in pairs.items():
         layer = module.adapter.layers[name]

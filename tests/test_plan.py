@@ -73,20 +73,20 @@ def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypa
     assert max(held) == chosen.held
 
 
-def test_the_ladder_takes_the_first_rung_that_fits() -> None:
+def test_the_ladder_goes_down_rung_by_rung() -> None:
     shapes = llama_shapes(256, 688, 2, 128)
-    rungs = [plan(shapes, RANK, 2, mode=mode) for mode in ("exact", "two_pass")]
-    assert plan(shapes, RANK, 2).mode == "exact"
-    for upper, lower in (("exact", "two_pass"), ("two_pass", "single_pass")):
-        size = {p.mode: p.held for p in rungs}[upper]
-        assert plan(shapes, RANK, 2, budget=size).mode == upper
-        assert plan(shapes, RANK, 2, budget=size - 1).mode in (lower, "single_pass")
-    with pytest.raises(ValueError, match="single_pass needs") as refused:
-        plan(shapes, RANK, 2, budget=1)
-    least = int(str(refused.value).split()[-1])
-    assert plan(shapes, RANK, 2, budget=least).mode == "single_pass"
-    with pytest.raises(ValueError, match=f"{least - 1} bytes are too few"):
-        plan(shapes, RANK, 2, budget=least - 1)
+    rungs, budget = [plan(shapes, RANK, 2)], 0
+    with pytest.raises(ValueError, match="bytes are too few") as refused:
+        while True:
+            budget = rungs[-1].held - 1
+            rungs.append(plan(shapes, RANK, 2, budget=budget))
+            assert rungs[-1].held <= budget
+    assert f"single_pass needs {rungs[-1].held}" in str(refused.value)
+    modes = [rung.mode for rung in rungs]
+    assert modes == sorted(modes, key=["exact", "two_pass", "single_pass"].index)
+    assert [r.kept_columns for r in rungs if r.mode == "two_pass"] == list(range(36, 17, -1))
+    assert modes.count("exact") == 1
+    assert modes.count("single_pass") > 1
 
 
 def test_what_is_held_never_exceeds_the_budget_and_grows_with_m_plus_n_times_k() -> None:
@@ -115,5 +115,5 @@ def test_the_choice_is_told_in_one_line() -> None:
     shapes = llama_shapes(256, 688, 2, 128)
     assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
     sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="two_pass").held).line()
-    assert "18 columns, 4 passes" in sketched
+    assert "18 columns, 4 passes, 36 kept" in sketched
     assert "\n" not in sketched

@@ -26,7 +26,7 @@ def matrices(seed: int = 0) -> TestMatrices:
 
 
 def two_pass(shape: tuple[int, int], columns: int = COLUMNS, seed: int = 0) -> Sketch:
-    return TwoPass(shape, columns, matrices(seed))
+    return TwoPass(shape, columns, matrices(seed), 2 * columns)
 
 
 def single_pass(shape: tuple[int, int], columns: int = COLUMNS, seed: int = 0) -> Sketch:
@@ -151,7 +151,7 @@ def test_a_zero_gradient_is_zero_and_wholly_captured(make: Callable[..., Sketch]
 
 def test_test_matrices_are_shared_and_depend_on_seed_and_size() -> None:
     shared = matrices()
-    a, b = TwoPass((30, 50), 12, shared), TwoPass((20, 50), 12, shared)
+    a, b = TwoPass((30, 50), 12, shared, 24), TwoPass((20, 50), 12, shared, 24)
     assert a._omega is b._omega
     assert torch.equal(matrices().gaussian("range", 5, 3), matrices().gaussian("range", 5, 3))
     assert not torch.equal(matrices().gaussian("range", 5, 3), matrices(1).gaussian("range", 5, 3))

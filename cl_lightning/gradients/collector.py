@@ -2,8 +2,8 @@
 
 Sums over ranks after each pass; every rank then holds the same gradients. Inner products of a sketched gradient
 with memories are taken while its batches stream by, so that only the memory's sketch error is in them; where that
-sketch misses more than 1 % of the memory's energy, the memory is formed after all for those few matrices, as many at a
-time as the budget has room for, and let go again.
+sketch misses more than 0.5 % of the memory's energy, the memory is formed after all for those few matrices, as many
+at a time as the budget has room for, and let go again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Gradient = Tensor | LowRank
 #: One pass over this rank's batches: calls the first with each layer's dy and x, the second after each batch.
 RunPass = Callable[[TakeProduct, Callable[[], None]], None]
 
-#: Of a memory gradient's energy in its sketch, below which inner products with the sketch are not trusted.
-TRUSTED = 0.99
+#: Share c of a memory gradient's energy that its sketch must hold if inner products with the sketch are to be trusted:
+#: the cosine of two aligned gradients would be off by 1 - sqrt(c).
+TRUSTED = 0.995
 
 
 @dataclass
@@ -135,7 +136,7 @@ class GradientCollector:
         device = layer.weight.device
         tests = self._tests.setdefault(device, TestMatrices(self.seed, self.dtype, device))
         if self.plan.mode == "two_pass":
-            return TwoPass(layer.shape, self.plan.columns, tests)
+            return TwoPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
         return SinglePass(layer.shape, self.plan.columns, tests, self.plan.rows)
 
     # ---- inner products with memories that a sketch does not hold well ----------------------------------

@@ -1,10 +1,10 @@
 """How a boundary's gradients are held within a memory budget, chosen before the first batch from shapes alone.
 
-Bytes of one matrix (m, n), k sketch columns, p = PROBES more, l co-range rows (see `gradients.sketch`):
+Bytes of one matrix (m, n), k sketch columns, c of them kept, p = PROBES more, l co-range rows (`gradients.sketch`):
 
     exact        mn                               while streamed and when done
-    two passes   2 (m + n) k + mp while streamed, 3/2 (m + n) k when done,   shared tests n (k + p) per distinct n
-    one pass     m (k + p) + ln   while streamed, (m + n) k     when done,   and ml per distinct m
+    two passes   2 (m + n) k + mp while streamed, (m + n) c when done,   shared tests n (k + p) per distinct n
+    one pass     m (k + p) + ln   while streamed, (m + n) k when done,   and ml per distinct m
 
 All `gradients` sets are held at once; the last one is still being streamed when the others are done.
 """
@@ -33,6 +33,7 @@ class Plan:
         exact: bytes that exact accumulators would take.
         passes: over each gradient's batches.
         columns: k, sketch columns (fewer for matrices with fewer directions); 0 if exact.
+        kept_columns: c, of a finished sketch: two passes find up to 2k, of which they keep what the budget allows.
         rows: l, co-range rows of the single pass; else 0.
         budget: bytes allowed; None: any.
     """
@@ -43,6 +44,7 @@ class Plan:
     exact: int
     passes: int
     columns: int = 0
+    kept_columns: int = 0
     rows: int = 0
     budget: int | None = None
 
@@ -52,7 +54,8 @@ class Plan:
             return f"gradients exact: {_mib(self.held)} between batches"
         how = f"{self.passes} passes" if self.passes > 1 else f"1 pass, {self.rows} co-range rows"
         return (
-            f"gradients sketched with {self.columns} columns, {how}: {_mib(self.held)} between batches "
+            f"gradients sketched with {self.columns} columns, {how}, {self.kept_columns} kept: "
+            f"{_mib(self.held)} between batches "
             f"(exact: {_mib(self.exact)}, budget {_mib(self.budget or self.held)})"
         )
 
@@ -82,15 +85,14 @@ def plan(
     exact = gradients * sum(m * n for m, n in shapes.values()) * itemsize
     columns = 2 * rank + oversampling
     least = 2 * rank + LEAST_OVERSAMPLING
-    held, kept = (numbers * itemsize for numbers in _two_pass(shapes, columns, gradients))
-    candidates = [
-        Plan("exact", exact, exact, exact, 1, budget=budget),
-        Plan("two_pass", held, kept, exact, TwoPass.passes, columns, 0, budget),
-    ]
+    candidates = [Plan("exact", exact, exact, exact, 1, budget=budget)]
+    for c in range(2 * columns, columns - 1, -1):
+        held, kept = (numbers * itemsize for numbers in _two_pass(shapes, columns, c, gradients))
+        candidates.append(Plan("two_pass", held, kept, exact, TwoPass.passes, columns, c, budget=budget))
     # Down to the fewest columns and rows from which 2r directions can be told.
     for k, rows in [(k, 2 * k + 1) for k in range(columns, least - 1, -1)] + [(least, least + 2)]:
         held, kept = (numbers * itemsize for numbers in _single_pass(shapes, k, rows, gradients))
-        candidates.append(Plan("single_pass", held, kept, exact, 1, k, rows, budget))
+        candidates.append(Plan("single_pass", held, kept, exact, 1, k, k, rows, budget))
     candidates = [c for c in candidates if mode in ("auto", c.mode)]
     for candidate in candidates:
         if budget is None or candidate.held <= budget:
@@ -102,9 +104,9 @@ def plan(
     )
 
 
-def _two_pass(shapes: Shapes, k: int, gradients: int) -> tuple[int, int]:
+def _two_pass(shapes: Shapes, k: int, kept: int, gradients: int) -> tuple[int, int]:
     """Numbers held at the peak, and when done."""
-    done = sum((m + n) * TwoPass.kept_columns(k, (m, n)) for m, n in shapes.values())
+    done = sum((m + n) * min(kept, TwoPass.streamed_columns(k, (m, n))) for m, n in shapes.values())
     streamed = sum((m + n) * TwoPass.streamed_columns(k, (m, n)) + PROBES * m for m, n in shapes.values())
     tests = _range_tests(shapes, k)
     return (gradients - 1) * done + streamed + tests, gradients * done + tests

@@ -89,7 +89,7 @@ class TwoPass(Sketch):
 
         Y = G Omega, Q = orth(Y)  |  H = G^T Q, P = orth(H)  |  Y' = G P, Q' = orth(Y' outside Q)  |  H' = G^T Q'
 
-        G^ = Q H^T + Q' H'^T, cut to its 3k/2 largest singular directions
+        G^ = Q H^T + Q' H'^T, cut to its `kept` largest singular directions
 
     Source: block Krylov iteration (Musco and Musco 2015, arXiv 1504.05477) of depth 2. Halko et al. 2011 (arXiv
     0909.4061, algorithms 4.4 and 5.1) make the same passes and keep Y' alone: where singular values decay slowly,
@@ -98,8 +98,9 @@ class TwoPass(Sketch):
 
     passes = 4
 
-    def __init__(self, shape: tuple[int, int], columns: int, tests: TestMatrices) -> None:
+    def __init__(self, shape: tuple[int, int], columns: int, tests: TestMatrices, kept: int) -> None:
         super().__init__(shape, columns, tests)
+        self.kept = min(kept, self.streamed_columns(columns, shape))
         self._pass = 0
         self._first = self._probes = self._sum = None
 
@@ -107,11 +108,6 @@ class TwoPass(Sketch):
     def streamed_columns(columns: int, shape: tuple[int, int]) -> int:
         """Of Q and Q' together, at most."""
         return min(2 * columns, *shape)
-
-    @staticmethod
-    def kept_columns(columns: int, shape: tuple[int, int]) -> int:
-        """Of the result."""
-        return min(3 * columns // 2, *shape)
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         if self._pass == 0:
@@ -136,10 +132,10 @@ class TwoPass(Sketch):
             # A copy: a slice would keep Q alive a second time.
             self.basis = _orthonormal(torch.cat([Q, self._sum], 1))[:, self.columns :].clone()
         else:
-            (Q, H), kept = self._first, self.kept_columns(self.columns, self.shape)
+            Q, H = self._first
             left, right = torch.cat([Q, self.basis], 1), torch.cat([H, self._sum], 1)
             V, S, Wh = torch.linalg.svd(right, full_matrices=False)
-            return self._low_rank(left @ Wh[:kept].t(), V[:, :kept] * S[:kept], self._probes)
+            return self._low_rank(left @ Wh[: self.kept].t(), V[:, : self.kept] * S[: self.kept], self._probes)
         self._pass += 1
         side = self.shape[self._pass % 2]
         self._sum = self._zeros(side, self.basis.shape[1])
