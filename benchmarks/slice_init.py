@@ -58,6 +58,7 @@ def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
             "held_measured": row["held"] / 2**20,
             "transient_formula": transient(shapes, owners, BATCH * LENGTH, item, product) / 2**20,
             "transient_measured": row["transient"] / 2**20,
+            "compiled": row["compiled"] / 2**20,
         }
         print(f"  {mode:<12}" + "  ".join(f"{k} {v:8.1f} MiB" for k, v in rows[mode].items()))
     return rows
