@@ -6,7 +6,7 @@ all ranks and micro-batches (not a mean of means), plus the strategy's penalties
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -217,25 +217,25 @@ class ContinualLM(LightningModule):
         self.products(batches, lambda name, dy, x: totals[name].add(dy, x), lambda: None)
         return {name: total.total for name, total in totals.items()}
 
-    def input_moments(self, batches: Iterable[dict[str, Any]]) -> InputMoments:
-        """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one out."""
+    def input_moments(self, batches: Iterable[dict[str, Any]], with_new: bool = False) -> InputMoments:
+        """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one as told."""
         moments = InputMoments()
         masks: dict[str, Tensor] = {}
 
         def wanted(name: str) -> Tensor:
             return masks["decoder" if _sees_decoder(name) else "encoder"] if self.encoder_decoder else masks["encoder"]
 
-        with self._as_it_was(), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
+        with self._as_it_was(with_new), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
             for batch in batches:
                 masks = {"encoder": batch["attention_mask"], "decoder": batch["labels"] != IGNORE}
                 self.sample_nll(batch, share_prefix=False)
         return moments
 
     @contextmanager
-    def _as_it_was(self) -> Iterator[None]:
-        """Dropout off, the new branch out; train mode comes back as it was."""
+    def _as_it_was(self, with_new: bool = False) -> Iterator[None]:
+        """Dropout off, the new branch out unless wanted; train mode comes back as it was."""
         training = self.llm.training
-        with dropout_off(self.llm), self.adapter.without_new_branch():
+        with dropout_off(self.llm), nullcontext() if with_new else self.adapter.without_new_branch():
             yield
         self.llm.train(training)
 

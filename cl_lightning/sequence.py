@@ -138,9 +138,14 @@ class SequenceRun:
         """One pass over this rank's batches of `samples`; see ContinualLM.products. Nothing is summed over ranks."""
         self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch)
 
-    def input_moments(self, samples: WeightedSamples, batch_size: int) -> dict[str, torch.Tensor]:
-        """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n)."""
-        moments = self.module.input_moments(self._boundary_batches(samples, batch_size, "answer"))
+    def input_moments(
+        self, samples: WeightedSamples, batch_size: int, with_new: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n).
+
+        Layers with the same input have the same tensor. `with_new`: the current branch is in place.
+        """
+        moments = self.module.input_moments(self._boundary_batches(samples, batch_size, "answer"), with_new)
         # A rank without a batch has seen no layer: who shares an input with whom is told by one that has.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, torch.Tensor] = {}
@@ -200,6 +205,8 @@ class SequenceRun:
                 name = _state_file(slot, done)
                 if name in record["files"]:
                     callback.load(json.loads(self.folder.read(name)))
+                if (name := _state_file(slot, done, "safetensors")) in record["files"]:
+                    callback.load_tensors(load_tensors(self.folder.read(name)))
             self._on_main(self._export)
         self.loggers = run_logs.make_loggers(
             self.folder.path,
@@ -273,6 +280,8 @@ class SequenceRun:
         for slot, callback in slots.items():
             if state := callback.state():
                 folder.write(_state_file(slot, done), to_json(state))
+            if tensors := callback.tensors():
+                folder.write(_state_file(slot, done, "safetensors"), save_tensors(tensors))
         folder.commit(
             {
                 **self.facts,
@@ -345,5 +354,5 @@ class _TaskRunner(Callback):
         self.run.end(self.task)
 
 
-def _state_file(slot: str, done: int) -> str:
-    return f"state/{slot}-{done}.json"
+def _state_file(slot: str, done: int, kind: str = "json") -> str:
+    return f"state/{slot}-{done}.{kind}"

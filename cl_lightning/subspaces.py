@@ -6,6 +6,7 @@ computed in float64. Sources: GPM (Saha et al. 2021, arXiv 2103.09762) for growt
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,6 +27,32 @@ def threshold(first: float, task: int, tasks: int) -> float:
     if not 0 < first <= 1:
         raise ValueError(f"a share of energy lies in (0, 1], not {first}")
     return first + (1 - first) * task / tasks
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """span M, known by the smaller of M and its complement's basis: never more than d / 2 columns (as DualGPM's).
+
+    Attributes:
+        basis: (d, k) or (d, d - k), orthonormal, float64.
+        by_complement: which of the two.
+    """
+
+    basis: Tensor
+    by_complement: bool = False
+
+    @classmethod
+    def spanned_by(cls, M: Tensor) -> "Subspace":
+        """Of M (d, k)."""
+        return cls(complement(M), True) if 2 * M.shape[1] > len(M) else cls(M)
+
+    def full(self) -> Tensor:
+        """M (d, k); its columns are others than those it was made of where the complement was kept."""
+        return complement(self.basis) if self.by_complement else self.basis
+
+    def to(self, device: torch.device) -> "Subspace":
+        """On another device."""
+        return Subspace(self.basis.to(device), self.by_complement)
 
 
 def empty(size: int, device: torch.device | None = None) -> Tensor:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning.pytorch.callbacks import Callback
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cl_lightning.sequence import SequenceRun
 
 
@@ -63,6 +65,13 @@ class TaskCallback(Callback):
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As `state`, what is large: contiguous tensors on the CPU."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
 
     def tables(self) -> list[Table]:
         """What the final report shows of this callback."""

@@ -2,5 +2,12 @@
 
 from cl_lightning.lazy import lazy_exports
 
-EXPORTS = {"AdapterStrategy": "base", "SeqLoRA": "seqlora"}
+EXPORTS = {
+    "AdapterStrategy": "base",
+    "CLoRA": "clora",
+    "IncLoRA": "inclora",
+    "InfLoRA": "inflora",
+    "OLoRA": "olora",
+    "SeqLoRA": "seqlora",
+}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

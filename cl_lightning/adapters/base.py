@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cl_lightning.adapters.linear import AdaptedLinear
+from cl_lightning.adapters.linear import BOTH, AdaptedLinear
 from cl_lightning.errors import ConfigError, nearest
 
 
@@ -32,7 +32,7 @@ class AdapterStrategy(nn.Module, ABC):
     """
 
     #: Factors that training moves; an initialiser may set these only.
-    trainable_factors: ClassVar[frozenset[str]] = frozenset({"A", "B"})
+    trainable_factors: ClassVar[frozenset[str]] = BOTH
 
     def __init__(
         self,
@@ -123,8 +123,13 @@ class AdapterStrategy(nn.Module, ABC):
         `displaced`: the start is taken off again, logits do not change.
         """
         layer = self._layers[name]
-        moved = [f.to(layer.lora_A.device, layer.lora_A.dtype) for f in factors]
-        layer.start_branch(*moved[:2], self.scaling, *moved[2:], displaced=displaced, baked=self.offset == "baked")
+        self._start(name, *(f.to(layer.lora_A.device, layer.lora_A.dtype) for f in factors), displaced=displaced)
+
+    def _start(self, name: str, *factors: Tensor, displaced: bool = True) -> None:
+        """See `set_factors`; the factors are where they belong."""
+        baked, trained = self.offset == "baked", self.trainable_factors
+        core = factors[2] if len(factors) > 2 else None
+        self._layers[name].start_branch(*factors[:2], self.scaling, core, displaced, baked, trained)
 
     @contextmanager
     def without_new_branch(self) -> Iterator[None]:

@@ -14,12 +14,15 @@ Trained: A and B (or the core), float32 whatever the base is. Memory per folded 
 twice that for a displaced branch. Base and branches are one autograd function that saves x and A x only.
 """
 
+from collections.abc import Set
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 #: The trainable branch's tensors; only the first two are always there.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
+BOTH = frozenset({"A", "B"})
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
@@ -161,6 +164,7 @@ class AdaptedLinear(nn.Module):
         core: Tensor | None = None,
         displaced: bool = True,
         baked: bool = False,
+        trained: Set[str] = BOTH,
     ) -> None:
         """Begin (or restart) the trainable branch at factors A0 (r, n), B0 (m, r).
 
@@ -168,6 +172,7 @@ class AdaptedLinear(nn.Module):
             core: R (r, r) to train between frozen factors; None: A and B are trained.
             displaced: take s B0 A0 off again, so that the layer's output does not change.
             baked: take it off W instead of forming differences.
+            trained: which of "A" and "B".
         """
         if lora_A.shape != (lora_B.shape[1], self.in_features) or lora_B.shape[0] != self.out_features:
             raise ValueError(f"factors {tuple(lora_A.shape)}, {tuple(lora_B.shape)} do not fit {self.shape}")
@@ -176,7 +181,7 @@ class AdaptedLinear(nn.Module):
             tensors["lora_R"] = core.clone()
         if displaced and lora_B.any():
             tensors |= {"lora_A0": lora_A.clone(), "lora_B0": lora_B.clone()}
-        self.load_branch(tensors, scaling, baked)
+        self.load_branch(tensors, scaling, baked, trained)
 
     @torch.no_grad()
     def shift_branch(self, dA: Tensor, dB: Tensor) -> None:
@@ -193,13 +198,15 @@ class AdaptedLinear(nn.Module):
         return {n: getattr(self, n).detach() for n in BRANCH if getattr(self, n) is not None}
 
     @torch.no_grad()
-    def load_branch(self, tensors: dict[str, Tensor], scaling: float, baked: bool = False) -> None:
+    def load_branch(
+        self, tensors: dict[str, Tensor], scaling: float, baked: bool = False, trained: Set[str] = BOTH
+    ) -> None:
         """Take a stored branch as the trainable one."""
         self.scaling, self.baked = scaling, baked and "lora_B0" in tensors
-        trained = {"lora_R"} if "lora_R" in tensors else {"lora_A", "lora_B"}
+        moving = {"lora_R"} if "lora_R" in tensors else {f"lora_{factor}" for factor in trained}
         for name in BRANCH:
             value = tensors.get(name)
-            setattr(self, name, None if value is None else nn.Parameter(value, requires_grad=name in trained))
+            setattr(self, name, None if value is None else nn.Parameter(value, requires_grad=name in moving))
         if self.baked:
             self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
 
@@ -207,6 +214,11 @@ class AdaptedLinear(nn.Module):
         """A, B, A0, B0 as the forward pass uses them."""
         A = self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
         return (A, self.lora_B, None, None) if self.baked else (A, self.lora_B, self.lora_A0, self.lora_B0)
+
+    def update(self) -> Tensor:
+        """What the trainable branch adds to W: (m, n), formed, with its gradient."""
+        down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
+        return up @ down
 
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.errors import ConfigError
-from cl_lightning.initializers.lora import LoRA
 
 
-class SeqLoRA(AdapterStrategy):
+class SeqLoRA(IncLoRA):
     """One LoRA after the other (`fresh_folded`) or one LoRA for all tasks (`continue`).
 
     Args:
@@ -50,35 +49,15 @@ class SeqLoRA(AdapterStrategy):
         self._into_weight = self.exact_base if self.fold_into == "auto" else self.fold_into == "weight"
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
-        if self.per_task == "continue" and task > 0:
-            return
-        start = LoRA()
-        for layer in self.layers.values():
-            # Only the shape matters here, and a quantised weight hides it.
-            shape_only = torch.zeros(()).expand(layer.shape)
-            factors = start.factors(shape_only, None, self.rank, self.scaling, generator)
-            dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
-            layer.start_branch(*(f.to(layer.weight.device, dtype) for f in factors), self.scaling)
+        if self.per_task == "fresh_folded" or task == 0:
+            super().begin_task(task, generator)
 
     def end_task(self, task: int) -> None:
-        if self.per_task == "continue":
-            return
-        for layer in self.layers.values():
-            layer.fold(self._into_weight)
-
-    def task_state(self) -> dict[str, Tensor]:
-        return {f"{n}.{key}": t for n, layer in self.layers.items() for key, t in layer.branch().items()}
+        if self.per_task == "fresh_folded":
+            super().end_task(task)
 
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        if self.per_task == "continue":
-            states = states[-1:]
-        for state in states:
-            for name, layer in self.layers.items():
-                tensors = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.rsplit(".", 1)[0] == name}
-                moved = {k: t.to(layer.weight.device) for k, t in tensors.items()}
-                layer.load_branch(moved, self.scaling, self.offset == "baked")
-                if self.per_task == "fresh_folded":
-                    layer.fold(self._into_weight)
+        super().restore(states if self.per_task == "fresh_folded" else states[-1:])
 
     def check(self, slots: dict[str, Any]) -> list[str]:
         if self.per_task == "continue" and slots.get("init") is not None:

@@ -1,0 +1,37 @@
+"""C-LoRA: the new branch is kept from moving what earlier branches have moved.
+
+    loss = NLL + lambda sum over layers of || |sum over i < t of s B_i A_i| * (s B_t A_t) ||_F^2      (* entrywise)
+
+Trained: A and B of the current task. Frozen: everything else; earlier branches stay on. The penalty forms one (m, n)
+matrix per layer for a moment, every step. Source: Smith et al. 2023 (arXiv 2304.06027); the factor s = alpha / r is
+ours, the products being what is added to W.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.errors import ConfigError
+
+
+class CLoRA(IncLoRA):
+    """IncLoRA whose new product is small where the old ones are large.
+
+    Args:
+        lambda_overlap: weight of the penalty.
+    """
+
+    def __init__(self, lambda_overlap: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not lambda_overlap >= 0:
+            raise ConfigError(f"model.adapter.lambda_overlap: {lambda_overlap} must not be negative")
+        self.lambda_overlap = lambda_overlap
+
+    def penalties(self) -> dict[str, Tensor]:
+        overlaps = [
+            ((layer.stack_B @ layer.stack_A).abs() * layer.update()).square().sum()
+            for layer in self.layers.values()
+            if layer.stack_A is not None
+        ]
+        return {"overlap": self.lambda_overlap * sum(overlaps)} if overlaps and self.lambda_overlap else {}

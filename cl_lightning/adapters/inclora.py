@@ -1,0 +1,50 @@
+"""IncLoRA: a new branch for every task, earlier ones frozen beside it, all of them always on.
+
+    y = W x + s sum over i of B_i A_i x
+
+Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`. The base of all
+strategies with a branch per task, which constrain the new branch (O-LoRA, C-LoRA, InfLoRA).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.initializers.lora import LoRA
+
+
+class IncLoRA(AdapterStrategy):
+    """One branch per task, kept as frozen low-rank columns: exact in any precision, R grows by r per task."""
+
+    #: Whether a finished branch goes into W instead of the stack.
+    _into_weight = False
+
+    def begin_task(self, task: int, generator: torch.Generator) -> None:
+        start = LoRA()
+        for name, layer in self.layers.items():
+            # Only the shape matters here, and a quantised weight hides it.
+            shape_only = torch.zeros(()).expand(layer.shape)
+            factors = start.factors(shape_only, None, self.rank, self.scaling, generator)
+            dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+            self._start(name, *(f.to(layer.weight.device, dtype) for f in factors))
+
+    def end_task(self, task: int) -> None:
+        for layer in self.layers.values():
+            layer.fold(self._into_weight)
+
+    def task_state(self) -> dict[str, Tensor]:
+        return {f"{n}.{key}": t for n, layer in self.layers.items() for key, t in layer.branch().items()}
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        for task, state in enumerate(states):
+            self._load(state)
+            self.end_task(task)
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        """Take a stored branch as the current one."""
+        for name, layer in self.layers.items():
+            tensors = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.rsplit(".", 1)[0] == name}
+            moved = {k: t.to(layer.weight.device) for k, t in tensors.items()}
+            layer.load_branch(moved, self.scaling, self.offset == "baked", self.trainable_factors)
