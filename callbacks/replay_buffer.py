@@ -77,4 +77,7 @@ class ReplayBuffer(TaskCallback):
         return {"examples": {name: [asdict(e) for e in kept] for name, kept in self.examples.items()}}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.examples = {name: [Example(**e) for e in kept] for name, kept in state["examples"].items()}
+        self.examples = {
+            name: [Example(**{**e, "references": tuple(e.get("references", ()))}) for e in kept]
+            for name, kept in state["examples"].items()
+        }

@@ -188,17 +188,17 @@ def _check_model(name: Any) -> None:
 
 
 def _check_tasks(data: dict[str, Any]) -> None:
+    import cl_lightning.data
     from cl_lightning.data.base import data_root
-    from cl_lightning.data.trace import TRACE
 
     root = data_root(data["root"] if isinstance(data.get("root"), str) else None)
     if root is not None and not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder")
     order = data.get("order")
-    benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE"))
-    if benchmark.rpartition(".")[2] != "TRACE" or not isinstance(order, list):
+    benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE")).rpartition(".")[2]
+    if benchmark not in cl_lightning.data.EXPORTS or not isinstance(order, list):
         return
-    valid = TRACE().tasks(root)
+    valid = getattr(cl_lightning.data, benchmark)().tasks(root)
     for name in order:
         if name not in valid:
             raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), valid)}")

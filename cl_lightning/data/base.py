@@ -9,11 +9,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its reference answer. `id` is unique inside its task and stable over runs."""
+    """One prompt with its reference answer.
+
+    Attributes:
+        id: unique inside its task and stable over runs.
+        answer: what is trained on.
+        references: all answers that count as right, `answer` among them; empty where it is the only one.
+    """
 
     id: str
     prompt: str
     answer: str
+    references: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """All answers that count as right."""
+        return self.references or (self.answer,)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,10 @@ class Benchmark(ABC):
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
         """The tasks that `order` may name, in the benchmark's own order, for data at `root` (None: built in)."""
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The task names that `data.order=null` stands for: all tasks."""
+        return list(self.tasks(root))
 
     @abstractmethod
     def load(self, root: Path | None, name: str) -> Splits:

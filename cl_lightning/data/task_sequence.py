@@ -88,7 +88,7 @@ class TaskSequence(LightningDataModule):
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
         self.specs = benchmark.tasks(self.root)
-        self.order = list(order) if order is not None else list(self.specs)
+        self.order = list(order) if order is not None else benchmark.default_order(self.root)
         self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
@@ -190,7 +190,9 @@ class TaskSequence(LightningDataModule):
             for split in (task.train, task.validation, task.test):
                 for encoded in split:
                     example = encoded.example
-                    digest.update("\0".join((example.id, example.prompt, example.answer, "")).encode())
+                    digest.update(
+                        "\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode()
+                    )
         return digest.hexdigest()
 
     # ---- serving -----------------------------------------------------------------------------------------

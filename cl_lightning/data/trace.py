@@ -5,13 +5,12 @@ parts are non-commercial or state no licence (see `TaskSpec.source` of each task
 the layout, so a folder of the user's own tasks in the same layout loads in the same way. No torch here.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from cl_lightning.data import sample
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.files import kind, read_json, records_in, text_of
 from cl_lightning.errors import DataError, nearest
 
 PREFIX = "LLM-CL-Benchmark_"  # the folder name the TRACE authors ship, followed by the size of its train sets
@@ -97,48 +96,11 @@ def _subsets(root: Path) -> dict[int, Path]:
 
 
 def _examples(path: Path, prefix: str) -> Iterator[Example]:
-    records = _records(path)
-    for index, record in enumerate(records):
+    for index, record in enumerate(records_in(read_json(path), path)):
         where = f"{path}: record {index + 1}"
         if not isinstance(record, dict):
-            raise DataError(f"{where} is {_kind(record)}, expected an object with prompt and answer")
-        yield Example(f"{prefix}/{index}", _text(record, "prompt", where), _text(record, "answer", where))
-
-
-def _records(path: Path) -> list[Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        found = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
-        raise DataError(f"{path} is missing; the folder holds: {found}") from None
-    except json.JSONDecodeError as error:
-        message = f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
-        raise DataError(message) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if not isinstance(data, list):
-        raise DataError(f"{path}: holds {_kind(data)}, expected a list of records")
-    if not data:
-        raise DataError(f"{path}: empty split, expected at least one record")
-    return data
-
-
-def _text(record: dict[str, Any], key: str, where: str) -> str:
-    if key not in record:
-        raise DataError(f"{where} has no {key!r}; its keys: {', '.join(map(str, record)) or 'none'}")
-    value = record[key]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {key!r} is {_kind(value)}, expected text")
-    if not value.strip():
-        raise DataError(f"{where}: {key!r} is empty")
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+            raise DataError(f"{where} is {kind(record)}, expected an object with prompt and answer")
+        yield Example(f"{prefix}/{index}", text_of(record, "prompt", where), text_of(record, "answer", where))
 
 
 class TRACE(Benchmark):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cl_lightning.data.base import Example
-from cl_lightning.evaluation.text import mean_score, metric
+from cl_lightning.evaluation.text import best_scores, mean_score
 
 
 def majority_answer(train_answers: Sequence[str]) -> str:
@@ -28,10 +28,9 @@ def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[E
     Returns:
         "majority": the most frequent training answer every time; "copy_prompt": the prompt as the answer.
     """
-    score = metric(metric_name)
-    prompts, references = [e.prompt for e in test], [e.answer for e in test]
+    prompts, references = [e.prompt for e in test], [e.accepted for e in test]
     majority = [majority_answer([e.answer for e in train])] * len(test)
     return {
-        "majority": mean_score(score(majority, references, prompts)),
-        "copy_prompt": mean_score(score(prompts, references, prompts)),
+        "majority": mean_score(best_scores(metric_name, majority, references, prompts)),
+        "copy_prompt": mean_score(best_scores(metric_name, prompts, references, prompts)),
     }

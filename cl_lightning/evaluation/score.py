@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cl_lightning.data.task_sequence import TaskData
 from cl_lightning.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.evaluation.text import mean_score, metric
+from cl_lightning.evaluation.text import best_scores, mean_score
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Scored:
 
 
 def score_task(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, batch_size: int) -> Scored:
-    """Generate greedily for the task's test prompts and compare with the whole references."""
+    """Generate greedily for the task's test prompts and compare with the whole references, the best of several."""
     share = task.test[rank() :: world_size()]
     texts = generate(llm, tokenizer, [e.prompt_ids for e in share], task.spec.max_new_tokens, batch_size)
     predictions = [""] * len(task.test)
@@ -27,10 +27,10 @@ def score_task(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
         predictions[r :: world_size()] = part
     examples = [e.example for e in task.test]
     # Predictions are stripped, so references must be: some of TRACE's code lines end in a blank.
-    references, prompts = [e.answer.strip() for e in examples], [e.prompt for e in examples]
-    scores = metric(task.spec.metric)(predictions, references, prompts)
+    references = [[answer.strip() for answer in e.accepted] for e in examples]
+    scores = best_scores(task.spec.metric, predictions, references, [e.prompt for e in examples])
     rows = [
-        {"id": e.id, "prediction": p, "reference": e.answer, "score": s}
+        {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer, "score": s}
         for e, p, s in zip(examples, predictions, scores, strict=True)
     ]
     return Scored(mean_score(scores), rows)

@@ -186,6 +186,21 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def best_scores(
+    name: str, predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str]
+) -> list[float]:
+    """Each prediction's highest score over its references, by the metric called `name`.
+
+    Raises:
+        ConfigError: no such metric.
+        ValueError: unequal lengths, or a prediction without a reference.
+    """
+    each = list(zip(predictions, references, prompts, strict=True))
+    flat = [(prediction, reference, prompt) for prediction, several, prompt in each for reference in several]
+    scores = iter(metric(name)(*(list(column) for column in zip(*flat, strict=True)))) if flat else iter(())
+    return [max(next(scores) for _ in several) for _, several, _ in each]
+
+
 def mean_score(scores: Sequence[float]) -> float:
     """Mean score of a task, 0..100. Raises ValueError where nothing was scored."""
     if not scores:
