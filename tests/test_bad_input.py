@@ -61,10 +61,13 @@ EARLY: dict[str, tuple[list[str], str]] = {
     ),
     "no configuration file anywhere near": (["--config={files}/no/a.yaml"], r"a\.yaml; no \.yaml file in .*/no$"),
     "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; say .*--config"),
-    "unknown adapter": (["--model.adapter=SeqLora"], r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA\?"),
+    "unknown adapter": (
+        ["--model.adapter=SeqLora"],
+        r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA or OLoRA\?",
+    ),
     "unknown adapter by its path": (
         ["--model.adapter.class_path=cl_lightning.adapters.SeqLora"],
-        r"^model\.adapter: no class .*did you mean SeqLoRA\?",
+        r"^model\.adapter: no class .*did you mean SeqLoRA or OLoRA\?",
     ),
     "unknown initialiser": (
         ["--boundary.init.initializer=SLICER"],
@@ -675,7 +678,7 @@ def test_make_refuses_an_unknown_experiment_before_any_set_up(
 ) -> None:
     done = make("run", f"EXP={name}")
     assert done.returncode == 2
-    assert f"error: unknown experiment EXP='{name}'; valid: smoke trace_corda trace_eva" in done.stderr
+    assert f"error: unknown experiment EXP='{name}'; valid: smoke superni_clora superni_inclora" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

@@ -121,7 +121,7 @@ def test_penalties_equal_the_equation_and_reach_the_new_branch_only(
             moved = sum(2 * b @ a for a, b in (o[name] for o in old))
             wanted += 0.7 * float((moved.abs() * (2 * B @ A)).pow(2).sum())
     penalty = sum(module.adapter.penalties().values())
-    assert float(penalty) == pytest.approx(wanted, rel=1e-10)
+    assert penalty.item() == pytest.approx(wanted, rel=1e-10)
     penalty.backward()
     touched = {name.rsplit(".", 1)[1] for name, p in module.named_parameters() if p.grad is not None}
     assert touched == {"lora_A", "lora_B"}
