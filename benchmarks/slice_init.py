@@ -150,11 +150,13 @@ def _decompose(rank: int, world: int, shapes: list[tuple[int, int]], file: str, 
     dist.barrier()
     watch = Stopwatch(clock)
     watch.start()
+    rng, made = torch.Generator().manual_seed(0), {}
     for index, G in enumerate(matrices):
-        U, V = (torch.empty(size, 2 * RANK) for size in G.shape)
         if index % world == rank:
-            U[:], _, V[:] = top_singular(G, 2 * RANK, rng)
-        for factor in (U, V):
+            U, _, V = top_singular(G, 2 * RANK, rng)
+            made[index] = (U.contiguous(), V.contiguous())
+    for index, G in enumerate(matrices):
+        for factor in made.get(index) or tuple(torch.empty(size, 2 * RANK) for size in G.shape):
             dist.broadcast(factor, index % world)
     watch.stop()
     queue.put(watch.seconds)
