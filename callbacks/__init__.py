@@ -3,6 +3,7 @@
 from cl_lightning.lazy import lazy_exports
 
 EXPORTS = {
+    "GateOrthogonalization": "gate_orthogonalization",
     "InputSubspaces": "input_subspaces",
     "ReplayBuffer": "replay_buffer",
     "ScoreMatrix": "score_matrix",

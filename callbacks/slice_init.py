@@ -70,6 +70,9 @@ class SliceInit(TaskCallback):
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
         memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
         oversampling: extra sketch columns beyond 2 rank.
+        gate_weighting: under gates (GainLoRA), which gradients weigh each sample by how much the new branch will speak
+            for it: the "new" task's, "both", or "none". The gate is shut on old prompts, so "both" leaves a memory
+            gradient of nearly nothing.
         warm_start: tau > 0 moves the start by the reconciled step itself, s(dB A0 + B0 dA) = -tau [G~]_2r: not in the
             paper; logits then change.
     """
@@ -92,6 +95,7 @@ class SliceInit(TaskCallback):
         memory_budget: int | None = None,
         oversampling: int = 10,
         warm_start: float = 0.0,
+        gate_weighting: Literal["none", "new", "both"] = "new",
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise ConfigError(f"boundary.init.strength: {strength} must lie in 0..1")
@@ -105,6 +109,7 @@ class SliceInit(TaskCallback):
         self.preserve_norm, self.memory_gradient, self.gate_z = preserve_norm, memory_gradient, gate_z
         self.samples, self.memory_samples, self.batch_size, self.loss_on = samples, memory_samples, batch_size, loss_on
         self.memory_budget, self.oversampling, self.warm_start = memory_budget, oversampling, warm_start
+        self.gate_weighting = gate_weighting
         self.boundaries: list[list[Any]] = []
 
     # ---- what cannot run ---------------------------------------------------------------------------------
@@ -237,12 +242,13 @@ class SliceInit(TaskCallback):
         dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
         collector = GradientCollector(layers, chosen, run.seed, dtype)
 
-        def passes(by_task: dict[str, list[Encoded]]) -> Any:
+        def passes(by_task: dict[str, list[Encoded]], gated: bool) -> Any:
             samples = self._weighted(by_task)
-            return lambda take, after: run.products(samples, self.batch_size, self.loss_on, take, after)
+            return lambda take, after: run.products(samples, self.batch_size, self.loss_on, take, after, gated)
 
-        memories = [collector.collect(passes(group)) for group in self._memory_groups(run)]
-        over = passes({run.order[task]: self._new_examples(run, task)})
+        gated = self.gate_weighting == "both"
+        memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
+        over = passes({run.order[task]: self._new_examples(run, task)}, self.gate_weighting != "none")
         return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
 
     def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
@@ -294,12 +300,12 @@ class SliceInit(TaskCallback):
         """Set every layer's factors; each matrix is decomposed on one rank and broadcast."""
         adapter, world = run.module.adapter, distributed.world_size()
         mine: dict[str, MatrixReport] = {}
+        owners: dict[str, int] = {}
+        made: dict[str, tuple[Tensor, ...]] = {}
         told: str | None = None
         for index, (name, statistic, record) in enumerate(statistics):
-            layer = adapter.layers[name]
-            owner = index % world
-            tensors = empty_factors(layer.lora_A, layer.lora_B, self.initializer, self.warm_start)
-            if owner == distributed.rank():
+            layer, owners[name] = adapter.layers[name], index % world
+            if owners[name] == distributed.rank():
                 rng = generator(run.seed, "init", run.order[task], name)
                 try:
                     start = start_of(
@@ -307,24 +313,28 @@ class SliceInit(TaskCallback):
                         self.warm_start,
                     )  # fmt: skip
                 except ValueError as error:
-                    # The other ranks wait for this matrix: tell them after the last one.
                     told = told or f"matrix {name}: {error}"
                 else:
-                    for tensor, value in zip(tensors, start.tensors, strict=True):
-                        tensor.copy_(value)
+                    made[name] = start.tensors
                     if record is not None and new is not None:
                         mine[name] = self._matrix_report(start, record, name, new, memories, adapter.rank)
+            for held in (new, *memories):
+                if held is not None:
+                    held.gradients.pop(name, None)
+        if found := next(filter(None, distributed.gather(told)), None):
+            raise TrainingError(f"boundary of task {run.order[task]}, {found}")
+        # After all decompositions: a broadcast in between would make each rank wait for the other's.
+        for name, owner in owners.items():
+            layer = adapter.layers[name]
+            tensors = empty_factors(layer.lora_A, layer.lora_B, self.initializer, self.warm_start)
+            for tensor, value in zip(tensors, made.pop(name, ()), strict=False):
+                tensor.copy_(value)
             for tensor in tensors:
                 distributed.broadcast_(tensor, owner)
             count = len(tensors) - (2 if self.warm_start else 0)
             adapter.set_factors(name, *tensors[:count], displaced=self.initializer.displaced)
             if self.warm_start:
                 layer.shift_branch(*tensors[count:])
-            for held in (new, *memories):
-                if held is not None:
-                    held.gradients.pop(name, None)
-        if found := next(filter(None, distributed.gather(told)), None):
-            raise TrainingError(f"boundary of task {run.order[task]}, {found}")
         reports = {name: report for part in distributed.gather(mine) for name, report in part.items()}
         return {name: reports[name] for name in adapter.layers if name in reports}
 
@@ -364,7 +374,7 @@ class SliceInit(TaskCallback):
             numbers["fired_by_chance"] = null_firing_share(by_matrix, self.gate_z, generator(run.seed, "halves", name))
         run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
         self.boundaries.append(boundary_row(name, numbers, seconds))
-        formed = f"; {len(new.formed)} matrices formed for exact inner products" if new.formed else ""
+        formed = f"; {len(new.formed)} memories formed, {new.extra_passes} more passes" if new.formed else ""
         run.say(f"  {in_words(numbers, len(reports))}{formed} ({seconds:.0f} s)")
 
     def state(self) -> dict[str, Any]:

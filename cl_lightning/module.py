@@ -194,19 +194,28 @@ class ContinualLM(LightningModule):
 
     # ---- boundary work -----------------------------------------------------------------------------------
 
-    def products(self, batches: Iterable[dict[str, Any]], take: TakeProduct, after_batch: Callable[[], None]) -> None:
+    def products(
+        self,
+        batches: Iterable[dict[str, Any]],
+        take: TakeProduct,
+        after_batch: Callable[[], None],
+        gated: bool = False,
+    ) -> None:
         """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one out.
 
         Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
-        mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`.
+        mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`. `gated`: each sample also
+        weighs as much as the new branch will speak for it, so that G is the gradient of that branch's product.
         """
         with self._as_it_was(), torch.enable_grad():
             self.llm.train()
             with watch_products(self.adapter.layers, self.llm, take):
                 for batch in batches:
                     # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
-                    nll = self.sample_nll(batch, share_prefix=False)
-                    (nll * batch["sample_weight"]).sum().backward()
+                    nll = self.sample_nll(batch, share_prefix=False) * batch["sample_weight"]
+                    if gated:
+                        nll = nll * self.adapter.speaks_for(batch).to(nll)
+                    nll.sum().backward()
                     after_batch()
 
     def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:

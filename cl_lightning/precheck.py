@@ -22,7 +22,7 @@ USAGE = "python -m cl_lightning --config experiments/_base.yaml --config experim
 
 #: Options that hold a class of ours: the package that exports it.
 SLOTS = {
-    r"model\.adapter": "cl_lightning.adapters",
+    r"model\.adapter(\.branches)?": "cl_lightning.adapters",
     r"data\.benchmark": "cl_lightning.data",
     r"(boundary|observers)\.[^.]+": "callbacks",
     r"boundary\.[^.]+\.initializer": "cl_lightning.initializers",

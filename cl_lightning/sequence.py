@@ -134,9 +134,10 @@ class SequenceRun:
         loss_on: str,
         take: TakeProduct,
         after_batch: Callable[[], None],
+        gated: bool = False,
     ) -> None:
         """One pass over this rank's batches of `samples`; see ContinualLM.products. Nothing is summed over ranks."""
-        self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch)
+        self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch, gated)
 
     def input_moments(
         self, samples: WeightedSamples, batch_size: int, with_new: bool = False
@@ -251,9 +252,10 @@ class SequenceRun:
         give_back_memory()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
-        scores = []
+        scores, module = [], self.module
+        extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         for j in tasks:
-            scored = score_task(self.module.llm, self.module.tokenizer, self.data.tasks[j], self.data.eval_batch_size)
+            scored = score_task(module.llm, module.tokenizer, self.data.tasks[j], self.data.eval_batch_size, extra)
             self.write(f"predictions/{after}_{self.order[j]}.jsonl", to_jsonl(scored.rows))
             scores.append(scored.score)
         return scores

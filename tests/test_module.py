@@ -122,7 +122,7 @@ def test_right_padding_would_change_them(tiny: Callable[..., ContinualLM], monke
     prompts = [e.prompt_ids for e in random_examples(9, seed=3)]
     good = generate(module.llm, module.tokenizer, prompts, 8, 9)
     right = partial(prompt_batch, left=False)
-    monkeypatch.setattr("cl_lightning.evaluation.generate.prompt_batch", lambda rows, pad, left: right(rows, pad))
+    monkeypatch.setattr("cl_lightning.evaluation.generate.prompt_batch", lambda rows, pad, left, own: right(rows, pad))
     assert generate(module.llm, module.tokenizer, prompts, 8, 9) != good
 
 

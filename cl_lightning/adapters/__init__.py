@@ -5,6 +5,7 @@ from cl_lightning.lazy import lazy_exports
 EXPORTS = {
     "AdapterStrategy": "base",
     "CLoRA": "clora",
+    "GainLoRA": "gainlora",
     "IncLoRA": "inclora",
     "InfLoRA": "inflora",
     "OLoRA": "olora",

@@ -33,6 +33,8 @@ class AdapterStrategy(nn.Module, ABC):
 
     #: Factors that training moves; an initialiser may set these only.
     trainable_factors: ClassVar[frozenset[str]] = BOTH
+    #: Whether `forward_kwargs` gives each sample its own (gates).
+    per_sample: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -143,8 +145,12 @@ class AdapterStrategy(nn.Module, ABC):
                 layer.active = True
 
     def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Extra arguments of the LLM's forward pass (gates). None by default."""
+        """Extra arguments of the LLM's forward pass (gates), from `data.collate`'s batches. None by default."""
         return {}
+
+    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+        """How much the newest branch's output counts for each sample of a batch, (B,); 1 without gates."""
+        return torch.ones(len(batch["input_ids"]), device=batch["input_ids"].device)
 
     def penalties(self) -> dict[str, Tensor]:
         """Terms added to the loss once per optimiser step, by name. None by default."""

@@ -6,7 +6,8 @@ The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, b
 in every dtype and on a quantised base, and without the cancellation of two large products. W is not
 edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0, nor does a start that is meant to change
 the output. Two variants: *baked*, W <- W - s B0 A0 while the branch trains as s B A (float32 W only, exact up to
-rounding), and a trained core R between frozen factors, A = R A' (LoRA-SB).
+rounding), and a trained core R between frozen factors, A = R A' (LoRA-SB). With gates (`adapters.binding`) each
+branch's term is multiplied by the sample's coefficient of that branch.
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
     W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in; core (r, r).
@@ -31,7 +32,12 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 class _Product(torch.autograd.Function):
-    """Base product plus all branches, forward and backward, in x's dtype."""
+    """Base product plus all branches, forward and backward, in x's dtype.
+
+    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n); `owners` (R,): which branch each column
+    of the stack belongs to. The new branch has the column after theirs, and only its coefficient gets a gradient:
+    older gates are frozen.
+    """
 
     @staticmethod
     def forward(
@@ -43,6 +49,9 @@ class _Product(torch.autograd.Function):
         lora_A: Tensor | None,
         lora_B: Tensor | None,
         scaling: float,
+        gates: Tensor | None,
+        owners: Tensor | None,
+        newest: int,
     ) -> Tensor:
         # Under mixed precision too, everything here is in x's dtype.
         with torch.autocast(x.device.type, enabled=False):
@@ -53,27 +62,41 @@ class _Product(torch.autograd.Function):
                 y = nn.functional.linear(flat, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
             # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
             hidden = None
-            for columns in (
-                _columns(None, None, *factors),
-                _columns(lora_A, lora_B, *factors[:2], None, None, scaling),
-            ):
-                if columns is not None:
-                    hidden = flat @ columns[0].to(x.dtype).t()
-                    y.addmm_(hidden, columns[1].to(x.dtype).t())
+            old, new = _columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)
+            if old is not None:
+                gated = flat @ old[0].to(x.dtype).t()
+                if gates is not None:
+                    gated = _per_sample(gated, gates[:, owners])
+                y.addmm_(gated, old[1].to(x.dtype).t())
+            if new is not None:
+                hidden = flat @ new[0].to(x.dtype).t()
+                gated = hidden if gates is None else _per_sample(hidden, gates[:, newest : newest + 1])
+                y.addmm_(gated, new[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
-        # Columns 0..r are A x: all that the gradient of B needs.
-        ctx.save_for_backward(x, hidden[:, :rank].clone() if rank else None, lora_A, lora_B)
-        ctx.weight, ctx.factors, ctx.scaling = weight, factors, scaling
+        # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
+        kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
+        ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
+        ctx.weight, ctx.factors, ctx.scaling, ctx.owners, ctx.newest = weight, factors, scaling, owners, newest
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, lora_A, lora_B = ctx.saved_tensors
+        x, hidden, lora_A, lora_B, gates = ctx.saved_tensors
         down, up = (c.to(dy.dtype) for c in _columns(lora_A, lora_B, *ctx.factors, ctx.scaling))
         dy = dy.reshape(-1, dy.shape[-1])
         back = dy @ up
-        grad_x = grad_A = grad_B = None
+        grad_x = grad_A = grad_B = grad_gates = None
+        if gates is not None:
+            new = 0 if hidden is None else hidden.shape[1]
+            if ctx.needs_input_grad[7] and new:
+                grad_gates = torch.zeros_like(gates)
+                by_token = (back[:, :new].to(gates.dtype) * hidden.to(gates.dtype)).sum(1)
+                grad_gates[:, ctx.newest] = by_token.reshape(len(gates), -1).sum(1)
+            coefficients = [gates[:, ctx.newest : ctx.newest + 1].expand(-1, new)] if new else []
+            if ctx.owners is not None:
+                coefficients.append(gates[:, ctx.owners])
+            back = _per_sample(back, torch.cat(coefficients, 1))
         if ctx.needs_input_grad[0]:
             grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight.to(dy.dtype)).addmm_(back, down)
             grad_x = grad_x.reshape(x.shape)
@@ -85,8 +108,18 @@ class _Product(torch.autograd.Function):
                 through = through + back[:, rank : 2 * rank]
             grad_A = (through.t() @ x.reshape(-1, x.shape[-1])).to(lora_A.dtype)
         if ctx.needs_input_grad[5]:
-            grad_B = (dy.t() @ hidden).mul_(ctx.scaling).to(lora_B.dtype)
-        return grad_x, None, None, None, grad_A, grad_B, None
+            rank = lora_B.shape[1]
+            seen = hidden[:, :rank]
+            if gates is not None:
+                seen = _per_sample(seen, gates[:, ctx.newest : ctx.newest + 1])
+            grad_B = (dy.t() @ seen).mul_(ctx.scaling).to(lora_B.dtype)
+        return grad_x, None, None, None, grad_A, grad_B, None, grad_gates, None, None
+
+
+def _per_sample(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """Rows (B L, K) times each sample's coefficients (B, K) or (B, 1)."""
+    each = rows.reshape(len(coefficients), -1, rows.shape[1]) * coefficients.to(rows.dtype)[:, None]
+    return each.reshape(rows.shape)
 
 
 def _columns(
@@ -125,6 +158,9 @@ class AdaptedLinear(nn.Module):
         self.scaling = 1.0
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
         self.baked = False
+        self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
+        self.columns: list[int] = []  # of the stack, by branch
+        self._owners: Tensor | None = None  # branch of each column of the stack
         for name in (*BRANCH, "stack_A", "stack_B"):
             self.register_parameter(name, None)
 
@@ -228,7 +264,10 @@ class AdaptedLinear(nn.Module):
             setattr(self, name, None)
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)
-        elif self.stack_A is None:
+            return
+        self.columns.append(len(down))
+        self._owners = torch.repeat_interleave(torch.tensor(self.columns)).to(down.device)
+        if self.stack_A is None:
             self.stack_A, self.stack_B = _frozen(down), _frozen(up)
         else:
             self.stack_A = _frozen(torch.cat([self.stack_A, down]))
@@ -257,5 +296,11 @@ class AdaptedLinear(nn.Module):
             return self.base(x)
         fused = with_base and not self.quantized
         weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
-        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling)
+        gates, owners = self.gates, self._owners if stack[0] is not None else None
+        if gates is not None and (x.dim() != 3 or len(x) != len(gates)):
+            raise ValueError(f"gates of {len(gates)} samples do not fit an input of shape {tuple(x.shape)}")
+        if owners is not None and owners.device != x.device:
+            owners = self._owners = owners.to(x.device)
+        newest = len(self.columns)
+        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling, gates, owners, newest)
         return y + self.base(x) if with_base and not fused else y

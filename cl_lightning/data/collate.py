@@ -23,7 +23,8 @@ def training_batch(
 ) -> dict[str, Any]:
     """Right-padded batch with labels on answer tokens and end token only.
 
-    Shapes: input_ids, attention_mask, labels (B, L); for encoder-decoders labels are (B, L_answer).
+    Shapes: input_ids, attention_mask, own_mask, labels (B, L); for encoder-decoders labels are (B, L_answer).
+    own_mask: 1 where the prompt is the task's own, 0 on template, answer and padding.
     `loss_on="full"` also labels the prompt (parity with codes that do; decoders only).
     """
     prompts, answers = [e.prompt_ids for e in examples], [e.answer_ids for e in examples]
@@ -36,13 +37,31 @@ def training_batch(
     return {
         "input_ids": _pad(inputs, pad_id),
         "attention_mask": _pad([[1] * len(r) for r in inputs], 0),
+        "own_mask": _own_mask([len(r) for r in inputs], [e.own or (0, len(e.prompt_ids)) for e in examples], False),
         "labels": _pad(labels, IGNORE),
     }
 
 
-def prompt_batch(prompts: Sequence[Sequence[int]], pad_id: int, left: bool = True) -> dict[str, Tensor]:
-    """Prompts for generation: left-padded for decoders, so that every continuation starts at the same column."""
-    return {
+def prompt_batch(
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    left: bool = True,
+    own: Sequence[tuple[int, int] | None] | None = None,
+) -> dict[str, Tensor]:
+    """Prompts for generation: left-padded for decoders, so that every continuation starts at the same column.
+
+    With `own`, each prompt's span of its task's own tokens, also own_mask as in `training_batch`.
+    """
+    batch = {
         "input_ids": _pad(prompts, pad_id, left),
         "attention_mask": _pad([[1] * len(p) for p in prompts], 0, left),
     }
+    if own is None:
+        return batch
+    spans = [span or (0, len(p)) for span, p in zip(own, prompts, strict=True)]
+    return {**batch, "own_mask": _own_mask([len(p) for p in prompts], spans, left)}
+
+
+def _own_mask(lengths: Sequence[int], spans: Sequence[tuple[int, int]], left: bool) -> Tensor:
+    rows = [[0] * a + [1] * (b - a) + [0] * (n - b) for n, (a, b) in zip(lengths, spans, strict=True)]
+    return _pad(rows, 0, left)

@@ -15,12 +15,19 @@ from cl_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example as token ids. `answer_ids` ends with the end token; `cut`: tokens taken from the middle."""
+    """An example as token ids.
+
+    Attributes:
+        answer_ids: ends with the end token.
+        cut: tokens taken from the middle.
+        own: first and last + 1 of the prompt's tokens that are the task's own, not the template's; None: all.
+    """
 
     example: Example
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     cut: int
+    own: tuple[int, int] | None = None
 
     @property
     def length(self) -> int:
@@ -41,14 +48,14 @@ class PromptEncoder:
         self.chat = bool(tokenizer.chat_template)
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
-        prompt_ids, cut = self.prompt(example.prompt, spec.keep_head)
+        prompt_ids, cut, own = self.prompt(example.prompt, spec.keep_head)
         # Without a template nothing else separates cue and answer.
         answer = example.answer if self.chat else f" {example.answer}"
         answer_ids = self.tokenizer(answer, add_special_tokens=False).input_ids
-        return Encoded(example, tuple(prompt_ids), (*answer_ids, self.tokenizer.eos_token_id), cut)
+        return Encoded(example, tuple(prompt_ids), (*answer_ids, self.tokenizer.eos_token_id), cut, own)
 
-    def prompt(self, content: str, keep_head: float) -> tuple[list[int], int]:
-        """Token ids of the rendered prompt and how many tokens were cut from its middle.
+    def prompt(self, content: str, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
+        """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.
 
         Raises:
             ConfigError: the budget does not even hold the template.
@@ -56,10 +63,11 @@ class PromptEncoder:
         text, start, end = self._render(content)
         encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
         ids, offsets = encoding.input_ids, encoding.offset_mapping
-        excess = len(ids) - self.max_prompt_tokens
-        if excess <= 0:
-            return ids, 0
+        excess = max(0, len(ids) - self.max_prompt_tokens)
         inside = [i for i, (a, b) in enumerate(offsets) if a >= start and b <= end and b > a]
+        own = (inside[0], inside[-1] + 1 - excess) if inside else (0, len(ids))
+        if not excess:
+            return ids, 0, own
         keep = len(inside) - excess
         if keep < 2:
             raise ConfigError(
@@ -68,7 +76,7 @@ class PromptEncoder:
             )
         head = round(keep * keep_head)
         first, last = inside[head], inside[head + excess - 1]
-        return ids[:first] + ids[last + 1 :], excess
+        return ids[:first] + ids[last + 1 :], excess, own
 
     def _render(self, content: str) -> tuple[str, int, int]:
         """The rendered prompt and where `content` lies in it, in characters."""

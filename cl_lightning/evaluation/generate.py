@@ -4,7 +4,7 @@ What makes it fast: little padding, the instruction shared by all prompts of a t
 values kept in buffers of fixed size. Sampling, stopping and penalties stay those of transformers' `generate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,18 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
+    own: Sequence[tuple[int, int] | None] | None = None,
+    extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
     """Greedy continuations, in the order of `prompts`, without special tokens and surrounding blanks.
 
     Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
     shows at once. The model's train mode is restored.
+
+    Args:
+        own: span of each prompt that is its task's own, see `data.collate.prompt_batch`.
+        extra: further arguments of the model for a batch of prompts, each sample's own (gates); nothing is then
+            computed once for all prompts.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     texts = [""] * len(prompts)
@@ -34,12 +41,16 @@ def generate(
     training = llm.training
     llm.eval()
     try:
-        prefix = _Prefix(llm, prompts)
+        prefix = _Prefix(llm, prompts if extra is None else [])
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
             rest = [prompts[i][prefix.length :] for i in chunk]
-            batch = {k: v.to(llm.device) for k, v in prompt_batch(rest, tokenizer.pad_token_id, left).items()}
-            inputs = prefix.before(batch, max_new_tokens)
+            spans = None if extra is None else [own[i] if own else None for i in chunk]
+            made = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
+            batch = {k: v.to(llm.device) for k, v in made.items()}
+            more = {} if extra is None else extra(batch)
+            batch.pop("own_mask", None)
+            inputs = {**prefix.before(batch, max_new_tokens), **more}
             out = llm.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,

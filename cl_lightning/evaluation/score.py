@@ -1,7 +1,9 @@
 """Score one task: every rank generates its share, all ranks hold all scores, in order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.data.task_sequence import TaskData
@@ -18,10 +20,17 @@ class Scored:
     rows: list[dict[str, object]]
 
 
-def score_task(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, batch_size: int) -> Scored:
+def score_task(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskData,
+    batch_size: int,
+    extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Scored:
     """Generate greedily for the task's test prompts and compare with the whole references, the best of several."""
     share = task.test[rank() :: world_size()]
-    texts = generate(llm, tokenizer, [e.prompt_ids for e in share], task.spec.max_new_tokens, batch_size)
+    prompts, own = [e.prompt_ids for e in share], [e.own for e in share]
+    texts = generate(llm, tokenizer, prompts, task.spec.max_new_tokens, batch_size, own, extra)
     predictions = [""] * len(task.test)
     for r, part in enumerate(gather(texts)):
         predictions[r :: world_size()] = part

@@ -1,0 +1,234 @@
+"""Keeps GainLoRA's new gate shut on old prompts: its key starts, and all its weights move, outside what they showed it.
+
+    M_l: basis of what weight l of the gates has multiplied on earlier tasks' prompts (p_{l-1}; p_L for the key)
+    start:   G_l <- the last gate's,  key <- outside span M_{L+1}
+    updates: W <- W_start + (W~ - W_start)(I - M M^T) after every optimiser step, for every weight
+
+Then p_1 .. p_L of an old prompt stay what they were and key . p_L = 0: a = f(0) = 0, exactly where the M_l hold all of
+what was seen (share 1), and up to what they miss otherwise. How much a gate opens on prompts of other tasks is measured
+after each task and kept in `gates/<task>.csv`. Source: GainLoRA (NeurIPS 2025), Proposition 3.1; the published code
+restores row norms after projecting, which breaks it (`row_norms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from cl_lightning import distributed
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.gainlora import GainLoRA
+from cl_lightning.adapters.gate import constrain
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.errors import ConfigError, TrainingError
+from cl_lightning.seeding import generator
+from cl_lightning.state import to_csv
+from cl_lightning.subspaces import Count, Design, Energy, design, empty, grow, held, threshold
+from cl_lightning.task_callback import Table, TaskCallback
+
+if TYPE_CHECKING:
+    from cl_lightning.sequence import SequenceRun
+
+COLUMNS = ["after", "gate of", "prompts of", "mean a", "largest a"]
+SUMMARY = [
+    "after", "share to hold", "dimensions held % (M_1, .., key)", "key's energy outside before %",
+    "new gate on its own prompts, mean", "on old prompts, mean", "largest",
+]  # fmt: skip
+#: Share of the new prompts' features outside old ones below which the new gate can hardly open.
+LITTLE = 0.01
+
+
+class GateOrthogonalization(TaskCallback):
+    """GainLoRA's constraints on a new gate.
+
+    Args:
+        share: of the features' energy that each M_l holds after the first task, (0, 1]; rises linearly towards 1.
+        tasks: length of that rise; null: the sequence's.
+        energy, count: see `InputSubspaces`; the published code's are eigen_squared, below.
+        key: direction of the key's start: leading one of the new prompts' features outside M ("pca"; "pca_one_sided":
+            the published code's of May 2025), or "random" (that of November 2025).
+        samples: training prompts of a task that are looked at, drawn by (seed, task).
+        probes: held-out prompts of each task on which gates are measured.
+        batch_size: prompts at a time on each rank.
+        ablation: leave out the start ("no_init"), the updates' projection ("no_update"), or both ("none").
+        row_norms: after projecting, give each row its norm back, as the published T5 code: breaks the guarantee.
+    """
+
+    phase = 30
+
+    def __init__(
+        self,
+        share: float = 0.995,
+        tasks: int | None = None,
+        energy: Energy = "eigen",
+        count: Count = "reach",
+        key: Design = "pca",
+        samples: int = 256,
+        probes: int = 32,
+        batch_size: int = 32,
+        ablation: Literal["no_init", "no_update", "none"] | None = None,
+        row_norms: bool = False,
+    ) -> None:
+        if not 0.0 < share <= 1.0:
+            raise ConfigError(f"boundary.gates.share: {share} is a share of energy, above 0 and up to 1")
+        for name, value in (("samples", samples), ("probes", probes), ("batch_size", batch_size), ("tasks", tasks)):
+            if value is not None and value < 1:
+                raise ConfigError(f"boundary.gates.{name}: {value} must be 1 or more")
+        self.share, self.tasks, self.energy, self.count, self.key = share, tasks, energy, count, key
+        self.samples, self.probes, self.batch_size = samples, probes, batch_size
+        self.starts_outside = ablation not in ("no_init", "none")
+        self.moves_outside = ablation not in ("no_update", "none")
+        self.row_norms = row_norms
+        self.bases: list[Tensor] = []  # M_1 .. M_L, and the key's
+        self.rows: list[list[Any]] = []
+        self._outside = 1.0
+        self._started: list[Tensor] = []
+        self._handle: Any = None
+
+    def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
+        if not isinstance(adapter, GainLoRA):
+            return [
+                f"boundary.gates keeps gates orthogonal, {type(adapter).__name__} has none; "
+                "use cl_lightning.adapters.GainLoRA, or boundary.gates=null"
+            ]
+        return []
+
+    def check_run(self, run: SequenceRun) -> None:
+        """See the base class."""
+        if self.tasks is not None and self.tasks < len(run.order):
+            raise ConfigError(
+                f"boundary.gates.tasks: the share would pass 1 after {self.tasks} of {len(run.order)} tasks; "
+                f"use {len(run.order)} or more, or null"
+            )
+
+    # ---- start -------------------------------------------------------------------------------------------
+
+    def on_task_start(self, run: SequenceRun, task: int) -> None:
+        gates, name = run.module.adapter.gates, run.order[task]
+        if not self.bases:
+            self.bases = [empty(w.shape[1], w.device) for w in gates.new]
+        self.bases = [M.to(w.device) for M, w in zip(self.bases, gates.new, strict=True)]
+        C = self._covariances(run, task)[-1]
+        M, key = self.bases[-1], gates.new[-1]
+        self._outside = 1.0 - held(M, C, self.energy)
+        if self.starts_outside:
+            try:
+                direction = design(M, C, key.detach(), self.key)
+            except ValueError:
+                raise TrainingError(
+                    f"boundary of task {name}: earlier prompts fill all {len(M)} dimensions of the gate's features, "
+                    "no key is left that they would not open; lower boundary.gates.share"
+                ) from None
+            direction = direction.to(key) * (key.detach().norm() / direction.norm())
+            key.data.copy_(distributed.broadcast_(direction.contiguous(), 0))
+        if self._outside < LITTLE:
+            run.say(
+                f"  warning: only {100 * self._outside:.2g} % of what {name}'s prompts show the new key lies outside "
+                "earlier tasks': its gate can hardly open. Lower boundary.gates.share to protect less"
+            )
+        self._started = [w.detach().clone() for w in gates.new]
+
+    # ---- updates -----------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Project after every applied update: accumulation's micro-steps and skipped steps are none."""
+        if self.moves_outside:
+            new = pl_module.adapter.gates.new
+            self._handle = trainer.optimizers[0].register_step_post_hook(lambda *_: self._project(new))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the optimiser."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @torch.no_grad()
+    def _project(self, new: torch.nn.ParameterList) -> None:
+        for weight, start, M in zip(new, self._started, self.bases, strict=True):
+            if not M.shape[1]:
+                continue
+            norms = weight.norm(dim=1, keepdim=True)
+            weight.copy_(constrain(weight, start, M))
+            if self.row_norms:
+                weight.mul_(norms / weight.norm(dim=1, keepdim=True))
+
+    # ---- growth and what the gates do --------------------------------------------------------------------
+
+    def on_task_end(self, run: SequenceRun, task: int) -> None:
+        name, share = run.order[task], threshold(self.share, task, self.tasks or len(run.order))
+        measured = [
+            [name, run.order[k], run.order[j], float(a[:, k].mean()), float(a[:, k].max())]
+            for j in range(task + 1)
+            for a in [self._coefficients(run, j)]
+            for k in range(task + 1)
+        ]
+        run.write(f"gates/{name}.csv", to_csv(COLUMNS, measured))
+        covariances = self._covariances(run, task)
+        grown = [
+            grow(M, C, share, self.energy, self.count) for M, C in zip(self.bases, covariances, strict=True)
+        ]  # fmt: skip
+        self.bases = [self._agreed(M) for M in grown]
+        of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
+        old = [of_new[j] for j in run.order[:task]]
+        row = [
+            name, share, " ".join(f"{100 * M.shape[1] / len(M):.0f}" for M in self.bases), 100 * self._outside,
+            of_new[name][0], sum(m for m, _ in old) / len(old) if old else None, max((m for _, m in old), default=None),
+        ]  # fmt: skip
+        self.rows.append(row)
+        keys = ("own_mean", "old_mean", "old_max")
+        run.log({f"gates/{key}": v for key, v in zip(keys, row[-3:], strict=True) if v is not None})
+
+    def _covariances(self, run: SequenceRun, task: int) -> list[Tensor]:
+        """Of what each weight of the newest gate multiplies on the task's prompts, all ranks: (in, in) float64 each."""
+        train = run.data.tasks[task].train
+        order = torch.randperm(len(train), generator=generator(run.seed, "gates", run.order[task])).tolist()
+        adapter = run.module.adapter
+        sums = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
+        examples = [train[i] for i in order[: self.samples]]
+        with torch.no_grad():
+            for batch in self._batches(run, examples):
+                for total, p in zip(sums, adapter.gates.features(adapter.pooled(batch)), strict=True):
+                    wide = p.double()
+                    total += wide.t() @ wide
+        return [distributed.sum_(total) / len(examples) for total in sums]
+
+    @torch.no_grad()
+    def _coefficients(self, run: SequenceRun, source: int) -> Tensor:
+        """a (prompts, gates) on held-out prompts of a task, of all ranks, on the CPU."""
+        adapter, probes = run.module.adapter, run.data.tasks[source].test[: self.probes]
+        mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in self._batches(run, probes)]
+        return torch.cat([a for part in distributed.gather(mine) for a in part])
+
+    def _batches(self, run: SequenceRun, examples: list[Encoded]) -> Iterator[dict[str, Any]]:
+        rank, world_size = distributed.rank(), distributed.world_size()
+        for batch in run.data.boundary_loader(examples, self.batch_size, rank, world_size):
+            batch.pop("index")
+            yield run.module.transfer_batch_to_device(batch, run.module.llm.device, 0)
+
+    @staticmethod
+    def _agreed(M: Tensor) -> Tensor:
+        """Rank 0's basis: decompositions of equal matrices may differ between devices."""
+        columns = distributed.gather(M.shape[1])[0]
+        M = M if distributed.rank() == 0 else M.new_empty(len(M), columns)
+        return distributed.broadcast_(M.contiguous(), 0)
+
+    # ---- state -------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"M{index + 1}": M.cpu().contiguous() for index, M in enumerate(self.bases)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.bases = [tensors[f"M{index + 1}"] for index in range(len(tensors))]
+
+    def tables(self) -> list[Table]:
+        return [Table("gates: a on held-out prompts, what earlier prompts fill of the features", SUMMARY, self.rows)]
