@@ -15,7 +15,7 @@ help: ## list targets and experiments
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo 'Experiments (make run EXP=NAME):'
-	@for e in $(EXPERIMENTS); do printf '  %-20s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
+	@for e in $(EXPERIMENTS); do printf '  %-26s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
 
 setup: $(STAMP) ## make .venv with pinned dependencies and the embedded model (quick when nothing changed)
 
