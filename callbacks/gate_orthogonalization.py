@@ -19,15 +19,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gate import constrain
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.seeding import generator
 from cl_lightning.state import to_csv
-from cl_lightning.subspaces import Count, Design, Energy, design, empty, grow, held, threshold
+from cl_lightning.subspaces import Count, Design, Energy, design, empty, held
 from cl_lightning.task_callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SUMMARY = [
 LITTLE = 0.01
 
 
-class GateOrthogonalization(TaskCallback):
+class GateOrthogonalization(GrownSubspaces):
     """GainLoRA's constraints on a new gate.
 
     Args:
@@ -58,7 +58,7 @@ class GateOrthogonalization(TaskCallback):
         row_norms: after projecting, give each row its norm back, as the published T5 code: breaks the guarantee.
     """
 
-    phase = 30
+    phase, slot = 30, "gates"
 
     def __init__(
         self,
@@ -73,13 +73,10 @@ class GateOrthogonalization(TaskCallback):
         ablation: Literal["no_init", "no_update", "none"] | None = None,
         row_norms: bool = False,
     ) -> None:
-        if not 0.0 < share <= 1.0:
-            raise ConfigError(f"boundary.gates.share: {share} is a share of energy, above 0 and up to 1")
-        for name, value in (("samples", samples), ("probes", probes), ("batch_size", batch_size), ("tasks", tasks)):
-            if value is not None and value < 1:
-                raise ConfigError(f"boundary.gates.{name}: {value} must be 1 or more")
-        self.share, self.tasks, self.energy, self.count, self.key = share, tasks, energy, count, key
-        self.samples, self.probes, self.batch_size = samples, probes, batch_size
+        super().__init__(share, tasks, energy, count, samples, batch_size)
+        if probes < 1:
+            raise ConfigError(f"boundary.gates.probes: {probes} must be 1 or more")
+        self.key, self.probes = key, probes
         self.starts_outside = ablation not in ("no_init", "none")
         self.moves_outside = ablation not in ("no_update", "none")
         self.row_norms = row_norms
@@ -96,14 +93,6 @@ class GateOrthogonalization(TaskCallback):
                 "use cl_lightning.adapters.GainLoRA, or boundary.gates=null"
             ]
         return []
-
-    def check_run(self, run: SequenceRun) -> None:
-        """See the base class."""
-        if self.tasks is not None and self.tasks < len(run.order):
-            raise ConfigError(
-                f"boundary.gates.tasks: the share would pass 1 after {self.tasks} of {len(run.order)} tasks; "
-                f"use {len(run.order)} or more, or null"
-            )
 
     # ---- start -------------------------------------------------------------------------------------------
 
@@ -159,7 +148,7 @@ class GateOrthogonalization(TaskCallback):
     # ---- growth and what the gates do --------------------------------------------------------------------
 
     def on_task_end(self, run: SequenceRun, task: int) -> None:
-        name, share = run.order[task], threshold(self.share, task, self.tasks or len(run.order))
+        name, share = run.order[task], self.share_after(run, task)
         measured = [
             [name, run.order[k], run.order[j], float(a[:, k].mean()), float(a[:, k].max())]
             for j in range(task + 1)
@@ -168,10 +157,8 @@ class GateOrthogonalization(TaskCallback):
         ]
         run.write(f"gates/{name}.csv", to_csv(COLUMNS, measured))
         covariances = self._covariances(run, task)
-        grown = [
-            grow(M, C, share, self.energy, self.count) for M, C in zip(self.bases, covariances, strict=True)
-        ]  # fmt: skip
-        self.bases = [self._agreed(M) for M in grown]
+        parts = {str(index): pair for index, pair in enumerate(zip(self.bases, covariances, strict=True))}
+        self.bases = list(self.grown(parts, share).values())
         of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
         old = [of_new[j] for j in run.order[:task]]
         row = [
@@ -184,11 +171,9 @@ class GateOrthogonalization(TaskCallback):
 
     def _covariances(self, run: SequenceRun, task: int) -> list[Tensor]:
         """Of what each weight of the newest gate multiplies on the task's prompts, all ranks: (in, in) float64 each."""
-        train = run.data.tasks[task].train
-        order = torch.randperm(len(train), generator=generator(run.seed, "gates", run.order[task])).tolist()
         adapter = run.module.adapter
         sums = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
-        examples = [train[i] for i in order[: self.samples]]
+        examples = self.examples(run, task)
         with torch.no_grad():
             for batch in self._batches(run, examples):
                 for total, p in zip(sums, adapter.gates.features(adapter.pooled(batch)), strict=True):
@@ -208,13 +193,6 @@ class GateOrthogonalization(TaskCallback):
         for batch in run.data.boundary_loader(examples, self.batch_size, rank, world_size):
             batch.pop("index")
             yield run.module.transfer_batch_to_device(batch, run.module.llm.device, 0)
-
-    @staticmethod
-    def _agreed(M: Tensor) -> Tensor:
-        """Rank 0's basis: decompositions of equal matrices may differ between devices."""
-        columns = distributed.gather(M.shape[1])[0]
-        M = M if distributed.rank() == 0 else M.new_empty(len(M), columns)
-        return distributed.broadcast_(M.contiguous(), 0)
 
     # ---- state -------------------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.seeding import generator
-from cl_lightning.subspaces import Count, Design, Energy, Subspace, design, empty, grow, held, threshold
+from cl_lightning.errors import TrainingError
+from cl_lightning.subspaces import Count, Design, Energy, Subspace, design, empty, held
 from cl_lightning.task_callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ COLUMNS = [
 LITTLE = 0.01
 
 
-class InputSubspaces(TaskCallback):
+class InputSubspaces(GrownSubspaces):
     """Design A outside earlier tasks' inputs, and keep the subspaces of these.
 
     Args:
@@ -45,7 +45,7 @@ class InputSubspaces(TaskCallback):
         batch_size: examples per forward pass on each rank.
     """
 
-    phase = 20
+    phase, slot = 20, "subspaces"
 
     def __init__(
         self,
@@ -57,13 +57,8 @@ class InputSubspaces(TaskCallback):
         samples: int = 256,
         batch_size: int = 8,
     ) -> None:
-        if not 0.0 < share <= 1.0:
-            raise ConfigError(f"boundary.subspaces.share: {share} is a share of energy, above 0 and up to 1")
-        for name, value in (("samples", samples), ("batch_size", batch_size), ("tasks", tasks)):
-            if value is not None and value < 1:
-                raise ConfigError(f"boundary.subspaces.{name}: {value} must be 1 or more")
-        self.share, self.tasks, self.energy, self.count, self.design = share, tasks, energy, count, design
-        self.samples, self.batch_size = samples, batch_size
+        super().__init__(share, tasks, energy, count, samples, batch_size)
+        self.design = design
         self.seen: dict[str, Subspace] = {}  # by the first layer of each input, on the CPU
         self.rows: list[list[Any]] = []
         self._outside: list[float] = []
@@ -77,39 +72,32 @@ class InputSubspaces(TaskCallback):
             ]
         return []
 
-    def check_run(self, run: SequenceRun) -> None:
-        """See the base class."""
-        if self.tasks is not None and self.tasks < len(run.order):
-            raise ConfigError(
-                f"boundary.subspaces.tasks: the share would pass 1 after {self.tasks} of {len(run.order)} tasks; "
-                f"use {len(run.order)} or more, or null"
-            )
-
     # ---- the boundary ------------------------------------------------------------------------------------
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         name, adapter = run.order[task], run.module.adapter
         run.say(f"boundary {task + 1}/{len(run.order)} {name}: input subspaces")
         owned = self._covariances(run, task, with_new=False)
-        self._outside = []
+        bases = {owner: self._basis(owner, C) for owner, (C, _) in owned.items()}
+        self._outside = [1.0 - held(bases[owner], C, self.energy) for owner, (C, _) in owned.items()]
+        world, designed = distributed.world_size(), {}
+        told: str | None = None
         for index, (owner, (C, layers)) in enumerate(owned.items()):
-            M = self._basis(owner, C)
-            self._outside.append(1.0 - held(M, C, self.energy))
-            starts = [adapter.layers[layer].lora_A for layer in layers]
-            designed: list[Tensor] = []
-            told = None
-            if index % distributed.world_size() == distributed.rank():
+            if index % world == distributed.rank():
                 try:
-                    designed = [design(M, C, start, self.design) for start in starts]
+                    for layer in layers:
+                        designed[layer] = design(bases[owner], C, adapter.layers[layer].lora_A, self.design)
                 except ValueError as error:
-                    told = (
-                        f"boundary of task {name}, layer {owner}: {error}; lower boundary.subspaces.share or the rank"
-                    )
-            if found := next(filter(None, distributed.gather(told)), None):
-                raise TrainingError(found)
-            for i, (layer, start) in enumerate(zip(layers, starts, strict=True)):
-                A = designed[i].to(start) if designed else torch.empty_like(start)
-                A = distributed.broadcast_(A.contiguous(), index % distributed.world_size())
+                    told = told or f"layer {owner}: {error}"
+        if found := next(filter(None, distributed.gather(told)), None):
+            raise TrainingError(
+                f"boundary of task {name}, {found}; lower boundary.subspaces.share or model.adapter.rank"
+            )
+        for index, (_, layers) in enumerate(owned.values()):
+            for layer in layers:
+                start = adapter.layers[layer].lora_A
+                A = designed[layer].to(start) if layer in designed else torch.empty_like(start)
+                A = distributed.broadcast_(A.contiguous(), index % world)
                 adapter.set_factors(layer, A, torch.zeros_like(adapter.layers[layer].lora_B))
         if (least := min(self._outside)) < LITTLE:
             run.say(
@@ -118,13 +106,14 @@ class InputSubspaces(TaskCallback):
             )
 
     def on_task_end(self, run: SequenceRun, task: int) -> None:
-        share = threshold(self.share, task, self.tasks or len(run.order))
+        share = self.share_after(run, task)
+        covariances = self._covariances(run, task, with_new=True)
+        parts = {owner: (self._basis(owner, C), C) for owner, (C, _) in covariances.items()}
         sizes, kept = [], []
-        for index, (owner, (C, _)) in enumerate(self._covariances(run, task, with_new=True).items()):
-            M = self._grown(index % distributed.world_size(), self._basis(owner, C), C, share)
+        for owner, M in self.grown(parts, share).items():
             self.seen[owner] = Subspace.spanned_by(M).to(torch.device("cpu"))
             sizes.append(100 * M.shape[1] / len(M))
-            kept.append(100 * held(M, C, self.energy))
+            kept.append(100 * held(M, parts[owner][1], self.energy))
         new = [100 * part for part in self._outside]
         row = [share, statistics.median(sizes), max(sizes), statistics.median(new), min(new), min(kept)]
         self.rows.append([run.order[task], *row])
@@ -133,9 +122,7 @@ class InputSubspaces(TaskCallback):
 
     def _covariances(self, run: SequenceRun, task: int, with_new: bool) -> dict[str, tuple[Tensor, list[str]]]:
         """First layer of each input -> covariance (n, n) and all layers with that input."""
-        train = run.data.tasks[task].train
-        order = torch.randperm(len(train), generator=generator(run.seed, "subspaces", run.order[task])).tolist()
-        examples = [train[i] for i in order[: self.samples]]
+        examples = self.examples(run, task)
         by_layer = run.input_moments((examples, [1.0] * len(examples)), self.batch_size, with_new)
         owned: dict[int, tuple[str, Tensor, list[str]]] = {}
         for layer in run.module.adapter.layers:
@@ -146,14 +133,6 @@ class InputSubspaces(TaskCallback):
     def _basis(self, owner: str, C: Tensor) -> Tensor:
         """M (n, k) in float64 on C's device."""
         return self.seen[owner].to(C.device).full() if owner in self.seen else empty(len(C), C.device)
-
-    def _grown(self, source: int, M: Tensor, C: Tensor, share: float) -> Tensor:
-        """`grow` on one rank; all take its answer."""
-        if distributed.rank() == source:
-            M = grow(M, C, share, self.energy, self.count)
-        columns = distributed.gather(M.shape[1])[source]
-        M = M if distributed.rank() == source else M.new_empty(len(M), columns)
-        return distributed.broadcast_(M.contiguous(), source)
 
     # ---- state -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,71 @@
+"""What callbacks share that grow subspaces of earlier tasks: by which rule, from which examples, on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from cl_lightning import distributed
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.errors import ConfigError
+from cl_lightning.seeding import generator
+from cl_lightning.subspaces import Count, Energy, grow, threshold
+from cl_lightning.task_callback import TaskCallback
+
+if TYPE_CHECKING:
+    from cl_lightning.sequence import SequenceRun
+
+
+class GrownSubspaces(TaskCallback):
+    """See `cl_lightning.subspaces` for the rule, the subclasses for the options."""
+
+    #: Of `boundary`, for messages and draws.
+    slot: ClassVar[str]
+
+    def __init__(
+        self, share: float, tasks: int | None, energy: Energy, count: Count, samples: int, batch_size: int
+    ) -> None:
+        if not 0.0 < share <= 1.0:
+            raise ConfigError(f"boundary.{self.slot}.share: {share} is a share of energy, above 0 and up to 1")
+        for name, value in (("samples", samples), ("batch_size", batch_size), ("tasks", tasks)):
+            if value is not None and value < 1:
+                raise ConfigError(f"boundary.{self.slot}.{name}: {value} must be 1 or more")
+        self.share, self.tasks, self.energy, self.count = share, tasks, energy, count
+        self.samples, self.batch_size = samples, batch_size
+
+    def check_run(self, run: SequenceRun) -> None:
+        """See the base class."""
+        if self.tasks is not None and self.tasks < len(run.order):
+            raise ConfigError(
+                f"boundary.{self.slot}.tasks: the share would pass 1 after {self.tasks} of {len(run.order)} tasks; "
+                f"use {len(run.order)} or more, or null"
+            )
+
+    def examples(self, run: SequenceRun, task: int) -> list[Encoded]:
+        """Those of a task's training examples that are looked at, drawn by (seed, task)."""
+        train = run.data.tasks[task].train
+        order = torch.randperm(len(train), generator=generator(run.seed, self.slot, run.order[task])).tolist()
+        return [train[i] for i in order[: self.samples]]
+
+    def share_after(self, run: SequenceRun, task: int) -> float:
+        """Of the energy, that is to be held after a task."""
+        return threshold(self.share, task, self.tasks or len(run.order))
+
+    def grown(self, parts: Mapping[str, tuple[Tensor, Tensor]], share: float) -> dict[str, Tensor]:
+        """name -> (M, C) to name -> M grown: each on one rank, all ranks at once, and all take its answer."""
+        world, rank = distributed.world_size(), distributed.rank()
+        mine = {
+            name: grow(M, C, share, self.energy, self.count)
+            for index, (name, (M, C)) in enumerate(parts.items())
+            if index % world == rank
+        }
+        told = distributed.gather({name: M.shape[1] for name, M in mine.items()})
+        columns = {name: count for part in told for name, count in part.items()}
+        out = {}
+        for index, (name, (M, _)) in enumerate(parts.items()):
+            grown = mine[name] if name in mine else M.new_empty(len(M), columns[name])
+            out[name] = distributed.broadcast_(grown.contiguous(), index % world)
+        return out
