@@ -179,7 +179,7 @@ LATER: dict[str, tuple[str, str]] = {
     ),
     "unknown option of a callback": (
         "--boundary.init.init_args.strenght=0.5",
-        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_z, initializer",
+        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_weighting, gate_z",
     ),
     "unknown option of a callback, short form": ("--boundary.init.strenght=0.5", r"SliceInit\.strenght; .*strength\?"),
     "unknown option of an adapter": ("--model.adapter.rnak=4", r"^unknown option SeqLoRA\.rnak; did you mean rank"),
@@ -678,7 +678,7 @@ def test_make_refuses_an_unknown_experiment_before_any_set_up(
 ) -> None:
     done = make("run", f"EXP={name}")
     assert done.returncode == 2
-    assert f"error: unknown experiment EXP='{name}'; valid: smoke superni_clora superni_inclora" in done.stderr
+    assert f"error: unknown experiment EXP='{name}'; valid: smoke superni_clora superni_gainlora" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

@@ -28,7 +28,6 @@ TINY = (
     "--data.train_samples=16",
     "--data.validation_samples=2",
     "--data.test_samples=2",
-    "--model.adapter.rank=4",
     "--sequence.wandb=off",
     "--sequence.threads=1",
 )
@@ -183,7 +182,8 @@ def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
-    told = launch(*configs(path.stem), *TINY, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
+    rank = "--model.adapter.branches.rank=4" if "gainlora" in path.stem else "--model.adapter.rank=4"
+    told = launch(*configs(path.stem), *TINY, rank, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
     assert told.code == 0, told.err
     state = record(tmp_path)
     assert state["done"] == 2
