@@ -157,8 +157,9 @@ class GateOrthogonalization(GrownSubspaces):
         ]
         run.write(f"gates/{name}.csv", to_csv(COLUMNS, measured))
         covariances = self._covariances(run, task)
-        parts = {str(index): pair for index, pair in enumerate(zip(self.bases, covariances, strict=True))}
-        self.bases = list(self.grown(parts, share).values())
+        named = {str(index): C for index, C in enumerate(covariances)}
+        bases = self.bases
+        self.bases = [M for _, M in self.grown(named, lambda index: bases[int(index)], share)]
         of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
         old = [of_new[j] for j in run.order[:task]]
         row = [

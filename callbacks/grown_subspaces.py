@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cl_lightning import distributed
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.errors import ConfigError
+from cl_lightning.errors import ConfigError, TrainingError
 from cl_lightning.seeding import generator
 from cl_lightning.subspaces import Count, Energy, grow, threshold
 from cl_lightning.task_callback import TaskCallback
@@ -54,18 +54,29 @@ class GrownSubspaces(TaskCallback):
         """Of the energy, that is to be held after a task."""
         return threshold(self.share, task, self.tasks or len(run.order))
 
-    def grown(self, parts: Mapping[str, tuple[Tensor, Tensor]], share: float) -> dict[str, Tensor]:
-        """name -> (M, C) to name -> M grown: each on one rank, all ranks at once, and all take its answer."""
+    def grown(
+        self, covariances: Mapping[str, Tensor], basis: Callable[[str], Tensor], share: float
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(name, M grown) for every C and basis(name) = M: on one rank each, all at once; all take its answer.
+
+        Raises:
+            TrainingError: a covariance is not finite, or cannot be decomposed; on all ranks.
+        """
         world, rank = distributed.world_size(), distributed.rank()
-        mine = {
-            name: grow(M, C, share, self.energy, self.count)
-            for index, (name, (M, C)) in enumerate(parts.items())
-            if index % world == rank
-        }
+        mine: dict[str, Tensor] = {}
+        fault: str | None = None
+        for index, (name, C) in enumerate(covariances.items()):
+            if index % world == rank:
+                try:
+                    mine[name] = grow(basis(name), C, share, self.energy, self.count)
+                except (ValueError, torch.linalg.LinAlgError) as error:
+                    fault = fault or f"boundary.{self.slot}, {name}: {error}"
+        if found := next(filter(None, distributed.gather(fault)), None):
+            raise TrainingError(found)
         told = distributed.gather({name: M.shape[1] for name, M in mine.items()})
         columns = {name: count for part in told for name, count in part.items()}
-        out = {}
-        for index, (name, (M, _)) in enumerate(parts.items()):
-            grown = mine[name] if name in mine else M.new_empty(len(M), columns[name])
-            out[name] = distributed.broadcast_(grown.contiguous(), index % world)
-        return out
+        for index, (name, C) in enumerate(covariances.items()):
+            grown = mine.pop(name, None)
+            if grown is None:
+                grown = torch.empty(len(C), columns[name], dtype=torch.float64, device=C.device)
+            yield name, distributed.broadcast_(grown.contiguous(), index % world)

@@ -78,16 +78,17 @@ class InputSubspaces(GrownSubspaces):
         name, adapter = run.order[task], run.module.adapter
         run.say(f"boundary {task + 1}/{len(run.order)} {name}: input subspaces")
         owned = self._covariances(run, task, with_new=False)
-        bases = {owner: self._basis(owner, C) for owner, (C, _) in owned.items()}
-        self._outside = [1.0 - held(bases[owner], C, self.energy) for owner, (C, _) in owned.items()]
+        self._outside = []
         world, designed = distributed.world_size(), {}
         told: str | None = None
         for index, (owner, (C, layers)) in enumerate(owned.items()):
+            M = self._basis(owner, C)
+            self._outside.append(1.0 - held(M, C, self.energy))
             if index % world == distributed.rank():
                 try:
                     for layer in layers:
-                        designed[layer] = design(bases[owner], C, adapter.layers[layer].lora_A, self.design)
-                except ValueError as error:
+                        designed[layer] = design(M, C, adapter.layers[layer].lora_A, self.design)
+                except (ValueError, torch.linalg.LinAlgError) as error:
                     told = told or f"layer {owner}: {error}"
         if found := next(filter(None, distributed.gather(told)), None):
             raise TrainingError(
@@ -107,13 +108,12 @@ class InputSubspaces(GrownSubspaces):
 
     def on_task_end(self, run: SequenceRun, task: int) -> None:
         share = self.share_after(run, task)
-        covariances = self._covariances(run, task, with_new=True)
-        parts = {owner: (self._basis(owner, C), C) for owner, (C, _) in covariances.items()}
+        covariances = {owner: C for owner, (C, _) in self._covariances(run, task, with_new=True).items()}
         sizes, kept = [], []
-        for owner, M in self.grown(parts, share).items():
+        for owner, M in self.grown(covariances, lambda name: self._basis(name, covariances[name]), share):
             self.seen[owner] = Subspace.spanned_by(M).to(torch.device("cpu"))
             sizes.append(100 * M.shape[1] / len(M))
-            kept.append(100 * held(M, parts[owner][1], self.energy))
+            kept.append(100 * held(M, covariances[owner], self.energy))
         new = [100 * part for part in self._outside]
         row = [share, statistics.median(sizes), max(sizes), statistics.median(new), min(new), min(kept)]
         self.rows.append([run.order[task], *row])

@@ -153,7 +153,9 @@ class ContinualLM(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.step_loss(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
-        for name, penalty in self.adapter.penalties().items():
+        with torch.autocast(self.llm.device.type, enabled=False):
+            penalties = self.adapter.penalties()
+        for name, penalty in penalties.items():
             self.log(f"train/{name}", penalty)
             loss = loss + penalty
         return loss

@@ -99,7 +99,7 @@ def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Co
         raise ValueError(f"a share of energy lies in (0, 1], not {share}")
     if not C.isfinite().all():
         raise ValueError("the covariance is not finite")
-    rounding = len(C) * torch.finfo(C.dtype).eps
+    rounding = len(C) ** 0.5 * torch.finfo(C.dtype).eps  # of a sum of products in C's dtype
     C = C.double()
     directions, energies, total = _missed(M, C, energy)
     if total == 0:
@@ -114,7 +114,8 @@ def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Co
 
 def complement(M: Tensor) -> Tensor:
     """Orthonormal basis of what is outside span M: (d, d - k)."""
-    return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :]
+    # A copy: a view would keep all of Q alive.
+    return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :].clone(memory_format=torch.contiguous_format)
 
 
 def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
@@ -142,8 +143,11 @@ def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca") -> Tensor:
         start: A as it was drawn, (r, d).
 
     Raises:
-        ValueError: if fewer than r dimensions are left outside span M: A would reach into what it must not touch.
+        ValueError: if C is not finite, or if fewer than r dimensions are left outside span M: A would reach into what
+            it must not touch.
     """
+    if not C.isfinite().all():
+        raise ValueError("the covariance is not finite")
     rank, left = len(start), len(M) - M.shape[1]
     if left < rank:
         raise ValueError(

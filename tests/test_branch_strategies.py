@@ -143,6 +143,9 @@ def test_the_published_penalty_and_its_gradient(tiny: Callable[..., ContinualLM]
                 value = torch.from_numpy(arrays[f"olora|t2|{name}|{theirs}"]).double()
                 self.register_parameter(own, torch.nn.Parameter(value, requires_grad=own != "stack_A"))
 
+        def factors(self) -> tuple[Tensor, Tensor]:
+            return self.lora_A, self.lora_B
+
     adapter._layers = {name: Layer(name) for name in layers}
     penalties = adapter.penalties()
     assert float(penalties["orthogonality"]) == pytest.approx(facts["lambda1"] * facts["orthogonal_loss"], rel=1e-12)

@@ -1,5 +1,6 @@
 """Gated branches in the model: against a loop over branches, in every kind of forward pass, and the published T5."""
 
+import inspect
 import itertools
 import json
 from collections.abc import Callable
@@ -213,6 +214,23 @@ def test_coefficients_are_the_same_in_training_and_generation_whatever_the_paddi
         assert torch.allclose(alone[0], wanted[i], atol=1e-12)
 
 
+def test_the_prompt_is_pooled_whatever_is_labelled(make: Make) -> None:
+    module, examples = make(), random_examples(4, seed=6)
+    module.adapter.pooling = "prompt"
+    wanted = module.adapter.pooled(prompt_batch([e.prompt_ids for e in examples], 0))
+    for loss_on in ("answer", "full"):
+        assert torch.allclose(
+            module.adapter.pooled(training_batch(examples, 0, module.encoder_decoder, loss_on)), wanted
+        )
+
+
+def test_generate_still_knows_the_models_own_arguments(make: Make) -> None:
+    module = make()
+    found = inspect.signature(module.llm.forward).parameters
+    before = inspect.signature(type(module.llm).__mro__[1].forward).parameters
+    assert set(found) == {*before, "gates"} - {"self"}
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("cache", [True, False])
 def test_every_decode_step_sees_the_same_gates(make: Make, beams: int, cache: bool) -> None:
@@ -302,6 +320,8 @@ def test_restored_over_any_branches(make: Make, branches: AdapterStrategy) -> No
 def test_branches_that_are_not_kept_apart_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.adapter\.branches: SeqLoRA does not keep each task's branch apart"):
         GainLoRA(SeqLoRA())
+    with pytest.raises(ConfigError, match=r"branches\.offset: baked takes the start off W for all samples"):
+        GainLoRA(IncLoRA(offset="baked"))
     with pytest.raises(ConfigError, match=r"model\.adapter\.width: 0 must be 1 or more"):
         GainLoRA(IncLoRA(), width=0)
     assert any("add boundary.gates" in reason for reason in GainLoRA(IncLoRA()).check({}))

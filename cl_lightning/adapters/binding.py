@@ -9,6 +9,7 @@ The model's class gets an explicit `gates` parameter, so that `generate` accepts
 on at every step.
 """
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,4 +72,10 @@ def _model_forward(kind: type) -> Any:
     def forward(self: nn.Module, *args: Any, gates: Tensor | None = None, **kwargs: Any) -> Any:
         return kind.forward(self, *args, **kwargs, **({} if gates is None else {"gates": gates}))
 
+    # `generate` reads it: whether to make position ids, to keep all logits, to take these gates.
+    signature = inspect.signature(kind.forward)
+    *plain, rest = signature.parameters.values()
+    own = inspect.Parameter("gates", inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters = [*plain, own, rest] if rest.kind is inspect.Parameter.VAR_KEYWORD else [*plain, rest, own]
+    forward.__signature__ = signature.replace(parameters=parameters)
     return forward

@@ -10,8 +10,10 @@ ours, the products being what is added to W.
 from typing import Any
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.errors import ConfigError
 
 
@@ -29,9 +31,14 @@ class CLoRA(IncLoRA):
         self.lambda_overlap = lambda_overlap
 
     def penalties(self) -> dict[str, Tensor]:
+        # Checkpointed: autograd would keep two (m, n) matrices of every layer until the backward pass.
         overlaps = [
-            ((layer.stack_B @ layer.stack_A).abs() * layer.update()).square().sum()
+            checkpoint(_overlap, layer, use_reentrant=False)
             for layer in self.layers.values()
             if layer.stack_A is not None
         ]
         return {"overlap": self.lambda_overlap * sum(overlaps)} if overlaps and self.lambda_overlap else {}
+
+
+def _overlap(layer: AdaptedLinear) -> Tensor:
+    return ((layer.stack_B @ layer.stack_A).abs() * layer.update()).square().sum()

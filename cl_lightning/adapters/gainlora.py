@@ -61,6 +61,11 @@ class GainLoRA(AdapterStrategy):
                 f"model.adapter.branches: {type(branches).__name__} does not keep each task's branch apart, so no gate "
                 "can weigh it; use IncLoRA, OLoRA, CLoRA or InfLoRA"
             )
+        if branches.offset == "baked":
+            raise ConfigError(
+                "model.adapter.branches.offset: baked takes the start off W for all samples, gates add it for some; "
+                "use displacement"
+            )
         # A default argument would be one strategy in all models.
         self.branches, self.pooling = copy.deepcopy(branches), pooling
         self._options = (width, layers, output, head, inner)
@@ -103,12 +108,8 @@ class GainLoRA(AdapterStrategy):
 
     def pooled(self, batch: dict[str, Any]) -> Tensor:
         """p_0 (B, d) of a batch from `data.collate`."""
-        if self.pooling == "task":
-            mask = batch["own_mask"]
-        else:
-            mask = batch["attention_mask"]
-            if "labels" in batch and batch["labels"].shape == mask.shape:  # a decoder's answer is no prompt
-                mask = mask * (batch["labels"] < 0)
+        whole = batch.get("prompt_mask", batch["attention_mask"])  # batches for generation are prompts
+        mask = batch["own_mask"] if self.pooling == "task" else whole
         with torch.no_grad():
             embedded = self._embedding[0](batch["input_ids"])
         return pool(embedded, mask, padded=self.pooling == "padded")

@@ -91,8 +91,8 @@ class Gates(nn.Module):
     def draw(self, generator: torch.Generator, like: Tensor) -> list[Tensor]:
         """Weights of a first gate, dtype and device of `like`: G uniform as nn.Linear's, key uniform in -1..1."""
         out = []
-        for shape in [*self.shapes, (1, self.key_size)]:
-            bound = 1.0 if shape[0] == 1 else 1 / math.sqrt(shape[1])
+        bounds = [*(1 / math.sqrt(into) for _, into in self.shapes), 1.0]
+        for shape, bound in zip([*self.shapes, (1, self.key_size)], bounds, strict=True):
             drawn = torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=generator)
             out.append(drawn.to(like.device))
         return out
@@ -131,7 +131,8 @@ def pool(embeddings: Tensor, mask: Tensor, padded: bool = False) -> Tensor:
     sample's batch mates. A sample without any position pools to 0.
     """
     wide = embeddings.to(torch.promote_types(torch.float32, embeddings.dtype))
-    total = torch.einsum("bld,bl->bd", wide, mask.to(wide.dtype))
+    with torch.autocast(wide.device.type, enabled=False):
+        total = torch.einsum("bld,bl->bd", wide, mask.to(wide.dtype))
     count = torch.full_like(mask[:, :1], mask.shape[1]) if padded else mask.sum(1, keepdim=True).clamp_min(1)
     return total / count
 

@@ -251,6 +251,10 @@ class AdaptedLinear(nn.Module):
         A = self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
         return (A, self.lora_B, None, None) if self.baked else (A, self.lora_B, self.lora_A0, self.lora_B0)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r, n) and B (m, r) of the trainable branch as they act, with gradients; R A where a core is trained."""
+        return self._branch_tensors()[:2]
+
     def update(self) -> Tensor:
         """What the trainable branch adds to W: (m, n), formed, with its gradient."""
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)

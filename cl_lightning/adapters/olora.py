@@ -34,10 +34,11 @@ class OLoRA(IncLoRA):
     def penalties(self) -> dict[str, Tensor]:
         layers = list(self.layers.values())
         out: dict[str, Tensor] = {}
-        overlaps = [(layer.stack_A @ layer.lora_A.t()).abs().sum() for layer in layers if layer.stack_A is not None]
+        stacked = [layer for layer in layers if layer.stack_A is not None]
+        overlaps = [(layer.stack_A @ layer.factors()[0].t()).abs().sum() for layer in stacked]
         if self.lambda_orthogonal and overlaps:
             out["orthogonality"] = self.lambda_orthogonal * sum(overlaps)
         if self.lambda_norm:
-            norms = [factor.norm() for layer in layers for factor in (layer.lora_A, layer.lora_B)]
+            norms = [factor.norm() for layer in layers for factor in layer.factors()]
             out["norm"] = self.lambda_norm * sum(norms)
         return out

@@ -23,8 +23,8 @@ def training_batch(
 ) -> dict[str, Any]:
     """Right-padded batch with labels on answer tokens and end token only.
 
-    Shapes: input_ids, attention_mask, own_mask, labels (B, L); for encoder-decoders labels are (B, L_answer).
-    own_mask: 1 where the prompt is the task's own, 0 on template, answer and padding.
+    Shapes: input_ids, attention_mask, prompt_mask, own_mask, labels (B, L); for encoder-decoders labels are
+    (B, L_answer). prompt_mask: 1 on the prompt, own_mask: 1 where it is the task's own and not the template's.
     `loss_on="full"` also labels the prompt (parity with codes that do; decoders only).
     """
     prompts, answers = [e.prompt_ids for e in examples], [e.answer_ids for e in examples]
@@ -37,6 +37,7 @@ def training_batch(
     return {
         "input_ids": _pad(inputs, pad_id),
         "attention_mask": _pad([[1] * len(r) for r in inputs], 0),
+        "prompt_mask": _own_mask([len(r) for r in inputs], [(0, len(p)) for p in prompts], False),
         "own_mask": _own_mask([len(r) for r in inputs], [e.own or (0, len(e.prompt_ids)) for e in examples], False),
         "labels": _pad(labels, IGNORE),
     }

@@ -44,7 +44,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The two published task orders."""
 
-PROMPT = "Definition: {definition}\n\nNow complete the following example -\nInput: {text}\nOutput: "
+#: Before the definition, before the input, after it.
+PROMPT = ("Definition: ", "\n\nNow complete the following example -\nInput: ", "\nOutput: ")
 
 
 def _spec(name: str) -> TaskSpec:
@@ -111,8 +112,8 @@ def _examples(folder: Path, name: str, split: str) -> Iterator[Example]:
         if split == "train" and _is_blank(record.get("output")):
             continue  # the published files have some, and there is nothing to learn from them
         answers = _answers(record, where)
-        # Replaced, not formatted: definitions contain braces.
-        prompt = PROMPT.replace("{definition}", instruction).replace("{text}", text_of(record, "input", where))
+        # Joined, not formatted: definitions and inputs contain braces.
+        prompt = "".join((PROMPT[0], instruction, PROMPT[1], text_of(record, "input", where), PROMPT[2]))
         yield Example(f"{name}/{split}/{index}", prompt, answers[0], answers if len(answers) > 1 else ())
 
 

@@ -126,11 +126,11 @@ class TwoPass(Sketch):
         elif self._pass == 1:
             self._first = (self.basis, self._sum)
             more = self.streamed_columns(self.columns, self.shape) - self.columns
-            self.basis = _orthonormal(self._sum)[:, :more].clone()
+            self.basis = _orthonormal(self._sum)[:, :more].clone(memory_format=torch.contiguous_format)
         elif self._pass == 2:
-            Q = self._first[0]
+            both = _orthonormal(torch.cat([self._first[0], self._sum], 1))
             # A copy: a slice would keep Q alive a second time.
-            self.basis = _orthonormal(torch.cat([Q, self._sum], 1))[:, self.columns :].clone()
+            self.basis = both[:, self.columns :].clone(memory_format=torch.contiguous_format)
         else:
             Q, H = self._first
             left, right = torch.cat([Q, self.basis], 1), torch.cat([H, self._sum], 1)
@@ -169,4 +169,5 @@ class SinglePass(Sketch):
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
+    # LAPACK's are column-major; collectives want rows.
+    return torch.linalg.qr(columns).Q.contiguous()
