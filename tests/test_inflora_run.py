@@ -75,3 +75,11 @@ def test_nothing_left_outside_is_told_and_nothing_is_lost(tmp_path: Path) -> Non
     assert "boundary of task NumGLUE-cm, layer" in line
     assert "are left outside earlier tasks', rank 2 needs as many; lower boundary.subspaces.share" in line
     assert record(run)["done"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["IncLoRA", "OLoRA", "CLoRA"])
+def test_slice_starts_the_branches_of_every_strategy_that_trains_both_factors(tmp_path: Path, strategy: str) -> None:
+    told = smoke(tmp_path / "run", f"--model.adapter={strategy}", "--model.adapter.rank=2")
+    assert "surgery fired in" in told.stdout
+    kept = adapters(tmp_path / "run")["NumGLUE-cm"]
+    assert {name.rsplit(".", 1)[1] for name in kept} == {"lora_A", "lora_B", "lora_A0", "lora_B0"}
