@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
@@ -20,6 +21,7 @@ from cl_lightning.data.base import Example
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.module import ContinualLM
+from cl_lightning.random_model import random_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,6 +44,19 @@ def tiny() -> Callable[..., ContinualLM]:
         return module
 
     return make
+
+
+def save_tiny_t5(path: Path, layers: int, dropout: float) -> Path:
+    """A random T5 with its tokenizer, as a model folder."""
+    tokenizer = random_tokenizer()
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4, dropout_rate=dropout,
+        feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
 def random_examples(count: int, seed: int = 0, vocabulary: int = 200) -> list[Encoded]:

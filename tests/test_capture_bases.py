@@ -6,28 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
 from cl_lightning.data.collate import training_batch
 from cl_lightning.gradients.capture import capture_gradients
 from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
-from tests.conftest import batch_of, random_examples, relative, weight_gradients
+from tests.conftest import batch_of, random_examples, relative, save_tiny_t5, weight_gradients
 
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, tokenizer = tmp_path_factory.mktemp("t5"), random_tokenizer()
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, dropout_rate=0.1,
-        feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_tiny_t5(tmp_path_factory.mktemp("t5"), layers=1, dropout=0.1)
 
 
 def t5(folder: Path, dtype: str = "float64", checkpointing: bool = False) -> ContinualLM:

@@ -24,8 +24,7 @@ from cl_lightning.data.collate import prompt_batch, training_batch
 from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
-from tests.conftest import SHARED, batch_of, random_examples
+from tests.conftest import SHARED, batch_of, random_examples, save_tiny_t5
 
 ORACLES = SHARED / "oracles"
 M, N, R, B, L = 12, 20, 3, 4, 7
@@ -107,15 +106,7 @@ def test_gates_that_do_not_fit_are_refused_and_inactive_branches_need_none() -> 
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, tokenizer = tmp_path_factory.mktemp("t5"), random_tokenizer()
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_tiny_t5(tmp_path_factory.mktemp("t5"), layers=2, dropout=0.0)
 
 
 Make = Callable[..., ContinualLM]
