@@ -12,7 +12,6 @@ restores row norms after projecting, which breaks it (`row_norms`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,7 +23,6 @@ from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gate import constrain
-from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
 from cl_lightning.state import to_csv
 from cl_lightning.subspaces import Count, Design, Energy, design, empty, held
@@ -176,7 +174,7 @@ class GateOrthogonalization(GrownSubspaces):
         sums = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
         examples = self.examples(run, task)
         with torch.no_grad():
-            for batch in self._batches(run, examples):
+            for batch in run.batches(examples, self.batch_size):
                 for total, p in zip(sums, adapter.gates.features(adapter.pooled(batch)), strict=True):
                     wide = p.double()
                     total += wide.t() @ wide
@@ -186,14 +184,8 @@ class GateOrthogonalization(GrownSubspaces):
     def _coefficients(self, run: SequenceRun, source: int) -> Tensor:
         """a (prompts, gates) on held-out prompts of a task, of all ranks, on the CPU."""
         adapter, probes = run.module.adapter, run.data.tasks[source].test[: self.probes]
-        mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in self._batches(run, probes)]
+        mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in run.batches(probes, self.batch_size)]
         return torch.cat([a for part in distributed.gather(mine) for a in part])
-
-    def _batches(self, run: SequenceRun, examples: list[Encoded]) -> Iterator[dict[str, Any]]:
-        rank, world_size = distributed.rank(), distributed.world_size()
-        for batch in run.data.boundary_loader(examples, self.batch_size, rank, world_size):
-            batch.pop("index")
-            yield run.module.transfer_batch_to_device(batch, run.module.llm.device, 0)
 
     # ---- state -------------------------------------------------------------------------------------------
 

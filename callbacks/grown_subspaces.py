@@ -11,7 +11,6 @@ from torch import Tensor
 from cl_lightning import distributed
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.seeding import generator
 from cl_lightning.subspaces import Count, Energy, grow, threshold
 from cl_lightning.task_callback import TaskCallback
 
@@ -45,10 +44,8 @@ class GrownSubspaces(TaskCallback):
             )
 
     def examples(self, run: SequenceRun, task: int) -> list[Encoded]:
-        """Those of a task's training examples that are looked at, drawn by (seed, task)."""
-        train = run.data.tasks[task].train
-        order = torch.randperm(len(train), generator=generator(run.seed, self.slot, run.order[task])).tolist()
-        return [train[i] for i in order[: self.samples]]
+        """Those of a task's training examples that are looked at."""
+        return run.draw(task, self.samples, self.slot)
 
     def share_after(self, run: SequenceRun, task: int) -> float:
         """Of the energy, that is to be held after a task."""

@@ -7,6 +7,7 @@ all ranks and micro-batches (not a mean of means), plus the strategy's penalties
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,28 @@ SCHEDULES = {
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
 }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch of training, as terms of the loss see it.
+
+    Attributes:
+        module: the model.
+        batch: from `data.collate.training_batch`.
+        logits: of the next tokens at all labelled positions, (N, V), with gradients.
+        weight: what a sum over labelled tokens is multiplied by, so that over ranks and micro-batches it becomes the
+            step's token mean.
+    """
+
+    module: "ContinualLM"
+    batch: dict[str, Any]
+    logits: Tensor
+    weight: float | Tensor
+
+
+#: Adds to the loss, by name. A term that is no sum over tokens counts once per step as it is, on every micro-batch.
+LossTerms = Callable[[Step], dict[str, Tensor]]
 
 
 class ContinualLM(LightningModule):
@@ -65,6 +88,8 @@ class ContinualLM(LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.schedule, self.warmup = schedule, warmup
         self.task_name = ""
+        #: Of the task callbacks; set by the run.
+        self.loss_terms: list[LossTerms] = []
 
     # ---- the model ---------------------------------------------------------------------------------------
 
@@ -100,11 +125,10 @@ class ContinualLM(LightningModule):
         """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""
         return self
 
-    def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
-        """Summed negative log-likelihood of each sample's labelled tokens, in nats.
+    def answer_logits(self, batch: dict[str, Any], share_prefix: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, V) at the N labelled positions, float32 or wider; their labels and samples, (N,) each.
 
-        Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider. The output head runs
-        only where there is a label.
+        batch: from `data.collate.training_batch`. The output head runs only where there is a label.
         """
         extra = self.adapter.forward_kwargs(batch)
         labels, mask = batch["labels"], batch["attention_mask"]
@@ -126,10 +150,13 @@ class ContinualLM(LightningModule):
                 picked = self.llm.get_output_embeddings()(hidden[:, :-1][wanted[:, shared:]])
             else:
                 picked = self.llm(**inputs, use_cache=False).logits[:, :-1][wanted]
-        picked = picked.to(torch.promote_types(torch.float32, picked.dtype))
-        nll = nn.functional.cross_entropy(picked, labels[wanted], reduction="none")
-        sample = wanted.nonzero()[:, 0]
-        return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+        return picked.to(torch.promote_types(torch.float32, picked.dtype)), labels[wanted], wanted.nonzero()[:, 0]
+
+    def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
+        """Summed negative log-likelihood of each sample's labelled tokens, in nats: (B,), float32 or wider."""
+        logits, labels, sample = self.answer_logits(batch, share_prefix)
+        nll = nn.functional.cross_entropy(logits, labels, reduction="none")
+        return torch.zeros(len(batch["labels"]), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
 
     def _shared_columns(self, batch: dict[str, Any]) -> int:
         """Leading columns that all samples share and that can run once, in a forward pass of their own.
@@ -142,22 +169,29 @@ class ContinualLM(LightningModule):
 
     # ---- training ----------------------------------------------------------------------------------------
 
-    def step_loss(self, batch: dict[str, Any], world_size: int, accumulate: int) -> Tensor:
-        """This micro-batch's share of the step's token mean.
+    def step_weight(self, batch: dict[str, Any], world_size: int, accumulate: int) -> float | Tensor:
+        """What this micro-batch's sum over its labelled tokens is multiplied by.
 
         DDP averages gradients over ranks and Lightning over micro-batches; the factor undoes both, so that
-        their sum is exactly sum(NLL) / step_tokens whatever the lengths are.
+        their sum is exactly the sum over all tokens / step_tokens whatever the lengths are.
         """
-        total = self.sample_nll(batch).sum() * batch["weight"]
-        return total * (world_size * accumulate / batch["step_tokens"])
+        return batch["weight"] * world_size * accumulate / batch["step_tokens"]
+
+    def on_train_start(self) -> None:
+        """Train mode: a loaded model is in eval mode, and the Trainer leaves modes as they are."""
+        self.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self.step_loss(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        weight = self.step_weight(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        logits, labels, _ = self.answer_logits(batch)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") * weight
         with torch.autocast(self.llm.device.type, enabled=False):
-            penalties = self.adapter.penalties()
-        for name, penalty in penalties.items():
-            self.log(f"train/{name}", penalty)
-            loss = loss + penalty
+            terms = self.adapter.penalties()
+            for more in self.loss_terms:
+                terms |= more(Step(self, batch, logits, weight))
+        for name, term in terms.items():
+            self.log(f"train/{name}", term)
+            loss = loss + term
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -202,14 +236,15 @@ class ContinualLM(LightningModule):
         take: TakeProduct,
         after_batch: Callable[[], None],
         gated: bool = False,
+        with_new: bool = False,
     ) -> None:
-        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one out.
+        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one as told.
 
         Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
         mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`. `gated`: each sample also
         weighs as much as the new branch will speak for it, so that G is the gradient of that branch's product.
         """
-        with self._as_it_was(), torch.enable_grad():
+        with self._as_it_was(with_new), torch.enable_grad():
             self.llm.train()
             with watch_products(self.adapter.layers, self.llm, take):
                 for batch in batches:
@@ -231,16 +266,18 @@ class ContinualLM(LightningModule):
     def input_moments(self, batches: Iterable[dict[str, Any]], with_new: bool = False) -> InputMoments:
         """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one as told."""
         moments = InputMoments()
-        masks: dict[str, Tensor] = {}
-
-        def wanted(name: str) -> Tensor:
-            return masks["decoder" if _sees_decoder(name) else "encoder"] if self.encoder_decoder else masks["encoder"]
-
+        current: dict[str, Any] = {}
+        wanted = lambda name: self.token_mask(name, current)  # noqa: E731
         with self._as_it_was(with_new), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
             for batch in batches:
-                masks = {"encoder": batch["attention_mask"], "decoder": batch["labels"] != IGNORE}
+                current.update(batch)
                 self.sample_nll(batch, share_prefix=False)
         return moments
+
+    def token_mask(self, name: str, batch: dict[str, Any]) -> Tensor:
+        """Which positions of adapted layer `name`'s input are tokens and not padding: (B, L), 1 and 0."""
+        decoder = self.encoder_decoder and _sees_decoder(name)
+        return batch["labels"] != IGNORE if decoder else batch["attention_mask"]
 
     @contextmanager
     def _as_it_was(self, with_new: bool = False) -> Iterator[None]:

@@ -96,6 +96,7 @@ class SequenceRun:
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
+        module.loss_terms = [callback.loss_terms for callback in boundary.values()]
 
     # ---- what callbacks use ------------------------------------------------------------------------------
 
@@ -135,9 +136,11 @@ class SequenceRun:
         take: TakeProduct,
         after_batch: Callable[[], None],
         gated: bool = False,
+        with_new: bool = False,
     ) -> None:
         """One pass over this rank's batches of `samples`; see ContinualLM.products. Nothing is summed over ranks."""
-        self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch, gated)
+        batches = self._boundary_batches(samples, batch_size, loss_on)
+        self.module.products(batches, take, after_batch, gated, with_new)
 
     def input_moments(
         self, samples: WeightedSamples, batch_size: int, with_new: bool = False
@@ -156,6 +159,16 @@ class SequenceRun:
             total = moments.totals.get(name, torch.zeros(n, n, dtype=dtype, device=layer.weight.device))
             means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
         return {name: means[owner] for name, owner in owners.items()}
+
+    def draw(self, task: int, count: int, purpose: str) -> list[Encoded]:
+        """`count` training examples of a task at most, drawn by (seed, purpose, task)."""
+        train = self.data.tasks[task].train
+        order = torch.randperm(len(train), generator=generator(self.seed, purpose, self.order[task])).tolist()
+        return [train[i] for i in order[:count]]
+
+    def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
+        """This rank's batches of `examples`, on the model's device."""
+        yield from self._boundary_batches((examples, [1.0] * len(examples)), batch_size, "answer")
 
     def _boundary_batches(self, samples: WeightedSamples, batch_size: int, loss_on: str) -> Iterator[dict[str, Any]]:
         examples, weights = samples

@@ -36,6 +36,11 @@ class AdapterStrategy(nn.Module, ABC):
     #: Whether `forward_kwargs` gives each sample its own (gates).
     per_sample: ClassVar[bool] = False
 
+    @property
+    def continues(self) -> bool:
+        """Whether a task trains on what the one before trained, instead of a new branch."""
+        return False
+
     def __init__(
         self,
         rank: int = 8,
@@ -143,6 +148,12 @@ class AdapterStrategy(nn.Module, ABC):
         finally:
             for layer in self._layers.values():
                 layer.active = True
+
+    @contextmanager
+    def before_task(self) -> Iterator[None]:
+        """The model as it was before the current task, in every forward pass inside the context."""
+        with self.without_new_branch():
+            yield
 
     def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Extra arguments of the LLM's forward pass (gates), from `data.collate`'s batches. None by default."""
