@@ -37,6 +37,10 @@ def load_run(path: str | Path) -> LoadedRun:
     """
     folder = Path(path)
     record = read_record(folder)
+    if record.get("protocol") == "independent":
+        raise StateError(
+            f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load"
+        )
     config = yaml.safe_load(read_checked(folder, record, "config.yaml"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ContinualLM, "model")

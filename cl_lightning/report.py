@@ -40,10 +40,11 @@ def tables(path: Path) -> list[Table]:
     for label, key in references.items():
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
-    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in order]])
+    columns = record.get("columns", order)
+    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in columns]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     found = [
-        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),
+        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *columns], rows),
         _table(
             "sequence metrics",
             ["name", "value", "meaning"],

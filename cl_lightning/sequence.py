@@ -26,7 +26,7 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
-from cl_lightning.evaluation.matrix import summary
+from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
@@ -72,7 +72,8 @@ class SequenceRun:
     Attributes:
         module, data, folder, settings: the parts.
         boundary, observers: task callbacks by slot.
-        matrix: R, one list per finished task; R[i][j] = score on task j after task i, None where not scored.
+        order: what is trained, one after the other; columns: the tasks that are scored.
+        matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -90,7 +91,7 @@ class SequenceRun:
     ) -> None:
         self.module, self.data, self.folder, self.settings = module, data, folder, settings
         self.boundary, self.observers, self.make_trainer, self.facts = boundary, observers, make_trainer, facts
-        self.order, self.seed = data.order, data.seed
+        self.order, self.columns, self.seed = data.order, data.columns, data.seed
         self.matrix: list[list[float | None]] = []
         self.zero_shot: list[float] | None = None
         self.clock = Clock()
@@ -213,8 +214,9 @@ class SequenceRun:
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
-            states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
-            self.module.adapter.restore(states)
+            if self.data.protocol != "independent":
+                states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
+                self.module.adapter.restore(states)
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = _state_file(slot, done)
                 if name in record["files"]:
@@ -241,8 +243,9 @@ class SequenceRun:
         if self.is_main:
             run_logs.define_axes(self.loggers)
         if task == 0 and self.settings.zero_shot and self.zero_shot is None:
-            self.zero_shot = self._score("zero-shot", range(len(self.order)))
-        self.module.adapter.begin_task(task, generator(self.seed, "adapter", task))
+            self.zero_shot = self._score("zero-shot", range(len(self.columns)))
+        first = 0 if self.data.protocol == "independent" else task
+        self.module.adapter.begin_task(first, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
         give_back_memory()
@@ -255,9 +258,14 @@ class SequenceRun:
         state = {name: tensor.cpu().contiguous() for name, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {self.order[task]}")
         self.write(adapter_file(self.order[task]), save_tensors(state))
-        adapter.end_task(task)
-        row: list[float | None] = [*self._score(self.order[task], range(task + 1))]
-        self.matrix.append(row + [None] * (len(self.order) - task - 1))
+        alone, scored = self.data.protocol == "independent", self.data.scored_after(task)
+        if not alone:
+            adapter.end_task(task)
+        row: list[float | None] = [None] * len(self.columns)
+        row[scored.start : scored.stop] = self._score(self.order[task], scored)
+        self.matrix.append(row)
+        if alone:
+            adapter.discard()
         self._on_main(lambda: self._commit(task + 1))
         self._on_main(self._export)
         for callback in self.callbacks:
@@ -268,23 +276,27 @@ class SequenceRun:
         scores, module = [], self.module
         extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         for j in tasks:
-            scored = score_task(module.llm, module.tokenizer, self.data.tasks[j], self.data.eval_batch_size, extra)
-            self.write(f"predictions/{after}_{self.order[j]}.jsonl", to_jsonl(scored.rows))
+            scored = score_task(module.llm, module.tokenizer, self.data.evaluated[j], self.data.eval_batch_size, extra)
+            self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
             scores.append(scored.score)
         return scores
 
     # ---- state -------------------------------------------------------------------------------------------
 
+    def summary(self) -> dict[str, float | None]:
+        """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
+        return SUMMARIES[self.data.protocol](self.matrix)
+
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
-        done = len(self.matrix)
-        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks]
+        done, tasks = len(self.matrix), self.data.evaluated
+        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
         return {
-            **summary([row[:done] for row in self.matrix]),
+            **self.summary(),
             "tasks": self.order[:done],
             "data": self.facts["data"],
             "complete": done == len(self.order),
-            "metric_of_task": {t.spec.name: t.spec.metric for t in self.data.tasks},
+            "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
             "zero_shot": self.zero_shot,
             "majority": [b["majority"] for b in baselines],
             "copy_prompt": [b["copy_prompt"] for b in baselines],
@@ -302,6 +314,8 @@ class SequenceRun:
                 **self.facts,
                 "done": done,
                 "order": self.order,
+                "columns": self.columns,
+                "protocol": self.data.protocol,
                 "R": self.matrix,
                 "zero_shot": self.zero_shot,
                 "seed": self.seed,
@@ -316,7 +330,7 @@ class SequenceRun:
 
     def _export(self) -> None:
         """matrix.csv and metrics.json: what the record says, for other programs. Written anew after each commit."""
-        columns = [f"after ({self.facts['data']})", *self.order]
+        columns = [f"after ({self.facts['data']})", *self.columns]
         rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
         write_atomic(self.folder.path / "matrix.csv", to_csv(columns, rows))
         write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))

@@ -116,6 +116,11 @@ class AdapterStrategy(nn.Module, ABC):
     def end_task(self, task: int) -> None:
         """Freeze what the task learnt. Logits change by rounding at most."""
 
+    def discard(self) -> None:
+        """Forget the current branch: logits are again what they were before `begin_task`. Not after `offset=baked`."""
+        for layer in self._layers.values():
+            layer.discard_branch()
+
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:
         """What the task just trained leaves behind, as named tensors; called before `end_task`."""

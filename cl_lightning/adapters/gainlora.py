@@ -77,6 +77,10 @@ class GainLoRA(GatedBranches):
         self.branches.end_task(task)
         self.gates.freeze()
 
+    def discard(self) -> None:
+        super().discard()
+        self.gates.new = nn.ParameterList()
+
     def task_state(self) -> dict[str, Tensor]:
         gate = {f"gate.{index}": w.detach() for index, w in enumerate(self.gates.new)}
         return {**self.branches.task_state(), **gate}

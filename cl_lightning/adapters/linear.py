@@ -288,12 +288,16 @@ class AdaptedLinear(nn.Module):
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
         return up @ down
 
+    def discard_branch(self) -> None:
+        """Take the trainable branch away."""
+        for name in BRANCH:
+            setattr(self, name, None)
+
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
         """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
-        for name in BRANCH:
-            setattr(self, name, None)
+        self.discard_branch()
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)
             return

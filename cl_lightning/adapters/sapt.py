@@ -115,6 +115,11 @@ class SAPTLoRA(GatedBranches):
         self.branches.end_task(task)
         self.router.freeze()
 
+    def discard(self) -> None:
+        """See the base class; the query is gone too, earlier keys stay."""
+        super().discard()
+        self.router.query = self.router.key = None
+
     def task_state(self) -> dict[str, Tensor]:
         query = {f"router.query.{name}": tensor for name, tensor in self.router.query.state_dict().items()}
         return {**self.branches.task_state(), **query, "router.key": self.router.key.detach()}

@@ -119,3 +119,22 @@ def summary(R: Matrix) -> dict[str, float | None]:
     several = _size(R) > 1
     values: dict[str, float | None] = {f.__name__: f(R) for f in _ANY_T}
     return values | {f.__name__: f(R) if several else None for f in _TWO_TASKS}
+
+
+def joint_summary(R: Matrix) -> dict[str, float | None]:
+    """Of a model trained on all tasks at once, whose only row scores them all: `fp`, its mean; the rest None."""
+    _size(R)
+    return dict.fromkeys(CONVENTIONS) | {"fp": fsum(_at(R, 0, j) for j in range(len(R[0]))) / len(R[0])}
+
+
+def independent_summary(R: Matrix) -> dict[str, float | None]:
+    """Of models trained on one task each, whose diagonal alone is scored: `ap`, its mean; the rest None."""
+    return dict.fromkeys(CONVENTIONS) | {"ap": ap(R)}
+
+
+#: What summarises R, by `data.protocol`.
+SUMMARIES: dict[str, Callable[[Matrix], dict[str, float | None]]] = {
+    "sequential": summary,
+    "joint": joint_summary,
+    "independent": independent_summary,
+}
