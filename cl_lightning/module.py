@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.names import sees_decoder
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone, fingerprint
 from cl_lightning.data.collate import IGNORE
@@ -263,11 +264,17 @@ class ContinualLM(LightningModule):
         self.products(batches, lambda name, dy, x: totals[name].add(dy, x), lambda: None)
         return {name: total.total for name, total in totals.items()}
 
-    def input_moments(self, batches: Iterable[dict[str, Any]], with_new: bool = False) -> InputMoments:
-        """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one as told."""
+    def input_moments(
+        self, batches: Iterable[dict[str, Any]], with_new: bool = False, with_padding: bool = False
+    ) -> InputMoments:
+        """Sums of x x^T of every adapted layer's inputs: earlier branches in, the new one and padding as told."""
         moments = InputMoments()
         current: dict[str, Any] = {}
-        wanted = lambda name: self.token_mask(name, current)  # noqa: E731
+
+        def wanted(name: str) -> Tensor:
+            mask = self.token_mask(name, current)
+            return torch.ones_like(mask) if with_padding else mask
+
         with self._as_it_was(with_new), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
             for batch in batches:
                 current.update(batch)
@@ -276,7 +283,7 @@ class ContinualLM(LightningModule):
 
     def token_mask(self, name: str, batch: dict[str, Any]) -> Tensor:
         """Which positions of adapted layer `name`'s input are tokens and not padding: (B, L), 1 and 0."""
-        decoder = self.encoder_decoder and _sees_decoder(name)
+        decoder = self.encoder_decoder and sees_decoder(name)
         return batch["labels"] != IGNORE if decoder else batch["attention_mask"]
 
     @contextmanager
@@ -286,10 +293,3 @@ class ContinualLM(LightningModule):
         with dropout_off(self.llm), nullcontext() if with_new else self.adapter.without_new_branch():
             yield
         self.llm.train(training)
-
-
-def _sees_decoder(name: str) -> bool:
-    """Whether a layer of an encoder-decoder reads decoder positions: cross-attention's keys and values do not."""
-    parts = name.lower().split(".")
-    crossing = any(p in ("encdecattention", "encoder_attn", "crossattention") for p in parts)
-    return "decoder" in parts and not (crossing and parts[-1] in ("k", "v", "k_proj", "v_proj", "key", "value"))

@@ -144,13 +144,15 @@ class SequenceRun:
         self.module.products(batches, take, after_batch, gated, with_new)
 
     def input_moments(
-        self, samples: WeightedSamples, batch_size: int, with_new: bool = False
+        self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
     ) -> dict[str, torch.Tensor]:
         """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n).
 
-        Layers with the same input have the same tensor. `with_new`: the current branch is in place.
+        Layers with the same input have the same tensor. `with_new`: the current branch is in place; `with_padding`:
+        padding counts too.
         """
-        moments = self.module.input_moments(self._boundary_batches(samples, batch_size, "answer"), with_new)
+        batches = self._boundary_batches(samples, batch_size, "answer")
+        moments = self.module.input_moments(batches, with_new, with_padding)
         # A rank without a batch has seen no layer: who shares an input with whom is told by one that has.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, torch.Tensor] = {}
