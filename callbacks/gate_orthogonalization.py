@@ -56,7 +56,8 @@ class GateOrthogonalization(GrownSubspaces):
         probes: held-out prompts of each task on which gates are measured.
         batch_size: prompts at a time on each rank.
         ablation: leave out the start ("no_init"), the updates' projection ("no_update"), or both ("none").
-        row_norms: after projecting, give each row its norm back, as the published T5 code: breaks the guarantee.
+        row_norms: project each update by itself and then give each row its norm back, as the published T5 code: that
+            breaks the guarantee.
     """
 
     phase, slot = 30, "gates"
@@ -156,6 +157,7 @@ class GateOrthogonalization(GrownSubspaces):
             weight.copy_(constrain(weight, start, M))
             if self.row_norms:
                 weight.mul_(norms / weight.norm(dim=1, keepdim=True))
+                start.copy_(weight)
 
     # ---- growth and what the gates do --------------------------------------------------------------------
 

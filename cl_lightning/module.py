@@ -57,6 +57,13 @@ class Step:
 LossTerms = Callable[[Step], dict[str, Tensor]]
 
 
+def _eps_before_correction(optimizer: AdamW, *_: Any) -> None:
+    """m / (sqrt(v) + eps), both corrected afterwards, is m / (sqrt(v corrected) + eps / sqrt(1 - beta_2^t))."""
+    for group in optimizer.param_groups:
+        taken = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
+        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+
+
 class ContinualLM(LightningModule):
     """A frozen LLM with a trainable adapter.
 
@@ -68,6 +75,8 @@ class ContinualLM(LightningModule):
         betas: AdamW's.
         schedule: after the warm-up, down to 0 at the task's last step ("constant": not).
         warmup: share of the task's steps with rising learning rate, 0..1.
+        adam: "torch"; or "transformers4": eps is added before the bias correction, as in the optimizer that published
+            codes had from transformers 4 (for comparison only).
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class ContinualLM(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.01,
+        adam: Literal["torch", "transformers4"] = "torch",
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -87,7 +97,7 @@ class ContinualLM(LightningModule):
             raise ConfigError(f"model.warmup: {warmup} is a share of the steps, 0..1")
         self.backbone, self.adapter = backbone, adapter
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
-        self.schedule, self.warmup = schedule, warmup
+        self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""
         #: Of the task callbacks; set by the run.
         self.loss_terms: list[LossTerms] = []
@@ -205,6 +215,8 @@ class ContinualLM(LightningModule):
         optimizer = AdamW(
             self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
         )
+        if self.adam == "transformers4":
+            optimizer.register_step_pre_hook(_eps_before_correction)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = math.ceil(self.warmup * total)
         decay = SCHEDULES[self.schedule]

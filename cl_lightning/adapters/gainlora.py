@@ -3,8 +3,8 @@
     y = W x + s sum over i of a_i(prompt) B_i A_i x
 
 Trained: the current task's branch (as its strategy says) and its gate (`adapters.gate`). Frozen: everything else. No
-task id at inference: all gates are evaluated on the prompt. A new gate starts as a copy of the last one;
-`callbacks.GateOrthogonalization` turns its key away from old prompts and keeps its updates from reaching them.
+task id at inference: all gates are evaluated on the prompt. A new gate starts as a copy of the last one with a new key;
+`callbacks.GateOrthogonalization` turns that key away from old prompts and keeps its updates from reaching them.
 Memory per task beside the branch: 2 h d + d float32 numbers. Source: Liang et al., GainLoRA (NeurIPS 2025). Where we
 differ from the published code: gradients flow through frozen branches, pooling is a true mean over the task's own
 tokens, so that neither padding nor batch mates nor the chat template move a gate.
@@ -70,8 +70,8 @@ class GainLoRA(GatedBranches):
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
         self.branches.begin_task(task, generator)
-        old = self.gates.old
-        self.gates.begin([w[-1] for w in old] if len(old) else self.gates.draw(generator, self.like()))
+        drawn, old = self.gates.draw(generator, self.like()), self.gates.old
+        self.gates.begin([*(w[-1] for w in list(old)[:-1]), drawn[-1]] if len(old) else drawn)
 
     def end_task(self, task: int) -> None:
         self.branches.end_task(task)
