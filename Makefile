@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint bench report clean
+.PHONY: help setup run sweep test lint bench report clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -33,6 +33,9 @@ run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDE
 	  $(if $(PRESET),--config experiments/presets/$(PRESET).yaml --sequence.experiment=$(EXP)_$(PRESET)) \
 	  $(if $(DATA),--data.root='$(DATA)') \
 	  $(if $(RUN_DIR),--sequence.run_dir='$(RUN_DIR)') $(if $(FRESH),--sequence.fresh=true) $(ARGS)
+
+sweep: check-exp $(STAMP) ## run an experiment for several values of an option: EXP=NAME OVER=option VALUES='50 100 200'
+	@for v in $(VALUES); do $(MAKE) --no-print-directory run EXP=$(EXP) ARGS="$(ARGS) --$(OVER)=$$v" || exit 1; done
 
 .PHONY: check-exp
 check-exp:

@@ -41,6 +41,8 @@ def tables(path: Path) -> list[Table]:
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
     columns = record.get("columns", order)
+    if metrics.get("trained") and len(columns) == len(order):
+        rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
     rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in columns]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     found = [

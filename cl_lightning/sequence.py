@@ -74,6 +74,7 @@ class SequenceRun:
         boundary, observers: task callbacks by slot.
         order: what is trained, one after the other; columns: the tasks that are scored.
         matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
+        trained: parameters that each finished task trained.
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -94,6 +95,7 @@ class SequenceRun:
         self.order, self.columns, self.seed = data.order, data.columns, data.seed
         self.matrix: list[list[float | None]] = []
         self.zero_shot: list[float] | None = None
+        self.trained: list[int] = []
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
@@ -214,6 +216,7 @@ class SequenceRun:
         if record:
             done = record["done"]
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
+            self.trained = record["metrics"]["trained"]
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
             if self.data.protocol != "independent":
@@ -260,6 +263,7 @@ class SequenceRun:
         state = {name: tensor.cpu().contiguous() for name, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {self.order[task]}")
         self.write(adapter_file(self.order[task]), save_tensors(state))
+        self.trained.append(sum(p.numel() for group in adapter.param_groups() for p in group["params"]))
         alone, scored = self.data.protocol == "independent", self.data.scored_after(task)
         if not alone:
             adapter.end_task(task)
@@ -299,6 +303,7 @@ class SequenceRun:
             "data": self.facts["data"],
             "complete": done == len(self.order),
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
+            "trained": self.trained,
             "zero_shot": self.zero_shot,
             "majority": [b["majority"] for b in baselines],
             "copy_prompt": [b["copy_prompt"] for b in baselines],
@@ -331,10 +336,14 @@ class SequenceRun:
         )
 
     def _export(self) -> None:
-        """matrix.csv and metrics.json: what the record says, for other programs. Written anew after each commit."""
+        """matrix.csv, curves.csv, metrics.json: what the record says, for other programs. Anew after each commit."""
         columns = [f"after ({self.facts['data']})", *self.columns]
         rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
         write_atomic(self.folder.path / "matrix.csv", to_csv(columns, rows))
+        summaries = [SUMMARIES[self.data.protocol](self.matrix[: i + 1]) for i in range(len(self.matrix))]
+        curves = [[name, n, *s.values()] for name, n, s in zip(self.order, self.trained, summaries, strict=False)]
+        names = list(summaries[0]) if summaries else []
+        write_atomic(self.folder.path / "curves.csv", to_csv(["after", "trained parameters", *names], curves))
         write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))
 
     def _on_main(self, action: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The published setting builds and runs on a small model of the same architecture; only data sizes are overridden."""
+"""Published settings build and run on small models of the same architectures; only data sizes are overridden."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cl_lightning.random_model import random_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import ROOT, save_tiny_t5
 
 #: Sizes of the data; what makes the experiment is left as published.
 SIZES = [
@@ -53,3 +53,27 @@ def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     assert record["adapter"]["rank"] == 64
     assert record["clock"]["step"] == 2 * 3 * 2  # tasks x epochs x steps of at most 16 examples
     assert "batches of 16 = 6 steps" in done.stdout
+
+
+@pytest.mark.parametrize("model", ["t5", "llama"])
+@pytest.mark.parametrize("branches", ["inflora", "olora"])
+def test_published_gainlora_settings_run(branches: str, model: str, small_llama: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    folder = small_llama if model == "llama" else save_tiny_t5(tmp_path / "t5", layers=2, dropout=0.1)
+    configs = [f"experiments/{name}.yaml" for name in ("_base", f"superni_gainlora_{branches}_{model}_paper")]
+    options = [f"--model.backbone.name={folder}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
+    done = subprocess.run(
+        [sys.executable, "-m", "cl_lightning", *[f"--config={c}" for c in configs], *options, "--data.epochs=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((run / "sequence.json").read_text())
+    assert record["done"] == 2
+    assert record["adapter"]["rank"] == 4
+    leaves = {name.rpartition(".")[2] for name in record["adapter"]["layers"]}
+    assert leaves == ({"q", "v"} if model == "t5" else {"q_proj", "v_proj"})
+    attentions = 2 + 2 + 2 if model == "t5" else 2
+    assert len(record["adapter"]["layers"]) == 2 * attentions, "encoder, decoder and cross-attention"
