@@ -1,17 +1,22 @@
 """GainLoRA as a run: old prompts stay shut out through real training, continued, on two ranks, refused, ablated."""
 
 import csv
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.data.sample import TASKS, load
 from cl_lightning.loading import load_run
 from cl_lightning.seeding import generator
-from tests.test_sequence import adapters, record, relative, same_bits, smoke
+from tests.conftest import ROOT
+from tests.test_sequence import adapters, command, record, relative, same_bits, smoke
 
 OPTIONS = (
     "--boundary.memory=null", "--boundary.init=null", "--model.adapter=GainLoRA", "--model.adapter.branches=IncLoRA",
@@ -64,6 +69,31 @@ def test_a_continued_sequence_ends_where_the_whole_one_does(finished: Path, tmp_
     smoke(tmp_path / "more", *OPTIONS, *three, tasks, f"--sequence.continue_from={tmp_path / 'two'}")
     assert same_bits(tmp_path / "more", tmp_path / "whole")
     assert record(tmp_path / "more")["R"] == record(tmp_path / "whole")["R"]
+
+
+def test_killed_at_the_end_of_a_task_the_same_command_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Over InfLoRA, so that subspaces of inputs and of gates, branches and gates all have to come back."""
+    options = (
+        *[o for o in OPTIONS if "branches=" not in o],
+        "--model.adapter.branches=InfLoRA",
+        "--boundary.subspaces=InputSubspaces",
+        "--boundary.subspaces.share=0.9",
+    )
+    smoke(tmp_path / "whole", *options)
+    run = tmp_path / "killed"
+    process = subprocess.Popen(command(run, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "gates" / "NumGLUE-cm.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "ended before the moment came"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert record(run)["done"] == 1
+    smoke(run, *options)
+    assert same_bits(run, tmp_path / "whole")
+    assert record(run)["R"] == record(tmp_path / "whole")["R"]
+    kept = [load_file(folder / "state" / "gates-2.safetensors") for folder in (run, tmp_path / "whole")]
+    assert all(torch.equal(M, kept[1][name]) for name, M in kept[0].items())
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.gate import OUTPUTS, Gates, constrain, pool
-from cl_lightning.subspaces import design, empty, grow
+from cl_lightning.subspaces import design, empty, grow, outside
 from tests.conftest import SHARED
 
 D, H = 24, 10
@@ -117,8 +117,9 @@ def second_task(
     project_gradients: bool = False,
     make: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     **options: float,
-) -> tuple[float, float, float, list[Tensor]]:
-    """Learn to open a second gate; a of old prompts before and after, of new ones after, and what moved inside M."""
+) -> tuple[float, float, float, list[Tensor], float]:
+    """Learn to open a second gate: a of old prompts before and after, of new ones after, what moved inside M, and how
+    far the old prompts' features then lie outside M, relative."""
     gates = Gates(D, H)
     old, new = normal(5, D, seed=1, dtype=dtype), normal(8, D, seed=2, dtype=dtype)  # fewer than h: the rank is exact
     gates.begin(drawn(gates, 0, dtype))
@@ -146,22 +147,27 @@ def second_task(
                 for w, start, M in zip(gates.new, starts, bases, strict=True):
                     w.copy_(after_step(w, start, M))
     moved = [(w.detach() - s).double() @ M for w, s, M in zip(gates.new, starts, bases, strict=True)]
-    return before, float(gates(old)[:, -1].max()), float(gates(new)[:, -1].mean()), moved
+    features = [p.detach().double() for p in gates.features(old)]
+    left = max(float(outside(M, p.t()).norm() / p.norm()) for M, p in zip(bases, features, strict=True))
+    return before, float(gates(old)[:, -1].max()), float(gates(new)[:, -1].mean()), moved, left
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 def test_old_prompts_stay_shut_out_through_300_steps_of_adamw(dtype: torch.dtype, bound: float) -> None:
-    before, old, new, moved = second_task(constrain, dtype, weight_decay=0.1)
+    before, old, new, moved, left = second_task(constrain, dtype, weight_decay=0.1)
     assert before < bound
     assert old < bound
     assert new > 0.5, "the gate has opened for its own"
     assert max(float(m.norm()) for m in moved) < bound
+    assert left < bound, "old prompts' features, seen through the new weights, span what they spanned"
 
 
 def test_wrong_variants_open_on_old_prompts() -> None:
     """Negative controls: what the published code and the obvious shortcut do."""
     assert second_task(None, weight_decay=0.1)[1] > 1e-2, "no constraint"
-    assert second_task(with_row_norms, weight_decay=0.1)[1] > 1e-2, "row norms restored"
+    row_norms = second_task(with_row_norms, weight_decay=0.1)
+    assert row_norms[1] > 1e-2, "row norms restored"
+    assert row_norms[4] > 1e-4, "and the subspaces are no longer the old prompts'"
     assert second_task(None, project_gradients=True, weight_decay=0.1)[1] > 1e-2, "gradients projected, under Adam"
     sgd = torch.optim.SGD
     assert second_task(None, project_gradients=True, make=sgd, weight_decay=0.05)[1] > 1e-6, "and with plain decay"

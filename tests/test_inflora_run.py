@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cl_lightning.subspaces import Subspace
+from tests.conftest import save_tiny_t5
 from tests.test_sequence import adapters, record, relative, same_bits, smoke
 
 OPTIONS = (
@@ -83,3 +85,32 @@ def test_slice_starts_the_branches_of_every_strategy_that_trains_both_factors(tm
     assert "surgery fired in" in told.stdout
     kept = adapters(tmp_path / "run")["NumGLUE-cm"]
     assert {name.rsplit(".", 1)[1] for name in kept} == {"lora_A", "lora_B", "lora_A0", "lora_B0"}
+
+
+def test_cross_attention_has_subspaces_of_what_it_reads(tmp_path: Path) -> None:
+    """Values read the encoder's states, queries the decoder's; the published code takes the one for the other."""
+    t5 = save_tiny_t5(tmp_path / "t5", layers=1, dropout=0.0)
+    layers = (f"--model.backbone.name={t5}", "--model.backbone.dtype=float32", "--model.adapter.targets=[q,v]")
+    smoke(tmp_path / "own", *OPTIONS, *layers)
+    smoke(tmp_path / "query", *OPTIONS, *layers, "--boundary.subspaces.cross=query")
+    own, query = (load_file(tmp_path / run / "state" / "subspaces-2.safetensors") for run in ("own", "query"))
+    name = "decoder.block.0.layer.1.EncDecAttention"
+    assert {f"{name}.q", f"{name}.v"} <= own.keys()
+    assert f"{name}.q" in query and f"{name}.v" not in query, "negative control: values go by the query's"
+    branch = adapters(tmp_path / "own")["NumGLUE-cm"]
+    first = load_file(tmp_path / "own" / "state" / "subspaces-1.safetensors")
+    flags = json.loads((tmp_path / "own" / "state" / "subspaces-1.json").read_text())["by_complement"]
+    for leaf in "qv":
+        seen = Subspace(first[f"{name}.{leaf}"], flags[f"{name}.{leaf}"]).full()
+        assert (branch[f"{name}.{leaf}.lora_A"].double() @ seen).abs().max() < 1e-6, leaf
+
+
+def test_a_penalty_counts_once_however_many_micro_batches_make_a_step(tmp_path: Path) -> None:
+    options = ("--boundary.memory=null", "--boundary.init=null", "--model.adapter=OLoRA", "--model.lr=0.001",
+               "--model.adapter.rank=2", "--model.adapter.lambda_orthogonal=5")  # fmt: skip
+    smoke(tmp_path / "one", *options)
+    smoke(tmp_path / "two", *options, "--trainer.accumulate_grad_batches=2")
+    smoke(tmp_path / "double", *options, "--model.adapter.lambda_orthogonal=10")
+    one, two, double = (adapters(tmp_path / run)["NumGLUE-cm"] for run in ("one", "two", "double"))
+    assert relative(two, one) < 1e-3
+    assert relative(double, one) > 5 * relative(two, one), "negative control: counted twice"
