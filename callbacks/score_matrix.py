@@ -20,4 +20,4 @@ class ScoreMatrix(TaskCallback):
         run.say(f"  scores after task {task + 1}/{len(run.order)}: {cells}")
         metrics = {f"cl/{k}": v for k, v in summary([r[: task + 1] for r in run.matrix]).items() if v is not None}
         scores = {f"task/{name}/score": score for name, score in zip(run.order, row, strict=False)}
-        run.log({**metrics, **scores, "cl/plasticity": row[-1], "cl/tasks_done": task + 1})
+        run.log({**metrics, **scores, "cl/learned": row[-1], "cl/tasks_done": task + 1})

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.errors import UserError
-from cl_lightning.evaluation.matrix import CONVENTIONS
+from cl_lightning.evaluation.matrix import CONVENTIONS, summary
 from cl_lightning.state import read_record
 
 
@@ -35,6 +35,7 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
+    values = summary([row[:done] for row in record["R"]], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
@@ -47,7 +48,7 @@ def tables(path: Path) -> list[Table]:
         _table(
             "sequence metrics",
             ["name", "value", "meaning"],
-            [[name, metrics[name], meaning] for name, meaning in CONVENTIONS.items()],
+            [[name, values[name], meaning] for name, meaning in CONVENTIONS.items() if values[name] is not None],
         ),
     ]
     for slot in record["tables"].values():

@@ -267,7 +267,7 @@ class SequenceRun:
         done = len(self.matrix)
         baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks]
         return {
-            **summary([row[:done] for row in self.matrix]),
+            **summary([row[:done] for row in self.matrix], self.zero_shot),
             "tasks": self.order[:done],
             "data": self.facts["data"],
             "complete": done == len(self.order),
