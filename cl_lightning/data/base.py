@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ class Benchmark(ABC):
     """A named family of tasks: one class in one file, chosen by `data.benchmark`'s class_path.
 
     Reads files (or generates), knows nothing of models, tokenizers or torch.
+
+    Attributes:
+        evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
     """
+
+    evaluator: ClassVar[str | None] = None
 
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,7 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
         system_prompt: chat system message; null leaves it to the model's template.
+        metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
         seed: linked to seed_everything.
     """
 
@@ -81,13 +82,20 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
         system_prompt: str | None = None,
+        metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
-        self.specs = benchmark.tasks(self.root)
+        self.specs = dict(benchmark.tasks(self.root))
+        if metrics == "official":
+            if benchmark.evaluator is None:
+                raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
+            self.specs = {
+                name: replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}") for name, spec in self.specs.items()
+            }
         self.order = list(order) if order is not None else benchmark.default_order(self.root)
         self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
