@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.errors import UserError
-from cl_lightning.evaluation.matrix import CONVENTIONS, summary
+from cl_lightning.evaluation.matrix import CONVENTIONS, per_task_forgetting, summary
 from cl_lightning.state import read_record
 
 
@@ -16,6 +16,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}"
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
@@ -27,6 +31,23 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return table
 
 
+def _learnt(record: dict[str, Any]) -> list[list[float | None]]:
+    """R of the tasks done so far."""
+    return [row[: record["done"]] for row in record["R"]]
+
+
+def _last_row(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each task done: metric, score when learnt, score now, its interval, what was forgotten."""
+    metrics, R, names = record["metrics"], _learnt(record), record["order"][: record["done"]]
+    # Runs from before intervals were kept have none.
+    intervals = metrics.get("intervals", {}).get(names[-1], {})
+    forgotten = per_task_forgetting(R)
+    return [
+        [name, metrics["metric_of_task"][name], R[j][j], R[-1][j], _between(intervals.get(name)), forgotten[j]]
+        for j, name in enumerate(names)
+    ]
+
+
 def tables(path: Path) -> list[Table]:
     """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
 
@@ -35,7 +56,7 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
-    values = summary([row[:done] for row in record["R"]], record["zero_shot"])
+    values = summary(_learnt(record), record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
@@ -45,6 +66,11 @@ def tables(path: Path) -> list[Table]:
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     found = [
         _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),
+        _table(
+            f"after {order[done - 1]}, with 95 % bootstrap intervals over the test examples",
+            ["task", "metric", "when learnt", "now", "95 % interval", "forgotten"],
+            _last_row(record),
+        ),
         _table(
             "sequence metrics",
             ["name", "value", "meaning"],

@@ -26,6 +26,7 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
+from cl_lightning.evaluation.bootstrap import Interval
 from cl_lightning.evaluation.matrix import summary
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.evaluation.text import metric
@@ -74,6 +75,7 @@ class SequenceRun:
         module, data, folder, settings: the parts.
         boundary, observers: task callbacks by slot.
         matrix: R, one list per finished task; R[i][j] = score on task j after task i, None where not scored.
+        intervals: 95 % bootstrap intervals of the scores, [after][task].
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -94,6 +96,7 @@ class SequenceRun:
         self.order, self.seed = data.order, data.seed
         self.matrix: list[list[float | None]] = []
         self.zero_shot: list[float] | None = None
+        self.intervals: dict[str, dict[str, Interval]] = {}
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
@@ -201,6 +204,7 @@ class SequenceRun:
         if record:
             done = record["done"]
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
+            self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
             states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
@@ -260,6 +264,7 @@ class SequenceRun:
         for j in tasks:
             scored = score_task(module.llm, module.tokenizer, self.data.tasks[j], self.data.eval_batch_size, extra)
             self.write(f"predictions/{after}_{self.order[j]}.jsonl", to_jsonl(scored.rows))
+            self.intervals.setdefault(after, {})[self.order[j]] = scored.interval
             scores.append(scored.score)
         return scores
 
@@ -276,6 +281,7 @@ class SequenceRun:
             "complete": done == len(self.order),
             "metric_of_task": {t.spec.name: t.spec.metric for t in self.data.tasks},
             "zero_shot": self.zero_shot,
+            "intervals": self.intervals,
             "majority": [b["majority"] for b in baselines],
             "copy_prompt": [b["copy_prompt"] for b in baselines],
         }

@@ -8,15 +8,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.data.task_sequence import TaskData
 from cl_lightning.distributed import gather, rank, world_size
+from cl_lightning.evaluation.bootstrap import Interval, interval
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.evaluation.text import best_scores, mean_score
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A task's mean score (0..100) and one row per test example: id, prediction, reference, score."""
+    """A task's mean score (0..100), its 95 % interval, and a row per test example: id, prediction, reference, score."""
 
     score: float
+    interval: Interval
     rows: list[dict[str, object]]
 
 
@@ -42,4 +44,4 @@ def score_task(
         {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer, "score": s}
         for e, p, s in zip(examples, predictions, scores, strict=True)
     ]
-    return Scored(mean_score(scores), rows)
+    return Scored(mean_score(scores), interval(scores), rows)
