@@ -1,7 +1,7 @@
 """The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,7 +21,10 @@ from cl_lightning.seeding import generator
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task, ready to train and score. `raw_train`: the chosen training examples as text."""
+    """One task, ready to train and score.
+
+    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not.
+    """
 
     spec: TaskSpec
     train: tuple[Encoded, ...]
@@ -29,10 +32,18 @@ class TaskData:
     test: tuple[Encoded, ...]
     epochs: int
     dropped: int
+    whole: str
 
     @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
+
+
+def _digest(examples: Iterable[Example]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for example in examples:
+        digest.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
+    return digest.hexdigest()
 
 
 class _Collated(Dataset):
@@ -53,6 +64,7 @@ class TaskSequence(LightningDataModule):
         benchmark: which family of tasks.
         root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
         order: task names, in training order; null: the benchmark's own order.
+        random_order: train them in an order drawn by the seed instead.
         train_samples: examples per task, drawn by (seed, task); null: all.
         validation_samples: carved from train, never from test; disjoint from the training examples.
         test_samples: scored prompts per task, drawn by (seed, task); null: all.
@@ -72,6 +84,7 @@ class TaskSequence(LightningDataModule):
         benchmark: Benchmark = TRACE(),  # noqa: B008
         root: str | None = None,
         order: list[str] | None = None,
+        random_order: bool = False,
         train_samples: int | None = None,
         validation_samples: int = 16,
         test_samples: int | None = None,
@@ -105,6 +118,10 @@ class TaskSequence(LightningDataModule):
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._check()
+        if random_order:
+            drawn = torch.randperm(len(self.order), generator=generator(seed, "order")).tolist()
+            self.order = [self.order[i] for i in drawn]
+            self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]
 
     def _check(self) -> None:
         counts = (
@@ -183,8 +200,8 @@ class TaskSequence(LightningDataModule):
             raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
-        carved = self.validation_samples
-        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped)
+        carved, whole = self.validation_samples, _digest([*splits.train, *splits.test])
+        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped, whole)
 
     @property
     def source(self) -> str:
@@ -193,15 +210,10 @@ class TaskSequence(LightningDataModule):
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""
-        digest = hashlib.blake2b(digest_size=8)
-        for task in self.tasks if tasks is None else tasks:
-            for split in (task.train, task.validation, task.test):
-                for encoded in split:
-                    example = encoded.example
-                    digest.update(
-                        "\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode()
-                    )
-        return digest.hexdigest()
+        chosen = self.tasks if tasks is None else tasks
+        return _digest(
+            e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split
+        )
 
     # ---- serving -----------------------------------------------------------------------------------------
 

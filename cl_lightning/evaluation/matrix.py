@@ -207,6 +207,8 @@ def _references(R: Matrix, row: Row, name: str) -> list[float]:
 
 _ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T, bwt_T, aaa, plasticity)
 _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stability, min_acc)
+#: The metrics that need R alone, by name.
+FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
 
 
 def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:

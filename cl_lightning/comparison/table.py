@@ -1,0 +1,192 @@
+"""Runs aligned: methods x sequences, each cell with its seeds; aggregates and paired differences of any metric of R."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from statistics import fmean, stdev
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cl_lightning.comparison.runs import Options, Run, differing, read
+from cl_lightning.errors import StateError
+from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
+from cl_lightning.evaluation.matrix import FUNCTIONS
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A metric over the seeds of a cell: mean, sample standard deviation (None for one seed), 95 % interval of the mean
+    over test examples, number of seeds."""
+
+    mean: float
+    sd: float | None
+    interval: Interval
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Method minus baseline, mean over the seeds both have, with its paired 95 % interval over test examples."""
+
+    mean: float
+    interval: Interval
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Orders:
+    """One metric over task orders of the same tasks: mean of the orders' means, the worst order's, how many."""
+
+    mean: float
+    worst: float
+    orders: int
+
+
+class Comparison:
+    """Runs in a table.
+
+    Attributes:
+        methods: row names; `columns`: column names (A, B, ...); `cells`: (row, column) -> runs by seed.
+        notes: lines that say what each column is, what was kept apart, and what was left out.
+    """
+
+    def __init__(self, runs: Sequence[Run], left_out: Sequence[str] = ()) -> None:
+        rows, columns = _distinct([r.method for r in runs]), _distinct([r.column for r in runs])
+        self.methods = _row_names(rows, runs)
+        self.columns = [_letters(i) for i in range(len(columns))]
+        self.cells: dict[tuple[int, int], list[Run]] = {}
+        for run in sorted(runs, key=lambda r: r.seed):
+            cell = self.cells.setdefault((rows.index(run.method), columns.index(run.column)), [])
+            if cell and cell[-1].seed == run.seed:
+                raise StateError(f"{cell[-1].path} and {run.path} are the same run (seed {run.seed}); leave one out")
+            cell.append(run)
+        self.of_column = columns
+        self.notes = [*_about_columns(self, columns), *left_out]
+        self._resampled: dict[Path, NDArray[np.float64]] = {}
+
+    # ---- figures -----------------------------------------------------------------------------------------
+
+    def aggregate(self, row: int, column: int, metric: str) -> Aggregate | None:
+        """A cell's metric over its seeds; None where there is no run. Raises ValueError where R does not allow it."""
+        runs = self.cells.get((row, column), [])
+        if not runs:
+            return None
+        values = [FUNCTIONS[metric](run.R) for run in runs]
+        spread = stdev(values) if len(values) > 1 else None
+        drawn = np.mean([self._values(run, metric) for run in runs], axis=0)
+        return Aggregate(fmean(values), spread, percentiles(drawn), len(values))
+
+    def difference(self, row: int, baseline: int, column: int, metric: str) -> Difference | None:
+        """Row minus baseline in one column, paired by seed and test example; None where they share no seed."""
+        ours, theirs = ({r.seed: r for r in self.cells.get((m, column), [])} for m in (row, baseline))
+        seeds = sorted(ours.keys() & theirs.keys())
+        if not seeds:
+            return None
+        mean = fmean(FUNCTIONS[metric](ours[s].R) - FUNCTIONS[metric](theirs[s].R) for s in seeds)
+        drawn = [self._values(ours[s], metric) - self._values(theirs[s], metric) for s in seeds]
+        return Difference(mean, percentiles(np.mean(drawn, axis=0)), len(seeds))
+
+    def over_orders(self, row: int, metric: str) -> list[Orders]:
+        """For each set of tasks of which this method has run several orders: mean and worst order, higher being better.
+
+        Columns count as orders of one another where they differ in nothing else.
+        """
+        families: dict[str, dict[tuple[str, ...], list[float]]] = {}
+        for (r, column), runs in self.cells.items():
+            family = repr({k: v for k, v in sorted(self.of_column[column].items()) if k not in ORDER})
+            for run in runs if r == row else []:
+                families.setdefault(family, {}).setdefault(run.order, []).append(FUNCTIONS[metric](run.R))
+        means = [[fmean(values) for values in orders.values()] for orders in families.values()]
+        return [Orders(fsum(m) / len(m), min(m), len(m)) for m in means if len(m) > 1]
+
+    def _values(self, run: Run, metric: str) -> NDArray[np.float64]:
+        """(RESAMPLES,) values of the metric, each on an R of resampled test examples."""
+        if run.path not in self._resampled:
+            self._resampled[run.path] = _resampled_matrices(run)
+        return np.array([FUNCTIONS[metric](R) for R in self._resampled[run.path].tolist()])
+
+
+#: What columns may differ in and still be orders of the same tasks.
+ORDER = ("order", "data.random_order", "data.benchmark.order")
+
+
+def compare(paths: Iterable[Path]) -> Comparison:
+    """Read and align run folders; unfinished ones are left out and named.
+
+    Raises:
+        StateError: damaged folders, one run twice, no finished run.
+    """
+    runs, left_out = [], []
+    for path in paths:
+        run = read(path)
+        done = run.record["done"]
+        if done == len(run.order):
+            runs.append(run)
+        else:
+            left_out.append(f"left out: {path}, {done} of {len(run.order)} tasks done")
+    if not runs:
+        raise StateError(f"no finished run to compare; {'; '.join(left_out)}")
+    return Comparison(runs, left_out)
+
+
+def _resampled_matrices(run: Run) -> NDArray[np.float64]:
+    """(RESAMPLES, T, T), 0 above the diagonal. The same examples are drawn alike in every run: pairs stay pairs."""
+    T = len(run.order)
+    R = np.zeros((RESAMPLES, T, T))
+    for j in range(T):
+        ids = run.cells[j, j][0]
+        scores = [run.cells[i, j][1] for i in range(j, T)]
+        R[:, j:, j] = resampled_means(scores, seed=crc32("\0".join(ids).encode()))
+    return R.clip(0, 100)  # a mean of hundreds may round above
+
+
+def _distinct(options: Sequence[Options]) -> list[Options]:
+    found: list[Options] = []
+    for each in options:
+        if each not in found:
+            found.append(each)
+    return found
+
+
+def _row_names(rows: Sequence[Options], runs: Sequence[Run]) -> list[str]:
+    """The experiments' names; where methods share one, with the options in which they differ."""
+    names = [" / ".join(dict.fromkeys(r.record["experiment"] for r in runs if r.method == row)) for row in rows]
+    told = []
+    for row, name in zip(rows, names, strict=True):
+        twins = [other for other, theirs in zip(rows, names, strict=True) if theirs == name]
+        options = [f"{k.rpartition('.')[2]}={row.get(k)}" for k in differing(twins)]
+        told.append(f"{name} ({', '.join(options)})" if options else name)
+    return told
+
+
+def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
+    lines = []
+    for c, (name, column) in enumerate(zip(table.columns, columns, strict=True)):
+        runs = [run for (_, j), cell in table.cells.items() if j == c for run in cell]
+        seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+        lines.append(f"{name}: {column['order']}; data: {column['data.what']}; base: {runs[0].base}; seeds: {seeds}")
+    for name, column in zip(table.columns[1:], columns[1:], strict=True):
+        told = ", ".join(_told(option, columns[0], column) for option in _apart(columns[0], column))
+        lines.append(f"{name} is kept apart from {table.columns[0]}: other {told}")
+    return lines
+
+
+def _apart(one: Options, other: Options) -> list[str]:
+    """In what two columns differ; of the facts about tasks, those about tasks that both have."""
+    shared, about_a_task = one.keys() & other.keys(), ("checksum.", "metric.")
+    names = [n for n in differing([one, other]) if n in shared or not n.startswith(about_a_task)]
+    return [n for n in names if n != "order"] or names
+
+
+def _told(option: str, one: Options, other: Options) -> str:
+    if option.startswith("checksum."):
+        return f"examples of {option.removeprefix('checksum.')}"
+    values = [str(each.get(option, "null")) for each in (other, one)]
+    return option if max(map(len, values)) > 40 else f"{option} ({values[0]}, not {values[1]})"
+
+
+def _letters(index: int) -> str:
+    return (_letters(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
