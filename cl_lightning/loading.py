@@ -18,7 +18,7 @@ class LoadedRun:
     """A run's results and its model.
 
     Attributes:
-        module: the LLM with every finished task's branch in place.
+        module: the LLM with every (chosen) finished task's branch in place.
         matrix: R[i][j], score on task j after task i, 0..100; None where not scored.
         record: everything sequence.json says (order, data, seed, versions, ...).
     """
@@ -28,8 +28,12 @@ class LoadedRun:
     record: dict[str, Any]
 
 
-def load_run(path: str | Path) -> LoadedRun:
+def load_run(path: str | Path, tasks: int | None = None) -> LoadedRun:
     """Rebuild the model of a run folder from its base and its stored branches.
+
+    Args:
+        path: the run folder.
+        tasks: the model as it was after so many tasks, 0 being the base; None: after all that are done.
 
     Raises:
         StateError: no run folder, or a damaged or foreign one.
@@ -44,6 +48,6 @@ def load_run(path: str | Path) -> LoadedRun:
     module.load(module.backbone.load_tokenizer())
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
-    done = record["order"][: record["done"]]
+    done = record["order"][: record["done"] if tasks is None else tasks]
     module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in done])
     return LoadedRun(module.eval(), record["R"], record)

@@ -64,6 +64,7 @@ def tables(path: Path) -> list[Table]:
             rows.append([label, *metrics[key]])
     rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in order]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
+    state += f" ({record['view']})" if "view" in record else ""
     found = [
         _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),
         _table(

@@ -1,7 +1,6 @@
 """The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root
+from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
@@ -37,13 +36,6 @@ class TaskData:
     @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
-
-
-def _digest(examples: Iterable[Example]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for example in examples:
-        digest.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
-    return digest.hexdigest()
 
 
 class _Collated(Dataset):
@@ -200,7 +192,7 @@ class TaskSequence(LightningDataModule):
             raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
-        carved, whole = self.validation_samples, _digest([*splits.train, *splits.test])
+        carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
         return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped, whole)
 
     @property
@@ -211,9 +203,7 @@ class TaskSequence(LightningDataModule):
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""
         chosen = self.tasks if tasks is None else tasks
-        return _digest(
-            e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split
-        )
+        return digest(e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split)
 
     # ---- serving -----------------------------------------------------------------------------------------
 

@@ -58,6 +58,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
+#: Metrics that read the prompt; for the others it may be anything.
+PROMPTED = frozenset({"sari", "sari_trace"})
+
+
 def metric(name: str) -> Metric:
     """The metric called `name`. Raises ConfigError naming the nearest ones where there is none."""
     if name not in METRICS:
