@@ -13,17 +13,21 @@ from cl_lightning.comparison.runs import find
 from cl_lightning.comparison.table import Comparison, compare
 from cl_lightning.comparison.write import FORMATS
 from cl_lightning.errors import ConfigError, UserError, nearest
-from cl_lightning.evaluation.matrix import FUNCTIONS
+from cl_lightning.evaluation.matrix import FUNCTIONS, REFERENCED
 from cl_lightning.state import write_atomic
 
 METRICS = ("ap", "fp", "forget_T")
+NAMES = (*FUNCTIONS, *REFERENCED)
 
 
 def parser() -> ArgumentParser:
     """The command line's options."""
     made = ArgumentParser("cl_lightning.compare", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of them, or globs")
-    made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(FUNCTIONS)}")
+    made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    made.add_argument(
+        "--references", nargs="+", default=[], metavar="RUN", help="one-task runs, for fwt_sapt and intransigence"
+    )
     made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
     made.add_argument("--format", choices=FORMATS, default="markdown")
     made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
@@ -38,15 +42,15 @@ def text(argv: Sequence[str]) -> tuple[str, Path | None]:
     """
     options = parser().parse_args(argv)
     for name in options.metrics:
-        if name not in FUNCTIONS:
-            raise ConfigError(f"--metrics: no metric {name!r} of R alone; {nearest(name, FUNCTIONS)}")
-    table = compare(find(options.runs))
-    shortest = min((cell[0] for cell in table.cells.values()), key=lambda run: len(run.order))
-    try:
-        for name in options.metrics:
-            FUNCTIONS[name](shortest.R)
-    except ValueError as error:
-        raise ConfigError(f"--metrics: {shortest.path}: {error}") from None
+        if name not in NAMES:
+            raise ConfigError(f"--metrics: no metric {name!r} to compare; {nearest(name, NAMES)}")
+    table = compare(find(options.runs), find(options.references))
+    for run in (run for cell in table.cells.values() for run in cell):
+        try:
+            for name in options.metrics:
+                table.value(run, name)
+        except ValueError as error:
+            raise ConfigError(f"--metrics: {run.path}: {error}") from None
     return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
 
 

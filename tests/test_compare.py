@@ -17,7 +17,7 @@ import yaml
 from cl_lightning.compare import main, text
 from cl_lightning.comparison.runs import find
 from cl_lightning.comparison.table import compare
-from cl_lightning.errors import StateError
+from cl_lightning.errors import ConfigError, StateError
 from cl_lightning.state import RunFolder, read_record, to_jsonl
 from tests.conftest import ROOT
 
@@ -198,6 +198,27 @@ def test_other_budgets_are_no_orders_of_one_another(run: MakeRun) -> None:
     assert table.over_orders(0, "fp") == []
 
 
+def test_references_are_one_task_runs_that_agree_in_all_but_the_order(run: MakeRun) -> None:
+    def alone(task: str, score: float, seed: int = 1, **options: Any) -> Path:
+        return run("alone", seed, {(0, 0): [score]}, order=(task,), **options)
+
+    sequence = run("lora", 1)
+    references = [alone("FOMC", 80.0), alone("FOMC", 90.0, 2), alone("Py150", 84.0)]
+    table = compare([sequence], references)
+    assert table.value(table.cells[0, 0][0], "intransigence") == (85 + 84) / 2 - 77.5
+    found = table.aggregate(0, 0, "fwt_sapt")
+    assert found.mean == 77.5 - 84.5
+    assert found.interval[0] < found.mean < found.interval[1]
+    ask = [str(sequence), "--metrics", "intransigence", "--references"]
+    made, _ = text([*ask, *map(str, references)])
+    assert "| lora | 7.00 | 1 |" in made
+    assert "- reference: Py150 alone, alone, seed 1" in made
+    other = alone("Py150", 84.0, **{"data.train_samples": 5})  # another budget
+    for lacking in ([references[0]], [references[0], other]):
+        with pytest.raises(ConfigError, match="of task 1 is missing"):
+            text([*ask, *map(str, lacking)])
+
+
 # --- what is refused or left out ----------------------------
 
 
@@ -291,7 +312,7 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert told(*runs, "--format=latex", f"--out={out}") == (0, "")
     assert out.read_text().endswith("\\end{tabular}\n")
     for argv, line in [
-        ((*runs, "--metrics", "fpp"), "error: --metrics: no metric 'fpp' of R alone; did you mean fp?"),
+        ((*runs, "--metrics", "fpp"), "error: --metrics: no metric 'fpp' to compare; did you mean fp?"),
         ((*runs, "--baseline=lora"), "error: --baseline: no method 'lora' in the table; did you mean lora_1?"),
         ((str(tmp_path / "no"),), f"error: {tmp_path}/no: no run folder"),
         ((str(run("one", order=("FOMC",), scores={(0, 0): [1.0]})), "--metrics", "bwt"), "error: --metrics: "),

@@ -1,6 +1,6 @@
 """Runs aligned: methods x sequences, each cell with its seeds; aggregates and paired differences of any metric of R."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cl_lightning.comparison.runs import Options, Run, differing, read
 from cl_lightning.errors import StateError
 from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.evaluation.matrix import FUNCTIONS
+from cl_lightning.evaluation.matrix import FUNCTIONS, REFERENCED, Matrix
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Comparison:
         notes: lines that say what each column is, what was kept apart, and what was left out.
     """
 
-    def __init__(self, runs: Sequence[Run], left_out: Sequence[str] = ()) -> None:
+    def __init__(self, runs: Sequence[Run], left_out: Sequence[str] = (), references: Sequence[Run] = ()) -> None:
         rows, columns = _distinct([r.method for r in runs]), _distinct([r.column for r in runs])
         self.methods = _row_names(rows, runs)
         self.columns = [_letters(i) for i in range(len(columns))]
@@ -65,7 +65,9 @@ class Comparison:
             cell.append(run)
         self.of_column = columns
         self.notes = [*_about_columns(self, columns), *left_out]
+        self.notes += [f"reference: {r.order[0]} alone, {r.record['experiment']}, seed {r.seed}" for r in references]
         self._resampled: dict[Path, NDArray[np.float64]] = {}
+        self.references = references
 
     # ---- figures -----------------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class Comparison:
         runs = self.cells.get((row, column), [])
         if not runs:
             return None
-        values = [FUNCTIONS[metric](run.R) for run in runs]
+        values = [self.value(run, metric) for run in runs]
         spread = stdev(values) if len(values) > 1 else None
         drawn = np.mean([self._values(run, metric) for run in runs], axis=0)
         return Aggregate(fmean(values), spread, percentiles(drawn), len(values))
@@ -85,7 +87,7 @@ class Comparison:
         seeds = sorted(ours.keys() & theirs.keys())
         if not seeds:
             return None
-        mean = fmean(FUNCTIONS[metric](ours[s].R) - FUNCTIONS[metric](theirs[s].R) for s in seeds)
+        mean = fmean(self.value(ours[s], metric) - self.value(theirs[s], metric) for s in seeds)
         drawn = [self._values(ours[s], metric) - self._values(theirs[s], metric) for s in seeds]
         return Difference(mean, percentiles(np.mean(drawn, axis=0)), len(seeds))
 
@@ -98,23 +100,40 @@ class Comparison:
         for (r, column), runs in self.cells.items():
             family = repr({k: v for k, v in sorted(self.of_column[column].items()) if k not in ORDER})
             for run in runs if r == row else []:
-                families.setdefault(family, {}).setdefault(run.order, []).append(FUNCTIONS[metric](run.R))
+                families.setdefault(family, {}).setdefault(run.order, []).append(self.value(run, metric))
         means = [[fmean(values) for values in orders.values()] for orders in families.values()]
         return [Orders(fsum(m) / len(m), min(m), len(m)) for m in means if len(m) > 1]
 
+    def value(self, run: Run, metric: str) -> float:
+        """The metric of one run. Raises ValueError where R or the references do not allow it."""
+        return self._function(run, metric)(run.R)
+
     def _values(self, run: Run, metric: str) -> NDArray[np.float64]:
-        """(RESAMPLES,) values of the metric, each on an R of resampled test examples."""
+        """(RESAMPLES,) values of the metric, each on an R of resampled test examples; references are not resampled."""
         if run.path not in self._resampled:
             self._resampled[run.path] = _resampled_matrices(run)
-        return np.array([FUNCTIONS[metric](R) for R in self._resampled[run.path].tolist()])
+        function = self._function(run, metric)
+        return np.array([function(R) for R in self._resampled[run.path].tolist()])
+
+    def _function(self, run: Run, metric: str) -> Callable[[Matrix], float]:
+        if metric in FUNCTIONS:
+            return FUNCTIONS[metric]
+        row = [_reference(run, task, self.references) for task in run.order]
+        return lambda R: REFERENCED[metric](R, row)
 
 
+#: Facts that a column has of each task.
+ABOUT_A_TASK = ("checksum.", "metric.")
 #: What columns may differ in and still be orders of the same tasks.
 ORDER = ("order", "data.random_order", "data.benchmark.order")
 
 
-def compare(paths: Iterable[Path]) -> Comparison:
+def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Comparison:
     """Read and align run folders; unfinished ones are left out and named.
+
+    Args:
+        paths: the runs.
+        references: runs of one task each, for `fwt_sapt` and `intransigence`.
 
     Raises:
         StateError: damaged folders, one run twice, no finished run.
@@ -129,7 +148,22 @@ def compare(paths: Iterable[Path]) -> Comparison:
             left_out.append(f"left out: {path}, {done} of {len(run.order)} tasks done")
     if not runs:
         raise StateError(f"no finished run to compare; {'; '.join(left_out)}")
-    return Comparison(runs, left_out)
+    return Comparison(runs, left_out, [read(path) for path in references])
+
+
+def _reference(run: Run, task: str, references: Sequence[Run]) -> float | None:
+    """Mean score of the one-task runs of this task that agree with `run` in all but the order; None where none do."""
+    alone = {k: v for k, v in run.column.items() if k not in (*ORDER, "tasks") and not _of_another(k, task)}
+    found = [
+        FUNCTIONS["ap"](other.R)
+        for other in references
+        if other.order == (task,) and {k: v for k, v in other.column.items() if k not in (*ORDER, "tasks")} == alone
+    ]
+    return fmean(found) if found else None
+
+
+def _of_another(option: str, task: str) -> bool:
+    return option.startswith(ABOUT_A_TASK) and not option.endswith(f".{task}")
 
 
 def _resampled_matrices(run: Run) -> NDArray[np.float64]:
@@ -176,8 +210,8 @@ def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
 
 def _apart(one: Options, other: Options) -> list[str]:
     """In what two columns differ; of the facts about tasks, those about tasks that both have."""
-    shared, about_a_task = one.keys() & other.keys(), ("checksum.", "metric.")
-    names = [n for n in differing([one, other]) if n in shared or not n.startswith(about_a_task)]
+    shared = one.keys() & other.keys()
+    names = [n for n in differing([one, other]) if n in shared or not n.startswith(ABOUT_A_TASK)]
     return [n for n in names if n != "order"] or names
 
 

@@ -209,6 +209,8 @@ _ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T, bwt_T, aaa, p
 _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stability, min_acc)
 #: The metrics that need R alone, by name.
 FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
+#: Those that also need a reference score for each task.
+REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
 
 
 def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:
@@ -230,7 +232,7 @@ def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) 
         if ahead and zero_shot is not None and all(_has(zero_shot, j) for j in range(T)):
             values["fwt_gem"] = fwt_gem(R, zero_shot)
     if single is not None:
-        values |= {"fwt_sapt": fwt_sapt(R, single), "intransigence": intransigence(R, single)}
+        values |= {name: f(R, single) for name, f in REFERENCED.items()}
     return values
 
 
