@@ -67,6 +67,7 @@ class Comparison:
         self.notes = [*_about_columns(self, columns), *left_out]
         self.notes += [f"reference: {r.order[0]} alone, {r.record['experiment']}, seed {r.seed}" for r in references]
         self._resampled: dict[Path, NDArray[np.float64]] = {}
+        self._drawn: dict[tuple[Path, str], NDArray[np.float64]] = {}
         self.references = references
 
     # ---- figures -----------------------------------------------------------------------------------------
@@ -110,10 +111,12 @@ class Comparison:
 
     def _values(self, run: Run, metric: str) -> NDArray[np.float64]:
         """(RESAMPLES,) values of the metric, each on an R of resampled test examples; references are not resampled."""
-        if run.path not in self._resampled:
-            self._resampled[run.path] = _resampled_matrices(run)
-        function = self._function(run, metric)
-        return np.array([function(R) for R in self._resampled[run.path].tolist()])
+        if (run.path, metric) not in self._drawn:
+            if run.path not in self._resampled:
+                self._resampled[run.path] = _resampled_matrices(run)
+            function = self._function(run, metric)
+            self._drawn[run.path, metric] = np.array([function(R) for R in self._resampled[run.path].tolist()])
+        return self._drawn[run.path, metric]
 
     def _function(self, run: Run, metric: str) -> Callable[[Matrix], float]:
         if metric in FUNCTIONS:
