@@ -72,7 +72,7 @@ def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -
     for step in range(steps):
         chosen = [examples[(step * BATCH + i) % len(examples)] for i in range(BATCH)]
         batch = {k: v.to(device()) for k, v in training_batch(chosen, tokenizer.pad_token_id).items()}
-        ours = module.step_loss({**batch, "weight": 1.0, "step_tokens": sum(len(e.answer_ids) for e in chosen)}, 1, 1)
+        ours = module.sample_nll(batch).sum() / sum(len(e.answer_ids) for e in chosen)
         losses = [ours, peft(**batch).loss]
         for loss, optimizer, parameters in zip(losses, optimizers, sides, strict=True):
             optimizer.zero_grad()

@@ -3,8 +3,12 @@
 from cl_lightning.lazy import lazy_exports
 
 EXPORTS = {
+    "AttentiveReflection": "attentive_reflection",
+    "EWC": "ewc",
     "GateOrthogonalization": "gate_orthogonalization",
     "InputSubspaces": "input_subspaces",
+    "LwF": "lwf",
+    "MIGU": "migu",
     "ReplayBuffer": "replay_buffer",
     "ScoreMatrix": "score_matrix",
     "SliceInit": "slice_init",

@@ -12,7 +12,6 @@ restores row norms after projecting, which breaks it (`row_norms`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,10 +23,9 @@ from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gate import constrain
-from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
 from cl_lightning.state import to_csv
-from cl_lightning.subspaces import Count, Design, Energy, design, empty, held
+from cl_lightning.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
 from cl_lightning.task_callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -51,11 +49,15 @@ class GateOrthogonalization(GrownSubspaces):
         energy, count: see `InputSubspaces`; the published code's are eigen_squared, below.
         key: direction of the key's start: leading one of the new prompts' features outside M ("pca"; "pca_one_sided":
             the published code's of May 2025), or "random" (that of November 2025).
+        chunks: blocks of coordinates with a subspace each (of embeddings and of the key's features).
+        counting: "equal": each prompt weighs the same in the features' covariances; "published": that of the second
+            weight's is a running mean whose count is ahead by a batch, as in the published code.
         samples: training prompts of a task that are looked at, drawn by (seed, task).
         probes: held-out prompts of each task on which gates are measured.
         batch_size: prompts at a time on each rank.
         ablation: leave out the start ("no_init"), the updates' projection ("no_update"), or both ("none").
-        row_norms: after projecting, give each row its norm back, as the published T5 code: breaks the guarantee.
+        row_norms: project each update by itself and then give each row its norm back, as the published T5 code: that
+            breaks the guarantee.
     """
 
     phase, slot = 30, "gates"
@@ -67,16 +69,18 @@ class GateOrthogonalization(GrownSubspaces):
         energy: Energy = "eigen",
         count: Count = "reach",
         key: Design = "pca",
+        chunks: int = 1,
+        counting: Literal["equal", "published"] = "equal",
         samples: int = 256,
         probes: int = 32,
         batch_size: int = 32,
         ablation: Literal["no_init", "no_update", "none"] | None = None,
         row_norms: bool = False,
     ) -> None:
-        super().__init__(share, tasks, energy, count, samples, batch_size)
+        super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
         if probes < 1:
             raise ConfigError(f"boundary.gates.probes: {probes} must be 1 or more")
-        self.key, self.probes = key, probes
+        self.key, self.counting, self.probes = key, counting, probes
         self.starts_outside = ablation not in ("no_init", "none")
         self.moves_outside = ablation not in ("no_update", "none")
         self.row_norms = row_norms
@@ -94,6 +98,15 @@ class GateOrthogonalization(GrownSubspaces):
             ]
         return []
 
+    def check_run(self, run: SequenceRun) -> None:
+        super().check_run(run)
+        self.divides({"the embedding": run.module.adapter.embedding_size})
+
+    def _chunks(self, count: int) -> list[int]:
+        """Of each weight's inputs: embeddings and the key's features are divided, hidden layers are not."""
+        divided = {0, count - 1} if count > 2 else {0}
+        return [self.chunks if index in divided else 1 for index in range(count)]
+
     # ---- start -------------------------------------------------------------------------------------------
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
@@ -106,7 +119,7 @@ class GateOrthogonalization(GrownSubspaces):
         self._outside = 1.0 - held(M, C, self.energy)
         if self.starts_outside:
             try:
-                direction = design(M, C, key.detach(), self.key)
+                direction = design(M, C, key.detach(), self.key, self._chunks(len(gates.new))[-1])
             except ValueError:
                 raise TrainingError(
                     f"boundary of task {name}: earlier prompts fill all {len(M)} dimensions of the gate's features, "
@@ -144,6 +157,7 @@ class GateOrthogonalization(GrownSubspaces):
             weight.copy_(constrain(weight, start, M))
             if self.row_norms:
                 weight.mul_(norms / weight.norm(dim=1, keepdim=True))
+                start.copy_(weight)
 
     # ---- growth and what the gates do --------------------------------------------------------------------
 
@@ -159,7 +173,8 @@ class GateOrthogonalization(GrownSubspaces):
         covariances = self._covariances(run, task)
         named = {str(index): C for index, C in enumerate(covariances)}
         bases = self.bases
-        self.bases = [M for _, M in self.grown(named, lambda index: bases[int(index)], share)]
+        chunks = dict(zip(named, self._chunks(len(bases)), strict=True))
+        self.bases = [M for _, M in self.grown(named, lambda index: bases[int(index)], share, chunks)]
         of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
         old = [of_new[j] for j in run.order[:task]]
         row = [
@@ -173,27 +188,22 @@ class GateOrthogonalization(GrownSubspaces):
     def _covariances(self, run: SequenceRun, task: int) -> list[Tensor]:
         """Of what each weight of the newest gate multiplies on the task's prompts, all ranks: (in, in) float64 each."""
         adapter = run.module.adapter
-        sums = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
-        examples = self.examples(run, task)
+        means = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
+        examples, seen = self.examples(run, task), 0
         with torch.no_grad():
-            for batch in self._batches(run, examples):
-                for total, p in zip(sums, adapter.gates.features(adapter.pooled(batch)), strict=True):
-                    wide = p.double()
-                    total += wide.t() @ wide
-        return [distributed.sum_(total) / len(examples) for total in sums]
+            for batch in run.batches(examples, self.batch_size):
+                for index, p in enumerate(adapter.gates.features(adapter.pooled(batch))):
+                    twice = self.counting == "published" and index == 1
+                    means[index] = add_to_mean(means[index], seen, p.double(), twice)
+                seen += len(batch["input_ids"])
+        return [distributed.sum_(mean * seen) / len(examples) for mean in means]
 
     @torch.no_grad()
     def _coefficients(self, run: SequenceRun, source: int) -> Tensor:
         """a (prompts, gates) on held-out prompts of a task, of all ranks, on the CPU."""
         adapter, probes = run.module.adapter, run.data.tasks[source].test[: self.probes]
-        mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in self._batches(run, probes)]
+        mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in run.batches(probes, self.batch_size)]
         return torch.cat([a for part in distributed.gather(mine) for a in part])
-
-    def _batches(self, run: SequenceRun, examples: list[Encoded]) -> Iterator[dict[str, Any]]:
-        rank, world_size = distributed.rank(), distributed.world_size()
-        for batch in run.data.boundary_loader(examples, self.batch_size, rank, world_size):
-            batch.pop("index")
-            yield run.module.transfer_batch_to_device(batch, run.module.llm.device, 0)
 
     # ---- state -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from cl_lightning import distributed
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.seeding import generator
 from cl_lightning.subspaces import Count, Energy, grow, threshold
 from cl_lightning.task_callback import TaskCallback
 
@@ -26,15 +25,22 @@ class GrownSubspaces(TaskCallback):
     slot: ClassVar[str]
 
     def __init__(
-        self, share: float, tasks: int | None, energy: Energy, count: Count, samples: int, batch_size: int
+        self,
+        share: float,
+        tasks: int | None,
+        energy: Energy,
+        count: Count,
+        chunks: int,
+        samples: int,
+        batch_size: int,
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"boundary.{self.slot}.share: {share} is a share of energy, above 0 and up to 1")
-        for name, value in (("samples", samples), ("batch_size", batch_size), ("tasks", tasks)):
+        for name, value in (("samples", samples), ("batch_size", batch_size), ("tasks", tasks), ("chunks", chunks)):
             if value is not None and value < 1:
                 raise ConfigError(f"boundary.{self.slot}.{name}: {value} must be 1 or more")
         self.share, self.tasks, self.energy, self.count = share, tasks, energy, count
-        self.samples, self.batch_size = samples, batch_size
+        self.chunks, self.samples, self.batch_size = chunks, samples, batch_size
 
     def check_run(self, run: SequenceRun) -> None:
         """See the base class."""
@@ -44,18 +50,26 @@ class GrownSubspaces(TaskCallback):
                 f"use {len(run.order)} or more, or null"
             )
 
+    def divides(self, sizes: Mapping[str, int]) -> None:
+        """Refuse widths that `chunks` does not divide, by name."""
+        for name, size in sizes.items():
+            if size % self.chunks:
+                raise ConfigError(f"boundary.{self.slot}.chunks: {self.chunks} does not divide {name}'s {size} inputs")
+
     def examples(self, run: SequenceRun, task: int) -> list[Encoded]:
-        """Those of a task's training examples that are looked at, drawn by (seed, task)."""
-        train = run.data.tasks[task].train
-        order = torch.randperm(len(train), generator=generator(run.seed, self.slot, run.order[task])).tolist()
-        return [train[i] for i in order[: self.samples]]
+        """Those of a task's training examples that are looked at."""
+        return run.draw(task, self.samples, self.slot)
 
     def share_after(self, run: SequenceRun, task: int) -> float:
         """Of the energy, that is to be held after a task."""
         return threshold(self.share, task, self.tasks or len(run.order))
 
     def grown(
-        self, covariances: Mapping[str, Tensor], basis: Callable[[str], Tensor], share: float
+        self,
+        covariances: Mapping[str, Tensor],
+        basis: Callable[[str], Tensor],
+        share: float,
+        chunks: Mapping[str, int],
     ) -> Iterator[tuple[str, Tensor]]:
         """(name, M grown) for every C and basis(name) = M: on one rank each, all at once; all take its answer.
 
@@ -68,7 +82,7 @@ class GrownSubspaces(TaskCallback):
         for index, (name, C) in enumerate(covariances.items()):
             if index % world == rank:
                 try:
-                    mine[name] = grow(basis(name), C, share, self.energy, self.count)
+                    mine[name] = grow(basis(name), C, share, self.energy, self.count, chunks[name])
                 except (ValueError, torch.linalg.LinAlgError) as error:
                     fault = fault or f"boundary.{self.slot}, {name}: {error}"
         if found := next(filter(None, distributed.gather(fault)), None):

@@ -9,7 +9,7 @@ cross-attention have their own, of the encoder's states. See `cl_lightning.subsp
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.names import query_of
 from cl_lightning.errors import TrainingError
 from cl_lightning.subspaces import Count, Design, Energy, Subspace, design, empty, held
 from cl_lightning.task_callback import Table, TaskCallback
@@ -41,6 +42,10 @@ class InputSubspaces(GrownSubspaces):
         energy: "eigen": of sum ||x||^2; "eigen_squared": the published code's, which is much weaker.
         count: "reach" that share; "below": the first task stops one direction short, as in the published code.
         design: "pca" of the new inputs' part outside M, "pca_one_sided" (the published code's), or "random".
+        chunks: blocks of coordinates with a subspace each, see `cl_lightning.subspaces`.
+        positions: which inputs count: "tokens", or "all", with the padding, as in the published code.
+        cross: inputs of cross-attention's keys and values: their "own", or taken for those of the "query", as in the
+            published code: nothing then protects them.
         samples: examples of a task that are looked at, drawn by (seed, task).
         batch_size: examples per forward pass on each rank.
     """
@@ -54,11 +59,14 @@ class InputSubspaces(GrownSubspaces):
         energy: Energy = "eigen",
         count: Count = "reach",
         design: Design = "pca",
+        chunks: int = 1,
+        positions: Literal["tokens", "all"] = "tokens",
+        cross: Literal["own", "query"] = "own",
         samples: int = 256,
         batch_size: int = 8,
     ) -> None:
-        super().__init__(share, tasks, energy, count, samples, batch_size)
-        self.design = design
+        super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
+        self.design, self.positions, self.cross = design, positions, cross
         self.seen: dict[str, Subspace] = {}  # by the first layer of each input, on the CPU
         self.rows: list[list[Any]] = []
         self._outside: list[float] = []
@@ -71,6 +79,10 @@ class InputSubspaces(GrownSubspaces):
                 "use cl_lightning.adapters.InfLoRA, or boundary.subspaces=null"
             ]
         return []
+
+    def check_run(self, run: SequenceRun) -> None:
+        super().check_run(run)
+        self.divides({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
 
     # ---- the boundary ------------------------------------------------------------------------------------
 
@@ -87,7 +99,7 @@ class InputSubspaces(GrownSubspaces):
             if index % world == distributed.rank():
                 try:
                     for layer in layers:
-                        designed[layer] = design(M, C, adapter.layers[layer].lora_A, self.design)
+                        designed[layer] = design(M, C, adapter.layers[layer].lora_A, self.design, self.chunks)
                 except (ValueError, torch.linalg.LinAlgError) as error:
                     told = told or f"layer {owner}: {error}"
         if found := next(filter(None, distributed.gather(told)), None):
@@ -110,8 +122,9 @@ class InputSubspaces(GrownSubspaces):
         share = self.share_after(run, task)
         covariances = {owner: C for owner, (C, _) in self._covariances(run, task, with_new=True).items()}
         sizes, kept = [], []
-        for owner, M in self.grown(covariances, lambda name: self._basis(name, covariances[name]), share):
-            self.seen[owner] = Subspace.spanned_by(M).to(torch.device("cpu"))
+        chunks = dict.fromkeys(covariances, self.chunks)
+        for owner, M in self.grown(covariances, lambda name: self._basis(name, covariances[name]), share, chunks):
+            self.seen[owner] = Subspace.spanned_by(M, self.chunks).to(torch.device("cpu"))
             sizes.append(100 * M.shape[1] / len(M))
             kept.append(100 * held(M, covariances[owner], self.energy))
         new = [100 * part for part in self._outside]
@@ -123,7 +136,10 @@ class InputSubspaces(GrownSubspaces):
     def _covariances(self, run: SequenceRun, task: int, with_new: bool) -> dict[str, tuple[Tensor, list[str]]]:
         """First layer of each input -> covariance (n, n) and all layers with that input."""
         examples = self.examples(run, task)
-        by_layer = run.input_moments((examples, [1.0] * len(examples)), self.batch_size, with_new)
+        weighted = (examples, [1.0] * len(examples))
+        by_layer = run.input_moments(weighted, self.batch_size, with_new, self.positions == "all")
+        if self.cross == "query":
+            by_layer = {name: by_layer[query_of(name)] for name in by_layer}
         owned: dict[int, tuple[str, Tensor, list[str]]] = {}
         for layer in run.module.adapter.layers:
             C = by_layer[layer]
@@ -146,7 +162,9 @@ class InputSubspaces(GrownSubspaces):
         return {owner: s.basis.contiguous() for owner, s in self.seen.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.seen = {owner: Subspace(basis, self._by_complement[owner]) for owner, basis in tensors.items()}
+        self.seen = {
+            owner: Subspace(basis, self._by_complement[owner], self.chunks) for owner, basis in tensors.items()
+        }
 
     def tables(self) -> list[Table]:
         return [Table("what inputs each task added (energy: the declared rule's)", COLUMNS, self.rows)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_lightning.evaluation.matrix import summary
 from cl_lightning.task_callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -15,9 +14,10 @@ class ScoreMatrix(TaskCallback):
     """After each task: its row of R in one line; scores and sequence metrics to the loggers."""
 
     def on_task_scored(self, run: SequenceRun, task: int) -> None:
-        row = run.matrix[task][: task + 1]
-        cells = "  ".join(f"{name} {score:.1f}" for name, score in zip(run.order, row, strict=False))
+        row = {name: score for name, score in zip(run.columns, run.matrix[task], strict=True) if score is not None}
+        cells = "  ".join(f"{name} {score:.1f}" for name, score in row.items())
         run.say(f"  scores after task {task + 1}/{len(run.order)}: {cells}")
-        metrics = {f"cl/{k}": v for k, v in summary([r[: task + 1] for r in run.matrix]).items() if v is not None}
-        scores = {f"task/{name}/score": score for name, score in zip(run.order, row, strict=False)}
-        run.log({**metrics, **scores, "cl/learned": row[-1], "cl/tasks_done": task + 1})
+        metrics = {f"cl/{k}": v for k, v in run.summary().items() if v is not None}
+        scores = {f"task/{name}/score": score for name, score in row.items()}
+        new = {"cl/learned": row[run.order[task]]} if run.order[task] in row else {}
+        run.log({**metrics, **scores, **new, "cl/tasks_done": task + 1})

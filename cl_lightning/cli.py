@@ -42,6 +42,13 @@ NOT_IDENTITY_OF = {
     "data": ("root", "eval_batch_size"),
 }
 
+#: How the first line of a run says what is trained.
+PROTOCOLS = {
+    "sequential": "{} tasks, each",
+    "joint": "joint training on {} tasks together,",
+    "independent": "{} tasks, each from the base model,",
+}
+
 #: Of more valid names than these, only the nearest are told.
 MANY = 25
 
@@ -182,7 +189,7 @@ def run() -> None:
     cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
-    _check(module, boundary, observers)
+    _check(module, data, boundary, observers)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
 
@@ -191,13 +198,15 @@ def run() -> None:
     data.prepare(tokenizer, module.encoder_decoder)
     resolved = cli.resolved()
     experiment = settings.experiment or _experiment(sys.argv[1:])
+    if settings.continue_from and data.protocol != "sequential":
+        raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol}")
     parent = continuing.read_parent(settings.continue_from, module, data) if settings.continue_from else None
     facts = {
         "experiment": experiment,
         "data": data.source,
         "base": module.base_hash,
-        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.tasks},
-        "sources": {t.spec.name: t.whole for t in data.tasks},
+        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
+        "sources": {t.spec.name: t.whole for t in data.evaluated},
         "adapter": continuing.adapter_settings(module),
         "continues": parent.record["identity"] if parent else None,
     }
@@ -232,9 +241,23 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, message=".*does not have many workers.*")
 
 
-def _check(module: ContinualLM, boundary: dict[str, TaskCallback], observers: dict[str, TaskCallback]) -> None:
+def _check(
+    module: ContinualLM,
+    data: TaskSequence,
+    boundary: dict[str, TaskCallback],
+    observers: dict[str, TaskCallback],
+) -> None:
     """Refuse what cannot run together, before anything is loaded."""
     reasons = list(module.adapter.check(boundary))
+    if data.protocol != "sequential":
+        reasons += [
+            f"boundary.{slot} keeps what earlier tasks were, with data.protocol={data.protocol} there are none; "
+            f"use boundary.{slot}=null"
+            for slot in boundary
+            if slot != "init"
+        ]
+        if module.adapter.offset == "baked":
+            reasons.append(f"model.adapter.offset: baked changes W, data.protocol={data.protocol} needs displacement")
     both = sorted(boundary.keys() & observers.keys())
     reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
     everyone = {**boundary, **observers}
@@ -276,12 +299,13 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(tasks)]
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     return (
-        f"{experiment}: DATA = {data.source}; {len(tasks)} tasks, each {_span([len(t.train) for t in tasks])} training "
+        f"{experiment}: DATA = {data.source}; {PROTOCOLS[data.protocol].format(len(data.columns))} "
+        f"{_span([len(t.train) for t in tasks])} training "
         f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = "
         f"{_span(steps)} steps, "
         f"prompts up to {data.max_prompt_tokens} tokens ({cut} cut in the middle, "
         f"{sum(t.dropped for t in tasks)} long answers dropped), "
-        f"{_span([len(t.test) for t in tasks])} scored prompts per task; lr {cli.model.lr:g}; "
+        f"{_span([len(t.test) for t in data.evaluated])} scored prompts per task; lr {cli.model.lr:g}; "
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
         f"{_held(cli.model)}, seed {data.seed}"
     )

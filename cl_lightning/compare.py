@@ -26,7 +26,11 @@ def parser() -> ArgumentParser:
     made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of them, or globs")
     made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(NAMES)}")
     made.add_argument(
-        "--references", nargs="+", default=[], metavar="RUN", help="one-task runs, for fwt_sapt and intransigence"
+        "--references",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs of tasks alone or all at once, for fwt_sapt, intransigence",
     )
     made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
     made.add_argument("--format", choices=FORMATS, default="markdown")
@@ -48,7 +52,8 @@ def text(argv: Sequence[str]) -> tuple[str, Path | None]:
     for run in (run for cell in table.cells.values() for run in cell):
         try:
             for name in options.metrics:
-                table.value(run, name)
+                if table.defined(run, name):
+                    table.value(run, name)
         except ValueError as error:
             raise ConfigError(f"--metrics: {run.path}: {error}") from None
     return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out

@@ -77,6 +77,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
             **parent.record,
             **facts,
             "order": order,
+            "columns": order,
             "R": [[*row, *[None] * new] for row in parent.record["R"]],
             "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
             "metrics": {**parent.record["metrics"], "complete": False},

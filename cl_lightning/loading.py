@@ -33,7 +33,7 @@ def load_run(path: str | Path, tasks: int | None = None) -> LoadedRun:
 
     Args:
         path: the run folder.
-        tasks: the model as it was after so many tasks, 0 being the base; None: after all that are done.
+        tasks: the model as it was scored after so many tasks, 0 being the base; None: after all that are done.
 
     Raises:
         StateError: no run folder, or a damaged or foreign one.
@@ -41,6 +41,12 @@ def load_run(path: str | Path, tasks: int | None = None) -> LoadedRun:
     """
     folder = Path(path)
     record = read_record(folder)
+    alone = record.get("protocol") == "independent"
+    if alone and tasks is None:
+        raise StateError(
+            f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load; "
+            "tasks=1 is the first task's, tasks=2 the second's"
+        )
     config = yaml.safe_load(read_checked(folder, record, "config.yaml"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ContinualLM, "model")
@@ -49,5 +55,6 @@ def load_run(path: str | Path, tasks: int | None = None) -> LoadedRun:
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
     done = record["order"][: record["done"] if tasks is None else tasks]
-    module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in done])
+    kept = done[-1:] if alone else done
+    module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in kept])
     return LoadedRun(module.eval(), record["R"], record)

@@ -7,6 +7,7 @@ all ranks and micro-batches (not a mean of means), plus the strategy's penalties
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.names import sees_decoder
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone, fingerprint
 from cl_lightning.data.collate import IGNORE
@@ -33,6 +35,35 @@ SCHEDULES = {
 }
 
 
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch of training, as terms of the loss see it.
+
+    Attributes:
+        module: the model.
+        batch: from `data.collate.training_batch`.
+        logits: of the next tokens at all labelled positions, (N, V), with gradients.
+        weight: what a sum over labelled tokens is multiplied by, so that over ranks and micro-batches it becomes the
+            step's token mean.
+    """
+
+    module: "ContinualLM"
+    batch: dict[str, Any]
+    logits: Tensor
+    weight: float | Tensor
+
+
+#: Adds to the loss, by name. A term that is no sum over tokens counts once per step as it is, on every micro-batch.
+LossTerms = Callable[[Step], dict[str, Tensor]]
+
+
+def _eps_before_correction(optimizer: AdamW, *_: Any) -> None:
+    """m / (sqrt(v) + eps), both corrected afterwards, is m / (sqrt(v corrected) + eps / sqrt(1 - beta_2^t))."""
+    for group in optimizer.param_groups:
+        taken = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
+        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+
+
 class ContinualLM(LightningModule):
     """A frozen LLM with a trainable adapter.
 
@@ -44,6 +75,8 @@ class ContinualLM(LightningModule):
         betas: AdamW's.
         schedule: after the warm-up, down to 0 at the task's last step ("constant": not).
         warmup: share of the task's steps with rising learning rate, 0..1.
+        adam: "torch"; or "transformers4": eps is added before the bias correction, as in the optimizer that published
+            codes had from transformers 4 (for comparison only).
     """
 
     def __init__(
@@ -55,6 +88,7 @@ class ContinualLM(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.01,
+        adam: Literal["torch", "transformers4"] = "torch",
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -63,8 +97,10 @@ class ContinualLM(LightningModule):
             raise ConfigError(f"model.warmup: {warmup} is a share of the steps, 0..1")
         self.backbone, self.adapter = backbone, adapter
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
-        self.schedule, self.warmup = schedule, warmup
+        self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""
+        #: Of the task callbacks; set by the run.
+        self.loss_terms: list[LossTerms] = []
 
     # ---- the model ---------------------------------------------------------------------------------------
 
@@ -100,11 +136,10 @@ class ContinualLM(LightningModule):
         """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""
         return self
 
-    def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
-        """Summed negative log-likelihood of each sample's labelled tokens, in nats.
+    def answer_logits(self, batch: dict[str, Any], share_prefix: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, V) at the N labelled positions, float32 or wider; their labels and samples, (N,) each.
 
-        Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider. The output head runs
-        only where there is a label.
+        batch: from `data.collate.training_batch`. The output head runs only where there is a label.
         """
         extra = self.adapter.forward_kwargs(batch)
         labels, mask = batch["labels"], batch["attention_mask"]
@@ -126,10 +161,13 @@ class ContinualLM(LightningModule):
                 picked = self.llm.get_output_embeddings()(hidden[:, :-1][wanted[:, shared:]])
             else:
                 picked = self.llm(**inputs, use_cache=False).logits[:, :-1][wanted]
-        picked = picked.to(torch.promote_types(torch.float32, picked.dtype))
-        nll = nn.functional.cross_entropy(picked, labels[wanted], reduction="none")
-        sample = wanted.nonzero()[:, 0]
-        return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+        return picked.to(torch.promote_types(torch.float32, picked.dtype)), labels[wanted], wanted.nonzero()[:, 0]
+
+    def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
+        """Summed negative log-likelihood of each sample's labelled tokens, in nats: (B,), float32 or wider."""
+        logits, labels, sample = self.answer_logits(batch, share_prefix)
+        nll = nn.functional.cross_entropy(logits, labels, reduction="none")
+        return torch.zeros(len(batch["labels"]), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
 
     def _shared_columns(self, batch: dict[str, Any]) -> int:
         """Leading columns that all samples share and that can run once, in a forward pass of their own.
@@ -142,22 +180,29 @@ class ContinualLM(LightningModule):
 
     # ---- training ----------------------------------------------------------------------------------------
 
-    def step_loss(self, batch: dict[str, Any], world_size: int, accumulate: int) -> Tensor:
-        """This micro-batch's share of the step's token mean.
+    def step_weight(self, batch: dict[str, Any], world_size: int, accumulate: int) -> float | Tensor:
+        """What this micro-batch's sum over its labelled tokens is multiplied by.
 
         DDP averages gradients over ranks and Lightning over micro-batches; the factor undoes both, so that
-        their sum is exactly sum(NLL) / step_tokens whatever the lengths are.
+        their sum is exactly the sum over all tokens / step_tokens whatever the lengths are.
         """
-        total = self.sample_nll(batch).sum() * batch["weight"]
-        return total * (world_size * accumulate / batch["step_tokens"])
+        return batch["weight"] * world_size * accumulate / batch["step_tokens"]
+
+    def on_train_start(self) -> None:
+        """Train mode: a loaded model is in eval mode, and the Trainer leaves modes as they are."""
+        self.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self.step_loss(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        weight = self.step_weight(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        logits, labels, _ = self.answer_logits(batch)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") * weight
         with torch.autocast(self.llm.device.type, enabled=False):
-            penalties = self.adapter.penalties()
-        for name, penalty in penalties.items():
-            self.log(f"train/{name}", penalty)
-            loss = loss + penalty
+            terms = self.adapter.penalties()
+            for more in self.loss_terms:
+                terms |= more(Step(self, batch, logits, weight))
+        for name, term in terms.items():
+            self.log(f"train/{name}", term)
+            loss = loss + term
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -170,6 +215,8 @@ class ContinualLM(LightningModule):
         optimizer = AdamW(
             self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
         )
+        if self.adam == "transformers4":
+            optimizer.register_step_pre_hook(_eps_before_correction)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = math.ceil(self.warmup * total)
         decay = SCHEDULES[self.schedule]
@@ -202,14 +249,15 @@ class ContinualLM(LightningModule):
         take: TakeProduct,
         after_batch: Callable[[], None],
         gated: bool = False,
+        with_new: bool = False,
     ) -> None:
-        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one out.
+        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one as told.
 
         Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
         mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`. `gated`: each sample also
         weighs as much as the new branch will speak for it, so that G is the gradient of that branch's product.
         """
-        with self._as_it_was(), torch.enable_grad():
+        with self._as_it_was(with_new), torch.enable_grad():
             self.llm.train()
             with watch_products(self.adapter.layers, self.llm, take):
                 for batch in batches:
@@ -228,19 +276,27 @@ class ContinualLM(LightningModule):
         self.products(batches, lambda name, dy, x: totals[name].add(dy, x), lambda: None)
         return {name: total.total for name, total in totals.items()}
 
-    def input_moments(self, batches: Iterable[dict[str, Any]], with_new: bool = False) -> InputMoments:
-        """Sums of x x^T of every adapted layer's inputs, padding excluded: earlier branches in, the new one as told."""
+    def input_moments(
+        self, batches: Iterable[dict[str, Any]], with_new: bool = False, with_padding: bool = False
+    ) -> InputMoments:
+        """Sums of x x^T of every adapted layer's inputs: earlier branches in, the new one and padding as told."""
         moments = InputMoments()
-        masks: dict[str, Tensor] = {}
+        current: dict[str, Any] = {}
 
         def wanted(name: str) -> Tensor:
-            return masks["decoder" if _sees_decoder(name) else "encoder"] if self.encoder_decoder else masks["encoder"]
+            mask = self.token_mask(name, current)
+            return torch.ones_like(mask) if with_padding else mask
 
         with self._as_it_was(with_new), torch.no_grad(), moments.watch(self.adapter.layers, wanted):
             for batch in batches:
-                masks = {"encoder": batch["attention_mask"], "decoder": batch["labels"] != IGNORE}
+                current.update(batch)
                 self.sample_nll(batch, share_prefix=False)
         return moments
+
+    def token_mask(self, name: str, batch: dict[str, Any]) -> Tensor:
+        """Which positions of adapted layer `name`'s input are tokens and not padding: (B, L), 1 and 0."""
+        decoder = self.encoder_decoder and sees_decoder(name)
+        return batch["labels"] != IGNORE if decoder else batch["attention_mask"]
 
     @contextmanager
     def _as_it_was(self, with_new: bool = False) -> Iterator[None]:
@@ -249,10 +305,3 @@ class ContinualLM(LightningModule):
         with dropout_off(self.llm), nullcontext() if with_new else self.adapter.without_new_branch():
             yield
         self.llm.train(training)
-
-
-def _sees_decoder(name: str) -> bool:
-    """Whether a layer of an encoder-decoder reads decoder positions: cross-attention's keys and values do not."""
-    parts = name.lower().split(".")
-    crossing = any(p in ("encdecattention", "encoder_attn", "crossattention") for p in parts)
-    return "decoder" in parts and not (crossing and parts[-1] in ("k", "v", "k_proj", "v_proj", "key", "value"))

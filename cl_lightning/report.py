@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.errors import UserError
-from cl_lightning.evaluation.matrix import CONVENTIONS, per_task_forgetting, summary
+from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
 from cl_lightning.state import read_record
 
 
@@ -31,21 +31,21 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return table
 
 
-def _learnt(record: dict[str, Any]) -> list[list[float | None]]:
-    """R of the tasks done so far."""
-    return [row[: record["done"]] for row in record["R"]]
-
-
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each task done: metric, score when learnt, score now, its interval, what was forgotten."""
-    metrics, R, names = record["metrics"], _learnt(record), record["order"][: record["done"]]
+    """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
+    metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
+    alone = record.get("protocol") == "independent"
     # Runs from before intervals were kept have none.
-    intervals = metrics.get("intervals", {}).get(names[-1], {})
-    forgotten = per_task_forgetting(R)
-    return [
-        [name, metrics["metric_of_task"][name], R[j][j], R[-1][j], _between(intervals.get(name)), forgotten[j]]
-        for j, name in enumerate(names)
-    ]
+    intervals = metrics.get("intervals", {})
+    rows: list[list[Any]] = []
+    for j, name in enumerate(record.get("columns", record["order"])):
+        learnt = R[order.index(name)][j] if name in order else None
+        now = learnt if alone else R[-1][j]
+        if now is not None:
+            interval = intervals.get(name if alone else order[-1], {}).get(name)
+            forgotten = None if learnt is None or alone else learnt - now
+            rows.append([name, metrics["metric_of_task"][name], learnt, now, _between(interval), forgotten])
+    return rows
 
 
 def tables(path: Path) -> list[Table]:
@@ -56,19 +56,20 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
-    values = summary(_learnt(record), record["zero_shot"])
+    values = SUMMARIES[record.get("protocol", "sequential")](record["R"], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
-    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in order]])
+    columns = record.get("columns", order)
+    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in columns]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     found = [
-        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *order], rows),
+        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *columns], rows),
         _table(
-            f"after {order[done - 1]}, with 95 % bootstrap intervals over the test examples",
+            "each task's last score, with its 95 % bootstrap interval over the test examples",
             ["task", "metric", "when learnt", "now", "95 % interval", "forgotten"],
             _last_row(record),
         ),

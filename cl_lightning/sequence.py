@@ -27,7 +27,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.bootstrap import Interval
-from cl_lightning.evaluation.matrix import summary
+from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.evaluation.text import metric
 from cl_lightning.gradients.capture import TakeProduct
@@ -74,7 +74,8 @@ class SequenceRun:
     Attributes:
         module, data, folder, settings: the parts.
         boundary, observers: task callbacks by slot.
-        matrix: R, one list per finished task; R[i][j] = score on task j after task i, None where not scored.
+        order: what is trained, one after the other; columns: the tasks that are scored.
+        matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
         intervals: 95 % bootstrap intervals of the scores, [after][task].
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
@@ -93,13 +94,14 @@ class SequenceRun:
     ) -> None:
         self.module, self.data, self.folder, self.settings = module, data, folder, settings
         self.boundary, self.observers, self.make_trainer, self.facts = boundary, observers, make_trainer, facts
-        self.order, self.seed = data.order, data.seed
+        self.order, self.columns, self.seed = data.order, data.columns, data.seed
         self.matrix: list[list[float | None]] = []
         self.zero_shot: list[float] | None = None
         self.intervals: dict[str, dict[str, Interval]] = {}
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
+        module.loss_terms = [callback.loss_terms for callback in boundary.values()]
 
     # ---- what callbacks use ------------------------------------------------------------------------------
 
@@ -139,18 +141,22 @@ class SequenceRun:
         take: TakeProduct,
         after_batch: Callable[[], None],
         gated: bool = False,
+        with_new: bool = False,
     ) -> None:
         """One pass over this rank's batches of `samples`; see ContinualLM.products. Nothing is summed over ranks."""
-        self.module.products(self._boundary_batches(samples, batch_size, loss_on), take, after_batch, gated)
+        batches = self._boundary_batches(samples, batch_size, loss_on)
+        self.module.products(batches, take, after_batch, gated, with_new)
 
     def input_moments(
-        self, samples: WeightedSamples, batch_size: int, with_new: bool = False
+        self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
     ) -> dict[str, torch.Tensor]:
         """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n).
 
-        Layers with the same input have the same tensor. `with_new`: the current branch is in place.
+        Layers with the same input have the same tensor. `with_new`: the current branch is in place; `with_padding`:
+        padding counts too.
         """
-        moments = self.module.input_moments(self._boundary_batches(samples, batch_size, "answer"), with_new)
+        batches = self._boundary_batches(samples, batch_size, "answer")
+        moments = self.module.input_moments(batches, with_new, with_padding)
         # A rank without a batch has seen no layer: who shares an input with whom is told by one that has.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, torch.Tensor] = {}
@@ -160,6 +166,16 @@ class SequenceRun:
             total = moments.totals.get(name, torch.zeros(n, n, dtype=dtype, device=layer.weight.device))
             means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
         return {name: means[owner] for name, owner in owners.items()}
+
+    def draw(self, task: int, count: int, purpose: str) -> list[Encoded]:
+        """`count` training examples of a task at most, drawn by (seed, purpose, task)."""
+        train = self.data.tasks[task].train
+        order = torch.randperm(len(train), generator=generator(self.seed, purpose, self.order[task])).tolist()
+        return [train[i] for i in order[:count]]
+
+    def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
+        """This rank's batches of `examples`, on the model's device."""
+        yield from self._boundary_batches((examples, [1.0] * len(examples)), batch_size, "answer")
 
     def _boundary_batches(self, samples: WeightedSamples, batch_size: int, loss_on: str) -> Iterator[dict[str, Any]]:
         examples, weights = samples
@@ -174,7 +190,7 @@ class SequenceRun:
 
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
-        for task in self.data.tasks:
+        for task in self.data.evaluated:
             metric(task.spec.metric)
         for callback in self.callbacks:
             callback.check_run(self)
@@ -207,8 +223,9 @@ class SequenceRun:
             self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
-            states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
-            self.module.adapter.restore(states)
+            if self.data.protocol != "independent":
+                states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
+                self.module.adapter.restore(states)
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = _state_file(slot, done)
                 if name in record["files"]:
@@ -235,8 +252,9 @@ class SequenceRun:
         if self.is_main:
             run_logs.define_axes(self.loggers)
         if task == 0 and self.settings.zero_shot and self.zero_shot is None:
-            self.zero_shot = self._score("zero-shot", range(len(self.order)))
-        self.module.adapter.begin_task(task, generator(self.seed, "adapter", task))
+            self.zero_shot = self._score("zero-shot", range(len(self.columns)))
+        first = 0 if self.data.protocol == "independent" else task
+        self.module.adapter.begin_task(first, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
         give_back_memory()
@@ -249,9 +267,14 @@ class SequenceRun:
         state = {name: tensor.cpu().contiguous() for name, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {self.order[task]}")
         self.write(adapter_file(self.order[task]), save_tensors(state))
-        adapter.end_task(task)
-        row: list[float | None] = [*self._score(self.order[task], range(task + 1))]
-        self.matrix.append(row + [None] * (len(self.order) - task - 1))
+        alone, scored = self.data.protocol == "independent", self.data.scored_after(task)
+        if not alone:
+            adapter.end_task(task)
+        row: list[float | None] = [None] * len(self.columns)
+        row[scored.start : scored.stop] = self._score(self.order[task], scored)
+        self.matrix.append(row)
+        if alone:
+            adapter.discard()
         self._on_main(lambda: self._commit(task + 1))
         self._on_main(self._export)
         for callback in self.callbacks:
@@ -262,24 +285,28 @@ class SequenceRun:
         scores, module = [], self.module
         extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         for j in tasks:
-            scored = score_task(module.llm, module.tokenizer, self.data.tasks[j], self.data.eval_batch_size, extra)
-            self.write(f"predictions/{after}_{self.order[j]}.jsonl", to_jsonl(scored.rows))
-            self.intervals.setdefault(after, {})[self.order[j]] = scored.interval
+            scored = score_task(module.llm, module.tokenizer, self.data.evaluated[j], self.data.eval_batch_size, extra)
+            self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
+            self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
             scores.append(scored.score)
         return scores
 
     # ---- state -------------------------------------------------------------------------------------------
 
+    def summary(self) -> dict[str, float | None]:
+        """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
+        return SUMMARIES[self.data.protocol](self.matrix, self.zero_shot)
+
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
-        done = len(self.matrix)
-        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.tasks]
+        done, tasks = len(self.matrix), self.data.evaluated
+        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
         return {
-            **summary([row[:done] for row in self.matrix], self.zero_shot),
+            **self.summary(),
             "tasks": self.order[:done],
             "data": self.facts["data"],
             "complete": done == len(self.order),
-            "metric_of_task": {t.spec.name: t.spec.metric for t in self.data.tasks},
+            "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,
             "majority": [b["majority"] for b in baselines],
@@ -298,6 +325,8 @@ class SequenceRun:
                 **self.facts,
                 "done": done,
                 "order": self.order,
+                "columns": self.columns,
+                "protocol": self.data.protocol,
                 "R": self.matrix,
                 "zero_shot": self.zero_shot,
                 "seed": self.seed,
@@ -312,7 +341,7 @@ class SequenceRun:
 
     def _export(self) -> None:
         """matrix.csv and metrics.json: what the record says, for other programs. Written anew after each commit."""
-        columns = [f"after ({self.facts['data']})", *self.order]
+        columns = [f"after ({self.facts['data']})", *self.columns]
         rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
         write_atomic(self.folder.path / "matrix.csv", to_csv(columns, rows))
         write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))

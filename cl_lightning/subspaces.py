@@ -3,10 +3,14 @@
 Shapes: d features, k dimensions; C (d, d) uncentred covariance; M (d, k) orthonormal columns; P = M M^T. Everything is
 computed in float64. Sources: GPM (Saha et al. 2021, arXiv 2103.09762) for growth, InfLoRA (Liang and Li 2024, arXiv
 2404.00228) for the design of A, GainLoRA's published code for the rules that are marked as its own.
+
+`chunks` > 1 divides the d coordinates into that many equal blocks, each with a subspace of its own: M is
+block-diagonal, and a displacement with D M = 0 is silent on each block of what was seen, hence on all of it. The
+blocks' decompositions are cheaper, M holds more dimensions. GainLoRA's published Llama code has 4.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,28 +40,41 @@ class Subspace:
     Attributes:
         basis: (d, k) or (d, d - k), orthonormal, float64.
         by_complement: which of the two.
+        chunks: blocks of coordinates.
     """
 
     basis: Tensor
     by_complement: bool = False
+    chunks: int = 1
 
     @classmethod
-    def spanned_by(cls, M: Tensor) -> "Subspace":
+    def spanned_by(cls, M: Tensor, chunks: int = 1) -> "Subspace":
         """Of M (d, k)."""
-        return cls(complement(M), True) if 2 * M.shape[1] > len(M) else cls(M)
+        by_complement = 2 * M.shape[1] > len(M)
+        return cls(complement(M, chunks) if by_complement else M, by_complement, chunks)
 
     def full(self) -> Tensor:
         """M (d, k); its columns are others than those it was made of where the complement was kept."""
-        return complement(self.basis) if self.by_complement else self.basis
+        return complement(self.basis, self.chunks) if self.by_complement else self.basis
 
     def to(self, device: torch.device) -> "Subspace":
         """On another device."""
-        return Subspace(self.basis.to(device), self.by_complement)
+        return replace(self, basis=self.basis.to(device))
 
 
 def empty(size: int, device: torch.device | None = None) -> Tensor:
     """No dimensions yet: (size, 0)."""
     return torch.zeros(size, 0, dtype=torch.float64, device=device)
+
+
+def add_to_mean(C: Tensor, seen: int, x: Tensor, counted_twice: bool = False) -> Tensor:
+    """C (d, d), the mean of x x^T over `seen` rows, after these rows x (b, d) too.
+
+    `counted_twice`: the batch is in the old mean's count already, as in GainLoRA's code for the second layer of its
+    gates: C <- (C (n + b) + sum) / (n + 2 b). Batches then weigh unequally.
+    """
+    before = seen + (len(x) if counted_twice else 0)
+    return (C * before + x.t() @ x) / (before + len(x))
 
 
 def outside(M: Tensor, X: Tensor) -> Tensor:
@@ -81,8 +98,10 @@ def held(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
     return 1.0 - missed / total if total > 0 else 1.0
 
 
-def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Count = "reach") -> Tensor:
-    """M extended until it holds `share` of C's energy: (d, k') with the old columns first.
+def grow(
+    M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Count = "reach", chunks: int = 1
+) -> Tensor:
+    """M extended until it holds `share` of C's energy: (d, k') with the old columns first, block by block.
 
     Directions are taken from what M misses, largest first: of (I - P) C (I - P) ("eigen"), or, as in GainLoRA's code,
     left singular ones of (I - P) C ("eigen_squared"). Those without energy (below C's rounding) are never taken, so
@@ -99,6 +118,9 @@ def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Co
         raise ValueError(f"a share of energy lies in (0, 1], not {share}")
     if not C.isfinite().all():
         raise ValueError("the covariance is not finite")
+    if chunks > 1:
+        blocks = zip(_blocks(M, chunks), _diagonal(C, chunks), strict=True)
+        return torch.block_diag(*[grow(part, covariance, share, energy, count) for part, covariance in blocks])
     rounding = len(C) ** 0.5 * torch.finfo(C.dtype).eps  # of a sum of products in C's dtype
     C = C.double()
     directions, energies, total = _missed(M, C, energy)
@@ -112,8 +134,26 @@ def grow(M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Co
     return torch.cat([M, directions[:, :taken]], 1)
 
 
-def complement(M: Tensor) -> Tensor:
+def _blocks(M: Tensor, chunks: int) -> list[Tensor]:
+    """The blocks (d / chunks, k_c) of a block-diagonal M (d, k).
+
+    Raises:
+        ValueError: if the coordinates cannot be divided so.
+    """
+    if len(M) % chunks:
+        raise ValueError(f"{len(M)} coordinates cannot be divided into {chunks} equal blocks")
+    # Columns have norm 1, so that of a block's own ones some entry is not 0.
+    return [rows[:, rows.any(0)] for rows in M.chunk(chunks)]
+
+
+def _diagonal(C: Tensor, chunks: int) -> list[Tensor]:
+    return [row.chunk(chunks, 1)[index] for index, row in enumerate(C.chunk(chunks))]
+
+
+def complement(M: Tensor, chunks: int = 1) -> Tensor:
     """Orthonormal basis of what is outside span M: (d, d - k)."""
+    if chunks > 1:
+        return torch.block_diag(*[complement(part) for part in _blocks(M, chunks)])
     # A copy: a view would keep all of Q alive.
     return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :].clone(memory_format=torch.contiguous_format)
 
@@ -131,12 +171,14 @@ def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float
     return outer @ U, S.square(), float(C.square().sum())
 
 
-def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca") -> Tensor:
+def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca", chunks: int = 1) -> Tensor:
     """Rows (r, d) of a frozen A that is silent on span M, A M = 0, each of norm 1 / sqrt(3), a Kaiming row's.
 
         pca             the leading directions of (I - P) C (I - P): PCA of the inputs' part outside span M
         pca_one_sided   left singular ones of (I - P) C: the published code's, which weighs by C twice
-        random          the given start's rows, projected and rescaled
+        random          the given start's rows, projected and rescaled; as they are while M is empty
+
+    With `chunks`, the directions of each block side by side, divided by sqrt(chunks).
 
     Args:
         C: covariance of the new task's inputs; not read by "random".
@@ -148,12 +190,17 @@ def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca") -> Tensor:
     """
     if not C.isfinite().all():
         raise ValueError("the covariance is not finite")
+    if chunks > 1 and how != "random":
+        blocks = zip(_blocks(M, chunks), _diagonal(C, chunks), start.chunk(chunks, 1), strict=True)
+        return torch.cat([design(*block, how) for block in blocks], 1) / math.sqrt(chunks)
     rank, left = len(start), len(M) - M.shape[1]
     if left < rank:
         raise ValueError(
             f"{left} of {len(M)} input dimensions are left outside earlier tasks', rank {rank} needs as many"
         )
     if how == "random":
+        if not M.shape[1]:
+            return start.double()
         rows = outside(M, start.double().t()).t()
         return rows / rows.norm(dim=1, keepdim=True) / math.sqrt(3)
     directions, _, _ = _missed(M, C.double(), "eigen" if how == "pca" else "eigen_squared")

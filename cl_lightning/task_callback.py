@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_lightning.module import Step
     from cl_lightning.sequence import SequenceRun
 
 
@@ -49,6 +50,10 @@ class TaskCallback(Callback):
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         """In fit's setup stage: model on its device, process group alive, nothing wrapped, no optimiser yet."""
+
+    def loss_terms(self, step: Step) -> dict[str, Tensor]:
+        """What is added to the loss on this micro-batch, by name."""
+        return {}
 
     def on_task_end(self, run: SequenceRun, task: int) -> None:
         """After the last optimiser step, before the branch is frozen."""

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.errors import ConfigError, StateError, nearest
-from cl_lightning.evaluation.matrix import summary
+from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.rows import Row, Scored, score_rows
 from cl_lightning.evaluation.text import PROMPTED, metric
 from cl_lightning.state import RunFolder, read_checked, read_record, to_csv, to_json, to_jsonl, write_atomic
@@ -23,10 +23,15 @@ ZERO_SHOT = "zero-shot"
 Cells = Mapping[tuple[str, str], Scored]
 
 
+def columns(record: dict[str, Any]) -> list[str]:
+    """The tasks that a run scores; those it trains but under protocol=joint."""
+    return record.get("columns", record["order"])
+
+
 def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, list[Row]]]:
     """(after, task, rows) of every stored prediction file, ZERO_SHOT first. Raises StateError for a damaged one."""
     for after in (ZERO_SHOT, *record["order"]):
-        for task in record["order"]:
+        for task in columns(record):
             name = f"predictions/{after}_{task}.jsonl"
             if name in record["files"]:
                 lines = read_checked(path, record, name).decode().splitlines()
@@ -68,10 +73,10 @@ def write_view(
 
     `cells`: (after, task) -> scores, with or without those of ZERO_SHOT. What the record says besides scores stays.
     """
-    order, done = record["order"], record["done"]
+    order, done, tasks = record["order"], record["done"], columns(record)
 
     def row(after: str) -> list[float | None]:
-        return [cells[after, task].score if (after, task) in cells else None for task in order]
+        return [cells[after, task].score if (after, task) in cells else None for task in tasks]
 
     R, start = [row(after) for after in order[:done]], row(ZERO_SHOT)
     zero_shot = None if all(score is None for score in start) else start
@@ -80,7 +85,7 @@ def write_view(
         intervals.setdefault(after, {})[task] = scored.interval
     found = {
         **record["metrics"],
-        **summary([cell[:done] for cell in R], zero_shot),
+        **SUMMARIES[record.get("protocol", "sequential")](R, zero_shot),
         "metric_of_task": dict(metrics),
         "zero_shot": zero_shot,
         "intervals": intervals,
@@ -94,7 +99,7 @@ def write_view(
         folder.write(f"predictions/{after}_{task}.jsonl", to_jsonl(scored.rows))
     folder.commit({**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}})
     rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
-    write_atomic(to / "matrix.csv", to_csv([f"after ({record['data']}; {what})", *order], rows))
+    write_atomic(to / "matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
     write_atomic(to / "metrics.json", to_json(found))
     folder.close()
     return to
@@ -102,7 +107,7 @@ def write_view(
 
 def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
     """Task -> metric."""
-    own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in record["order"]}
+    own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in columns(record)}
     if scheme == "own":
         return own
     if scheme == "official":

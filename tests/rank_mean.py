@@ -11,9 +11,9 @@ from cl_lightning.module import ContinualLM
 
 
 def rank_mean(self: ContinualLM, batch: dict[str, Any], world_size: int, accumulate: int) -> Tensor:
-    return self.sample_nll(batch).sum() * batch["weight"] / (batch["labels"] != IGNORE).sum()
+    return batch["weight"] / (batch["labels"] != IGNORE).sum()
 
 
 if __name__ == "__main__":
-    ContinualLM.step_loss = rank_mean
+    ContinualLM.step_weight = rank_mean
     sys.exit(main())

@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> MakeRun:
         order: tuple[str, ...] = ("FOMC", "Py150"),
         done: int | None = None,
         facts: Mapping[str, Any] | None = None,
-        examples: str = "",
+        protocol: str = "sequential",
         **options: Any,
     ) -> Path:
         config = copy.deepcopy(CONFIG)
@@ -61,19 +61,20 @@ def run(tmp_path: Path) -> MakeRun:
             for key in where:
                 place = place[key]
             place[last] = value
+        trained = ("joint",) if protocol == "joint" else order
         folder = RunFolder(tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}")
         folder.path.mkdir()
         folder.write("config.yaml", yaml.safe_dump({"seed_everything": seed, **config}).encode())
         for (i, j), values in scores.items():
             rows = [
-                {"id": f"{order[j]}/{examples}{k}", "prediction": "", "reference": "", "score": s}
-                for k, s in enumerate(values)
+                {"id": f"{order[j]}/{k}", "prediction": "", "reference": "", "score": s} for k, s in enumerate(values)
             ]
-            folder.write(f"predictions/{order[i]}_{order[j]}.jsonl", to_jsonl(rows))
-        T = len(order)
-        R = [[float(np.mean(scores[i, j])) if (i, j) in scores else None for j in range(T)] for i in range(T)]
+            folder.write(f"predictions/{trained[i]}_{order[j]}.jsonl", to_jsonl(rows))
+        T = range(len(order))
+        R = [[float(np.mean(scores[i, j])) if (i, j) in scores else None for j in T] for i in range(len(trained))]
         record = {
-            "identity": "x", "order": list(order), "done": T if done is None else done, "R": R, "zero_shot": None,
+            "identity": "x", "order": list(trained), "columns": list(order), "protocol": protocol,
+            "done": len(trained) if done is None else done, "R": R, "zero_shot": None,
             "clock": {}, "attempts": 1, "metrics": {"metric_of_task": dict.fromkeys(order, "accuracy")},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
@@ -212,11 +213,38 @@ def test_references_are_one_task_runs_that_agree_in_all_but_the_order(run: MakeR
     ask = [str(sequence), "--metrics", "intransigence", "--references"]
     made, _ = text([*ask, *map(str, references)])
     assert "| lora | 7.00 | 1 |" in made
-    assert "- reference: Py150 alone, alone, seed 1" in made
+    assert "- reference: Py150: alone, seed 1" in made
     other = alone("Py150", 84.0, **{"data.train_samples": 5})  # another budget
     for lacking in ([references[0]], [references[0], other]):
         with pytest.raises(ConfigError, match="of task 1 is missing"):
             text([*ask, *map(str, lacking)])
+
+
+JOINT = {(0, 0): [90.0, 80.0], (0, 1): [70.0]}
+INDEPENDENT = {(0, 0): [88.0], (1, 1): [82.0, 80.0]}
+
+
+def test_joint_training_and_tasks_alone_are_rows_with_what_they_have(run: MakeRun) -> None:
+    runs = [run("lora"), run("joint", 0, JOINT, protocol="joint"), run("alone", 0, INDEPENDENT, protocol="independent")]
+    table = compare(runs)
+    assert (table.methods, table.columns) == (["lora", "joint", "alone"], ["A"])
+    assert [table.aggregate(1, 0, m) and table.aggregate(1, 0, m).mean for m in ("ap", "fp")] == [None, 77.5]
+    assert [table.aggregate(2, 0, m) and table.aggregate(2, 0, m).mean for m in ("ap", "fp")] == [84.5, None]
+    assert table.difference(1, 0, 0, "fp").mean == 12.5
+    assert table.difference(1, 0, 0, "ap") is None
+    made, _ = text([str(path) for path in runs])
+    assert "| joint |  | 77.50 |  | 1 |" in made and "| alone | 84.50 |  |  | 1 |" in made
+    assert "forget_T" not in text([str(runs[1]), "--format=csv"])[0]
+
+
+@pytest.mark.parametrize(("scores", "protocol"), [(JOINT, "joint"), (INDEPENDENT, "independent")])
+def test_joint_training_and_tasks_alone_are_references(run: MakeRun, scores: Scores, protocol: str) -> None:
+    reference = run("reference", 7, scores, order=("FOMC", "Py150"), protocol=protocol, **OTHER)
+    table = compare([run("lora")], [reference])
+    expected = {"joint": 77.5, "independent": 84.5}[protocol] - 77.5
+    assert table.aggregate(0, 0, "intransigence").mean == expected
+    with pytest.raises(ValueError, match="of task 0 is missing"):
+        compare([run("lora")], [run("sequence", 3)]).aggregate(0, 0, "intransigence")
 
 
 # --- what is refused or left out ----------------------------
@@ -247,7 +275,7 @@ def test_damaged_or_foreign_predictions_are_refused(run: MakeRun) -> None:
     folder.files = folder.record["files"]
     folder.write("predictions/Py150_FOMC.jsonl", to_jsonl([{"id": "FOMC/77", "score": 0.0}] * 4))
     folder.commit(folder.record)
-    with pytest.raises(StateError, match="FOMC was scored on other examples after Py150"):
+    with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl holds other examples than earlier"):
         compare([other]).aggregate(0, 0, "fp")
 
 

@@ -116,9 +116,11 @@ Make = Callable[..., ContinualLM]
 def make(request: pytest.FixtureRequest, t5_folder: Path) -> Make:
     """A model of three tasks' gated branches, two of them frozen, all far from zero."""
 
-    def build(dtype: str = "float64", branches: AdapterStrategy | None = None, **options: Any) -> ContinualLM:
+    def build(
+        dtype: str = "float64", branches: AdapterStrategy | None = None, pooling: Any = "task", **options: Any
+    ) -> ContinualLM:
         backbone = Backbone("random-llama" if request.param == "llama" else str(t5_folder), dtype=dtype, **options)
-        adapter = GainLoRA(branches or IncLoRA(rank=2, alpha=8, targets="all-linear"), width=6)
+        adapter = GainLoRA(branches or IncLoRA(rank=2, alpha=8, targets="all-linear"), width=6, pooling=pooling)
         module = ContinualLM(backbone, adapter)
         module.load(backbone.load_tokenizer())
         for task in range(3):
@@ -206,8 +208,7 @@ def test_coefficients_are_the_same_in_training_and_generation_whatever_the_paddi
 
 
 def test_the_prompt_is_pooled_whatever_is_labelled(make: Make) -> None:
-    module, examples = make(), random_examples(4, seed=6)
-    module.adapter.pooling = "prompt"
+    module, examples = make(pooling="prompt"), random_examples(4, seed=6)
     wanted = module.adapter.pooled(prompt_batch([e.prompt_ids for e in examples], 0))
     for loss_on in ("answer", "full"):
         assert torch.allclose(

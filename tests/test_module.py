@@ -103,7 +103,8 @@ def test_step_losses_of_any_split_add_up_to_the_token_mean(tiny: Callable[..., C
     whole = batch_of(examples)
     mean = module.sample_nll(whole).sum() / whole["step_tokens"]
     shares = [examples[:2], examples[2:3], examples[3:6], examples[6:]]  # 2 ranks x 2 micro-batches
-    parts = [module.step_loss({**batch_of(s), "step_tokens": whole["step_tokens"]}, 2, 2) for s in shares]
+    batches = [{**batch_of(s), "step_tokens": whole["step_tokens"]} for s in shares]
+    parts = [module.sample_nll(b).sum() * module.step_weight(b, 2, 2) for b in batches]
     means = [module.sample_nll(batch_of(s)).sum() / batch_of(s)["step_tokens"] for s in shares]
     assert torch.allclose(sum(parts) / 4, mean, atol=1e-12)  # what DDP and accumulation do: average
     assert not torch.allclose(sum(means) / 4, mean, atol=1e-3)  # negative control

@@ -19,6 +19,7 @@ from cl_lightning.score import main
 from cl_lightning.views import rescore
 from tests.conftest import ROOT
 from tests.test_gainlora_run import OPTIONS as GATED
+from tests.test_protocols import PLAIN
 from tests.test_sequence import record, smoke
 
 #: So large a rate that the random model's answers change with every task.
@@ -144,13 +145,21 @@ def test_adapters_evaluated_again_give_the_run_and_what_it_left_out(run: Path) -
     assert old["metrics"]["fwt_gem"] is None
 
 
-def test_gates_are_evaluated_again_too(tmp_path: Path) -> None:
-    run = tmp_path / "gated"
-    smoke(run, *GATED, *HOT)
+@pytest.mark.parametrize(
+    "options",
+    [GATED, (*PLAIN, "--data.protocol=joint"), (*PLAIN, "--data.protocol=independent")],
+    ids=["gates", "joint", "independent"],
+)
+def test_gates_and_references_are_evaluated_again_too(tmp_path: Path, options: tuple[str, ...]) -> None:
+    run = tmp_path / "run"
+    smoke(run, *options, *HOT)
     view = evaluate(run)
-    for after, task in [("FOMC", "FOMC"), ("NumGLUE-cm", "FOMC"), ("NumGLUE-cm", "NumGLUE-cm")]:
-        assert rows(view, after, task) == rows(run, after, task)
-    assert rows(view, "FOMC", "FOMC") != rows(view, "zero-shot", "FOMC")
+    stored = [path.stem.rsplit("_", 1) for path in (run / "predictions").glob("*.jsonl")]
+    assert len(stored) >= 4
+    assert all(rows(view, *cell) == rows(run, *cell) for cell in stored)
+    trained = record(run)["order"][0]
+    assert rows(view, trained, "FOMC") != rows(view, "zero-shot", "FOMC")
+    assert record(rescore(view, "own"))["metrics"]["fp"] == record(run)["metrics"]["fp"]
 
 
 def test_a_run_without_zero_shot_scores_gets_them(run: Path) -> None:

@@ -192,6 +192,14 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
 
 
+def test_dropout_is_on_in_training_and_off_in_scoring(finished: Path, tmp_path: Path) -> None:
+    smoke(tmp_path / "one", "--model.adapter.dropout=0.5")
+    smoke(tmp_path / "two", "--model.adapter.dropout=0.5")
+    assert not same_bits(tmp_path / "one", finished)
+    assert same_bits(tmp_path / "one", tmp_path / "two")
+    assert record(tmp_path / "one")["R"] == record(tmp_path / "two")["R"]
+
+
 def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp_path: Path) -> None:
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
     two = tmp_path / "two"

@@ -7,10 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.subspaces import Count, Energy, complement, design, empty, grow, held, outside, threshold
+from cl_lightning.subspaces import (
+    Count,
+    Energy,
+    Subspace,
+    _blocks,
+    add_to_mean,
+    complement,
+    design,
+    empty,
+    grow,
+    held,
+    outside,
+    threshold,
+)
 from tests.conftest import SHARED
 
 ORACLE = SHARED / "oracles" / "gpm_inflora.npz"
+PUBLISHED = SHARED / "oracles" / "gainlora_t5.npz"
 D, R = 24, 3
 
 
@@ -86,7 +100,7 @@ def test_a_designed_A_is_silent_on_what_was_seen(how: str, rank_of_new: int) -> 
     assert float((A @ inside).norm() / inside.norm()) < 1e-12
     assert torch.allclose(A.norm(dim=1), torch.full((R,), 1 / math.sqrt(3), dtype=torch.float64))
     assert torch.linalg.matrix_rank(A) == R
-    unprojected = design(empty(D), covariance(6), normal(R, D, seed=8), how)
+    unprojected = design(empty(D), covariance(6), normal(R, D, seed=8), how)  # as drawn, where it is random
     assert float((unprojected @ inside).norm() / inside.norm()) > 1e-2, "negative control: without M it is not"
 
 
@@ -97,6 +111,37 @@ def test_pca_takes_the_leading_directions_of_what_is_new() -> None:
     wanted = vectors[:, -R:]
     A = design(M, C, normal(R, D), "pca") * math.sqrt(3)
     assert torch.allclose(A.t() @ A, wanted @ wanted.t(), atol=1e-10)
+
+
+@pytest.mark.parametrize("chunks", [2, 4])
+def test_blocks_have_subspaces_of_their_own_and_protect_the_whole(chunks: int) -> None:
+    seen = normal(D, 5)
+    C = seen @ seen.t() / 5
+    M = grow(empty(D), C, 1.0, chunks=chunks)
+    assert torch.allclose(M.t() @ M, torch.eye(M.shape[1], dtype=M.dtype), atol=1e-12)
+    assert M.shape[1] == min(5, D // chunks) * chunks
+    moved = normal(7, D, seed=3)
+    moved = moved - moved @ M @ M.t()
+    assert (moved @ seen).abs().max() < 1e-12, "the sum over blocks, though only each block was held"
+    grown = grow(M, C, 1.0, chunks=chunks)
+    assert torch.allclose(grown @ grown.t(), M @ M.t(), atol=1e-12), "what is held already adds nothing"
+    assert Subspace.spanned_by(M, chunks).full().shape == M.shape
+    back = Subspace.spanned_by(M, chunks).full()
+    assert torch.allclose(back @ back.t(), M @ M.t(), atol=1e-12)
+    assert len(_blocks(back, chunks)) == chunks, "blocks survive being kept by their complement"
+    for part, old in zip(_blocks(back, chunks), _blocks(M, chunks), strict=True):
+        assert torch.allclose(part @ part.t(), old @ old.t(), atol=1e-12)
+    with pytest.raises(ValueError, match=f"{D} coordinates cannot be divided into 7 equal blocks"):
+        grow(M, C, 1.0, chunks=7)
+
+
+@pytest.mark.parametrize("how", ["pca", "pca_one_sided", "random"])
+def test_a_designed_A_is_silent_block_by_block(how: str) -> None:
+    M = grow(empty(D), covariance(3), 1.0, chunks=2)
+    A = design(M, covariance(9, seed=4), normal(R, D, seed=8), how, chunks=2)
+    assert (A @ M).abs().max() < 1e-12
+    assert torch.allclose(A.norm(dim=1), torch.full((R,), 1 / math.sqrt(3), dtype=torch.float64))
+    assert torch.equal(design(M, covariance(9), normal(R, D), how), design(M, covariance(9), normal(R, D), how, 1))
 
 
 def test_an_empty_complement_is_refused() -> None:
@@ -123,6 +168,28 @@ def test_the_schedule_starts_at_eps_and_rises_below_one() -> None:
     assert shares[0] == 0.995
     assert shares == sorted(set(shares)) and shares[-1] < 1
     assert threshold(0.95, 2, 15) == pytest.approx(0.9566666666666667)
+
+
+def test_a_mean_that_streams_is_the_mean_and_the_published_one_is_another() -> None:
+    X, C, twice = normal(11, 4), torch.zeros(4, 4), torch.zeros(4, 4)
+    for start, stop in ((0, 4), (4, 8), (8, 11)):
+        C, twice = (add_to_mean(m, start, X[start:stop], t) for m, t in ((C, False), (twice, True)))
+    assert torch.allclose(C, X.t() @ X / 11, atol=1e-14)
+    assert not torch.allclose(twice * (C.trace() / twice.trace()), C, atol=1e-3), "not even up to its scale"
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="outputs of the published code are not beside this checkout")
+def test_the_published_means_of_gate_features() -> None:
+    import numpy as np
+
+    arrays = np.load(PUBLISHED)
+    at = "flan_like_task3|fp64"
+    features = [torch.from_numpy(arrays[f"{at}|p{index}"]).reshape(5, -1) for index in range(3)]
+    for index, p in enumerate(features):
+        C = torch.zeros(p.shape[1], p.shape[1], dtype=torch.float64)
+        for start, stop in ((0, 3), (3, 5)):
+            C = add_to_mean(C, start, p[start:stop], counted_twice=index == 1)
+        assert torch.allclose(C, torch.from_numpy(arrays[f"{at}|cov|C{index + 1}"]).reshape(C.shape), atol=1e-10), index
 
 
 @pytest.mark.skipif(not ORACLE.exists(), reason="outputs of the published code are not beside this checkout")

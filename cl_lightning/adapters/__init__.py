@@ -9,6 +9,7 @@ EXPORTS = {
     "IncLoRA": "inclora",
     "InfLoRA": "inflora",
     "OLoRA": "olora",
+    "SAPTLoRA": "sapt",
     "SeqLoRA": "seqlora",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

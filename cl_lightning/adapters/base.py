@@ -36,6 +36,11 @@ class AdapterStrategy(nn.Module, ABC):
     #: Whether `forward_kwargs` gives each sample its own (gates).
     per_sample: ClassVar[bool] = False
 
+    @property
+    def continues(self) -> bool:
+        """Whether a task trains on what the one before trained, instead of a new branch."""
+        return False
+
     def __init__(
         self,
         rank: int = 8,
@@ -111,6 +116,11 @@ class AdapterStrategy(nn.Module, ABC):
     def end_task(self, task: int) -> None:
         """Freeze what the task learnt. Logits change by rounding at most."""
 
+    def discard(self) -> None:
+        """Forget the current branch: logits are again what they were before `begin_task`. Not after `offset=baked`."""
+        for layer in self._layers.values():
+            layer.discard_branch()
+
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:
         """What the task just trained leaves behind, as named tensors; called before `end_task`."""
@@ -143,6 +153,12 @@ class AdapterStrategy(nn.Module, ABC):
         finally:
             for layer in self._layers.values():
                 layer.active = True
+
+    @contextmanager
+    def before_task(self) -> Iterator[None]:
+        """The model as it was before the current task, in every forward pass inside the context."""
+        with self.without_new_branch():
+            yield
 
     def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Extra arguments of the LLM's forward pass (gates), from `data.collate`'s batches. None by default."""

@@ -1,12 +1,12 @@
 """Gates: how much each task's branch speaks for a sample, told from the sample's own prompt tokens.
 
     p_0 = mean of the prompt's frozen token embeddings,   p_l = act(G_l p_{l-1}),  l = 1..L,
-    a = f(b),   b = key . p_L ("linear"), or 4 cos(key, p_L) ("cosine"),   f(0) = 0, f even, 0 <= f <= 1
+    a = f(b),   b = key . p_L ("linear"), or c cos(key, p_L) ("cosine"),   f(0) = 0, f even, 0 <= f <= 1
 
 One gate per task; a is one number per sample and task for the whole model. All gates of a model are evaluated in one
 batched product. Shapes: d embedding width, h hidden width, T gates, B samples: p_0 (B, d), a (B, T); G_1 (h, d), those
 between (h, h), G_L (d, h), key (1, d); with one hidden layer G_1 (h, d), key (1, h). No biases. Source: GainLoRA
-(NeurIPS 2025); "cosine" is the published code's (a <= tanh 2), as is L = 2.
+(NeurIPS 2025); "cosine" is the published code's with c = 4 (a <= tanh 2), as is L = 2.
 """
 
 import math
@@ -27,6 +27,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sine": lambda b: torch.sin(math.pi * b / 2).abs(),
 }
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": nn.functional.silu, "none": lambda p: p}
+#: c in the published code.
 TEMPERATURE = 4.0
 
 
@@ -44,6 +45,7 @@ class Gates(nn.Module):
         width, layers: h, L.
         output, head: f, b.
         inner: activation of all hidden layers but the last ("none" in the published Llama code); the last has SiLU.
+        temperature: c.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Gates(nn.Module):
         output: Output = "sigmoid",
         head: Head = "cosine",
         inner: Literal["silu", "none"] = "silu",
+        temperature: float = TEMPERATURE,
     ) -> None:
         super().__init__()
         self.shapes = shapes(size, width, layers)
         self.key_size = self.shapes[-1][0]
         self.output, self.head, self.inner = OUTPUTS[output], head, ACTIVATIONS[inner]
+        self.temperature = temperature
         #: Of the newest gate: G_1 .. G_L, and the key last, as a row (1, .).
         self.new: nn.ParameterList = nn.ParameterList()
         #: Of all earlier gates, stacked: (T, out, in) each.
@@ -113,7 +117,7 @@ class Gates(nn.Module):
         if self.head == "linear":
             return scores
         norms = p.norm(dim=-1) * keys.norm(dim=-1)
-        return TEMPERATURE * scores / torch.where(norms > 0, norms, torch.ones_like(norms))
+        return self.temperature * scores / torch.where(norms > 0, norms, torch.ones_like(norms))
 
     def features(self, pooled: Tensor) -> list[Tensor]:
         """What each weight of the newest gate multiplies: [p_0, .., p_L], (B, .) each."""
@@ -135,6 +139,13 @@ def pool(embeddings: Tensor, mask: Tensor, padded: bool = False) -> Tensor:
         total = torch.einsum("bld,bl->bd", wide, mask.to(wide.dtype))
     count = torch.full_like(mask[:, :1], mask.shape[1]) if padded else mask.sum(1, keepdim=True).clamp_min(1)
     return total / count
+
+
+def pool_max(embeddings: Tensor, mask: Tensor) -> Tensor:
+    """Largest embedding (B, d), dimension by dimension, over the positions where mask (B, L) is 1; 0 without any."""
+    wide = embeddings.to(torch.promote_types(torch.float32, embeddings.dtype))
+    wanted = mask.bool()[..., None]
+    return torch.where(wanted.any(1), wide.masked_fill(~wanted, -torch.inf).amax(1), 0.0)
 
 
 def constrain(weight: Tensor, start: Tensor, M: Tensor) -> Tensor:

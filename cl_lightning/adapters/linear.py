@@ -16,6 +16,7 @@ twice that for a displaced branch. Base and branches are one autograd function t
 """
 
 from collections.abc import Set
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +32,27 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
+class Gating(NamedTuple):
+    """How gate coefficients (B, T) meet a layer's branches.
+
+    Attributes:
+        owners: (R,), which branch each column of the stack belongs to; None without a stack.
+        newest: index of the new branch, the column of `gates` after theirs.
+        old_gates_learn: earlier branches' coefficients get gradients too; else only the newest's does.
+        detach_old: no gradient passes through earlier branches, as in GainLoRA's published code (wrong where a
+            trained parameter lies below them: kept for comparison only).
+    """
+
+    owners: Tensor | None
+    newest: int
+    old_gates_learn: bool = False
+    detach_old: bool = False
+
+
 class _Product(torch.autograd.Function):
     """Base product plus all branches, forward and backward, in x's dtype.
 
-    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n); `owners` (R,): which branch each column
-    of the stack belongs to. The new branch has the column after theirs, and only its coefficient gets a gradient:
-    older gates are frozen.
+    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n).
     """
 
     @staticmethod
@@ -50,9 +66,9 @@ class _Product(torch.autograd.Function):
         lora_B: Tensor | None,
         scaling: float,
         gates: Tensor | None,
-        owners: Tensor | None,
-        newest: int,
+        gating: Gating,
     ) -> Tensor:
+        owners, newest = gating.owners, gating.newest
         # Under mixed precision too, everything here is in x's dtype.
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, x.shape[-1])
@@ -76,7 +92,7 @@ class _Product(torch.autograd.Function):
         # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
         kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
         ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
-        ctx.weight, ctx.factors, ctx.scaling, ctx.owners, ctx.newest = weight, factors, scaling, owners, newest
+        ctx.weight, ctx.factors, ctx.scaling, ctx.gating = weight, factors, scaling, gating
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -86,19 +102,24 @@ class _Product(torch.autograd.Function):
         down, up = (c.to(dy.dtype) for c in _columns(lora_A, lora_B, *ctx.factors, ctx.scaling))
         dy = dy.reshape(-1, dy.shape[-1])
         back = dy @ up
+        owners, newest, old_gates_learn, detach_old = ctx.gating
+        new = up.shape[1] - (0 if ctx.factors[2] is None else len(ctx.factors[2]))  # columns of the new branch
         grad_x = grad_A = grad_B = grad_gates = None
         if gates is not None:
-            new = 0 if hidden is None else hidden.shape[1]
-            if ctx.needs_input_grad[7] and new:
+            if ctx.needs_input_grad[7]:
                 grad_gates = torch.zeros_like(gates)
-                by_token = (back[:, :new].to(gates.dtype) * hidden.to(gates.dtype)).sum(1)
-                grad_gates[:, ctx.newest] = by_token.reshape(len(gates), -1).sum(1)
-            coefficients = [gates[:, ctx.newest : ctx.newest + 1].expand(-1, new)] if new else []
-            if ctx.owners is not None:
-                coefficients.append(gates[:, ctx.owners])
+                if new:
+                    grad_gates[:, newest] = _by_sample(back[:, :new], hidden, gates).sum(1)
+                if old_gates_learn and owners is not None:
+                    seen = x.reshape(-1, x.shape[-1]) @ down[new:].t()
+                    grad_gates.index_add_(1, owners, _by_sample(back[:, new:], seen, gates))
+            coefficients = [gates[:, newest : newest + 1].expand(-1, new)] if new else []
+            if owners is not None:
+                coefficients.append(gates[:, owners])
             back = _per_sample(back, torch.cat(coefficients, 1))
         if ctx.needs_input_grad[0]:
-            grad_x = back @ down if ctx.weight is None else (dy @ ctx.weight.to(dy.dtype)).addmm_(back, down)
+            through, into = (back[:, :new], down[:new]) if detach_old else (back, down)
+            grad_x = through @ into if ctx.weight is None else (dy @ ctx.weight.to(dy.dtype)).addmm_(through, into)
             grad_x = grad_x.reshape(x.shape)
         if ctx.needs_input_grad[4]:
             rank = lora_A.shape[0]
@@ -111,15 +132,21 @@ class _Product(torch.autograd.Function):
             rank = lora_B.shape[1]
             seen = hidden[:, :rank]
             if gates is not None:
-                seen = _per_sample(seen, gates[:, ctx.newest : ctx.newest + 1])
+                seen = _per_sample(seen, gates[:, newest : newest + 1])
             grad_B = (dy.t() @ seen).mul_(ctx.scaling).to(lora_B.dtype)
-        return grad_x, None, None, None, grad_A, grad_B, None, grad_gates, None, None
+        return grad_x, None, None, None, grad_A, grad_B, None, grad_gates, None
 
 
 def _per_sample(rows: Tensor, coefficients: Tensor) -> Tensor:
     """Rows (B L, K) times each sample's coefficients (B, K) or (B, 1)."""
     each = rows.reshape(len(coefficients), -1, rows.shape[1]) * coefficients.to(rows.dtype)[:, None]
     return each.reshape(rows.shape)
+
+
+def _by_sample(back: Tensor, seen: Tensor, gates: Tensor) -> Tensor:
+    """Each sample's sum over its tokens of back * seen, column by column: (B L, K), twice -> (B, K)."""
+    by_token = back.to(gates.dtype) * seen.to(gates.dtype)
+    return by_token.reshape(len(gates), -1, back.shape[1]).sum(1)
 
 
 def _columns(
@@ -159,6 +186,7 @@ class AdaptedLinear(nn.Module):
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
         self.baked = False
         self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
+        self.old_gates_learn = self.detach_old = False  # see `Gating`
         self.columns: list[int] = []  # of the stack, by branch
         self._owners: Tensor | None = None  # branch of each column of the stack
         for name in (*BRANCH, "stack_A", "stack_B"):
@@ -260,12 +288,16 @@ class AdaptedLinear(nn.Module):
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
         return up @ down
 
+    def discard_branch(self) -> None:
+        """Take the trainable branch away."""
+        for name in BRANCH:
+            setattr(self, name, None)
+
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
         """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
-        for name in BRANCH:
-            setattr(self, name, None)
+        self.discard_branch()
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)
             return
@@ -305,6 +337,6 @@ class AdaptedLinear(nn.Module):
             raise ValueError(f"gates of {len(gates)} samples do not fit an input of shape {tuple(x.shape)}")
         if owners is not None and owners.device != x.device:
             owners = self._owners = owners.to(x.device)
-        newest = len(self.columns)
-        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling, gates, owners, newest)
+        gating = Gating(owners, len(self.columns), self.old_gates_learn, self.detach_old)
+        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling, gates, gating)
         return y + self.base(x) if with_base and not fused else y

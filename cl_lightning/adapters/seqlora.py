@@ -4,7 +4,8 @@ Trained: A and B of the current task. Frozen: everything else. Memory per task: 
 Hu et al. 2021 (arXiv:2106.09685) for LoRA; "sequential" as in TRACE's LoRASeqFT (arXiv:2310.06762).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,11 @@ class SeqLoRA(IncLoRA):
     ) -> None:
         super().__init__(rank, alpha, rslora, dropout, targets, offset)
         self.per_task, self.fold_into = per_task, fold_into
+        self._before: dict[str, list[Tensor]] = {}
+
+    @property
+    def continues(self) -> bool:
+        return self.per_task == "continue"
 
     def attach(self, llm: torch.nn.Module, output_head: torch.nn.Module | None) -> None:
         super().attach(llm, output_head)
@@ -49,18 +55,40 @@ class SeqLoRA(IncLoRA):
         self._into_weight = self.exact_base if self.fold_into == "auto" else self.fold_into == "weight"
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
-        if self.per_task == "fresh_folded" or task == 0:
+        if not self.continues or task == 0:
             super().begin_task(task, generator)
+        else:
+            for name, layer in self.layers.items():
+                self._before[name] = [factor.detach().clone() for factor in (layer.lora_A, layer.lora_B)]
 
     def end_task(self, task: int) -> None:
-        if self.per_task == "fresh_folded":
+        if not self.continues:
             super().end_task(task)
 
+    @contextmanager
+    def before_task(self) -> Iterator[None]:
+        if not self._before:
+            with super().before_task():
+                yield
+            return
+        # Swapped, not copied over: the graph of a training step may hold the factors.
+        now = {name: [layer.lora_A.data, layer.lora_B.data] for name, layer in self.layers.items()}
+        self._put(self._before)
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    def _put(self, factors: dict[str, list[Tensor]]) -> None:
+        for name, (A, B) in factors.items():
+            layer = self.layers[name]
+            layer.lora_A.data, layer.lora_B.data = A, B
+
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        super().restore(states if self.per_task == "fresh_folded" else states[-1:])
+        super().restore(states[-1:] if self.continues else states)
 
     def check(self, slots: dict[str, Any]) -> list[str]:
-        if self.per_task == "continue" and slots.get("init") is not None:
+        if self.continues and slots.get("init") is not None:
             return [
                 "boundary.init with model.adapter.per_task=continue: an initialiser starts a new branch per task; "
                 "use per_task=fresh_folded, or boundary.init=null"

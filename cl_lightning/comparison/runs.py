@@ -53,26 +53,45 @@ class Run:
         return self.record["R"]
 
     @property
-    def order(self) -> tuple[str, ...]:
-        """Task names as they were trained."""
-        return tuple(self.record["order"])
+    def protocol(self) -> str:
+        """Tasks in sequence, all at once ("joint"), or each alone ("independent")."""
+        return self.record.get("protocol", "sequential")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks scored, in the order in which a sequence trains them."""
+        return tuple(self.record.get("columns", self.record["order"]))
+
+    @property
+    def alone(self) -> dict[str, float]:
+        """Reference scores by task: of models that learnt it alone, or all tasks at once; {} for a longer sequence."""
+        if self.protocol == "sequential" and len(self.tasks) > 1:
+            return {}
+        rows = [self.R[0]] * len(self.tasks) if self.protocol == "joint" else self.R
+        return {task: rows[j][j] for j, task in enumerate(self.tasks)}
 
     @cached_property
     def cells(self) -> dict[tuple[int, int], tuple[tuple[str, ...], list[float]]]:
-        """(row, column) of the lower triangle -> ids of the test examples and their scores.
+        """(row, column) of what the protocol scores -> ids of the test examples and their scores.
 
         Raises:
             StateError: predictions missing or damaged, or one task scored on different examples.
         """
         cells: dict[tuple[int, int], tuple[tuple[str, ...], list[float]]] = {}
-        for i, after in enumerate(self.order):
-            for j, task in enumerate(self.order[: i + 1]):
-                text = read_checked(self.path, self.record, f"predictions/{after}_{task}.jsonl").decode()
-                rows = [json.loads(line) for line in text.splitlines()]
+        examples: dict[int, tuple[str, ...]] = {}
+        for i, after in enumerate(self.record["order"]):
+            for j in self.scored_after(i):
+                name = f"predictions/{after}_{self.tasks[j]}.jsonl"
+                rows = [json.loads(line) for line in read_checked(self.path, self.record, name).decode().splitlines()]
                 cells[i, j] = tuple(row["id"] for row in rows), [row["score"] for row in rows]
-                if cells[i, j][0] != cells[j, j][0]:
-                    raise StateError(f"{self.path}: {task} was scored on other examples after {after} than before")
+                if cells[i, j][0] != examples.setdefault(j, cells[i, j][0]):
+                    raise StateError(f"{self.path}: {name} holds other examples than earlier scores of the task")
         return cells
+
+    def scored_after(self, row: int) -> range:
+        """Columns scored after the training of `row`, those above a sequence's diagonal apart."""
+        spans = {"sequential": (0, row + 1), "joint": (0, len(self.tasks)), "independent": (row, row + 1)}
+        return range(*spans[self.protocol])
 
 
 def find(patterns: Iterable[str]) -> list[Path]:
@@ -103,7 +122,8 @@ def read(path: Path) -> Run:
     record = read_record(path)
     config = yaml.safe_load(read_checked(path, record, "config.yaml"))
     trainer = {k: v for k, v in config["trainer"].items() if k not in PLACES["trainer"]}
-    data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order")}
+    data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order", "protocol")}
+    tasks = record.get("columns", record["order"])
     model = {k: v for k, v in config["model"].items() if k != "backbone"}
     backbone = {k: v for k, v in config["model"]["backbone"].items() if k != "name"}
     drawn = data.get("random_order", False)
@@ -112,10 +132,11 @@ def read(path: Path) -> Run:
         "boundary": config["boundary"],
         "trainer": {k: v for k, v in trainer.items() if k not in BUDGET},
         "continues": record["continues"],
+        "protocol": record.get("protocol", "sequential"),
     }
     column = {
-        "order": f"{len(record['order'])} tasks, drawn by seed" if drawn else " > ".join(record["order"]),
-        "tasks": ", ".join(sorted(record["order"])),
+        "order": f"{len(tasks)} tasks, drawn by seed" if drawn else " > ".join(tasks),
+        "tasks": ", ".join(sorted(tasks)),
         "data": {"what": record["data"], **data},
         # Without a checksum of the whole files, those of the examples drawn: then seeds cannot be told from other data.
         "checksum": record.get("sources") or record["fingerprints"],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cl_lightning.comparison.runs import Options, Run, differing, read
 from cl_lightning.errors import StateError
 from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.evaluation.matrix import FUNCTIONS, REFERENCED, Matrix
+from cl_lightning.evaluation.matrix import BY_PROTOCOL, REFERENCED, Matrix
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Comparison:
             cell.append(run)
         self.of_column = columns
         self.notes = [*_about_columns(self, columns), *left_out]
-        self.notes += [f"reference: {r.order[0]} alone, {r.record['experiment']}, seed {r.seed}" for r in references]
+        self.notes += [f"reference: {', '.join(r.alone)}: {r.record['experiment']}, seed {r.seed}" for r in references]
         self._resampled: dict[Path, NDArray[np.float64]] = {}
         self._drawn: dict[tuple[Path, str], NDArray[np.float64]] = {}
         self.references = references
@@ -73,9 +73,12 @@ class Comparison:
     # ---- figures -----------------------------------------------------------------------------------------
 
     def aggregate(self, row: int, column: int, metric: str) -> Aggregate | None:
-        """A cell's metric over its seeds; None where there is no run. Raises ValueError where R does not allow it."""
+        """A cell's metric over its seeds; None where there is no run or its protocol leaves the metric undefined.
+
+        Raises ValueError where R or the references do not allow it.
+        """
         runs = self.cells.get((row, column), [])
-        if not runs:
+        if not runs or not self.defined(runs[0], metric):
             return None
         values = [self.value(run, metric) for run in runs]
         spread = stdev(values) if len(values) > 1 else None
@@ -83,8 +86,11 @@ class Comparison:
         return Aggregate(fmean(values), spread, percentiles(drawn), len(values))
 
     def difference(self, row: int, baseline: int, column: int, metric: str) -> Difference | None:
-        """Row minus baseline in one column, paired by seed and test example; None where they share no seed."""
-        ours, theirs = ({r.seed: r for r in self.cells.get((m, column), [])} for m in (row, baseline))
+        """Row minus baseline in one column, paired by seed and test example; None where they share no seed, or one of
+        them does not have the metric."""
+        ours, theirs = (
+            {r.seed: r for r in self.cells.get((m, column), []) if self.defined(r, metric)} for m in (row, baseline)
+        )
         seeds = sorted(ours.keys() & theirs.keys())
         if not seeds:
             return None
@@ -100,10 +106,14 @@ class Comparison:
         families: dict[str, dict[tuple[str, ...], list[float]]] = {}
         for (r, column), runs in self.cells.items():
             family = repr({k: v for k, v in sorted(self.of_column[column].items()) if k not in ORDER})
-            for run in runs if r == row else []:
-                families.setdefault(family, {}).setdefault(run.order, []).append(self.value(run, metric))
+            for run in runs if r == row and self.defined(runs[0], metric) else []:
+                families.setdefault(family, {}).setdefault(run.tasks, []).append(self.value(run, metric))
         means = [[fmean(values) for values in orders.values()] for orders in families.values()]
         return [Orders(fsum(m) / len(m), min(m), len(m)) for m in means if len(m) > 1]
+
+    def defined(self, run: Run, metric: str) -> bool:
+        """Whether the run's protocol has the metric: joint training has no diagonal, tasks alone have no last row."""
+        return metric in BY_PROTOCOL[run.protocol] or (metric in REFERENCED and run.protocol == "sequential")
 
     def value(self, run: Run, metric: str) -> float:
         """The metric of one run. Raises ValueError where R or the references do not allow it."""
@@ -119,9 +129,9 @@ class Comparison:
         return self._drawn[run.path, metric]
 
     def _function(self, run: Run, metric: str) -> Callable[[Matrix], float]:
-        if metric in FUNCTIONS:
-            return FUNCTIONS[metric]
-        row = [_reference(run, task, self.references) for task in run.order]
+        if metric not in REFERENCED:
+            return BY_PROTOCOL[run.protocol][metric]
+        row = [_reference(run, task, self.references) for task in run.tasks]
         return lambda R: REFERENCED[metric](R, row)
 
 
@@ -136,7 +146,7 @@ def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Compariso
 
     Args:
         paths: the runs.
-        references: runs of one task each, for `fwt_sapt` and `intransigence`.
+        references: runs of tasks alone or all at once, for `fwt_sapt` and `intransigence`.
 
     Raises:
         StateError: damaged folders, one run twice, no finished run.
@@ -144,25 +154,26 @@ def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Compariso
     runs, left_out = [], []
     for path in paths:
         run = read(path)
-        done = run.record["done"]
-        if done == len(run.order):
+        done, all_ = run.record["done"], len(run.record["order"])
+        if done == all_:
             runs.append(run)
         else:
-            left_out.append(f"left out: {path}, {done} of {len(run.order)} tasks done")
+            left_out.append(f"left out: {path}, {done} of {all_} tasks done")
     if not runs:
         raise StateError(f"no finished run to compare; {'; '.join(left_out)}")
     return Comparison(runs, left_out, [read(path) for path in references])
 
 
 def _reference(run: Run, task: str, references: Sequence[Run]) -> float | None:
-    """Mean score of the one-task runs of this task that agree with `run` in all but the order; None where none do."""
-    alone = {k: v for k, v in run.column.items() if k not in (*ORDER, "tasks") and not _of_another(k, task)}
-    found = [
-        FUNCTIONS["ap"](other.R)
-        for other in references
-        if other.order == (task,) and {k: v for k, v in other.column.items() if k not in (*ORDER, "tasks")} == alone
-    ]
+    """Mean score on a task of the references that agree with `run` in data, budget and base; None where none do."""
+    wanted = _about(run, task)
+    found = [other.alone[task] for other in references if task in other.alone and _about(other, task) == wanted]
     return fmean(found) if found else None
+
+
+def _about(run: Run, task: str) -> Options:
+    """What a column says of one of its tasks and of all, the order apart."""
+    return {k: v for k, v in run.column.items() if k not in (*ORDER, "tasks") and not _of_another(k, task)}
 
 
 def _of_another(option: str, task: str) -> bool:
@@ -170,13 +181,13 @@ def _of_another(option: str, task: str) -> bool:
 
 
 def _resampled_matrices(run: Run) -> NDArray[np.float64]:
-    """(RESAMPLES, T, T), 0 above the diagonal. The same examples are drawn alike in every run: pairs stay pairs."""
-    T = len(run.order)
-    R = np.zeros((RESAMPLES, T, T))
-    for j in range(T):
-        ids = run.cells[j, j][0]
-        scores = [run.cells[i, j][1] for i in range(j, T)]
-        R[:, j:, j] = resampled_means(scores, seed=crc32("\0".join(ids).encode()))
+    """(RESAMPLES, rows of R, tasks), 0 where not scored. The same examples are drawn alike in every run: pairs stay
+    pairs."""
+    R = np.zeros((RESAMPLES, len(run.record["order"]), len(run.tasks)))
+    for j in range(len(run.tasks)):
+        rows = [i for i, column in run.cells if column == j]
+        ids = run.cells[rows[0], j][0]
+        R[:, rows, j] = resampled_means([run.cells[i, j][1] for i in rows], seed=crc32("\0".join(ids).encode()))
     return R.clip(0, 100)  # a mean of hundreds may round above
 
 

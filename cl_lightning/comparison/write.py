@@ -47,13 +47,11 @@ def grids(table: Comparison, metrics: Sequence[str], baseline: int | None) -> li
 
 def _texts(cells: list[list], write: Callable[..., str]) -> list[str]:
     """The cells of each column group and the number of seeds; blank where there is nothing."""
-    return [
-        text for group in cells for text in [*("" if c is None else write(c) for c in group), _seeds(group[0])]
-    ]  # fmt: skip
+    return [text for group in cells for text in [*("" if c is None else write(c) for c in group), _seeds(group)]]
 
 
-def _seeds(cell: Aggregate | Difference | None) -> str:
-    return "" if cell is None else str(cell.seeds)
+def _seeds(group: Sequence[Aggregate | Difference | None]) -> str:
+    return next((str(cell.seeds) for cell in group if cell is not None), "")
 
 
 def _figure(a: Aggregate) -> str:
@@ -111,7 +109,8 @@ def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
     for r, c in sorted(table.cells):
         facts = table.of_column[c]
         for metric in metrics:
-            a = table.aggregate(r, c, metric)
+            if (a := table.aggregate(r, c, metric)) is None:
+                continue
             row = [table.methods[r], table.columns[c], facts["order"], facts["data.what"], metric, a.seeds]
             row += [a.mean, a.sd, *a.interval]
             d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)

@@ -17,6 +17,10 @@ from cl_lightning.data.trace import TRACE
 from cl_lightning.errors import ConfigError, DataError, nearest
 from cl_lightning.seeding import generator
 
+Protocol = Literal["sequential", "joint", "independent"]
+#: Name of the one task that protocol=joint trains.
+JOINT = "joint"
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -36,6 +40,14 @@ class TaskData:
     @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
+
+
+def _joined(tasks: Sequence[TaskData]) -> TaskData:
+    """All tasks' training and validation examples as one task's."""
+    spec = TaskSpec(JOINT, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
+    train = tuple(e for t in tasks for e in t.train)
+    validation = tuple(e for t in tasks for e in t.validation)
+    return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks), whole="")
 
 
 class _Collated(Dataset):
@@ -69,6 +81,9 @@ class TaskSequence(LightningDataModule):
         system_prompt: chat system message; null leaves it to the model's template.
         metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
         seed: linked to seed_everything.
+        protocol: "sequential": task after task, all seen tasks scored after each; or a reference to hold that against:
+            "joint": all tasks' examples at once, as if one task (an upper bound), "independent": each task alone from
+            the base model, scored on itself only.
     """
 
     def __init__(
@@ -89,8 +104,10 @@ class TaskSequence(LightningDataModule):
         system_prompt: str | None = None,
         metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
+        protocol: Protocol = "sequential",
     ) -> None:
         super().__init__()
+        self.protocol = protocol
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
@@ -101,19 +118,21 @@ class TaskSequence(LightningDataModule):
             self.specs = {
                 name: replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}") for name, spec in self.specs.items()
             }
-        self.order = list(order) if order is not None else benchmark.default_order(self.root)
+        #: The tasks that are scored, and what is trained, one after the other.
+        self.columns = list(order) if order is not None else benchmark.default_order(self.root)
+        self.order = [JOINT] if protocol == "joint" else self.columns
         self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
+        #: What is trained, and what is scored: the same but for protocol=joint.
         self.tasks: list[TaskData] = []
+        self.evaluated: list[TaskData] = []
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._check()
         if random_order:
-            drawn = torch.randperm(len(self.order), generator=generator(seed, "order")).tolist()
-            self.order = [self.order[i] for i in drawn]
-            self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]
+            self._shuffle()
 
     def _check(self) -> None:
         counts = (
@@ -128,29 +147,38 @@ class TaskSequence(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"data.{name}: {value} must be {least} or more")
-        if not self.order:
+        if not self.columns:
             raise ConfigError("data.order: names no task")
-        for name in self.order:
+        for name in self.columns:
             if name not in self.specs:
                 raise ConfigError(f"data.order: unknown task {name!r}; {nearest(name, self.specs)}")
-            if self.order.count(name) > 1:
+            if self.columns.count(name) > 1:
                 raise ConfigError(f"data.order: {name} appears twice")
         self.epochs_per_task = self._epochs()
 
     def _epochs(self) -> list[int]:
         if isinstance(self.epochs, int):
-            epochs = [self.epochs] * len(self.order)
+            epochs = [self.epochs] * len(self.columns)
         elif self.epochs == "published":
             published = self.benchmark.published_epochs()
-            missing = [n for n in self.order if n not in published]
+            missing = [n for n in self.columns if n not in published]
             if missing:
                 raise ConfigError(f"data.epochs: none is published for {', '.join(missing)}; give numbers")
-            epochs = [published[n] for n in self.order]
+            epochs = [published[n] for n in self.columns]
         else:
             epochs = list(self.epochs)
-        if len(epochs) != len(self.order) or min(epochs) < 1:
+        if len(epochs) != len(self.columns) or min(epochs) < 1:
             raise ConfigError(f"data.epochs: {epochs} must be one number of 1 or more, or one for each task in order")
-        return epochs
+        if self.protocol == "joint" and len(set(epochs)) > 1:
+            raise ConfigError(f"data.epochs: {epochs} differ, protocol=joint trains all tasks at once; give one number")
+        return epochs[: len(self.order)]
+
+    def _shuffle(self) -> None:
+        if self.protocol == "joint":
+            raise ConfigError("data.random_order: there is no order under data.protocol=joint")
+        drawn = torch.randperm(len(self.columns), generator=generator(self.seed, "order")).tolist()
+        self.order = self.columns = [self.columns[i] for i in drawn]
+        self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]
 
     # ---- preparing ---------------------------------------------------------------------------------------
 
@@ -162,7 +190,14 @@ class TaskSequence(LightningDataModule):
         """
         self.tokenizer, self.encoder_decoder = tokenizer, encoder_decoder
         self.encoder = PromptEncoder(tokenizer, self.max_prompt_tokens, self.system_prompt)
-        self.tasks = [self._task(name, e) for name, e in zip(self.order, self.epochs_per_task, strict=True)]
+        epochs = self.epochs_per_task * (len(self.columns) if self.protocol == "joint" else 1)
+        self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
+        self.tasks = [_joined(self.evaluated)] if self.protocol == "joint" else self.evaluated
+
+    def scored_after(self, task: int) -> range:
+        """Columns that are scored after training `task`."""
+        spans = {"sequential": (0, task + 1), "joint": (0, len(self.columns)), "independent": (task, task + 1)}
+        return range(*spans[self.protocol])
 
     def _task(self, name: str, epochs: int) -> TaskData:
         splits, spec = self.benchmark.load(self.root, name), self.specs[name]
@@ -202,7 +237,7 @@ class TaskSequence(LightningDataModule):
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""
-        chosen = self.tasks if tasks is None else tasks
+        chosen = self.evaluated if tasks is None else tasks
         return digest(e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split)
 
     # ---- serving -----------------------------------------------------------------------------------------

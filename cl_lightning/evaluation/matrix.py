@@ -238,3 +238,33 @@ def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) 
 
 def _has(row: Row, j: int) -> bool:
     return j < len(row) and row[j] is not None
+
+
+def joint_fp(R: Matrix) -> float:
+    """`fp` of a model trained on all tasks at once: the mean of its only row, over all columns."""
+    _size(R)
+    return fsum(_at(R, 0, j) for j in range(len(R[0]))) / len(R[0])
+
+
+def joint_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
+    """Of a model trained on all tasks at once, whose only row scores them all: `fp`, its mean; the rest None."""
+    return dict.fromkeys(CONVENTIONS) | {"fp": joint_fp(R)}
+
+
+def independent_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
+    """Of models trained on one task each, whose diagonal alone is scored: `ap`, its mean; the rest None."""
+    return dict.fromkeys(CONVENTIONS) | {"ap": ap(R)}
+
+
+#: What summarises R (and the zero-shot row), by `data.protocol`.
+SUMMARIES: dict[str, Callable[[Matrix, Row | None], dict[str, float | None]]] = {
+    "sequential": summary,
+    "joint": joint_summary,
+    "independent": independent_summary,
+}
+#: The metrics that need R alone, by `data.protocol` and name.
+BY_PROTOCOL: dict[str, dict[str, Callable[[Matrix], float]]] = {
+    "sequential": FUNCTIONS,
+    "joint": {"fp": joint_fp},
+    "independent": {"ap": ap},
+}

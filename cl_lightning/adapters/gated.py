@@ -1,0 +1,87 @@
+"""What strategies share that weigh each task's branch by the prompt: y = W x + s sum over i of a_i(prompt) B_i A_i x.
+
+One coefficient per sample and branch for the whole model, computed once from the prompt's frozen token embeddings and
+handed to the layers by `adapters.binding`. No task id is needed, at inference neither.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.binding import bind_gates
+from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.errors import ConfigError
+
+#: Embeddings (B, L, d) and mask (B, L) -> one vector per prompt (B, d).
+Pool = Callable[[Tensor, Tensor], Tensor]
+
+
+class GatedBranches(AdapterStrategy):
+    """Coefficients over the branches of a strategy that keeps each task's branch apart."""
+
+    per_sample: ClassVar[bool] = True
+
+    def __init__(self, branches: AdapterStrategy, pool: Pool, own_tokens: bool) -> None:
+        b = branches
+        super().__init__(b.rank, b.alpha, b.rslora, b.dropout, b.targets, b.offset)
+        if not isinstance(branches, IncLoRA) or isinstance(branches, SeqLoRA):
+            raise ConfigError(
+                f"model.adapter.branches: {type(branches).__name__} does not keep each task's branch apart, so no gate "
+                "can weigh it; use IncLoRA, OLoRA, CLoRA or InfLoRA"
+            )
+        if branches.offset == "baked":
+            raise ConfigError(
+                "model.adapter.branches.offset: baked takes the start off W for all samples, gates add it for some; "
+                "use displacement"
+            )
+        # A default argument would be one strategy in all models.
+        self.branches, self._pool, self._own_tokens = copy.deepcopy(branches), pool, own_tokens
+
+    @property
+    def trainable_factors(self) -> frozenset[str]:
+        """The branch strategy's."""
+        return self.branches.trainable_factors
+
+    def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
+        self.branches.attach(llm, output_head)
+        self._layers = self.branches.layers
+        bind_gates(llm)
+        self._embedding = (llm.get_input_embeddings(),)  # in a tuple: the LLM's module, not ours
+
+    @property
+    def embedding_size(self) -> int:
+        """d."""
+        return self._embedding[0].weight.shape[1]
+
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device that coefficients' weights have: float32 or wider."""
+        weight = self._embedding[0].weight
+        return torch.empty(0, dtype=torch.promote_types(torch.float32, weight.dtype), device=weight.device)
+
+    @abstractmethod
+    def coefficients(self, pooled: Tensor) -> Tensor | None:
+        """p_0 (B, d) -> a (B, T), oldest branch first; None before the first task."""
+
+    def pooled(self, batch: dict[str, Any]) -> Tensor:
+        """p_0 (B, d) of a batch from `data.collate`."""
+        whole = batch.get("prompt_mask", batch["attention_mask"])  # batches for generation are prompts
+        with torch.no_grad():
+            embedded = self._embedding[0](batch["input_ids"])
+        return self._pool(embedded, batch["own_mask"] if self._own_tokens else whole)
+
+    def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        gates = self.coefficients(self.pooled(batch))
+        return {} if gates is None else {"gates": gates}
+
+    @torch.no_grad()
+    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+        return self.coefficients(self.pooled(batch))[:, -1]
+
+    def penalties(self) -> dict[str, Tensor]:
+        return self.branches.penalties()
