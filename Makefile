@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep test lint bench report clean
+.PHONY: help setup run sweep test lint bench report compare score clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -53,6 +53,12 @@ bench: $(STAMP) ## run the benchmarks side by side with what users would pick in
 
 report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
 	@$(PY) -m cl_lightning.report $(RUN)
+
+compare: $(STAMP) ## one table of several runs: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
+	@$(PY) -m cl_lightning.compare $(RUNS) $(ARGS)
+
+score: $(STAMP) ## score a run anew without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
+	@$(PY) -m cl_lightning.score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -19,5 +19,5 @@ class ScoreMatrix(TaskCallback):
         run.say(f"  scores after task {task + 1}/{len(run.order)}: {cells}")
         metrics = {f"cl/{k}": v for k, v in run.summary().items() if v is not None}
         scores = {f"task/{name}/score": score for name, score in row.items()}
-        new = {"cl/plasticity": row[run.order[task]]} if run.order[task] in row else {}
+        new = {"cl/learned": row[run.order[task]]} if run.order[task] in row else {}
         run.log({**metrics, **scores, **new, "cl/tasks_done": task + 1})

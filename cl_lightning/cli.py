@@ -206,6 +206,7 @@ def run() -> None:
         "data": data.source,
         "base": module.base_hash,
         "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
+        "sources": {t.spec.name: t.whole for t in data.evaluated},
         "adapter": continuing.adapter_settings(module),
         "continues": parent.record["identity"] if parent else None,
     }

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.errors import UserError
-from cl_lightning.evaluation.matrix import CONVENTIONS
+from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
 from cl_lightning.state import read_record
 
 
@@ -16,6 +16,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}"
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
@@ -27,6 +31,23 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return table
 
 
+def _last_row(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
+    metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
+    alone = record.get("protocol") == "independent"
+    # Runs from before intervals were kept have none.
+    intervals = metrics.get("intervals", {})
+    rows: list[list[Any]] = []
+    for j, name in enumerate(record.get("columns", record["order"])):
+        learnt = R[order.index(name)][j] if name in order else None
+        now = learnt if alone else R[-1][j]
+        if now is not None:
+            interval = intervals.get(name if alone else order[-1], {}).get(name)
+            forgotten = None if learnt is None or alone else learnt - now
+            rows.append([name, metrics["metric_of_task"][name], learnt, now, _between(interval), forgotten])
+    return rows
+
+
 def tables(path: Path) -> list[Table]:
     """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
 
@@ -35,6 +56,7 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
+    values = SUMMARIES[record.get("protocol", "sequential")](record["R"], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
@@ -45,12 +67,18 @@ def tables(path: Path) -> list[Table]:
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
     rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in columns]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
+    state += f" ({record['view']})" if "view" in record else ""
     found = [
         _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *columns], rows),
         _table(
+            "each task's last score, with its 95 % bootstrap interval over the test examples",
+            ["task", "metric", "when learnt", "now", "95 % interval", "forgotten"],
+            _last_row(record),
+        ),
+        _table(
             "sequence metrics",
             ["name", "value", "meaning"],
-            [[name, metrics[name], meaning] for name, meaning in CONVENTIONS.items()],
+            [[name, values[name], meaning] for name, meaning in CONVENTIONS.items() if values[name] is not None],
         ),
     ]
     for slot in record["tables"].values():

@@ -26,14 +26,17 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
+from cl_lightning.evaluation.bootstrap import Interval
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
+from cl_lightning.evaluation.text import metric
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
 from cl_lightning.seeding import derive_seed, generator
 from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl, write_atomic
 from cl_lightning.task_callback import TaskCallback
+from cl_lightning.task_runner import TaskRunner
 
 #: Examples and the factor of each one's summed NLL in the loss.
 WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
@@ -75,6 +78,7 @@ class SequenceRun:
         order: what is trained, one after the other; columns: the tasks that are scored.
         matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
         trained: parameters that each finished task trained.
+        intervals: 95 % bootstrap intervals of the scores, [after][task].
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -96,6 +100,7 @@ class SequenceRun:
         self.matrix: list[list[float | None]] = []
         self.zero_shot: list[float] | None = None
         self.trained: list[int] = []
+        self.intervals: dict[str, dict[str, Interval]] = {}
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
@@ -188,6 +193,8 @@ class SequenceRun:
 
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
+        for task in self.data.evaluated:
+            metric(task.spec.metric)
         for callback in self.callbacks:
             callback.check_run(self)
 
@@ -202,7 +209,7 @@ class SequenceRun:
             pl.seed_everything(derive_seed(self.seed, "task", task) % 2**32, workers=True, verbose=False)
             self.data.activate(task)
             self.module.task_name, self.clock.task = self.order[task], task
-            trainer = self.make_trainer(task, [*self.callbacks, _TaskRunner(self, task)], self.loggers)
+            trainer = self.make_trainer(task, [*self.callbacks, TaskRunner(self, task)], self.loggers)
             trainer.fit(self.module, datamodule=self.data)
             if len(self.matrix) <= task:
                 raise TrainingError(f"task {self.order[task]} was interrupted; run the same command again to go on")
@@ -217,6 +224,7 @@ class SequenceRun:
             done = record["done"]
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.trained = record["metrics"]["trained"]
+            self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
             if self.data.protocol != "independent":
@@ -284,6 +292,7 @@ class SequenceRun:
         for j in tasks:
             scored = score_task(module.llm, module.tokenizer, self.data.evaluated[j], self.data.eval_batch_size, extra)
             self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
+            self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
             scores.append(scored.score)
         return scores
 
@@ -291,7 +300,7 @@ class SequenceRun:
 
     def summary(self) -> dict[str, float | None]:
         """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
-        return SUMMARIES[self.data.protocol](self.matrix)
+        return SUMMARIES[self.data.protocol](self.matrix, self.zero_shot)
 
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
@@ -305,6 +314,7 @@ class SequenceRun:
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
             "trained": self.trained,
             "zero_shot": self.zero_shot,
+            "intervals": self.intervals,
             "majority": [b["majority"] for b in baselines],
             "copy_prompt": [b["copy_prompt"] for b in baselines],
         }
@@ -360,38 +370,6 @@ class SequenceRun:
         told = distributed.gather(told)[0]
         if told is not None:
             raise TrainingError(told)
-
-
-class _TaskRunner(Callback):
-    """Hangs the task's boundary work and clock into its Trainer."""
-
-    def __init__(self, run: SequenceRun, task: int) -> None:
-        self.run, self.task = run, task
-        self.loss: Any = 0.0
-        self.tokens: Any = 0
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.run.begin(self.task, trainer)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.loss = self.loss + outputs["loss"].detach()
-        self.tokens = self.tokens + batch["attention_mask"].sum() * batch["weight"]
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        clock = self.run.clock
-        clock.step += 1
-        totals = torch.tensor([float(self.loss) / trainer.world_size, float(self.tokens)], dtype=torch.float64)
-        totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
-        clock.tokens += int(totals[1])
-        self.loss, self.tokens = 0.0, 0
-        if clock.step % self.run.settings.log_every_n_steps == 0:
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self.run.log({"train/loss": float(totals[0]), "train/lr": rate})
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.run.end(self.task)
 
 
 def _state_file(slot: str, done: int, kind: str = "json") -> str:

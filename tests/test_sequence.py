@@ -72,6 +72,11 @@ def test_run_folder_holds_what_is_promised(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     assert {"ap", "fp", "forget_T", "forget_Tm1", "bwt", "f_ra", "tasks", "data"} <= metrics.keys()
     assert "NOT TRACE" in metrics["data"]
+    after = {row: sorted(cells) for row, cells in metrics["intervals"].items()}
+    assert after == {"zero-shot": state["order"], "FOMC": ["FOMC"], "NumGLUE-cm": state["order"]}
+    for j, name in enumerate(state["order"]):
+        low, high = metrics["intervals"]["NumGLUE-cm"][name]
+        assert low <= state["R"][1][j] <= high
     lines = [json.loads(x) for x in (finished / "predictions/NumGLUE-cm_FOMC.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert lines[0].keys() == {"id", "prediction", "reference", "score"}
@@ -154,6 +159,7 @@ def test_a_finished_sequence_goes_on(finished: Path, tmp_path: Path) -> None:
     assert state["order"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
     assert state["R"][:2] == [[*row, None] for row in record(finished)["R"]]
     assert len(state["R"][2]) == 3
+    assert list(state["metrics"]["intervals"]) == ["zero-shot", *state["order"]]
     assert "task 1/3" not in told.stdout + told.stderr
     assert state["tables"]["init"][0]["rows"][-1][0] == "Sentiment"
     assert state["tables"]["init"][0]["rows"][-1][1] is not None, "surgery found the memory of the earlier tasks"

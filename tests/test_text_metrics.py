@@ -14,15 +14,10 @@ from rouge_score.tokenizers import DefaultTokenizer
 from cl_lightning.data.base import Example
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.baselines import baseline_scores, majority_answer
-from cl_lightning.evaluation.text import (
-    METRICS,
-    UnicodeTokenizer,
-    mean_score,
-    metric,
-    paragraph,
-    sari,
-    unmask,
-)
+from cl_lightning.evaluation.edit import unmask
+from cl_lightning.evaluation.rouge import UnicodeTokenizer
+from cl_lightning.evaluation.sari import paragraph, sari
+from cl_lightning.evaluation.text import METRICS, mean_score, metric
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
 LETTER_TASKS = ["C-STANCE", "FOMC", "NumGLUE-cm", "NumGLUE-ds"]
@@ -265,9 +260,11 @@ def test_sari_by_hand():
 @given(text, text)
 def test_scores_are_in_range_and_identity_is_best(a, b):
     prompt = "Do it.\n\nParagraph:\n" + b + "\n\nSimplification:"
+    official = {name for name in METRICS if name.endswith(("_trace", "_sapt", "_slice"))}
     for name in METRICS.keys() - {"first_letter"}:
-        assert 0 <= score(name, a, b, prompt) <= 100
-        assert score(name, a, a, prompt) == pytest.approx(100)
+        assert 0 <= score(name, a, b, prompt) <= 100 + 1e-9
+        if name not in official:
+            assert score(name, a, a, prompt) == pytest.approx(100)
 
 
 @given(st.sampled_from("ABCDE"), text, text)
@@ -280,8 +277,9 @@ def test_first_letter_identity_and_range(letter, rest, prediction):
 @pytest.mark.parametrize("name", METRICS)
 def test_order_is_kept_and_unequal_lengths_raise(name):
     assert metric(name) is METRICS[name]
-    assert metric(name)(["A", "q r", "C"], ["A", "B", "C"], ["s", "t", "u"])[::2] == [100, 100]
-    assert metric(name)(["A", "q r", "C"], ["A", "B", "C"], ["s", "t", "u"])[1] < 100
+    texts = ["A q r s t u", "q", "C a b c d e"], ["A q r s t u", "B", "C a b c d e"], ["s", "t", "u"]
+    assert metric(name)(*texts)[::2] == pytest.approx([100, 100])
+    assert metric(name)(*texts)[1] < 100
     assert metric(name)([], [], []) == []
     for lengths in [(2, 1, 1), (1, 2, 1), (1, 1, 2)]:
         with pytest.raises(ValueError):
@@ -289,8 +287,8 @@ def test_order_is_kept_and_unequal_lengths_raise(name):
 
 
 def test_unknown_metric():
-    with pytest.raises(ConfigError, match=r"'rouge'.*did you mean rouge_l\?.*valid: accuracy, edit_similarity"):
-        metric("rouge")
+    with pytest.raises(ConfigError, match=r"'rouge_k'.*did you mean rouge_\w.*valid: accuracy, accuracy_trace, bleu"):
+        metric("rouge_k")
 
 
 def test_mean_score():

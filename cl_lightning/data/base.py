@@ -1,10 +1,12 @@
 """What a task is: examples, splits and the facts needed to prompt, cut and score them. No torch here."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,12 @@ class Benchmark(ABC):
     """A named family of tasks: one class in one file, chosen by `data.benchmark`'s class_path.
 
     Reads files (or generates), knows nothing of models, tokenizers or torch.
+
+    Attributes:
+        evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
     """
+
+    evaluator: ClassVar[str | None] = None
 
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
@@ -83,6 +90,14 @@ class Benchmark(ABC):
     @abstractmethod
     def describe(self, root: Path | None) -> str:
         """Which data this is, in one line for people: printed first, stored in every result."""
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """Content hash of examples (id, prompt, answers), 16 hex digits."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for example in examples:
+        hashed.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
+    return hashed.hexdigest()
 
 
 def data_root(option: str | None) -> Path | None:

@@ -60,6 +60,8 @@ class SuperNI(Benchmark):
         order: which of the published orders `data.order=null` stands for.
     """
 
+    evaluator = "sapt"
+
     def __init__(self, order: Order = "order1") -> None:
         self.order = order
 

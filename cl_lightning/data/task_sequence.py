@@ -1,8 +1,7 @@
 """The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root
+from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
@@ -25,7 +24,10 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task, ready to train and score. `raw_train`: the chosen training examples as text."""
+    """One task, ready to train and score.
+
+    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not.
+    """
 
     spec: TaskSpec
     train: tuple[Encoded, ...]
@@ -33,6 +35,7 @@ class TaskData:
     test: tuple[Encoded, ...]
     epochs: int
     dropped: int
+    whole: str
 
     @property
     def raw_train(self) -> tuple[Example, ...]:
@@ -44,7 +47,7 @@ def _joined(tasks: Sequence[TaskData]) -> TaskData:
     spec = TaskSpec(JOINT, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
     train = tuple(e for t in tasks for e in t.train)
     validation = tuple(e for t in tasks for e in t.validation)
-    return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks))
+    return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks), whole="")
 
 
 class _Collated(Dataset):
@@ -65,6 +68,7 @@ class TaskSequence(LightningDataModule):
         benchmark: which family of tasks.
         root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
         order: task names, in training order; null: the benchmark's own order.
+        random_order: train them in an order drawn by the seed instead.
         train_samples: examples per task, drawn by (seed, task); null: all.
         validation_samples: carved from train, never from test; disjoint from the training examples.
         test_samples: scored prompts per task, drawn by (seed, task); null: all.
@@ -75,6 +79,7 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
         system_prompt: chat system message; null leaves it to the model's template.
+        metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
         seed: linked to seed_everything.
         protocol: "sequential": task after task, all seen tasks scored after each; or a reference to hold that against:
             "joint": all tasks' examples at once, as if one task (an upper bound), "independent": each task alone from
@@ -86,6 +91,7 @@ class TaskSequence(LightningDataModule):
         benchmark: Benchmark = TRACE(),  # noqa: B008
         root: str | None = None,
         order: list[str] | None = None,
+        random_order: bool = False,
         train_samples: int | None = None,
         validation_samples: int = 16,
         test_samples: int | None = None,
@@ -96,6 +102,7 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
         system_prompt: str | None = None,
+        metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
         protocol: Protocol = "sequential",
     ) -> None:
@@ -104,7 +111,13 @@ class TaskSequence(LightningDataModule):
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
-        self.specs = benchmark.tasks(self.root)
+        self.specs = dict(benchmark.tasks(self.root))
+        if metrics == "official":
+            if benchmark.evaluator is None:
+                raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
+            self.specs = {
+                name: replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}") for name, spec in self.specs.items()
+            }
         #: The tasks that are scored, and what is trained, one after the other.
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [JOINT] if protocol == "joint" else self.columns
@@ -118,6 +131,8 @@ class TaskSequence(LightningDataModule):
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._check()
+        if random_order:
+            self._shuffle()
 
     def _check(self) -> None:
         counts = (
@@ -157,6 +172,13 @@ class TaskSequence(LightningDataModule):
         if self.protocol == "joint" and len(set(epochs)) > 1:
             raise ConfigError(f"data.epochs: {epochs} differ, protocol=joint trains all tasks at once; give one number")
         return epochs[: len(self.order)]
+
+    def _shuffle(self) -> None:
+        if self.protocol == "joint":
+            raise ConfigError("data.random_order: there is no order under data.protocol=joint")
+        drawn = torch.randperm(len(self.columns), generator=generator(self.seed, "order")).tolist()
+        self.order = self.columns = [self.columns[i] for i in drawn]
+        self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]
 
     # ---- preparing ---------------------------------------------------------------------------------------
 
@@ -205,8 +227,8 @@ class TaskSequence(LightningDataModule):
             raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
-        carved = self.validation_samples
-        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped)
+        carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
+        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped, whole)
 
     @property
     def source(self) -> str:
@@ -215,15 +237,8 @@ class TaskSequence(LightningDataModule):
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""
-        digest = hashlib.blake2b(digest_size=8)
-        for task in self.evaluated if tasks is None else tasks:
-            for split in (task.train, task.validation, task.test):
-                for encoded in split:
-                    example = encoded.example
-                    digest.update(
-                        "\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode()
-                    )
-        return digest.hexdigest()
+        chosen = self.evaluated if tasks is None else tasks
+        return digest(e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split)
 
     # ---- serving -----------------------------------------------------------------------------------------
 

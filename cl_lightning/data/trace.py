@@ -110,6 +110,8 @@ class TRACE(Benchmark):
         subset: which LLM-CL-Benchmark_<size> folder to read, see `load`.
     """
 
+    evaluator = "trace"
+
     def __init__(self, subset: int | None = None) -> None:
         self.subset = subset
 

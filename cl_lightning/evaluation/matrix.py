@@ -2,9 +2,10 @@
 
 `R[i][j]` is the score (0..100) on task j after training task i, both counted from 0; None, or a row that
 ends before j, means not scored. T is the number of rows: in the middle of a sequence the summaries are those
-of the tasks trained so far, and columns from T on (tasks not yet trained) are ignored.
+of the tasks trained so far, and columns from T on (tasks not yet trained) are ignored. `zero_shot[j]` (R_0) is
+the untrained model's score on task j, `single[j]` (a_j) that of a model trained on a reference, one per column.
 
-Names clash between papers, hence ours carry the divisor; `CONVENTIONS` has one line each for tables.
+Names clash between papers, hence ours carry the divisor or the paper; `CONVENTIONS` has one line each for tables.
 Every function raises ValueError for an empty matrix, a score outside 0..100, and a cell it needs but misses
 (SLICE's own code drops missing cells and averages the rest).
 """
@@ -12,15 +13,24 @@ Every function raises ValueError for an empty matrix, a score outside 0..100, an
 from collections.abc import Callable, Sequence
 from math import fsum
 
-Matrix = Sequence[Sequence[float | None]]
+Row = Sequence[float | None]
+Matrix = Sequence[Row]
 
 CONVENTIONS: dict[str, str] = {
     "ap": 'mean of the diagonal, divisor T: "AP" in SLICE; not the "AP" of SAPT and GainLoRA',
     "fp": 'mean of the last row, divisor T: "FP" in SLICE, OP_T in TRACE, ACC in GEM, "AP" in SAPT, GainLoRA',
-    "forget_T": "ap - fp, divisor T: Forget in SLICE, -Bwt in SAPT's code",
+    "forget_T": "ap - fp, divisor T: Forget in SLICE, -bwt_T",
     "forget_Tm1": "mean drop from diagonal to last row over the first T-1 tasks: -bwt",
     "bwt": "mean change from diagonal to last row over the first T-1 tasks: BWT in TRACE and GEM",
+    "bwt_T": "the same sum with divisor T: Bwt in SAPT's and GainLoRA's code, -forget_T",
     "f_ra": "mean drop from best earlier score to last row over the first T-1 tasks: F.Ra in SAPT, GainLoRA",
+    "aaa": "mean of fp after each task: average anytime accuracy, average incremental accuracy",
+    "plasticity": "ap under its other name: learning accuracy of MER",
+    "stability": "mean of the last row over the first T-1 tasks",
+    "min_acc": "mean over the first T-1 tasks of the lowest later score: min-ACC at task ends",
+    "fwt_gem": "mean of (score just before training the task) - zero-shot, over tasks 2..T: FWT in GEM",
+    "fwt_sapt": "ap - mean of the single-task references: Fwt in SAPT",
+    "intransigence": "mean of the references - ap: -fwt_sapt where both have the same references",
 }
 
 
@@ -105,36 +115,156 @@ def f_ra(R: Matrix) -> float:
     return fsum(max(_at(R, i, j) for i in range(j, count)) - _at(R, count, j) for j in range(count)) / count
 
 
-_ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T)
-_TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra)
+def bwt_T(R: Matrix) -> float:
+    """Backward transfer with divisor T, `(1/T) sum_j (R[T-1][j] - R[j][j])` = `-forget_T`, -100..100; 0 for T = 1.
+
+    Source: "Bwt" in `score.py` of SAPT and GainLoRA, where the last task's 0 is in the mean.
+    """
+    return fp(R) - ap(R)
 
 
-def summary(R: Matrix) -> dict[str, float | None]:
+def aaa(R: Matrix) -> float:
+    """Average anytime accuracy `(1/T) sum_t (1/(t+1)) sum_{j<=t} R[t][j]`, 0..100: `fp` after each task, averaged.
+
+    Source: Caccia et al. 2022 (ER-ACE, arXiv 2104.05025), at task ends; the same number is the average incremental
+    accuracy of iCaRL (Rebuffi et al. 2017). Needs the lower triangle.
+    """
+    return fsum(fp(R[: t + 1]) for t in range(_size(R))) / len(R)
+
+
+def plasticity(R: Matrix) -> float:
+    """How well each task was learnt when it was trained: `ap`, 0..100.
+
+    Source: "learning accuracy" of MER (Riemer et al. 2019); P of Sarfraz et al. 2022 (SYNERgy).
+    """
+    return ap(R)
+
+
+def stability(R: Matrix) -> float:
+    """What is left of the earlier tasks, `(1/(T-1)) sum_{j<T-1} R[T-1][j]`, 0..100; ValueError for T = 1.
+
+    Source: S of Sarfraz et al. 2022 (SYNERgy), whose trade-off is 2SP/(S+P) with P = `plasticity`.
+    """
+    count = _earlier(R, "stability")
+    return fsum(_at(R, count, j) for j in range(count)) / count
+
+
+def min_acc(R: Matrix) -> float:
+    """Worst case of the earlier tasks, `(1/(T-1)) sum_{j<T-1} min_{i>j} R[i][j]`, 0..100; ValueError for T = 1.
+
+    Source: min-ACC of De Lange et al. 2023 (arXiv 2205.13452), who take the minimum over training steps; here over
+    task ends, so an upper bound of theirs.
+    """
+    count = _earlier(R, "min_acc")
+    return fsum(min(_at(R, i, j) for i in range(j + 1, count + 1)) for j in range(count)) / count
+
+
+def per_task_forgetting(R: Matrix) -> list[float]:
+    """`R[j][j] - R[T-1][j]` of each task j, -100..100 each; the last is 0. Their mean is `forget_T`. Source: SLICE."""
+    T = _size(R)
+    return [_at(R, j, j) - _at(R, T - 1, j) for j in range(T)]
+
+
+def fwt_gem(R: Matrix, zero_shot: Row) -> float:
+    """Forward transfer `(1/(T-1)) sum_{j>=1} (R[j-1][j] - zero_shot[j])`, -100..100; ValueError for T = 1.
+
+    What training the earlier tasks did for a task before it was trained itself. Needs the scores right above the
+    diagonal. Source: GEM, where the untrained model is a random network; ours is the pretrained one.
+    """
+    count = _earlier(R, "fwt_gem")
+    start = _references(R, zero_shot, "zero_shot")
+    return fsum(_at(R, j - 1, j) - start[j] for j in range(1, count + 1)) / count
+
+
+def fwt_sapt(R: Matrix, single: Row) -> float:
+    """Forward transfer `(1/T) sum_j (R[j][j] - single[j])`, -100..100: learnt in the sequence, against learnt alone.
+
+    `single[j]`: score of a model trained on task j alone. Source: SAPT, "FWT"; its code subtracts a mean of 50.94
+    written into it, GainLoRA's subtracts 0.
+    """
+    return ap(R) - fsum(_references(R, single, "single")) / len(R)
+
+
+def intransigence(R: Matrix, reference: Row) -> float:
+    """Inability to learn `(1/T) sum_j (reference[j] - R[j][j])`, -100..100; below 0: the sequence helped.
+
+    `reference[j]`: score on task j of a model trained jointly on tasks 0..j in Chaudhry et al. 2018 (RWalk), whose
+    I_j this averages; with models of single tasks it is `-fwt_sapt`. Which one was taken belongs beside the number.
+    """
+    return fsum(_references(R, reference, "reference")) / len(R) - ap(R)
+
+
+def _references(R: Matrix, row: Row, name: str) -> list[float]:
+    """The first T values of a row of reference scores, checked like a row of R."""
+    scores: list[float] = []
+    for j in range(_size(R)):
+        score = row[j] if j < len(row) else None
+        if score is None or not 0 <= score <= 100:
+            raise ValueError(f"{name} of task {j} is {'missing' if score is None else f'{score}, outside 0..100'}")
+        scores.append(score)
+    return scores
+
+
+_ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T, bwt_T, aaa, plasticity)
+_TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stability, min_acc)
+#: The metrics that need R alone, by name.
+FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
+#: Those that also need a reference score for each task.
+REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
+
+
+def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:
     """Every metric by name, in the order of `CONVENTIONS`; None for those that T = 1 leaves undefined.
+
+    `fwt_gem` is None without `zero_shot` or where a score above the diagonal that it needs was never made;
+    `fwt_sapt` and `intransigence` are None without `single`.
 
     Example:
         >>> summary([[80.0, None], [50.0, 70.0]])["bwt"]
         -30.0
     """
-    several = _size(R) > 1
-    values: dict[str, float | None] = {f.__name__: f(R) for f in _ANY_T}
-    return values | {f.__name__: f(R) if several else None for f in _TWO_TASKS}
+    T = _size(R)
+    values: dict[str, float | None] = dict.fromkeys(CONVENTIONS)
+    values |= {f.__name__: f(R) for f in _ANY_T}
+    if T > 1:
+        values |= {f.__name__: f(R) for f in _TWO_TASKS}
+        ahead = all(_has(R[j - 1], j) for j in range(1, T))
+        if ahead and zero_shot is not None and all(_has(zero_shot, j) for j in range(T)):
+            values["fwt_gem"] = fwt_gem(R, zero_shot)
+    if single is not None:
+        values |= {name: f(R, single) for name, f in REFERENCED.items()}
+    return values
 
 
-def joint_summary(R: Matrix) -> dict[str, float | None]:
-    """Of a model trained on all tasks at once, whose only row scores them all: `fp`, its mean; the rest None."""
+def _has(row: Row, j: int) -> bool:
+    return j < len(row) and row[j] is not None
+
+
+def joint_fp(R: Matrix) -> float:
+    """`fp` of a model trained on all tasks at once: the mean of its only row, over all columns."""
     _size(R)
-    return dict.fromkeys(CONVENTIONS) | {"fp": fsum(_at(R, 0, j) for j in range(len(R[0]))) / len(R[0])}
+    return fsum(_at(R, 0, j) for j in range(len(R[0]))) / len(R[0])
 
 
-def independent_summary(R: Matrix) -> dict[str, float | None]:
+def joint_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
+    """Of a model trained on all tasks at once, whose only row scores them all: `fp`, its mean; the rest None."""
+    return dict.fromkeys(CONVENTIONS) | {"fp": joint_fp(R)}
+
+
+def independent_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
     """Of models trained on one task each, whose diagonal alone is scored: `ap`, its mean; the rest None."""
     return dict.fromkeys(CONVENTIONS) | {"ap": ap(R)}
 
 
-#: What summarises R, by `data.protocol`.
-SUMMARIES: dict[str, Callable[[Matrix], dict[str, float | None]]] = {
+#: What summarises R (and the zero-shot row), by `data.protocol`.
+SUMMARIES: dict[str, Callable[[Matrix, Row | None], dict[str, float | None]]] = {
     "sequential": summary,
     "joint": joint_summary,
     "independent": independent_summary,
+}
+#: The metrics that need R alone, by `data.protocol` and name.
+BY_PROTOCOL: dict[str, dict[str, Callable[[Matrix], float]]] = {
+    "sequential": FUNCTIONS,
+    "joint": {"fp": joint_fp},
+    "independent": {"ap": ap},
 }

@@ -1,7 +1,6 @@
 """Score one task: every rank generates its share, all ranks hold all scores, in order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -9,15 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cl_lightning.data.task_sequence import TaskData
 from cl_lightning.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.evaluation.text import best_scores, mean_score
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A task's mean score (0..100) and one row per test example: id, prediction, reference, score."""
-
-    score: float
-    rows: list[dict[str, object]]
+from cl_lightning.evaluation.rows import Scored, score_rows
 
 
 def score_task(
@@ -35,11 +26,8 @@ def score_task(
     for r, part in enumerate(gather(texts)):
         predictions[r :: world_size()] = part
     examples = [e.example for e in task.test]
-    # Predictions are stripped, so references must be: some of TRACE's code lines end in a blank.
-    references = [[answer.strip() for answer in e.accepted] for e in examples]
-    scores = best_scores(task.spec.metric, predictions, references, [e.prompt for e in examples])
     rows = [
-        {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer, "score": s}
-        for e, p, s in zip(examples, predictions, scores, strict=True)
+        {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer}
+        for e, p in zip(examples, predictions, strict=True)
     ]
-    return Scored(mean_score(scores), rows)
+    return score_rows(task.spec.metric, rows, [e.prompt for e in examples])

@@ -1,0 +1,125 @@
+"""A comparison as Markdown, CSV or LaTeX (booktabs)."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cl_lightning.comparison.table import Aggregate, Comparison, Difference
+from cl_lightning.evaluation.matrix import CONVENTIONS
+from cl_lightning.state import to_csv
+
+ABOUT = (
+    "± is the standard deviation over seeds; a difference's interval is a paired 95 % bootstrap over test examples, "
+    "the same seeds and examples on both sides"
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts: `groups` are column groups (name, number of columns), under them `heads`, then `rows`."""
+
+    title: str
+    groups: list[tuple[str, int]]
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def grids(table: Comparison, metrics: Sequence[str], baseline: int | None) -> list[Grid]:
+    """The methods' own figures, and their differences from a baseline row where there is one."""
+    groups = [(name, len(metrics) + 1) for name in table.columns]
+    heads = [*metrics, "seeds"] * len(table.columns)
+    of_orders = [table.over_orders(r, "fp") for r in range(len(table.methods))]
+    more = 1 if any(of_orders) else 0
+    figures = Grid("Methods", [*groups, *[("orders", 1)] * more], [*heads, *["fp mean / worst"] * more], [])
+    for r, method in enumerate(table.methods):
+        cells = [[table.aggregate(r, c, m) for m in metrics] for c in range(len(table.columns))]
+        orders = "; ".join(f"{o.mean:.2f} / {o.worst:.2f} ({o.orders} orders)" for o in of_orders[r])
+        figures.rows.append([method, *_texts(cells, _figure), *[orders] * more])
+    if baseline is None or len(table.methods) == 1:
+        return [figures]
+    differences = Grid(f"Differences from {table.methods[baseline]}", groups, heads, [])
+    for r, method in enumerate(table.methods):
+        if r != baseline:
+            cells = [[table.difference(r, baseline, c, m) for m in metrics] for c in range(len(table.columns))]
+            differences.rows.append([method, *_texts(cells, _change)])
+    return [figures, differences]
+
+
+def _texts(cells: list[list], write: Callable[..., str]) -> list[str]:
+    """The cells of each column group and the number of seeds; blank where there is nothing."""
+    return [text for group in cells for text in [*("" if c is None else write(c) for c in group), _seeds(group)]]
+
+
+def _seeds(group: Sequence[Aggregate | Difference | None]) -> str:
+    return next((str(cell.seeds) for cell in group if cell is not None), "")
+
+
+def _figure(a: Aggregate) -> str:
+    return f"{a.mean:.2f}" if a.sd is None else f"{a.mean:.2f} ± {a.sd:.2f}"
+
+
+def _change(d: Difference) -> str:
+    return f"{d.mean:+.2f} [{d.interval[0]:.2f}, {d.interval[1]:.2f}]"
+
+
+def _notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
+    return [*table.notes, *[f"{m}: {CONVENTIONS[m]}" for m in metrics], ABOUT]
+
+
+def markdown(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """Markdown tables and a list of notes."""
+    lines: list[str] = []
+    for grid in grids(table, metrics, baseline):
+        names = [name for name, width in grid.groups for _ in range(width)]
+        heads = [f"{name}: {head}" for name, head in zip(names, grid.heads, strict=True)]
+        lines += [f"### {grid.title}", "", _line(["method", *heads]), _line(["---", *["---:"] * len(heads)])]
+        lines += [*(_line(row) for row in grid.rows), ""]
+    return "\n".join([*lines, *[f"- {note}" for note in _notes(table, metrics)], ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """LaTeX tabulars for the package booktabs; the notes are comments."""
+    lines = [f"% {note}" for note in _notes(table, metrics)]
+    for grid in grids(table, metrics, baseline):
+        groups = [rf"\multicolumn{{{width}}}{{c}}{{{_tex(name)}}}" for name, width in grid.groups]
+        lines += [f"% {grid.title}", rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}", r"\toprule"]
+        lines += [_row(["", *groups]), _row(["method", *map(_tex, grid.heads)]), r"\midrule"]
+        lines += [_row([_tex(cell) for cell in row]) for row in grid.rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("±", r"$\pm$")
+
+
+def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """A line for each method, column and metric: figures, interval over test examples, difference from the baseline."""
+    columns = ["method", "column", "order", "data", "metric", "seeds", "mean", "sd", "low", "high"]
+    columns += ["baseline", "difference", "difference_low", "difference_high", "paired_seeds"]
+    rows = []
+    for r, c in sorted(table.cells):
+        facts = table.of_column[c]
+        for metric in metrics:
+            if (a := table.aggregate(r, c, metric)) is None:
+                continue
+            row = [table.methods[r], table.columns[c], facts["order"], facts["data.what"], metric, a.seeds]
+            row += [a.mean, a.sd, *a.interval]
+            d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)
+            rows.append([*row, *([table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5)])
+    return to_csv(columns, rows).decode()
+
+
+FORMATS: dict[str, Callable[[Comparison, Sequence[str], int | None], str]] = {
+    "markdown": markdown,
+    "csv": csv,
+    "latex": latex,
+}

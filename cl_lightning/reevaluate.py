@@ -1,0 +1,77 @@
+"""Evaluate a run's stored adapters again, without training: all of R, above the diagonal too, and the base's scores."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from cl_lightning.arithmetic import give_back_memory
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.errors import StateError
+from cl_lightning.evaluation.rows import Scored
+from cl_lightning.evaluation.score import score_task
+from cl_lightning.loading import load_run
+from cl_lightning.state import read_checked, read_record
+from cl_lightning.views import ZERO_SHOT, columns, write_view
+
+
+def evaluate(path: Path, root: str | None = None, batch_size: int | None = None) -> Path:
+    """Score every task after every finished task and before the first; the view at `evaluated` is returned.
+
+    The model is rebuilt from the base for each row of R, so that no row depends on another.
+
+    Args:
+        path: a run folder with its adapters.
+        root: folder of the data, where it has moved.
+        batch_size: prompts per generation batch; None: the run's.
+
+    Raises:
+        StateError: no run folder, a damaged one, or another base model or data than the run had.
+    """
+    record = read_record(path)
+    config = yaml.safe_load(read_checked(path, record, "config.yaml"))
+    names = columns(record)
+    data = _data({**config["data"], "order": names, "random_order": False, "seed": record["seed"]}, root)
+    cells: dict[tuple[str, str], Scored] = {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for done, after in enumerate([ZERO_SHOT, *record["order"][: record["done"]]]):
+        module = load_run(path, done).module.to(device)
+        if not data.evaluated:
+            data.prepare(module.tokenizer, module.encoder_decoder)
+            _same_data(data, record)
+        extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
+        for task in data.evaluated:
+            scored = score_task(module.llm, module.tokenizer, task, batch_size or data.eval_batch_size, extra)
+            cells[after, task.spec.name] = scored
+        print(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}", flush=True)
+        del module
+        give_back_memory()
+    metrics = {task.spec.name: task.spec.metric for task in data.evaluated}
+    return write_view(path, record, path / "evaluated", "adapters evaluated again", metrics, cells)
+
+
+def moved(path: Path, view: Path) -> list[tuple[str, str, float, float]]:
+    """(after, task, score in the run, score in the view) of cells that both have and that differ."""
+    run, other = read_record(path), read_record(view)
+    names = columns(run)
+    return [
+        (run["order"][i], names[j], old, new)
+        for i, (olds, news) in enumerate(zip(run["R"], other["R"], strict=True))
+        for j, (old, new) in enumerate(zip(olds, news, strict=True))
+        if old is not None and old != new
+    ]
+
+
+def _data(options: dict[str, Any], root: str | None) -> TaskSequence:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TaskSequence, "data")
+    chosen = {**options, "root": root or options["root"]}
+    return parser.instantiate_classes(parser.parse_object({"data": chosen})).data
+
+
+def _same_data(data: TaskSequence, record: dict[str, Any]) -> None:
+    for task in data.evaluated:
+        if data.fingerprint([task]) != record["fingerprints"][task.spec.name]:
+            raise StateError(f"{task.spec.name}: the data is not what the run had; give its folder with --root")

@@ -1,0 +1,74 @@
+"""Score a finished run anew, without training: `python -m cl_lightning.score RUN --metrics official rouge_l`.
+
+--metrics re-scores the stored predictions; --evaluate lets the stored adapters predict again, all of R with what
+lies above the diagonal, and the base model. Results go beside the run's record, never over it, as run folders that
+`report` and `compare` read: RUN/rescored/<scheme>, RUN/evaluated.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from cl_lightning.errors import ConfigError, UserError
+from cl_lightning.evaluation.parity import DEVIATIONS
+from cl_lightning.evaluation.text import METRICS
+from cl_lightning.report import show
+from cl_lightning.views import rescore
+
+SCHEMES = "own, official, a metric for all tasks, or TASK=METRIC[,TASK=METRIC]"
+
+
+def parser() -> ArgumentParser:
+    """The command line's options."""
+    made = ArgumentParser("cl_lightning.score", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    made.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
+    made.add_argument("--metrics", nargs="+", default=[], metavar="SCHEME", help=SCHEMES)
+    made.add_argument("--evaluate", action="store_true", help="let the stored adapters predict again")
+    made.add_argument("--root", metavar="FOLDER", help="the data, where it is not where the run had it")
+    made.add_argument("--batch-size", type=int, metavar="N", help="prompts per generation batch of --evaluate")
+    made.add_argument("--list", action="store_true", help="list metrics, and how the official ones differ")
+    return made
+
+
+def run(options: Namespace) -> None:
+    """Do what the options ask for and print the tables.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    if options.list:
+        print(listed())
+        return
+    if options.run is None or not (options.metrics or options.evaluate):
+        raise ConfigError(f"say which run, and --evaluate or --metrics ({SCHEMES})")
+    source = options.run
+    if options.evaluate:
+        from cl_lightning.reevaluate import evaluate, moved  # torch is imported only for this
+
+        source = evaluate(options.run, options.root, options.batch_size)
+        show(source)
+        for after, task, old, new in moved(options.run, source):
+            print(f"differs from the run: {task} after {after} {new:.2f}, was {old:.2f}")
+    for scheme in options.metrics:
+        show(rescore(source, scheme, options.root))
+
+
+def listed() -> str:
+    """All metrics with a line each, then the differences from the official evaluators."""
+    lines = [f"{name:26} {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in METRICS.items()]
+    lines += ["", "Where ours differ from the official evaluators (data.metrics=official takes theirs):"]
+    lines += [f"{d.ours} / {d.official}: {d.what}; {d.why}" for d in DEVIATIONS]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    try:
+        run(parser().parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

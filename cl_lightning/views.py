@@ -1,0 +1,145 @@
+"""Views of a run: run folders beside its record that hold other scores of it, and no adapters. No torch here.
+
+`<run>/rescored/<scheme>` has the stored predictions scored anew, `<run>/evaluated` new predictions of the stored
+adapters. Reports and comparisons read a view like any run; the run itself is never written to.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from cl_lightning.data.base import Benchmark, data_root
+from cl_lightning.errors import ConfigError, StateError, nearest
+from cl_lightning.evaluation.matrix import SUMMARIES
+from cl_lightning.evaluation.rows import Row, Scored, score_rows
+from cl_lightning.evaluation.text import PROMPTED, metric
+from cl_lightning.state import RunFolder, read_checked, read_record, to_csv, to_json, to_jsonl, write_atomic
+
+ZERO_SHOT = "zero-shot"
+Cells = Mapping[tuple[str, str], Scored]
+
+
+def columns(record: dict[str, Any]) -> list[str]:
+    """The tasks that a run scores; those it trains but under protocol=joint."""
+    return record.get("columns", record["order"])
+
+
+def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, list[Row]]]:
+    """(after, task, rows) of every stored prediction file, ZERO_SHOT first. Raises StateError for a damaged one."""
+    for after in (ZERO_SHOT, *record["order"]):
+        for task in columns(record):
+            name = f"predictions/{after}_{task}.jsonl"
+            if name in record["files"]:
+                lines = read_checked(path, record, name).decode().splitlines()
+                yield after, task, [json.loads(line) for line in lines]
+
+
+def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
+    """Score a run's stored predictions anew; the new scores go to `rescored/<scheme>`, which is returned.
+
+    Args:
+        path: a run folder, or a view.
+        scheme: "own" (each task's own metric), "official" (its official evaluator's), a metric for all tasks, or
+            TASK=METRIC pairs with commas between, the other tasks keeping theirs.
+        root: folder of the data, where it has moved; only metrics that read prompts look there.
+
+    Raises:
+        StateError: no run folder, a damaged one, or one whose data is not what lies at `root` now.
+        ConfigError: unknown task or metric, no official evaluator.
+        DataError: the metric does not fit the answers.
+    """
+    record = read_record(path)
+    config = yaml.safe_load(read_checked(path, record, "config.yaml"))
+    metrics = _metrics(scheme, record, config)
+    prompts: dict[str, dict[str, str]] = {}
+    cells: dict[tuple[str, str], Scored] = {}
+    for after, task, rows in predictions(path, record):
+        name = metrics[task]
+        if name in PROMPTED and task not in prompts:
+            prompts[task] = _prompts(config, root, task, rows)
+        texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
+        cells[after, task] = score_rows(name, rows, texts)
+    return write_view(path, record, path / "rescored" / scheme, f"re-scored: {scheme}", metrics, cells)
+
+
+def write_view(
+    run: Path, record: dict[str, Any], to: Path, what: str, metrics: Mapping[str, str], cells: Cells
+) -> Path:
+    """Write scores of a run as a run folder of their own at `to`, replacing an earlier one there.
+
+    `cells`: (after, task) -> scores, with or without those of ZERO_SHOT. What the record says besides scores stays.
+    """
+    order, done, tasks = record["order"], record["done"], columns(record)
+
+    def row(after: str) -> list[float | None]:
+        return [cells[after, task].score if (after, task) in cells else None for task in tasks]
+
+    R, start = [row(after) for after in order[:done]], row(ZERO_SHOT)
+    zero_shot = None if all(score is None for score in start) else start
+    intervals: dict[str, dict[str, Any]] = {}
+    for (after, task), scored in cells.items():
+        intervals.setdefault(after, {})[task] = scored.interval
+    found = {
+        **record["metrics"],
+        **SUMMARIES[record.get("protocol", "sequential")](R, zero_shot),
+        "metric_of_task": dict(metrics),
+        "zero_shot": zero_shot,
+        "intervals": intervals,
+    }
+    if metrics != record["metrics"]["metric_of_task"]:
+        found |= {"majority": None, "copy_prompt": None}  # they were scored by the other metrics
+    folder = RunFolder(to)
+    folder.open(record["identity"], fresh=True)
+    folder.write("config.yaml", read_checked(run, record, "config.yaml"))
+    for (after, task), scored in cells.items():
+        folder.write(f"predictions/{after}_{task}.jsonl", to_jsonl(scored.rows))
+    folder.commit({**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}})
+    rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
+    write_atomic(to / "matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
+    write_atomic(to / "metrics.json", to_json(found))
+    folder.close()
+    return to
+
+
+def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """Task -> metric."""
+    own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in columns(record)}
+    if scheme == "own":
+        return own
+    if scheme == "official":
+        benchmark = _benchmark(config)
+        if benchmark.evaluator is None:
+            raise ConfigError(f"official: {type(benchmark).__name__} names no official evaluator")
+        ending = f"_{benchmark.evaluator}"
+        chosen = {task: f"{name.removesuffix(ending)}{ending}" for task, name in own.items()}
+    elif "=" in scheme:
+        pairs = [pair.partition("=") for pair in scheme.split(",")]
+        for task, _, _ in pairs:
+            if task not in own:
+                raise ConfigError(f"{scheme}: the run has no task {task!r}; {nearest(task, own)}")
+        chosen = {**own, **{task: name for task, _, name in pairs}}
+    else:
+        chosen = dict.fromkeys(own, scheme)
+    for name in chosen.values():
+        metric(name)
+    return chosen
+
+
+def _benchmark(config: dict[str, Any]) -> Benchmark:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Benchmark, "benchmark")
+    return parser.instantiate_classes(parser.parse_object({"benchmark": config["data"]["benchmark"]})).benchmark
+
+
+def _prompts(config: dict[str, Any], root: str | None, task: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Prompts of a task's test examples by id, where their answers are those that the run stored."""
+    examples = {e.id: e for e in _benchmark(config).load(data_root(root or config["data"]["root"]), task).test}
+    for row in rows:
+        example = examples.get(row["id"])
+        if example is None or (list(example.references) or example.answer) != row["reference"]:
+            raise StateError(f"{row['id']}: not in the data as the run had it; give the folder with --root")
+    return {name: example.prompt for name, example in examples.items()}

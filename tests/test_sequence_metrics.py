@@ -1,0 +1,99 @@
+"""The torchmetrics objects: the matrix functions' values, from shares of samples, on one process and on two ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cl_lightning.evaluation.matrix import CONVENTIONS, summary
+from cl_lightning.evaluation.sequence_metrics import ZERO_SHOT, SequenceMetric, sequence_metrics
+
+SINGLE = [62.0, 48.0, 88.0]
+SAMPLES = 7  # an odd number, so that two ranks have unequal shares
+
+
+def cells() -> dict[tuple[int, int], torch.Tensor]:
+    """Scores of every test example, for all rows and the zero-shot one."""
+    rng = torch.Generator().manual_seed(3)
+    return {
+        (i, j): torch.randint(0, 101, (SAMPLES - j,), generator=rng).double() for i in range(-1, 3) for j in range(3)
+    }
+
+
+def expected() -> dict[str, float | None]:
+    means = {cell: float(scores.mean()) for cell, scores in cells().items()}
+    R = [[means[i, j] for j in range(3)] for i in range(3)]
+    return summary(R, [means[-1, j] for j in range(3)], SINGLE)
+
+
+def test_every_metric_equals_its_function() -> None:
+    metrics = sequence_metrics(3, CONVENTIONS, SINGLE)
+    for (i, j), scores in cells().items():
+        metrics.update(i, j, scores[:2])
+        metrics.update(i, j, scores[2:])
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found.keys() == CONVENTIONS.keys()
+    assert found == pytest.approx(expected(), abs=1e-12)
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    metrics = sequence_metrics(3, CONVENTIONS, SINGLE)
+    for (i, j), scores in cells().items():
+        metrics.update(i, j, scores[rank::2])
+    alone = metrics["bwt"].matrix()
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    torch.save((values, alone), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_with_unequal_shares_equal_one(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    (values, alone), (others, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert values == others == pytest.approx(expected(), abs=1e-12)
+    # the mean of the ranks' own values is another number: sums must be reduced, not means
+    assert abs(summary(alone)["ap"] - expected()["ap"]) > 0.1
+
+
+def test_in_the_middle_of_a_sequence_and_from_means() -> None:
+    metric, last = SequenceMetric("bwt", tasks=5), SequenceMetric("fp", tasks=5)
+    with pytest.raises(ValueError, match="empty"):
+        metric.compute()
+    for each in (metric, last):
+        each.update(0, 0, 80.0)
+        each.update(1, 0, 50.0)
+    with pytest.raises(ValueError, match=r"\(row 1, column 1\) is missing"):
+        last.compute()
+    metric.update(1, 1, 70.0)
+    assert metric.compute() == -30.0
+    metric.reset()
+    with pytest.raises(ValueError, match="empty"):
+        metric.compute()
+
+
+def test_what_is_undefined_or_unknown_raises() -> None:
+    metric = SequenceMetric("bwt", tasks=2)
+    metric.update(0, 0, torch.tensor([80.0]))
+    with pytest.raises(ValueError, match="bwt is undefined"):
+        metric.compute()
+    with pytest.raises(ValueError, match=r"row 2, column 0.*2 tasks"):
+        metric.update(2, 0, 1.0)
+    with pytest.raises(ValueError, match="column -1"):
+        metric.update(0, -1, 1.0)
+    with pytest.raises(ValueError, match="did you mean f_ra"):
+        SequenceMetric("fra", tasks=2)
+    with pytest.raises(ValueError, match="1 or more"):
+        SequenceMetric("ap", tasks=0)
+
+
+def test_the_zero_shot_row_is_apart_from_the_last_task() -> None:
+    metric = SequenceMetric("fwt_gem", tasks=2)
+    for i, j, score in [(ZERO_SHOT, 0, 10.0), (ZERO_SHOT, 1, 20.0), (0, 0, 90.0), (0, 1, 25.0)]:
+        metric.update(i, j, score)
+    assert metric.matrix() == [[90.0, 25.0]]
+    metric.update(1, 0, 80.0)
+    metric.update(1, 1, 85.0)
+    assert metric.compute() == 5.0
