@@ -40,7 +40,7 @@ class TaskSpec:
             middle (the rest is kept from its end); 0.5 keeps instruction and answer cue alike.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
-        published: examples in the published train and test splits, for `data_check`; None where nothing is published.
+        published: examples in the published train and test files, for `data_check`; None: not known to us.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TaskSpec:
     keep_head: float = 0.5
     language: str = "en"
     source: str = ""
-    published: tuple[int, int] | None = None
+    published: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True)

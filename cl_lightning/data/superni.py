@@ -64,7 +64,7 @@ def _spec(name: str, published: bool) -> TaskSpec:
     number = name.partition("_")[0]
     licence = LICENCES.get(number, "no licence stated")
     source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts {licence}"
-    sizes = SIZES.get(number, (1000, 100)) if published else None
+    sizes = SIZES.get(number, (1000, 100)) if published else (None, None)
     return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source, published=sizes)
 
 

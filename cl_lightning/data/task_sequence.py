@@ -53,6 +53,7 @@ class TaskSequence(LightningDataModule):
         benchmark: which family of tasks.
         root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
         order: task names, in training order; null: the benchmark's own order.
+        skip_missing: leave out tasks whose data is absent (the source says which) instead of refusing.
         train_samples: examples per task, drawn by (seed, task); null: all.
         validation_samples: carved from train, never from test; disjoint from the training examples.
         test_samples: scored prompts per task, drawn by (seed, task); null: all.
@@ -71,6 +72,7 @@ class TaskSequence(LightningDataModule):
         benchmark: Benchmark = TRACE(),  # noqa: B008
         root: str | None = None,
         order: list[str] | None = None,
+        skip_missing: bool = False,
         train_samples: int | None = None,
         validation_samples: int = 16,
         test_samples: int | None = None,
@@ -93,10 +95,13 @@ class TaskSequence(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
+        #: Tasks of the order whose data is absent.
+        self.skipped: list[str] = []
         self.tasks: list[TaskData] = []
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._check()
+        self._leave_out_missing(skip_missing)
 
     def _check(self) -> None:
         counts = (
@@ -134,6 +139,19 @@ class TaskSequence(LightningDataModule):
         if len(epochs) != len(self.order) or min(epochs) < 1:
             raise ConfigError(f"data.epochs: {epochs} must be one number of 1 or more, or one for each task in order")
         return epochs
+
+    def _leave_out_missing(self, skip: bool) -> None:
+        places = {name: self.benchmark.places(self.root, name) for name in self.order}
+        missing = [name for name, paths in places.items() if paths and not any(path.exists() for path in paths)]
+        if missing and (not skip or len(missing) == len(self.order)):
+            remedy = "" if skip else ", or leave them out with data.skip_missing=true"
+            raise ConfigError(
+                f"data.order: no data for {', '.join(missing)}: looked for "
+                f"{' or '.join(map(str, places[missing[0]]))}; put them there{remedy}"
+            )
+        kept = [(n, e) for n, e in zip(self.order, self.epochs_per_task, strict=True) if n not in missing]
+        self.order, self.epochs_per_task = [n for n, _ in kept], [e for _, e in kept]
+        self.skipped = missing
 
     # ---- preparing ---------------------------------------------------------------------------------------
 
@@ -181,7 +199,8 @@ class TaskSequence(LightningDataModule):
     @property
     def source(self) -> str:
         """Which data this is, for people."""
-        return self.benchmark.describe(self.root)
+        left_out = f", without {', '.join(self.skipped)} (no data)" if self.skipped else ""
+        return f"{self.benchmark.describe(self.root)}{left_out}"
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""

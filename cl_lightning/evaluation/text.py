@@ -6,6 +6,7 @@ and of SAPT and GainLoRA (one `compute_metrics.py`); where we differ from them t
 """
 
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,6 +44,20 @@ def _accuracy(prediction: str, reference: str, _prompt: str) -> float:
     inner space, the first two punctuation as well: "6." is "6" there.
     """
     return 100.0 * (prediction.strip() == reference.strip())
+
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _folded(text: str) -> str:
+    """Lower case, without ASCII punctuation, one blank between words."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+def _exact_match(prediction: str, reference: str, _prompt: str) -> float:
+    """SAPT's and GainLoRA's: equality of the folded texts; of the stripped ones where folding leaves nothing."""
+    wanted = _folded(reference)
+    return 100.0 * (_folded(prediction) == wanted if wanted else prediction.strip() == reference.strip())
 
 
 def _first_letter(prediction: str, reference: str, _prompt: str) -> float:
@@ -172,6 +187,7 @@ def _sari(prediction: str, reference: str, prompt: str) -> float:
 
 METRICS: dict[str, Metric] = {
     "accuracy": _per_sample(_accuracy),
+    "exact_match": _per_sample(_exact_match),
     "first_letter": _per_sample(_first_letter),
     "rouge_l": _per_sample(_rouge_l),
     "edit_similarity": _per_sample(_edit_similarity),
