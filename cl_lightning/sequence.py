@@ -28,6 +28,7 @@ from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.matrix import summary
 from cl_lightning.evaluation.score import score_task
+from cl_lightning.evaluation.text import metric
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
@@ -170,6 +171,8 @@ class SequenceRun:
 
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
+        for task in self.data.tasks:
+            metric(task.spec.metric)
         for callback in self.callbacks:
             callback.check_run(self)
 
