@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint bench report clean
+.PHONY: help setup run test lint bench report data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -49,6 +49,9 @@ bench: $(STAMP) ## run the benchmarks side by side with what users would pick in
 
 report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
 	@$(PY) -m cl_lightning.report $(RUN)
+
+data-check: $(STAMP) ## what is wrong with your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
+	@$(PY) -m cl_lightning.data_check $(if $(DATA),'$(DATA)') $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
