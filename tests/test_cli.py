@@ -190,7 +190,8 @@ def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     assert state["clock"]["step"] == 4
     assert state["experiment"] == path.stem
     assert all(isinstance(score, float) for score in (state["R"][0][0], *state["R"][1]))
-    absent = "Super-NI" if path.stem.startswith("superni") else "TRACE"
+    names = {"superni": "Super-NI", "long_sequence": "Long Sequence"}
+    absent = next((name for start, name in names.items() if path.stem.startswith(start)), "TRACE")
     assert f"{path.stem}: DATA = built-in sample, NOT {absent}; 2 tasks" in told.out.splitlines()[0]
     assert f"{path.stem}: scores 0..100 on built-in sample, NOT {absent}" in " ".join(told.out.split())
     assert told.out.rstrip().endswith(f"run folder: {tmp_path}")
