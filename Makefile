@@ -9,13 +9,13 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint bench report data-check clean
+.PHONY: help setup run test lint bench report data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo 'Experiments (make run EXP=NAME):'
-	@for e in $(EXPERIMENTS); do printf '  %-26s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
+	@for e in $(EXPERIMENTS); do printf '  %-30s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
 
 setup: $(STAMP) ## make .venv with pinned dependencies and the embedded model (quick when nothing changed)
 
@@ -49,6 +49,9 @@ bench: $(STAMP) ## run the benchmarks side by side with what users would pick in
 
 report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
 	@$(PY) -m cl_lightning.report $(RUN)
+
+data: $(STAMP) ## download what licences allow, say what is to be got by hand: [DATA=FOLDER] [ARGS='--accept non-commercial']
+	@$(PY) -m cl_lightning.data_fetch $(if $(DATA),'$(DATA)') $(ARGS)
 
 data-check: $(STAMP) ## what is wrong with your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
 	@$(PY) -m cl_lightning.data_check $(if $(DATA),'$(DATA)') $(ARGS)

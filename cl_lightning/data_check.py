@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 import cl_lightning.data
+from cl_lightning.data import published
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.user_tasks import UserTasks
@@ -102,6 +103,20 @@ def _labels(shares: dict[str, float]) -> str:
     return ", ".join(f"{label} {100 * share:.0f} %" for label, share in shares.items())
 
 
+def changed(root: Path) -> list[str]:
+    """Files under the published names whose rows are not the published ones."""
+    known = [file for file in published.files() if file.checksum and (root / file.path).is_file()]
+    said = []
+    for file in known:
+        try:
+            same = published.checksum(root / file.path) == file.checksum
+        except DataError:
+            continue  # told when the task was read
+        if not same:
+            said.append(f"{file.path}: its rows are not the published ones")
+    return said
+
+
 def table(checked: Sequence[Checked], unit: str) -> Table:
     """All tasks that could be read, one a line."""
     columns = ("train/dev/test", "repeated", "test in train", "dev in test", "labels", f"prompt {unit}",
@@ -149,6 +164,8 @@ def run(options: argparse.Namespace) -> None:
     for c in checked:
         for flaw in c.flaws:
             console.print(f"  {c.benchmark} {c.task}: {flaw}", soft_wrap=True, markup=False, highlight=False)
+    for line in [] if options.config or root is None else changed(root):
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
         with Path(options.csv).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(checked[0].row()))
