@@ -44,6 +44,8 @@ def test_orders() -> None:
     assert (ORDERS["order3"][0], ORDERS["order4"][-1]) == ("yelp", "yahoo")
     assert ORDERS["standard2"] == ("dbpedia", "amazon", "agnews", "yahoo")
     assert all({*ORDERS[f"standard{i}"]} == {"dbpedia", "amazon", "yahoo", "agnews"} for i in (1, 2, 3))
+    assert {*LongSequence("order4").published_epochs().values()} == {10}
+    assert LongSequence("standard1").published_epochs()["agnews"] == 1
     for order, names in ORDERS.items():
         assert LongSequence(order).default_order(Path("anywhere")) == list(names)
 
