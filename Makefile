@@ -9,13 +9,13 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep test lint bench report compare score clean
+.PHONY: help setup run sweep test lint bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo 'Experiments (make run EXP=NAME):'
-	@for e in $(EXPERIMENTS); do printf '  %-26s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
+	@for e in $(EXPERIMENTS); do printf '  %-30s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
 
 setup: $(STAMP) ## make .venv with pinned dependencies and the embedded model (quick when nothing changed)
 
@@ -59,6 +59,12 @@ compare: $(STAMP) ## one table of several runs: RUNS='runs/trace_*/*' [ARGS='--f
 
 score: $(STAMP) ## score a run anew without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
 	@$(PY) -m cl_lightning.score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
+
+data: $(STAMP) ## download what licences allow, say what is to be got by hand: [DATA=FOLDER] [ARGS='--accept non-commercial']
+	@$(PY) -m cl_lightning.data_fetch $(if $(DATA),'$(DATA)') $(ARGS)
+
+data-check: $(STAMP) ## what is wrong with your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
+	@$(PY) -m cl_lightning.data_check $(if $(DATA),'$(DATA)') $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -39,7 +39,7 @@ from cl_lightning.task_callback import TaskCallback
 NOT_IDENTITY = ("sequence", "observers", "config")
 NOT_IDENTITY_OF = {
     "trainer": ("devices", "strategy", "accelerator", "num_nodes", "logger", "default_root_dir", "profiler"),
-    "data": ("root", "eval_batch_size"),
+    "data": ("root", "eval_batch_size", "skip_missing"),  # the source says what was left out
 }
 
 #: How the first line of a run says what is trained.

@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,10 @@ def _check_tasks(data: dict[str, Any]) -> None:
     benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE")).rpartition(".")[2]
     if benchmark not in cl_lightning.data.EXPORTS or not isinstance(order, list):
         return
-    valid = getattr(cl_lightning.data, benchmark)().tasks(root)
+    kind = getattr(cl_lightning.data, benchmark)
+    if any(option.default is option.empty for option in signature(kind).parameters.values()):
+        return  # its tasks are what its options say
+    valid = kind().tasks(root)
     for name in order:
         if name not in valid:
             raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), valid)}")

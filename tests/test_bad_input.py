@@ -678,7 +678,7 @@ def test_make_refuses_an_unknown_experiment_before_any_set_up(
 ) -> None:
     done = make("run", f"EXP={name}")
     assert done.returncode == 2
-    assert f"error: unknown experiment EXP='{name}'; valid: smoke superni_clora superni_gainlora" in done.stderr
+    assert f"error: unknown experiment EXP='{name}'; valid: long_sequence_clora long_sequence_gainlora" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

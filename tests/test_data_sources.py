@@ -10,6 +10,7 @@ import pytest
 
 from cl_lightning.data import sample, trace
 from cl_lightning.data.base import Example
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import DataError, UserError
 from cl_lightning.evaluation.text import METRICS
 
@@ -30,9 +31,33 @@ def write_task(folder: Path, train: object = RECORDS, test: object = RECORDS) ->
 
 
 def test_trace_tables_agree() -> None:
-    assert all(set(order) == set(trace.TASKS) for order in trace.ORDERS.values())
+    assert all(set(trace.ORDERS[order]) == set(trace.TASKS) for order in ("order1", "order2"))
     assert trace.EPOCHS["MeetingBank"] == 7 and trace.EPOCHS["20Minuten"] == 7
     assert all(name == spec.name and spec.source for name, spec in trace.TASKS.items())
+
+
+def test_an_order_by_name_is_the_published_one(tmp_path: Path) -> None:
+    second = ["NumGLUE-cm", "NumGLUE-ds", "FOMC", "20Minuten", "C-STANCE", "Py150", "MeetingBank", "ScienceQA"]
+    six = ["C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm"]
+    for root in (None, tmp_path):
+        assert trace.TRACE(order="order1").default_order(root) == list(trace.TASKS)
+        assert trace.TRACE(order="order2").default_order(root) == second
+        assert trace.TRACE(order="slice6").default_order(root) == six
+    write_task(tmp_path / "Mine")
+    assert trace.TRACE().default_order(tmp_path) == [*trace.TASKS, "Mine"]
+
+
+def test_an_absent_task_is_left_out_when_asked(tmp_path: Path) -> None:
+    write_task(tmp_path / "LLM-CL-Benchmark_500" / "FOMC")
+    options = {"root": str(tmp_path), "order": ["C-STANCE", "FOMC"]}
+    with pytest.raises(
+        UserError, match=r"data\.order: no data for C-STANCE: looked for .*LLM-CL-Benchmark_500/C-STANCE"
+    ):
+        TaskSequence(trace.TRACE(subset=500), **options)
+    data = TaskSequence(trace.TRACE(subset=500), **options, skip_missing=True)
+    assert (data.order, data.source) == (["FOMC"], "TRACE files, subset 500, without C-STANCE (no data)")
+    with pytest.raises(DataError, match="no folder LLM-CL-Benchmark_1000"):
+        TaskSequence(trace.TRACE(subset=1000), **options)
 
 
 @pytest.mark.parametrize("layout", ["", "trace", "LLM-CL-Benchmark_500"])

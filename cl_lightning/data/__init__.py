@@ -2,5 +2,11 @@
 
 from cl_lightning.lazy import lazy_exports
 
-EXPORTS = {"SuperNI": "superni", "TRACE": "trace"}
+EXPORTS = {
+    "LongSequence": "long_sequence",
+    "NISeq": "ni_seq",
+    "SuperNI": "superni",
+    "TRACE": "trace",
+    "UserTasks": "user_tasks",
+}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -42,6 +42,7 @@ class TaskSpec:
             middle (the rest is kept from its end); 0.5 keeps instruction and answer cue alike.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
+        published: examples in the published train and test files, for `data_check`; None: not known to us.
     """
 
     name: str
@@ -50,14 +51,20 @@ class TaskSpec:
     keep_head: float = 0.5
     language: str = "en"
     source: str = ""
+    published: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of one task. `validation` is carved from `train` by the data module, never from `test`."""
+    """The examples of one task. `validation` is carved from `train` by the data module, never from `test`.
+
+    Attributes:
+        blank: training examples left out because their answer is blank.
+    """
 
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+    blank: int = 0
 
 
 class Benchmark(ABC):
@@ -82,6 +89,14 @@ class Benchmark(ABC):
     @abstractmethod
     def load(self, root: Path | None, name: str) -> Splits:
         """Read one task. Raises DataError with file and line or record."""
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """Where `load` looks for a task's data, any one of them will do; none where it needs no file."""
+        return ()
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """The benchmark's own development split, for `data_check` alone: some repeat the test split."""
+        return ()
 
     def published_epochs(self) -> Mapping[str, int]:
         """Epochs per task as published, for `data.epochs=published`; empty where none are."""

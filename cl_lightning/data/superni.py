@@ -10,14 +10,13 @@ one is drawn, another one in every run), and trained on the first; a training in
 task511's) is left out. No torch here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cl_lightning.data import sample
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
-from cl_lightning.data.files import kind, read_json, records_in, text_of
-from cl_lightning.errors import DataError, nearest
+from cl_lightning.data.instances import find_folder, folders_in, read_task
 
 Order = Literal["order1", "order2"]
 
@@ -48,9 +47,25 @@ ORDERS: dict[str, tuple[str, ...]] = {
 PROMPT = ("Definition: ", "\n\nNow complete the following example -\nInput: ", "\nOutput: ")
 
 
-def _spec(name: str) -> TaskSpec:
-    source = f"Super-NaturalInstructions {name}: Apache-2.0, its texts under licences of their own"
-    return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source)
+#: What a task's file says of its texts' licence; the collection itself is Apache-2.0.
+LICENCES: dict[str, str] = {
+    "task002": "CC BY 4.0", "task1290": "MIT", "task1572": "CC BY-NC-ND 4.0", "task1590": "CC BY 4.0",
+    "task1729": "CC BY 4.0", "task511": "MIT", "task591": "CC BY-NC 3.0", "task639": "Apache-2.0",
+    "task748": "CC BY-NC 4.0",
+}  # fmt: skip
+
+#: Examples in the published train and test files where they are not 1000 and 100.
+SIZES: dict[str, tuple[int, int]] = {
+    "task073": (975, 100), "task1572": (160, 20), "task1590": (126, 16), "task181": (338, 43), "task639": (142, 18),
+}  # fmt: skip
+
+
+def _spec(name: str, published: bool) -> TaskSpec:
+    number = name.partition("_")[0]
+    licence = LICENCES.get(number, "no licence stated")
+    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts {licence}"
+    sizes = SIZES.get(number, (1000, 100)) if published else (None, None)
+    return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source, published=sizes)
 
 
 class SuperNI(Benchmark):
@@ -69,9 +84,9 @@ class SuperNI(Benchmark):
         """The fifteen tasks in the chosen order; beside files, any other task folder there; else the sample's."""
         if root is None:
             return sample.TASKS
-        others = {p.parent.name for base in (root / "superni", root) for p in base.glob("*/train.json")}
-        names = [*ORDERS[self.order], *sorted(n for n in others - {*ORDERS[self.order]} if n.startswith("task"))]
-        return {name: _spec(name) for name in names}
+        others = folders_in((root / "superni", root)) - {*ORDERS[self.order]}
+        names = [*ORDERS[self.order], *sorted(name for name in others if name.startswith("task"))]
+        return {name: _spec(name, name in ORDERS[self.order]) for name in names}
 
     def default_order(self, root: Path | None) -> list[str]:
         """The published order alone."""
@@ -86,48 +101,30 @@ class SuperNI(Benchmark):
         """
         if root is None:
             return sample.load(name)
-        tried = [root / "superni" / name, root / name]
-        folder = next((path for path in tried if path.is_dir()), None)
-        if folder is None:
-            there = {p.parent.name for base in (root / "superni", root) for p in base.glob("*/train.json")}
-            hint = nearest(name, there) if there else "no task folder there"
-            raise DataError(f"task {name!r} not found: looked for {', '.join(map(str, tried))}; {hint}")
-        return Splits(*(tuple(_examples(folder, name, split)) for split in ("train", "test")))
+        folder = find_folder(name, self.places(root, name))
+        (train, blank), (test, _) = (_examples(folder, name, split) for split in ("train", "test"))
+        return Splits(train, test, blank)
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The task's folder."""
+        return () if root is None else (root / "superni" / name, root / name)
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """dev.json, which equals test.json as published."""
+        return () if root is None else _examples(find_folder(name, self.places(root, name)), name, "dev")[0]
 
     def describe(self, root: Path | None) -> str:
         """Says plainly when it is not Super-NI."""
         return "built-in sample, NOT Super-NI" if root is None else "Super-NI files"
 
 
-def _examples(folder: Path, name: str, split: str) -> Iterator[Example]:
-    path = folder / f"{split}.json"
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: holds {kind(data)}, expected an object with Definition and Instances")
-    definition = data.get("Definition")
-    definition = definition[0] if isinstance(definition, list) and definition else definition
-    instruction = text_of({"Definition": definition}, "Definition", str(path)).strip()
-    for index, record in enumerate(records_in(data.get("Instances"), f"{path}: Instances")):
-        where = f"{path}: instance {index + 1}"
-        if not isinstance(record, dict):
-            raise DataError(f"{where} is {kind(record)}, expected an object with input and output")
-        if split == "train" and _is_blank(record.get("output")):
-            continue  # the published files have some, and there is nothing to learn from them
-        answers = _answers(record, where)
-        # Joined, not formatted: definitions and inputs contain braces.
-        prompt = "".join((PROMPT[0], instruction, PROMPT[1], text_of(record, "input", where), PROMPT[2]))
-        yield Example(f"{name}/{split}/{index}", prompt, answers[0], answers if len(answers) > 1 else ())
-
-
-def _is_blank(output: Any) -> bool:
-    texts = output if isinstance(output, list) else [output]
-    return bool(texts) and all(isinstance(text, str) and not text.strip() for text in texts)
-
-
-def _answers(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    output = record.get("output")
-    if not isinstance(output, list):
-        return (text_of(record, "output", where),)
-    if not output:
-        raise DataError(f"{where}: 'output' is empty")
-    return tuple(dict.fromkeys(text_of({"output": answer}, "output", where) for answer in output))
+def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
+    """The split's examples, and how many were left out."""
+    file = read_task(folder / f"{split}.json", skip_blank=split == "train")
+    # Joined, not formatted: definitions and inputs contain braces.
+    before, after = f"{PROMPT[0]}{file.definition}{PROMPT[1]}", PROMPT[2]
+    examples = tuple(
+        Example(f"{name}/{split}/{i.index}", f"{before}{i.input}{after}", i.answers[0], i.references)
+        for i in file.instances
+    )
+    return examples, file.blank

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
+from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
@@ -69,6 +70,9 @@ class TaskSequence(LightningDataModule):
         root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
         order: task names, in training order; null: the benchmark's own order.
         random_order: train them in an order drawn by the seed instead.
+        skip_missing: leave out tasks whose data is absent (the source says which) instead of refusing.
+        dedup: leave out training examples whose prompt has occurred before in the task; the source says how many.
+        drop_leaks: leave out training examples whose prompt is in the task's test split; the source says how many.
         train_samples: examples per task, drawn by (seed, task); null: all.
         validation_samples: carved from train, never from test; disjoint from the training examples.
         test_samples: scored prompts per task, drawn by (seed, task); null: all.
@@ -92,6 +96,9 @@ class TaskSequence(LightningDataModule):
         root: str | None = None,
         order: list[str] | None = None,
         random_order: bool = False,
+        skip_missing: bool = False,
+        dedup: bool = False,
+        drop_leaks: bool = False,
         train_samples: int | None = None,
         validation_samples: int = 16,
         test_samples: int | None = None,
@@ -125,12 +132,18 @@ class TaskSequence(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
+        self.dedup, self.drop_leaks = dedup, drop_leaks
+        #: What cleaning left out of each task.
+        self.removed: dict[str, Removed] = {}
+        #: Tasks of the order whose data is absent.
+        self.skipped: list[str] = []
         #: What is trained, and what is scored: the same but for protocol=joint.
         self.tasks: list[TaskData] = []
         self.evaluated: list[TaskData] = []
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._check()
+        self._leave_out_missing(skip_missing)
         if random_order:
             self._shuffle()
 
@@ -180,6 +193,21 @@ class TaskSequence(LightningDataModule):
         self.order = self.columns = [self.columns[i] for i in drawn]
         self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]
 
+    def _leave_out_missing(self, skip: bool) -> None:
+        places = {name: self.benchmark.places(self.root, name) for name in self.columns}
+        missing = [name for name, paths in places.items() if paths and not any(path.exists() for path in paths)]
+        if missing and (not skip or len(missing) == len(self.columns)):
+            remedy = "" if skip else ", or leave them out with data.skip_missing=true"
+            raise ConfigError(
+                f"data.order: no data for {', '.join(missing)}: looked for "
+                f"{' or '.join(map(str, places[missing[0]]))}; put them there{remedy}"
+            )
+        self.skipped = missing
+        there = [i for i, name in enumerate(self.columns) if name not in missing]
+        self.columns = [self.columns[i] for i in there]
+        if self.protocol != "joint":
+            self.order, self.epochs_per_task = self.columns, [self.epochs_per_task[i] for i in there]
+
     # ---- preparing ---------------------------------------------------------------------------------------
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool) -> None:
@@ -200,7 +228,8 @@ class TaskSequence(LightningDataModule):
         return range(*spans[self.protocol])
 
     def _task(self, name: str, epochs: int) -> TaskData:
-        splits, spec = self.benchmark.load(self.root, name), self.specs[name]
+        spec = self.specs[name]
+        splits, self.removed[name] = clean(self.benchmark.load(self.root, name), self.dedup, self.drop_leaks)
         rng = generator(self.seed, "samples", name)
         shuffled = [splits.train[i] for i in torch.randperm(len(splits.train), generator=rng).tolist()]
         if self.validation_samples >= len(shuffled):
@@ -232,8 +261,10 @@ class TaskSequence(LightningDataModule):
 
     @property
     def source(self) -> str:
-        """Which data this is, for people."""
-        return self.benchmark.describe(self.root)
+        """Which data this is, for people; once prepared, also what was left out of it."""
+        left_out = f", without {', '.join(self.skipped)} (no data)" if self.skipped else ""
+        cleaned = f", cleaned ({told(self.removed)})" if self.dedup or self.drop_leaks else ""
+        return f"{self.benchmark.describe(self.root)}{left_out}{cleaned}"
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""

@@ -5,19 +5,30 @@ parts are non-commercial or state no licence (see `TaskSpec.source` of each task
 the layout, so a folder of the user's own tasks in the same layout loads in the same way. No torch here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from cl_lightning.data import sample
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.files import kind, read_json, records_in, text_of
 from cl_lightning.errors import DataError, nearest
 
+Order = Literal["order1", "order2", "slice6"]
+
 PREFIX = "LLM-CL-Benchmark_"  # the folder name the TRACE authors ship, followed by the size of its train sets
 
 
+#: Examples in the authors' test files (their train files hold as many as the folder's name says).
+TEST_SIZES: dict[str, int] = {
+    "C-STANCE": 2000, "FOMC": 496, "MeetingBank": 692, "Py150": 2000, "ScienceQA": 2000, "NumGLUE-cm": 81,
+    "NumGLUE-ds": 325, "20Minuten": 200,
+}  # fmt: skip
+
+
 def _spec(name: str, metric: str, max_new_tokens: int, language: str, terms: str, keep_head: float = 0.5) -> TaskSpec:
-    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}")
+    sizes = (5000, TEST_SIZES[name])
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes)
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -41,8 +52,10 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "order2": (
         "NumGLUE-cm", "NumGLUE-ds", "FOMC", "20Minuten", "C-STANCE", "Py150", "MeetingBank", "ScienceQA",
     ),
+    "slice6": tuple(TASKS)[:6],
 }  # fmt: skip
-"""The two published task orders."""
+"""The two published task orders, and the six tasks that SLICE runs (on a split of their train files, scored by exact
+match and ROUGE-L; here each has its own test split and metric)."""
 
 EPOCHS: dict[str, int] = dict(zip(TASKS, (5, 3, 7, 5, 3, 5, 5, 7), strict=True))
 """Passes over each task's train set in the TRACE authors' own LoRA runs, by task name (order-independent)."""
@@ -74,19 +87,25 @@ def load(root: Path, name: str, subset: int | None = None) -> Splits:
 def _find(root: Path, name: str, subset: int | None) -> Path:
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder")
-    sizes = _subsets(root)
-    if subset is not None and subset not in sizes:
-        there = ", ".join(map(str, sorted(sizes))) or "none"
-        raise DataError(f"no folder {PREFIX}{subset} in {root}; sizes there: {there}")
-    plain = [root / "trace", root]
-    bases = [*plain, *(sizes[size] for size in sorted(sizes, reverse=True))] if subset is None else [sizes[subset]]
-    for base in bases:
-        if (base / name).is_dir():
-            return base / name
-    tried = ", ".join(str(base / name) for base in dict.fromkeys(bases))
-    present = {path.parent.name for base in bases for path in base.glob("*/train.json")}
+    places = _places(root, name, subset)
+    for place in places:
+        if place.is_dir():
+            return place
+    tried = ", ".join(str(place) for place in dict.fromkeys(places))
+    present = {path.parent.name for place in places for path in place.parent.glob("*/train.json")}
     hint = nearest(name, present) if present else "no task folder there"
     raise DataError(f"task {name!r} not found: looked for {tried}; {hint}")
+
+
+def _places(root: Path, name: str, subset: int | None) -> list[Path]:
+    """Where the task may lie, best first."""
+    sizes = _subsets(root)
+    if subset is None:
+        return [base / name for base in (root / "trace", root, *(sizes[size] for size in sorted(sizes, reverse=True)))]
+    if subset not in sizes:
+        there = ", ".join(map(str, sorted(sizes))) or "none"
+        raise DataError(f"no folder {PREFIX}{subset} in {root}; sizes there: {there}")
+    return [sizes[subset] / name]
 
 
 def _subsets(root: Path) -> dict[int, Path]:
@@ -107,13 +126,14 @@ class TRACE(Benchmark):
     """TRACE from files, or the built-in sample in its formats where there is no root.
 
     Args:
-        subset: which LLM-CL-Benchmark_<size> folder to read, see `load`.
+        subset: which LLM-CL-Benchmark_<size> folder to read (the authors have 500, 1000 and 5000), see `load`.
+        order: which of `ORDERS` `data.order=null` stands for; null: every task that is there.
     """
 
     evaluator = "trace"
 
-    def __init__(self, subset: int | None = None) -> None:
-        self.subset = subset
+    def __init__(self, subset: int | None = None, order: Order | None = None) -> None:
+        self.subset, self.order = subset, order
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
         """The eight tasks; beside files, any other task folder there (ROUGE-L); else the sample's."""
@@ -123,9 +143,23 @@ class TRACE(Benchmark):
         found = {name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}
         return {**TASKS, **found}
 
+    def default_order(self, root: Path | None) -> list[str]:
+        """The chosen order; the sample has the same task names."""
+        return list(self.tasks(root)) if self.order is None else list(ORDERS[self.order])
+
     def load(self, root: Path | None, name: str) -> Splits:
         """See the module's `load` and the sample's."""
         return sample.load(name) if root is None else load(root, name, self.subset)
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The task's folder."""
+        return () if root is None else _places(root, name, self.subset)
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """eval.json; FOMC's equals test.json."""
+        if root is None:
+            return ()
+        return tuple(_examples(_find(root, name, self.subset) / "eval.json", f"{name}/eval"))
 
     def published_epochs(self) -> Mapping[str, int]:
         """TRACE's own for LoRA."""

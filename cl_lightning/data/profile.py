@@ -1,0 +1,130 @@
+"""What there is to know about a task's data before anyone trains on it. Pure, no torch here."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from cl_lightning.data.base import Example, Splits, TaskSpec
+
+#: Lengths of texts, in words or tokens.
+Measure = Callable[[Sequence[str]], list[int]]
+
+#: Metrics for which an answer need not be generated whole.
+READ_THE_OPENING = ("first_letter",)
+
+#: Of no more different answers than these, each of few words and none of them rare, a task has a closed label set.
+MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`)."""
+
+    prompt: int = 256
+    answer: int = 256
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One task's data.
+
+    Attributes:
+        train, dev, test: numbers of examples; `blank` training examples without an answer are left out of `train`.
+        repeated: training prompts that have occurred before.
+        leaked: different test prompts that are also in train; `leaked_examples`: test examples that have one.
+        dev_in_test: dev prompts that are also in test.
+        labels: answer -> share of train, where the answers are a closed set; else empty.
+        prompts, answers: lengths in train: median, 95th percentile, longest.
+        cut_prompts: training prompts over the limit, which lose their middle.
+        long_answers: training answers over the limit, which are refused or dropped.
+        over_budget: test answers longer than the task's generation budget, which no prediction can reach; not counted
+            where the metric reads only how an answer opens.
+        expected: numbers of examples in the published train and test files, None where not known.
+    """
+
+    train: int
+    dev: int
+    test: int
+    blank: int
+    repeated: int
+    leaked: int
+    leaked_examples: int
+    dev_in_test: int
+    labels: dict[str, float] = field(default_factory=dict)
+    prompts: tuple[int, int, int] = (0, 0, 0)
+    answers: tuple[int, int, int] = (0, 0, 0)
+    cut_prompts: int = 0
+    long_answers: int = 0
+    over_budget: int = 0
+    expected: tuple[int | None, int | None] = (None, None)
+
+    def flaws(self) -> list[str]:
+        """What may spoil a result, each in a few words."""
+        sizes = (self.train + self.blank, self.test)
+        other = any(known not in (None, size) for known, size in zip(self.expected, sizes, strict=True))
+        published = "/".join("?" if known is None else str(known) for known in self.expected)
+        said = {
+            f"dev equals test (all {self.dev} prompts): select nothing on it": 0 < self.dev == self.dev_in_test,
+            f"{self.dev_in_test} of {self.dev} dev prompts are in test": 0 < self.dev_in_test < self.dev,
+            f"{self.repeated} of {self.train} training prompts repeat an earlier one (data.dedup)": self.repeated,
+            f"{self.leaked} test prompts ({self.leaked_examples} of {self.test} examples) are also in train "
+            "(data.drop_leaks)": self.leaked,
+            f"{self.blank} training answers are blank and left out": self.blank,
+            f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
+            f"{self.over_budget} of {self.test} test answers are longer than the generation budget": self.over_budget,
+        }
+        return [text for text, holds in said.items() if holds]
+
+
+def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Measure, limits: Limits) -> Profile:
+    """Look at one task.
+
+    Args:
+        spec, splits, dev: the task, its data, its development split if it has one.
+        measure: gives lengths; the limits and the task's budget are in its unit.
+        limits: see Limits.
+    """
+    seen, tested = {e.prompt for e in splits.train}, {e.prompt for e in splits.test}
+    prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
+    # The shortest of several right answers is the one to reach.
+    shortest = measure([min(e.accepted, key=len) for e in splits.test])
+    return Profile(
+        train=len(splits.train),
+        dev=len(dev),
+        test=len(splits.test),
+        blank=splits.blank,
+        repeated=len(splits.train) - len(seen),
+        leaked=len(seen & tested),
+        leaked_examples=sum(e.prompt in seen for e in splits.test),
+        dev_in_test=sum(e.prompt in tested for e in dev),
+        labels=balance([e.answer for e in splits.train]),
+        prompts=percentiles(prompts),
+        answers=percentiles(answers),
+        cut_prompts=sum(n > limits.prompt for n in prompts),
+        long_answers=sum(n > limits.answer for n in answers),
+        over_budget=0 if spec.metric in READ_THE_OPENING else sum(n > spec.max_new_tokens for n in shortest),
+        expected=spec.published,
+    )
+
+
+def balance(answers: Sequence[str]) -> dict[str, float]:
+    """Share of each answer, the commonest first; empty where they are no closed set of labels."""
+    counts = Counter(answers)
+    few = 1 < len(counts) <= MOST_LABELS and min(counts.values()) >= LEAST_USES
+    if not few or any(len(answer.split()) > MOST_LABEL_WORDS for answer in counts):
+        return {}
+    return {answer: count / len(answers) for answer, count in counts.most_common()}
+
+
+def percentiles(lengths: Sequence[int]) -> tuple[int, int, int]:
+    """Median, 95th percentile (each the smallest length that so many do not exceed), longest; zeros for none."""
+    if not lengths:
+        return 0, 0, 0
+    ordered = sorted(lengths)
+    return ordered[ceil(0.5 * len(ordered)) - 1], ordered[ceil(0.95 * len(ordered)) - 1], ordered[-1]
+
+
+def words(texts: Sequence[str]) -> list[int]:
+    """Lengths in words between blanks."""
+    return [len(text.split()) for text in texts]

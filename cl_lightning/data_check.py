@@ -1,0 +1,197 @@
+"""What is wrong with the data under a folder, before anyone trains on it: `python -m cl_lightning.data_check FOLDER`.
+
+For every task of every benchmark that is found: counts, repeated prompts, overlap of train, dev and test, label
+balance, lengths, and what the limits would cut. `--config FILE.yaml` looks at the tasks written there instead
+(`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to look at.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import cl_lightning.data
+from cl_lightning.data import published
+from cl_lightning.data.base import Benchmark, data_root
+from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
+from cl_lightning.data.user_tasks import UserTasks
+from cl_lightning.errors import ConfigError, DataError, UserError
+from cl_lightning.model_names import EMBEDDED
+
+#: Those that a folder can hold; where two would read the same files, the first does.
+BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One task: where it belongs, and its profile or why there is none."""
+
+    benchmark: str
+    task: str
+    profile: Profile | None
+    fault: str = ""
+
+    @property
+    def flaws(self) -> list[str]:
+        return self.profile.flaws() if self.profile else [self.fault]
+
+    def row(self) -> dict[str, Any]:
+        """Everything by name, for CSV."""
+        return {"benchmark": self.benchmark, "task": self.task, **_fields(self.profile), "flaws": "; ".join(self.flaws)}
+
+
+def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
+    """Benchmark and task of all data under `root`, each file once."""
+    seen: set[Path] = set()
+    for name in BENCHMARKS:
+        benchmark: Benchmark = getattr(cl_lightning.data, name)()
+        for task in benchmark.tasks(root):
+            there = [path.resolve() for path in benchmark.places(root, task) if path.exists()]
+            if there and there[0] not in seen:
+                seen.add(there[0])
+                yield name, benchmark, task
+
+
+def written(config: Path) -> UserTasks:
+    """The own tasks of a configuration file. Raises ConfigError."""
+    try:
+        benchmark = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["benchmark"]["init_args"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"{config}: holds no data.benchmark.init_args of UserTasks ({told})") from None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(UserTasks, "benchmark")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"benchmark": benchmark})).benchmark
+    except ArgumentError as error:
+        raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
+
+
+def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure: Measure, limits: Limits) -> Checked:
+    """Look at one task; data that cannot be read is a finding."""
+    try:
+        splits = benchmark.load(root, task)
+    except DataError as error:
+        return Checked(name, task, None, f"cannot be read: {error}")
+    try:
+        dev = benchmark.development(root, task)
+    except DataError:  # no dev split, or an unusable one: nothing of ours reads it
+        dev = ()
+    return Checked(name, task, profile(benchmark.tasks(root)[task], splits, dev, measure, limits))
+
+
+def _fields(found: Profile | None) -> dict[str, Any]:
+    values = vars(found) if found else dict.fromkeys(Profile.__dataclass_fields__)
+    flat = {k: v for k, v in values.items() if k not in ("labels", "prompts", "answers", "expected")}
+    for key in ("prompts", "answers"):
+        flat |= {f"{key}_{which}": v for which, v in zip(("p50", "p95", "max"), values[key] or [None] * 3, strict=True)}
+    return {**flat, "labels": _labels(values["labels"] or {})}
+
+
+def _labels(shares: dict[str, float]) -> str:
+    if len(shares) > 6:
+        return f"{len(shares)} labels, {100 * min(shares.values()):.1f}-{100 * max(shares.values()):.1f} %"
+    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in shares.items())
+
+
+def changed(root: Path) -> list[str]:
+    """Files under the published names whose rows are not the published ones."""
+    known = [file for file in published.files() if file.checksum and (root / file.path).is_file()]
+    said = []
+    for file in known:
+        try:
+            same = published.checksum(root / file.path) == file.checksum
+        except DataError:
+            continue  # told when the task was read
+        if not same:
+            said.append(f"{file.path}: its rows are not the published ones")
+    return said
+
+
+def table(checked: Sequence[Checked], unit: str) -> Table:
+    """All tasks that could be read, one a line."""
+    columns = ("train/dev/test", "repeated", "test in train", "dev in test", "labels", f"prompt {unit}",
+               f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
+    made = Table(title=f"data: {unit} are median/95 %/longest", title_justify="left", title_style="bold")
+    for i, column in enumerate(("task", *columns)):
+        made.add_column(column, justify="left" if i in (0, 5) else "right", overflow="fold")
+    for c in checked:
+        if (p := c.profile) is not None:
+            cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.leaked, p.dev_in_test, _labels(p.labels),
+                     "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
+                     p.cut_prompts, p.long_answers, p.over_budget)  # fmt: skip
+            made.add_row(f"{c.benchmark} {c.task}", *map(str, cells))
+    return made
+
+
+def _tokens(model: str) -> Measure:
+    from cl_lightning.backbone import Backbone
+
+    tokenizer = Backbone(model).load_tokenizer()
+    return lambda texts: [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check and print. Raises UserError."""
+    root = data_root(options.root)
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"{root} is not a folder")
+    if options.config:
+        own = written(Path(options.config))
+        tasks = [("own", own, name) for name in own.tasks(root)]
+    elif root is None:
+        raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
+    else:
+        tasks = list(found(root))
+    if not tasks:
+        raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
+    measure = words if options.words else _tokens(options.model)
+    limits = Limits(options.max_prompt_tokens, options.max_answer_tokens)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
+    checked = [check(root, *task, measure, limits) for task in shown]
+    console.print(table(checked, "words" if options.words else "tokens"))
+    console.print("[bold]findings[/bold]")
+    for c in checked:
+        for flaw in c.flaws:
+            console.print(f"  {c.benchmark} {c.task}: {flaw}", soft_wrap=True, markup=False, highlight=False)
+    for line in [] if options.config or root is None else changed(root):
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    if options.csv:
+        with Path(options.csv).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(checked[0].row()))
+            writer.writeheader()
+            writer.writerows(c.row() for c in checked)
+        console.print(f"written: {options.csv}", soft_wrap=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m cl_lightning.data_check", description=__doc__)
+    parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
+    parser.add_argument("--config", metavar="FILE", help="look at the own tasks written there instead")
+    parser.add_argument("--csv", metavar="FILE", help="write everything there, too")
+    parser.add_argument(
+        "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
+    )
+    parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
+    parser.add_argument("--max-prompt-tokens", type=int, default=Limits.prompt, help="as data.max_prompt_tokens")
+    parser.add_argument("--max-answer-tokens", type=int, default=Limits.answer, help="as data.max_answer_tokens")
+    try:
+        run(parser.parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

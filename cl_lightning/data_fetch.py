@@ -1,0 +1,122 @@
+"""Get published data: `python -m cl_lightning.data_fetch [FOLDER]` downloads what its terms allow, says what is left.
+
+Files under open licences are fetched. Others only where you say that their terms suit you (`--accept non-commercial`,
+`--accept unclear`); else each is named with its address and where to put it. A download goes on where it broke off, is
+checked against the checksum of the published rows where that is known, and is not repeated.
+"""
+
+import argparse
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import get_args
+
+from cl_lightning.data.published import HOST, PublishedFile, Use, checksum, files
+from cl_lightning.errors import DataError, UserError
+
+#: Where data goes when no folder is named.
+CACHE = Path("~/.cache/cl_lightning/data")
+CHUNK, TIMEOUT_S = 1 << 16, 30
+
+BY_HAND = (
+    "NI-Seq: clone github.com/allenai/natural-instructions (Apache-2.0, its texts under licences of their own) and put "
+    "its folder tasks into {root}"
+)
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch `url` to `path`, going on from `path`.part where there is one.
+
+    Raises:
+        DataError: the server refuses, or the connection breaks; what has arrived stays for the next time.
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            goes_on = answer.status == 206  # else the server sends the whole file again
+            expected = (have if goes_on else 0) + int(answer.headers["Content-Length"] or 0)
+            with part.open("ab" if goes_on else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing after what we have: it had arrived whole
+            raise DataError(f"{url}: the server says {error.code} {error.reason}") from None
+        expected = have
+    except (OSError, HTTPException) as error:
+        raise DataError(f"{url}: {' '.join(str(error).split()) or type(error).__name__}; run again to go on") from None
+    if part.stat().st_size < expected:
+        raise DataError(f"{url}: broke off at {part.stat().st_size} of {expected} bytes; run again to go on")
+    os.replace(part, path)
+
+
+def fetch(file: PublishedFile, root: Path, host: str) -> bool:
+    """Make sure that `file` is under `root`; whether it had to be fetched.
+
+    Raises:
+        DataError: it cannot be had, or is not what was published (then it is not kept).
+    """
+    path = root / file.path
+    fresh = not path.exists()
+    if fresh:
+        download(f"{host}/{file.place}", path)
+    try:
+        found = checksum(path)
+        if file.checksum not in (None, found):
+            raise DataError(f"{path}: its rows hash to {found}, the published ones to {file.checksum}")
+    except DataError as error:
+        if fresh:
+            path.unlink()
+        raise DataError(f"{error}; {'it was not kept' if fresh else 'delete it to fetch it anew'}") from None
+    return fresh
+
+
+def fetch_all(root: Path, accepted: Sequence[Use], host: str = HOST) -> list[str]:
+    """Fetch what may be fetched and tell so; what could not be had, a line each."""
+    failed = []
+    wanted = [file for file in files() if file.use == "open" or file.use in accepted]
+    for file in wanted:
+        try:
+            fresh = fetch(file, root, host)
+        except DataError as error:
+            failed.append(str(error))
+            continue
+        checked = "checked" if file.checksum else "not checked: no checksum known"
+        print(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})", flush=True)
+    left = [file for file in files() if file not in wanted and not (root / file.path).exists()]
+    if left:
+        print(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
+    for file in left:
+        print(f"  {HOST}/{file.place} -> {root / file.path} ({file.terms})")
+    print(BY_HAND.format(root=root))
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m cl_lightning.data_fetch", description=__doc__)
+    parser.add_argument("root", nargs="?", default=str(CACHE), help=f"where to put it; default: {CACHE}")
+    uses = [use for use in get_args(Use) if use != "open"]
+    parser.add_argument("--accept", nargs="+", choices=uses, default=[], help="terms that suit your use")
+    parser.add_argument("--mirror", default=HOST, metavar="URL", help=f"instead of {HOST}")
+    options = parser.parse_args()
+    root = Path(options.root).expanduser()
+    try:
+        failed = fetch_all(root, options.accept, options.mirror.rstrip("/"))
+    except UserError as error:
+        failed = [str(error)]
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    if failed:
+        return 2
+    print(f"use it: make run EXP=NAME DATA={root}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

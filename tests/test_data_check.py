@@ -1,0 +1,191 @@
+"""The data check: counts on made data by hand, the known flaws of the real files, and what it says of bad input."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from cl_lightning import data_check
+from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.profile import Limits, Profile, balance, percentiles, profile, words
+from tests.conftest import ROOT, SHARED
+
+REAL = SHARED / "data"
+
+
+def examples(split: str, *pairs: tuple[str, str]) -> tuple[Example, ...]:
+    return tuple(Example(f"{split}/{i}", *pair) for i, pair in enumerate(pairs))
+
+
+def test_a_profile_by_hand() -> None:
+    train = examples("train", ("a b", "x"), ("a b", "y"), ("c", "x"), ("d e f", "x y z"))
+    test = (Example("test/0", "c", "far too long", ("far too long", "short")), *examples("t", ("c", "one two three")))
+    dev = examples("dev", ("c", "x"), ("q", "x"))
+    spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
+    found = profile(spec, Splits(train, test, blank=2), dev, words, Limits(prompt=2, answer=1))
+    assert found == Profile(
+        train=4,
+        dev=2,
+        test=2,
+        blank=2,
+        repeated=1,
+        leaked=1,
+        leaked_examples=2,
+        dev_in_test=1,
+        labels={},
+        prompts=(2, 3, 3),
+        answers=(1, 3, 3),
+        cut_prompts=1,
+        long_answers=1,
+        over_budget=1,
+        expected=(6, 3),
+    )
+    assert found.flaws() == [
+        "1 of 2 dev prompts are in test",
+        "1 of 4 training prompts repeat an earlier one (data.dedup)",
+        "1 test prompts (2 of 2 examples) are also in train (data.drop_leaks)",
+        "2 training answers are blank and left out",
+        "6/2 train/test examples, published are 6/3",
+        "1 of 2 test answers are longer than the generation budget",
+    ]
+    first_letter = TaskSpec("t", "first_letter", max_new_tokens=2)
+    clean = profile(
+        first_letter, Splits(examples("train", ("a", "x")), examples("test", ("b", "A b c"))), (), words, Limits()
+    )
+    assert clean.flaws() == []
+
+
+def test_labels_are_a_small_closed_set() -> None:
+    assert balance(["b", "a", "a", "a"] * 5) == {"a": 0.75, "b": 0.25}
+    assert balance(["a"] * 10) == {}, "one answer is no choice"
+    assert balance([*"ab"] * 5 + ["c"]) == {}, "an answer that is hardly used"
+    assert balance([str(i) for i in range(21)] * 5) == {}
+    assert balance(["one two three four five", "a"] * 5) == {}
+
+
+def test_percentiles() -> None:
+    assert percentiles(range(1, 101)) == (50, 95, 100)
+    assert percentiles([3]) == (3, 3, 3)
+    assert percentiles([]) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def launched(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cl_lightning.data_check", *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def written(root: Path) -> Path:
+    for layout, rows in {
+        "trace/Mine": [{"prompt": f"p {i % 6}", "answer": "yes" if i % 2 else "no"} for i in range(12)],
+        "trace/Bad": [{"prompt": "p"}],
+        "long_sequence/cb": {"Definition": ["d"], "Instances": [{"input": f"{i}", "output": "a b"} for i in range(3)]},
+    }.items():
+        (root / layout).mkdir(parents=True)
+        for split in ("train", "test", "eval", "dev"):
+            (root / layout / f"{split}.json").write_text(json.dumps(rows))
+    return root
+
+
+def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
+    root = written(tmp_path / "data")
+    done = launched(str(root), "--csv", str(tmp_path / "out.csv"))
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "TRACE Mine: dev equals test (all 12 prompts): select nothing on it" in told
+    assert "TRACE Mine: 6 of 12 training prompts repeat an earlier one (data.dedup)" in told
+    assert "TRACE Mine: 6 test prompts (12 of 12 examples) are also in train (data.drop_leaks)" in told
+    assert "LongSequence cb: 3/3 train/test examples, published are 250/56" in told
+    assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", told)
+    assert "no 50 %, yes 50 %" in told
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    assert [(r["benchmark"], r["task"], r["train"]) for r in rows] == [
+        ("LongSequence", "cb", "3"),
+        ("TRACE", "Bad", ""),
+        ("TRACE", "Mine", "12"),
+    ]
+    # SmolLM2's tokens of "d\n0\nOutput: " and of "a b", counted with its tokenizer.
+    assert (rows[0]["prompts_max"], rows[0]["answers_max"]) == ("7", "2")
+
+
+def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"{i % 8},{i % 2}\n" for i in range(16)))
+    task: dict[str, Any] = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "{q}", "answer": "a"}
+    config = tmp_path / "own.yaml"
+
+    def look(**changes: Any) -> subprocess.CompletedProcess[str]:
+        tasks = [{**task, "metric": "accuracy", **changes}]
+        config.write_text(yaml.safe_dump({"data": {"benchmark": {"init_args": {"tasks": tasks}}}}))
+        return launched(str(tmp_path), "--words", "--config", str(config))
+
+    done = look()
+    assert done.returncode == 0, done.stderr
+    assert "own mine: 8 of 16 training prompts repeat an earlier one" in done.stdout
+    assert "own mine: cannot be read: " in look(answer="b").stdout
+    refused = look(nmae="x")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {config}: ") and len(refused.stderr.splitlines()) == 1
+    assert "nmae" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["{here}/nowhere"], "nowhere is not a folder"),
+        (["{here}"], "no data of LongSequence, SuperNI, NISeq, TRACE there"),
+        ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
+        (["--config", "{here}/none.yaml"], "none.yaml: holds no data.benchmark.init_args of UserTasks"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str
+) -> None:
+    monkeypatch.delenv("CL_DATA", raising=False)
+    with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
+        assert data_check.main() == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- real data
+
+
+def published_table() -> dict[str, dict[str, int]]:
+    """The table in the data's own README: task -> train, dev, test, dupTrain, ..."""
+    text = (REAL / "README.md").read_text(encoding="utf-8")
+    line = (
+        r"^(?:superni|long_sequence|trace)/(\S+): n=(\d+)/(\d+)/(\d+) .*?dupTrain=(\d+) train&test=(\d+) dev&test=(\d+)"
+    )
+    names = ("train", "dev", "test", "repeated", "leaked", "dev_in_test")
+    return {
+        name: dict(zip(names, map(int, numbers), strict=True))
+        for name, *numbers in re.findall(line, text, flags=re.MULTILINE)
+    }
+
+
+@pytest.mark.skipif(not (REAL / "README.md").is_file(), reason="no data beside this checkout")
+def test_the_real_files_are_as_their_readme_says() -> None:
+    expected = published_table()
+    assert len(expected) == 36
+    checked = {c.task: c for c in (data_check.check(REAL, *f, words, Limits()) for f in data_check.found(REAL))}
+    assert {*checked} == {*expected}
+    assert checked.pop("Lima").fault.endswith("Lima/test.json: record 1: 'answer' is empty")
+    for name, one in checked.items():
+        found = {key: getattr(one.profile, key) for key in expected[name]}
+        found["train"] += one.profile.blank
+        assert found == expected[name], name
+    assert "dev equals test (all 496 prompts): select nothing on it" in checked["FOMC"].flaws
+    assert "4718 of 5000 training prompts repeat an earlier one (data.dedup)" in checked["NumGLUE-cm"].flaws
+    assert "32 test prompts (34 of 325 examples) are also in train (data.drop_leaks)" in checked["NumGLUE-ds"].flaws
+    assert checked["task511_reddit_tifu_long_text_summarization"].profile.blank == 6
+    assert list(checked["cb"].profile.labels) == ["contradiction", "entailment", "neutral"]
+    assert checked["wic"].profile.expected == (2000, 638)

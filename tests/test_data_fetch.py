@@ -1,0 +1,197 @@
+"""Downloads: resume, checksum, terms; against a server of our own on this machine."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from cl_lightning import data_check, data_fetch
+from cl_lightning.data.long_sequence import LongSequence
+from cl_lightning.data.published import CHECKSUMS, HOST, PublishedFile, checksum, files
+from cl_lightning.errors import DataError
+from tests.conftest import SHARED
+
+REAL = SHARED / "data"
+ROWS = [{"prompt": f"p {i}", "answer": "a" * i, "more": i} for i in range(1, 60)]
+BODY = json.dumps(ROWS).encode()
+
+
+@dataclass
+class Server:
+    """What it serves, how it behaves, and what it was asked for."""
+
+    url: str
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    breaks_after: int | None = None
+    ranges: bool = True
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers["Range"]
+            state.asked.append((self.path, asked))
+            body = state.bodies.get(self.path)
+            if body is None:
+                self.send_error(404)
+                return
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
+            if start >= len(body):
+                self.send_error(416)
+                return
+            self.send_response(206 if asked and state.ranges else 200)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start:][: state.breaks_after])
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Server(f"http://127.0.0.1:{http.server_port}")
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    yield state
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def one(tmp_path: Path, known: str | None = None) -> PublishedFile:
+    return PublishedFile(Path("trace/T/train.json"), "a/train.json", "a source, MIT", "open", known)
+
+
+def hash_of(tmp_path: Path, rows: object) -> str:
+    path = tmp_path / "hashed.json"
+    path.write_text(json.dumps(rows))
+    return checksum(path)
+
+
+def test_a_file_is_fetched_once(tmp_path: Path, server: Server) -> None:
+    server.bodies["/a/train.json"] = BODY
+    file = one(tmp_path, hash_of(tmp_path, ROWS))
+    assert data_fetch.fetch(file, tmp_path, server.url) is True
+    assert (tmp_path / file.path).read_bytes() == BODY
+    assert data_fetch.fetch(file, tmp_path, server.url) is False
+    assert len(server.asked) == 1
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on(tmp_path: Path, server: Server, ranges: bool) -> None:
+    server.bodies["/a/train.json"], server.breaks_after, server.ranges = BODY, 100, ranges
+    file = one(tmp_path, hash_of(tmp_path, ROWS))
+    with pytest.raises(DataError, match=r"/a/train\.json: .*run again to go on"):
+        data_fetch.fetch(file, tmp_path, server.url)
+    assert not (tmp_path / file.path).exists()
+    assert (tmp_path / "trace/T/train.json.part").read_bytes() == BODY[:100]
+    server.breaks_after = None
+    assert data_fetch.fetch(file, tmp_path, server.url)
+    assert (tmp_path / file.path).read_bytes() == BODY
+    assert [asked for _, asked in server.asked] == [None, "bytes=100-"]
+
+
+def test_a_whole_part_is_taken(tmp_path: Path, server: Server) -> None:
+    server.bodies["/a/train.json"] = BODY
+    part = tmp_path / "trace/T/train.json.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(BODY)
+    assert data_fetch.fetch(one(tmp_path), tmp_path, server.url)
+    assert (tmp_path / "trace/T/train.json").read_bytes() == BODY
+
+
+def test_other_rows_are_not_kept(tmp_path: Path, server: Server) -> None:
+    server.bodies["/a/train.json"] = BODY
+    file = one(tmp_path, "0" * 16)
+    with pytest.raises(DataError, match=r"its rows hash to [0-9a-f]{16}, the published ones to 0{16}; it was not kept"):
+        data_fetch.fetch(file, tmp_path, server.url)
+    assert not (tmp_path / file.path).exists()
+    server.bodies["/a/train.json"] = b"<html>sorry</html>"
+    with pytest.raises(DataError, match=r"not valid JSON .*; it was not kept"):
+        data_fetch.fetch(file, tmp_path, server.url)
+    (tmp_path / file.path).write_bytes(BODY)
+    with pytest.raises(DataError, match="delete it to fetch it anew"):
+        data_fetch.fetch(file, tmp_path, server.url)
+    assert (tmp_path / file.path).exists(), "the user's own file stays"
+
+
+def test_a_refusal_and_a_silent_server_are_told(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(DataError, match=r"/a/train\.json: the server says 404"):
+        data_fetch.fetch(one(tmp_path), tmp_path, server.url)
+    with pytest.raises(DataError, match="run again to go on"):
+        data_fetch.fetch(one(tmp_path), tmp_path, "http://127.0.0.1:1")
+
+
+def test_the_checksum_is_of_the_rows(tmp_path: Path) -> None:
+    instances = [{"input": r["prompt"], "output": r["answer"]} for r in ROWS]
+    assert hash_of(tmp_path, ROWS) == hash_of(tmp_path, {"Definition": ["d"], "Instances": instances})
+    assert hash_of(tmp_path, ROWS) != hash_of(tmp_path, ROWS[::-1])
+    assert hash_of(tmp_path, ROWS) != hash_of(tmp_path, ROWS[:-1])
+    with pytest.raises(DataError, match="row 1 has neither input and output nor prompt and answer"):
+        hash_of(tmp_path, [{"prompt": "p"}])
+
+
+# ---------------------------------------------------------------- what is fetched
+
+
+def test_the_list_says_where_and_on_which_terms() -> None:
+    listed = files()
+    assert len(listed) == 2 * (15 + 15 + 8) == len({file.path for file in listed})
+    by_path = {str(file.path): file for file in listed}
+    wic = by_path["long_sequence/wic/train.json"]
+    assert (wic.use, wic.place.endswith("/CL_Benchmark/Long_Sequence/wic/train.json")) == ("non-commercial", True)
+    assert by_path["LLM-CL-Benchmark_5000/NumGLUE-cm/test.json"].use == "open"
+    assert by_path["superni/task1572_samsum_summary/train.json"].use == "non-commercial"
+    assert by_path["superni/task363_sst2_polarity_classification/train.json"].use == "unclear"
+    assert {file.checksum for file in listed} >= {*CHECKSUMS.values()}
+
+
+def launch(root: Path, server: Server, *argv: str) -> int:
+    with patch("sys.argv", ["data_fetch", str(root), "--mirror", server.url, *argv]):
+        return data_fetch.main()
+
+
+def test_the_command_fetches_what_terms_allow_and_names_the_rest(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {"Definition": [], "Instances": [{"input": "i", "output": "A"}]}
+    for file in files():
+        server.bodies[f"/{file.place}"] = json.dumps(task).encode()
+    assert launch(tmp_path, server) == 2, "made rows are not the published ones"
+    told = capsys.readouterr()
+    fetched = {path.split("/")[-2] for path, _ in server.asked}
+    assert fetched == {file.path.parent.name for file in files() if file.use == "open"}
+    assert (
+        "fetched: " in told.out and "boolq/test.json (not checked: no checksum known; Long Sequence boolq" in told.out
+    )
+    assert "error: " in told.err and "copa/train.json: its rows hash to" in told.err
+    assert LongSequence().load(tmp_path, "dbpedia").train[0].prompt == "i\nOutput: "
+    wic = next(file for file in files() if file.path == Path("long_sequence/wic/train.json"))
+    assert f"{HOST}/{wic.place} -> {tmp_path / wic.path} (Long Sequence wic: SuperGLUE, CC BY-NC 4.0)" in told.out
+    assert "NI-Seq: clone github.com/allenai/natural-instructions" in told.out
+    launch(tmp_path, server, "--accept", "unclear")
+    assert (tmp_path / "long_sequence/yahoo/train.json").exists()
+    assert not (tmp_path / wic.path).exists()
+
+
+@pytest.mark.skipif(not (REAL / "superni").is_dir(), reason="no data beside this checkout")
+def test_the_real_files_have_the_checksums() -> None:
+    known = [file for file in files() if file.checksum and (REAL / file.path).exists()]
+    assert len(known) > 40
+    made_here = {"long_sequence/yelp/train.json", "long_sequence/imdb/test.json"}
+    assert not made_here & {str(file.path) for file in known}
+    assert data_check.changed(REAL) == []
+
+
+def test_the_data_check_names_changed_files(tmp_path: Path) -> None:
+    path = tmp_path / "long_sequence" / "copa" / "train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"Definition": [], "Instances": [{"input": "i", "output": "A"}]}))
+    assert data_check.changed(tmp_path) == ["long_sequence/copa/train.json: its rows are not the published ones"]
