@@ -74,6 +74,8 @@ class LongSequence(Benchmark):
         order: which of the published orders `data.order=null` stands for; the sample has one of its own.
     """
 
+    evaluator = "sapt"
+
     def __init__(self, order: Order = "order3") -> None:
         self.order = order
 

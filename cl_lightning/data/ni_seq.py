@@ -64,6 +64,8 @@ class NISeq(Benchmark):
         sequence: which of `NUMBERS` `data.order=null` stands for.
     """
 
+    evaluator = "slice"
+
     def __init__(self, sequence: Sequences = "C1") -> None:
         self.sequence = sequence
 
