@@ -195,9 +195,12 @@ def _check_tasks(data: dict[str, Any]) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder")
     order = data.get("order")
-    benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE")).rpartition(".")[2]
+    options = _flat(data, "benchmark")
+    benchmark = str(options.get("class_path", "TRACE")).rpartition(".")[2]
     if benchmark not in cl_lightning.data.EXPORTS or not isinstance(order, list):
         return
+    if options.keys() - {"class_path", "init_args"}:
+        return  # which tasks there are may depend on them: the parser's to say
     valid = getattr(cl_lightning.data, benchmark)().tasks(root)
     for name in order:
         if name not in valid:

@@ -2,5 +2,5 @@
 
 from cl_lightning.lazy import lazy_exports
 
-EXPORTS = {"SuperNI": "superni", "TRACE": "trace"}
+EXPORTS = {"Flipped": "flipped", "SuperNI": "superni", "TRACE": "trace"}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)
