@@ -13,7 +13,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.random_model import random_tokenizer
 from tests.conftest import SHARED
-from tests.test_cli import launch
+from tests.test_cli import configs, launch
 
 FOMC = sample.load("FOMC")
 
@@ -195,8 +195,7 @@ def test_several_right_answers_have_no_twin() -> None:
     ],
 )
 def test_the_command_line_refuses_in_one_line(tmp_path: Path, options: list[str], line: str) -> None:
-    configs = [f"--config=experiments/{name}.yaml" for name in ("_base", "smoke", "flip_lora")]
-    told = launch(*configs, *options, f"--sequence.run_dir={tmp_path / 'run'}")
+    told = launch(*configs("smoke"), *configs("flip_lora")[1:], *options, f"--sequence.run_dir={tmp_path / 'run'}")
     assert told.code == 2
     assert line in told.line
     assert not (tmp_path / "run").exists()
