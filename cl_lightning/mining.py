@@ -155,6 +155,7 @@ def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
     others = sorted(
         (i for i in range(len(conflicts.tasks)) if i != row), key=lambda i: float(conflicts.cosines[row, i])
     )
+    width = max(map(len, conflicts.tasks))
     for i in others:
         cosine, share = float(conflicts.cosines[row, i]), float(conflicts.negative[row, i])
-        print(f"  {conflicts.tasks[i]:<28} {cosine:+.3f}  {100 * share:3.0f} %")
+        print(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")
