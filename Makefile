@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep test lint bench report compare score data data-check clean
+.PHONY: help setup run sweep mine test lint bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -40,6 +40,10 @@ sweep: check-exp $(STAMP) ## run an experiment for several values of an option: 
 .PHONY: check-exp
 check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
+
+mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or at RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
+	@$(PY) -m cl_lightning.mine $(if $(RUN),--run='$(RUN)',--config experiments/_base.yaml --config experiments/$(EXP).yaml) \
+	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile

@@ -185,7 +185,7 @@ def make_cli() -> ContinualCLI:
 
 def run() -> None:
     """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
-    _quiet()
+    quiet()
     cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
@@ -231,7 +231,7 @@ def run() -> None:
         folder.close()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep other people's advice out of the way of the run's own lines."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -196,12 +196,14 @@ def _check_tasks(data: dict[str, Any]) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder")
     order = data.get("order")
-    benchmark = str(_flat(data, "benchmark").get("class_path", "TRACE")).rpartition(".")[2]
+    options = _flat(data, "benchmark")
+    benchmark = str(options.get("class_path", "TRACE")).rpartition(".")[2]
     if benchmark not in cl_lightning.data.EXPORTS or not isinstance(order, list):
         return
     kind = getattr(cl_lightning.data, benchmark)
-    if any(option.default is option.empty for option in signature(kind).parameters.values()):
-        return  # its tasks are what its options say
+    needs = any(option.default is option.empty for option in signature(kind).parameters.values())
+    if needs or options.keys() - {"class_path", "init_args"}:
+        return  # which tasks there are depends on them: the parser's to say
     valid = kind().tasks(root)
     for name in order:
         if name not in valid:

@@ -3,6 +3,7 @@
 from cl_lightning.lazy import lazy_exports
 
 EXPORTS = {
+    "Flipped": "flipped",
     "LongSequence": "long_sequence",
     "NISeq": "ni_seq",
     "SuperNI": "superni",

@@ -1,0 +1,168 @@
+"""Conflicting twins of a classification task: the same prompts, answered otherwise.
+
+For a task T of any benchmark this adds one more task, its twin, over the same prompts. In a *label flip* the answers
+have changed places (a derangement: no label keeps its meaning); in a *format flip* a label is written in another way.
+Without an instruction nothing in the prompt tells T from its twin, so no model is right on both; with it the twin's
+prompts begin with one line that says what to answer instead, and a model can learn both. No torch here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Literal
+
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.trace import TRACE
+from cl_lightning.errors import ConfigError, DataError, nearest
+
+Kind = Literal["labels", "letters", "numbers", "upper", "lower", "words"]
+
+#: New answers for the sorted labels.
+NEW_ANSWERS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
+    "labels": lambda labels: [*labels[1:], labels[0]],
+    "letters": lambda labels: ascii_uppercase[: len(labels)],
+    "numbers": lambda labels: [str(i) for i in range(1, len(labels) + 1)],
+    "upper": lambda labels: [label.upper() for label in labels],
+    "lower": lambda labels: [label.lower() for label in labels],
+}
+
+#: More different answers than this are no label set.
+MOST_LABELS = len(ascii_uppercase)
+
+#: Tokens for a label in another format: capitals and words take more of them than the labels they stand for.
+ROOM = 16
+
+
+class Flipped(Benchmark):
+    """A benchmark's tasks and the twin of one of them; `data.order=null` stands for the pair.
+
+    The twin is called `<task>-flipped` for a label flip and `<task>-<kind>` for a format flip, with `-instructed` after
+    it where it is. Flips nest: `base` may be a Flipped again, of the same or of another task. A training prompt
+    that is a test prompt too is left out of both tasks; both are scored by exact match, since other metrics fold case.
+
+    Args:
+        base: where the tasks come from.
+        task: the classification task.
+        kind: "labels": each label, in sorted order, gives way to the next one. Otherwise the format of the twin's
+            answers: "letters" (A, B, ...), "numbers" (1, 2, ...), "upper", "lower", or "words" of your own.
+        instructed: whether the twin's prompts say what to answer instead.
+        words: the twin's answer for each label, for kind "words", e.g. {A: dovish, B: hawkish, C: neutral}.
+    """
+
+    def __init__(
+        self,
+        base: Benchmark = TRACE(),  # noqa: B008
+        task: str = "FOMC",
+        kind: Kind = "labels",
+        instructed: bool = False,
+        words: dict[str, str] | None = None,
+    ) -> None:
+        if kind != "words" and kind not in NEW_ANSWERS:
+            raise ConfigError(f"data.benchmark.kind: {kind!r} is not valid; {nearest(kind, [*NEW_ANSWERS, 'words'])}")
+        if (kind == "words") != bool(words):
+            raise ConfigError(
+                "data.benchmark.words: goes with kind=words, and kind=words needs it: {label: answer, ...}"
+            )
+        self.base, self.task, self.kind, self.instructed, self.words = base, task, kind, instructed, words
+
+    @property
+    def twin(self) -> str:
+        """The twin's name."""
+        suffix = "flipped" if self.kind == "labels" else self.kind
+        return f"{self.task}-{suffix}{'-instructed' if self.instructed else ''}"
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The base's tasks, the twin last.
+
+        Raises:
+            ConfigError: the base has no such task.
+        """
+        known = self.base.tasks(root)
+        if self.task not in known:
+            raise ConfigError(f"data.benchmark.task: unknown task {self.task!r}; {nearest(self.task, known)}")
+        original = replace(known[self.task], metric="accuracy")
+        longest = max((len(word.encode()) + 1 for word in (self.words or {}).values()), default=0)
+        twin = replace(
+            original,
+            name=self.twin,
+            max_new_tokens=max(original.max_new_tokens, 0 if self.kind == "labels" else ROOM, longest),
+            # The instruction stands at the beginning, which a cut must leave.
+            keep_head=max(original.keep_head, 0.5) if self.instructed else original.keep_head,
+            source=f"{original.source}; answers changed ({self.kind})",
+        )
+        return {**known, self.task: original, self.twin: twin}
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The pair."""
+        return [self.task, self.twin]
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task; the twin is made from the same two splits as its original.
+
+        Raises:
+            DataError: the base's own, or the task is no classification task.
+            ConfigError: the answers cannot be written in this format.
+        """
+        if name not in (self.task, self.twin):
+            return self.base.load(root, name)
+        splits = self.base.load(root, self.task)
+        tested = {e.prompt.strip() for e in splits.test}
+        splits = Splits(tuple(e for e in splits.train if e.prompt.strip() not in tested), splits.test)
+        if not splits.train:
+            raise DataError(f"{self.task}: every training prompt is a test prompt too; nothing is left to learn from")
+        answers = self._answers(_labels(self.task, splits))
+        if name == self.task:
+            return splits
+        return Splits(tuple(self._twins(splits.train, answers)), tuple(self._twins(splits.test, answers)))
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """The base's; the twin's are its original's."""
+        published = self.base.published_epochs()
+        return {**published, self.twin: published[self.task]} if self.task in published else published
+
+    def describe(self, root: Path | None) -> str:
+        """The base's own words: the names of the tasks say what was changed."""
+        return self.base.describe(root)
+
+    def _answers(self, labels: list[str]) -> dict[str, str]:
+        """The twin's answer for each label: all different, and none of them right before."""
+        if self.words is not None:
+            if self.words.keys() != {*labels}:
+                raise ConfigError(
+                    f"data.benchmark.words: must name each answer of {self.task} once; they are {', '.join(labels)}"
+                )
+            new: Sequence[str] = [self.words[label] for label in labels]
+        else:
+            new = NEW_ANSWERS[self.kind](labels)
+        if len({*new}) < len(labels):
+            raise ConfigError(
+                f"data.benchmark.kind: {self.kind} writes two answers of {self.task} alike; choose another"
+            )
+        if self.kind != "labels" and {*new} & {*labels}:
+            raise ConfigError(
+                f"data.benchmark.kind: {self.kind} changes nothing where answers of {self.task} are {labels[0]!r}, "
+                f"{labels[1]!r}; choose another format, or labels"
+            )
+        return dict(zip(labels, new, strict=True))
+
+    def _twins(self, examples: Sequence[Example], answers: dict[str, str]) -> Iterator[Example]:
+        told = ", ".join(f"{new} instead of {old}" for old, new in answers.items())
+        instruction = f"In this task answer {told}.\n" if self.instructed else ""
+        for e in examples:
+            yield Example(e.id.replace(self.task, self.twin, 1), instruction + e.prompt, answers[e.answer.strip()])
+
+
+def _labels(task: str, splits: Splits) -> list[str]:
+    """The closed label set, sorted: few answers in train, each more than once on average, and no other in test."""
+    labels = sorted({e.answer.strip() for e in splits.train})
+    strange = {e.answer.strip() for e in splits.test} - {*labels}
+    if any(len(e.accepted) > 1 for split in (splits.train, splits.test) for e in split):
+        reason = "some of its prompts have several right answers"
+    elif not 2 <= len(labels) <= min(MOST_LABELS, len(splits.train) // 2):
+        reason = f"its {len(splits.train)} training examples have {len(labels)} different answers"
+    elif strange:
+        reason = f"its test split has answers that train lacks, such as {min(strange)[:40]!r}"
+    else:
+        return labels
+    raise DataError(f"data.benchmark.task: {task} has no closed label set ({reason}); choose a classification task")

@@ -1,0 +1,161 @@
+"""Mines conflicting sequences: the first task is learnt, the pool's gradients are compared there, the sets searched."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from cl_lightning.backbone import set_threads
+from cl_lightning.cli import make_cli, quiet
+from cl_lightning.conflicts import Conflicts, compare, task_sketches
+from cl_lightning.data.task_sequence import TaskData, TaskSequence
+from cl_lightning.errors import ConfigError, StateError
+from cl_lightning.gradients.conflict_search import (
+    MOST_SETS,
+    TaskSet,
+    least_conflicting,
+    most_conflicting,
+    number_of_sets,
+    worst_order,
+)
+from cl_lightning.gradients.count_sketch import CountSketch
+from cl_lightning.loading import LoadedRun, load_run
+from cl_lightning.mine import MiningOptions
+from cl_lightning.state import read_record, to_csv, write_atomic
+
+
+def mine(options: MiningOptions, argv: list[str]) -> None:
+    """Learn the first task where there is no run of it, compare the pool, search, write, and say what was found.
+
+    Raises:
+        UserError: what the user can put right.
+        SystemExit: the run of the first task ended with this code and has said why.
+    """
+    quiet()
+    sys.argv[1:] = argv
+    cli = make_cli()
+    data, out = cli.datamodule, Path(options.out)
+    _check_pool(options, data.order)
+    # Before anything is learnt, so that faults of the pool's data show now.
+    data.prepare(cli.model.backbone.load_tokenizer(), encoder_decoder=False)
+    run = Path(options.run) if options.run else _learn(data.order[0], out / "first", argv)
+    learnt = _learnt(run, data.order)
+    set_threads(1, cli.config_init.sequence.threads)
+    loaded = load_run(run)
+    if torch.accelerator.is_available():
+        loaded.module.to(torch.accelerator.current_accelerator())
+    data.encoder_decoder = loaded.module.encoder_decoder
+    first = data.tasks[data.order.index(learnt)]
+    if data.fingerprint([first]) != loaded.record["fingerprints"][learnt]:
+        raise StateError(f"{run}: learnt other data for {learnt} than these options give; use the run's own options")
+    print(_first_line(options, data, loaded, learnt), flush=True)
+    sketch = CountSketch(options.width, data.seed)
+    conflicts = compare(
+        {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
+    )
+    _tell_learnt(conflicts, learnt)
+    write_atomic(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
+    write_atomic(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
+    benchmark = yaml.safe_load(cli.resolved())["data"]["benchmark"]
+    start = data.order.index(learnt) if options.start == "learnt" else None
+    for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
+        for stale in out.glob(f"{kind}-*.yaml"):
+            stale.unlink()
+        found = search(conflicts.cosines, options.length, options.count, start)
+        _write(kind, found, conflicts, start, benchmark, learnt, out)
+    print(
+        "run one: python -m cl_lightning --config experiments/_base.yaml --config experiments/trace_slice.yaml "
+        f"--config {out}/conflict-1.yaml"
+    )
+
+
+def _check_pool(options: MiningOptions, pool: list[str]) -> None:
+    if len(pool) < options.length:
+        raise ConfigError(f"data.order: a pool of {len(pool)} tasks has no sequence of --length={options.length}")
+    sets = number_of_sets(len(pool), options.length, 0 if options.start == "learnt" else None)
+    if sets > MOST_SETS:
+        raise ConfigError(
+            f"data.order: a pool of {len(pool)} tasks has {sets} sets of --length={options.length}, "
+            f"at most {MOST_SETS} are searched; narrow the pool, or shorten the sequence"
+        )
+
+
+def _learn(task: str, run: Path, argv: list[str]) -> Path:
+    """The run of the first task alone, in a process of its own: it may start several."""
+    command = [sys.executable, "-m", "cl_lightning", *argv, f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)
+    return run
+
+
+def _learnt(run: Path, pool: Sequence[str]) -> str:
+    record = read_record(run)
+    if record["done"] != 1:
+        raise StateError(
+            f"{run}: has {record['done']} finished tasks; tasks are compared where one has been learnt, "
+            "so give the folder of a run of one task"
+        )
+    learnt = record["order"][0]
+    if learnt not in pool:
+        raise ConfigError(
+            f"data.order: the pool lacks {learnt}, the task that {run} has learnt; it is {', '.join(pool)}"
+        )
+    return learnt
+
+
+def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded: LoadedRun) -> Iterable[dict[str, Any]]:
+    """Batches of a task's training examples, weighted to the mean over answer tokens."""
+    examples, module = task.train[: options.samples], loaded.module
+    weight = 1 / sum(len(e.answer_ids) for e in examples)
+    for batch in data.boundary_loader(examples, data.batch_size, 0, 1):
+        batch["sample_weight"] = torch.full((len(batch.pop("index")),), weight)
+        yield module.transfer_batch_to_device(batch, module.llm.device, 0)
+
+
+def _write(
+    kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, benchmark: Any, learnt: str, out: Path
+) -> None:
+    """One experiment file per set, in its worst order, and a line about it."""
+    if not sets:
+        print(f"{kind}: none, no set of this length has positive cosines only")
+    for number, found in enumerate(sets, 1):
+        order = worst_order(conflicts.cosines, found.members, start)
+        names = [conflicts.tasks[i] for i in order.members]
+        told = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
+        content = yaml.safe_dump(
+            {"data": {"benchmark": benchmark, "order": names}}, sort_keys=False, allow_unicode=True
+        )
+        write_atomic(out / f"{kind}-{number}.yaml", f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
+        positive = " (no conflict)" if kind == "conflict" and found.score > 0 else ""
+        print(f"{kind}-{number}: {told}{positive}: {' > '.join(names)}")
+
+
+def _csv(tasks: list[str], values: Tensor) -> bytes:
+    return to_csv(["task", *tasks], [[t, *row] for t, row in zip(tasks, values.tolist(), strict=True)])
+
+
+def _first_line(options: MiningOptions, data: TaskSequence, loaded: LoadedRun, learnt: str) -> str:
+    zero_shot = loaded.record["zero_shot"]
+    before = "" if zero_shot is None else f" (zero-shot {zero_shot[0]:.1f})"
+    return (
+        f"mine: DATA = {data.source}; a pool of {len(data.order)} tasks after learning {learnt} to "
+        f"{loaded.matrix[0][0]:.1f}{before}; answer-only gradients of up to {options.samples} examples each, "
+        f"sketched to {options.width} numbers a matrix, seed {data.seed}"
+    )
+
+
+def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
+    print(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
+    row = conflicts.tasks.index(learnt)
+    others = sorted(
+        (i for i in range(len(conflicts.tasks)) if i != row), key=lambda i: float(conflicts.cosines[row, i])
+    )
+    width = max(map(len, conflicts.tasks))
+    for i in others:
+        cosine, share = float(conflicts.cosines[row, i]), float(conflicts.negative[row, i])
+        print(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")
