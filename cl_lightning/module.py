@@ -103,8 +103,17 @@ class ContinualLM(LightningModule):
     def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
         """Summed negative log-likelihood of each sample's labelled tokens, in nats.
 
-        Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider. The output head runs
-        only where there is a label.
+        Shapes: batch from `data.collate.training_batch`; returns (B,), float32 or wider.
+        """
+        picked, labels, sample = self.label_logits(batch, share_prefix)
+        nll = nn.functional.cross_entropy(picked, labels, reduction="none")
+        count = len(batch["labels"])
+        return torch.zeros(count, dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+
+    def label_logits(self, batch: dict[str, Any], share_prefix: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of each labelled token (N, V), float32 or wider; the tokens (N,); which sample each is of (N,).
+
+        The output head runs only where there is a label.
         """
         extra = self.adapter.forward_kwargs(batch)
         labels, mask = batch["labels"], batch["attention_mask"]
@@ -127,9 +136,7 @@ class ContinualLM(LightningModule):
             else:
                 picked = self.llm(**inputs, use_cache=False).logits[:, :-1][wanted]
         picked = picked.to(torch.promote_types(torch.float32, picked.dtype))
-        nll = nn.functional.cross_entropy(picked, labels[wanted], reduction="none")
-        sample = wanted.nonzero()[:, 0]
-        return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
+        return picked, labels[wanted], wanted.nonzero()[:, 0]
 
     def _shared_columns(self, batch: dict[str, Any]) -> int:
         """Leading columns that all samples share and that can run once, in a forward pass of their own.
