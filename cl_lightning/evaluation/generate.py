@@ -15,7 +15,6 @@ from cl_lightning.data.collate import prompt_batch
 from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
 
-@torch.no_grad()
 def generate(
     llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -27,6 +26,25 @@ def generate(
 ) -> list[str]:
     """Greedy continuations, in the order of `prompts`, without special tokens and surrounding blanks.
 
+    Arguments are those of `continuations`.
+    """
+    made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in made]
+
+
+@torch.no_grad()
+def continuations(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    own: Sequence[tuple[int, int] | None] | None = None,
+    extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token.
+
     Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
     shows at once. The model's train mode is restored.
 
@@ -34,9 +52,11 @@ def generate(
         own: span of each prompt that is its task's own, see `data.collate.prompt_batch`.
         extra: further arguments of the model for a batch of prompts, each sample's own (gates); nothing is then
             computed once for all prompts.
+        stop: texts after which a continuation also ends.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    texts = [""] * len(prompts)
+    made: list[list[int]] = [[]] * len(prompts)
+    stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     left = not llm.config.is_encoder_decoder
     training = llm.training
     llm.eval()
@@ -46,8 +66,8 @@ def generate(
             chunk = order[start : start + batch_size]
             rest = [prompts[i][prefix.length :] for i in chunk]
             spans = None if extra is None else [own[i] if own else None for i in chunk]
-            made = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
-            batch = {k: v.to(llm.device) for k, v in made.items()}
+            padded = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
+            batch = {k: v.to(llm.device) for k, v in padded.items()}
             more = {} if extra is None else extra(batch)
             batch.pop("own_mask", None)
             inputs = {**prefix.before(batch, max_new_tokens), **more}
@@ -61,13 +81,14 @@ def generate(
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                **stopping,
             )
             new = out[:, inputs["input_ids"].shape[1] :] if left else out
-            for i, text in zip(chunk, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                texts[i] = text.strip()
+            for i, row in zip(chunk, new.tolist(), strict=True):
+                made[i] = row
     finally:
         llm.train(training)
-    return texts
+    return made
 
 
 class _Prefix:
