@@ -4,6 +4,7 @@ from cl_lightning.lazy import lazy_exports
 
 EXPORTS = {
     "GateOrthogonalization": "gate_orthogonalization",
+    "GeneralAbility": "general_ability",
     "InputSubspaces": "input_subspaces",
     "ReplayBuffer": "replay_buffer",
     "ScoreMatrix": "score_matrix",

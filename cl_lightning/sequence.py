@@ -229,6 +229,9 @@ class SequenceRun:
             run_logs.define_axes(self.loggers)
         if task == 0 and self.settings.zero_shot and self.zero_shot is None:
             self.zero_shot = self._score("zero-shot", range(len(self.order)))
+        if task == 0:
+            for callback in self.callbacks:
+                callback.on_base(self)
         self.module.adapter.begin_task(task, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
