@@ -1,7 +1,8 @@
 """Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
 
-What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and keys and
-values kept in buffers of fixed size. Sampling, stopping and penalties stay those of transformers' `generate`.
+What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
+in the memory of a few (`evaluation.decode`). Stopping and penalties stay those of transformers' `generate`, which does
+all of it for models that keep more than keys and values.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from cl_lightning.data.collate import prompt_batch
+from cl_lightning.evaluation.decode import decode, takes_positions
 from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
 
@@ -56,7 +58,7 @@ def continuations(
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     made: list[list[int]] = [[]] * len(prompts)
-    stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
+    ends = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop))] if stop else [])
     left = not llm.config.is_encoder_decoder
     training = llm.training
     llm.eval()
@@ -81,7 +83,8 @@ def continuations(
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
-                **stopping,
+                custom_generate=decode if prefix.plain else None,
+                stopping_criteria=ends,
             )
             new = out[:, inputs["input_ids"].shape[1] :] if left else out
             for i, row in zip(chunk, new.tolist(), strict=True):
@@ -95,7 +98,7 @@ class _Prefix:
     """What all prompts begin with, computed once; of length 0 where nothing can be shared."""
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-        self.llm, self.plain = llm, has_plain_cache(llm)
+        self.llm, self.plain = llm, has_plain_cache(llm) and takes_positions(llm)
         self.length = common_prefix(prompts) if self.plain and prompts else 0
         self.ids = torch.tensor([prompts[0][: self.length]], device=llm.device) if self.length else None
         self.cache = prefix_cache(llm, self.ids) if self.length else None
