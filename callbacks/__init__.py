@@ -6,6 +6,7 @@ EXPORTS = {
     "AttentiveReflection": "attentive_reflection",
     "EWC": "ewc",
     "GateOrthogonalization": "gate_orthogonalization",
+    "GeneralAbility": "general_ability",
     "InputSubspaces": "input_subspaces",
     "LwF": "lwf",
     "MIGU": "migu",

@@ -257,6 +257,9 @@ class SequenceRun:
             run_logs.define_axes(self.loggers)
         if task == 0 and self.settings.zero_shot and self.zero_shot is None:
             self.zero_shot = self._score("zero-shot", range(len(self.columns)))
+        if task == 0:
+            for callback in self.callbacks:
+                callback.on_base(self)
         first = 0 if self.data.protocol == "independent" else task
         self.module.adapter.begin_task(first, generator(self.seed, "adapter", task))
         for callback in self.callbacks:

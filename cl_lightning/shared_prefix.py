@@ -57,32 +57,55 @@ def hidden_states(llm: PreTrainedModel, shared: int, input_ids: Tensor, attentio
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values written into a buffer of `room` columns, instead of copied into a longer one at each token."""
+    """Keys and values in a buffer of `rows` rows and `room` columns, instead of copied into a longer one at each token.
 
-    def __init__(self, room: int) -> None:
+    Some rows can be filled before the others (`focus`), and rows can be dropped (`keep`). What is not written is 0, so
+    that a masked column adds nothing.
+    """
+
+    def __init__(self, rows: int, room: int) -> None:
         super().__init__()
-        self.room = room
+        self.size = rows, room
+        self.window, self.length = slice(0, rows), 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, room = self.size
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._buffers = [t.new_empty((*t.shape[:2], self.room, t.shape[3])) for t in (key_states, value_states)]
-        self.keys, self.values = (b[:, :, :0] for b in self._buffers)
+        self._buffers = [t.new_zeros((rows, t.shape[1], room, t.shape[3])) for t in (key_states, value_states)]
         self.is_initialized = True
+        self.focus(self.window, self.length)
+
+    def focus(self, window: slice, length: int) -> None:
+        """Go on with these rows, whose first `length` columns are there."""
+        self.window, self.length = window, length
+        if self.is_initialized:
+            self.keys, self.values = (b[window, :, :length] for b in self._buffers)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, in rising order. Shape: rows (K,)."""
+        self._buffers = [self._moved(buffer, rows) for buffer in self._buffers]
+        self.focus(slice(0, len(rows)), self.length)
+
+    def _moved(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        buffer[: len(rows), :, : self.length] = buffer[rows, :, : self.length]
+        return buffer[: len(rows)]
+
+    def get_seq_length(self) -> int:
+        return self.length
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
+        end = self.length + key_states.shape[2]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = new
-        self.keys, self.values = (b[:, :, :end] for b in self._buffers)
+            buffer[self.window, :, self.length : end] = new
+        self.focus(self.window, end)
         return self.keys, self.values
 
 
 def roomy_cache(llm: PreTrainedModel, prefix: Cache | None, rows: int, room: int) -> Cache:
     """A cache for generating up to `room` columns in all, which begins with the prefix in every row."""
-    cache = Cache(layers=[RoomyLayer(room) for _ in DynamicCache(config=llm.config).layers])
+    cache = Cache(layers=[RoomyLayer(rows, room) for _ in DynamicCache(config=llm.config).layers])
     for layer, start in zip(cache.layers, prefix.layers if prefix is not None else (), strict=False):
         layer.update(*(t.expand(rows, *t.shape[1:]) for t in (start.keys, start.values)))
     return cache

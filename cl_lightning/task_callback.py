@@ -48,6 +48,9 @@ class TaskCallback(Callback):
     def on_sequence_start(self, run: SequenceRun) -> None:
         """Once, after restoring finished tasks, before the first task of this process."""
 
+    def on_base(self, run: SequenceRun) -> None:
+        """In the first task's setup stage, as on_task_start, while the model is the base: nothing was added to it."""
+
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         """In fit's setup stage: model on its device, process group alive, nothing wrapped, no optimiser yet."""
 

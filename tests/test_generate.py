@@ -7,6 +7,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.evaluation import decode as decoding
 from cl_lightning.evaluation import generate as generation
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.module import ContinualLM
@@ -78,6 +79,50 @@ def test_sequences_that_end_early(tiny: Callable[..., ContinualLM], prefix: int)
     module.llm.generation_config.eos_token_id = end
     assert len({len(row) for row in plain_ids(module, prompts)}) > 1
     assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
+
+
+@pytest.mark.parametrize("piece", [1, 20, 10_000])
+def test_prompts_may_be_read_in_pieces_of_any_size(
+    tiny: Callable[..., ContinualLM], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "PIECE", piece)
+    module, prompts = with_stack(tiny), prompts_with(15)
+    read = []
+    forward = module.llm.forward
+    module.llm.forward = lambda **inputs: read.append(tuple(inputs["input_ids"].shape)) or forward(**inputs)
+    made = generate(module.llm, module.tokenizer, prompts, BUDGET, 9)
+    pieces = [rows for rows, width in read if width > 1]
+    assert len(pieces) == {1: 9, 20: 5, 10_000: 1}[piece], read
+    del module.llm.forward
+    assert made == plain(module, prompts)
+
+
+def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "ENDED", 1 / 9)
+    module, prompts = with_stack(tiny), prompts_with(0)
+    ids = plain_ids(module, prompts)
+    end = max({i for row in ids for i in row}, key=lambda i: sum(i in row[1:8] for row in ids))
+    module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
+    module.llm.generation_config.eos_token_id = end
+    lengths = [len(row) for row in plain_ids(module, prompts)]
+    rows: list[int] = []
+    module.llm.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    made = generate(module.llm, module.tokenizer, prompts, BUDGET, 9)
+    still = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert still[-1] < 9
+    assert rows[-len(still) :] == still, "each step carries those that have not ended, and only them"
+    assert made == plain(module, prompts)
+
+
+def test_penalties_of_the_model_are_kept(tiny: Callable[..., ContinualLM]) -> None:
+    module, prompts = with_stack(tiny), prompts_with(15)
+    free = generate(module.llm, module.tokenizer, prompts, BUDGET, 4)
+    module.llm.generation_config.repetition_penalty = 5.0
+    module.llm.generation_config.no_repeat_ngram_size = 2
+    wanted = plain(module, prompts)
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == wanted != free
 
 
 @pytest.mark.parametrize("training", [True, False])

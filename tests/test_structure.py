@@ -31,7 +31,9 @@ ALLOWED = {
     | MATHEMATICS
     | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.backbone", "cl_lightning.shared_prefix"},
     "cl_lightning.task_callback": GROUND,
-    "callbacks": GROUND | MATHEMATICS | {"cl_lightning.task_callback", "cl_lightning.data", "cl_lightning.adapters"},
+    "callbacks": GROUND
+    | MATHEMATICS
+    | {"cl_lightning.task_callback", "cl_lightning.data", "cl_lightning.adapters", "cl_lightning.evaluation"},
 }
 
 

@@ -104,7 +104,7 @@ class TaskSequence(LightningDataModule):
         test_samples: int | None = None,
         batch_size: int = 8,
         epochs: int | list[int] | Literal["published"] = 1,
-        eval_batch_size: int = 16,
+        eval_batch_size: int = 32,
         max_prompt_tokens: int = 256,
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",

@@ -1,7 +1,8 @@
 """Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
 
-What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and keys and
-values kept in buffers of fixed size. Sampling, stopping and penalties stay those of transformers' `generate`.
+What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
+in the memory of a few (`evaluation.decode`). Stopping and penalties stay those of transformers' `generate`, which does
+all of it for models that keep more than keys and values.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from cl_lightning.data.collate import prompt_batch
+from cl_lightning.evaluation.decode import decode, takes_positions
 from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
 
-@torch.no_grad()
 def generate(
     llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -27,6 +28,25 @@ def generate(
 ) -> list[str]:
     """Greedy continuations, in the order of `prompts`, without special tokens and surrounding blanks.
 
+    Arguments are those of `continuations`.
+    """
+    made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in made]
+
+
+@torch.no_grad()
+def continuations(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    own: Sequence[tuple[int, int] | None] | None = None,
+    extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token.
+
     Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
     shows at once. The model's train mode is restored.
 
@@ -34,9 +54,11 @@ def generate(
         own: span of each prompt that is its task's own, see `data.collate.prompt_batch`.
         extra: further arguments of the model for a batch of prompts, each sample's own (gates); nothing is then
             computed once for all prompts.
+        stop: texts after which a continuation also ends.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    texts = [""] * len(prompts)
+    made: list[list[int]] = [[]] * len(prompts)
+    ends = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop))] if stop else [])
     left = not llm.config.is_encoder_decoder
     training = llm.training
     llm.eval()
@@ -46,8 +68,8 @@ def generate(
             chunk = order[start : start + batch_size]
             rest = [prompts[i][prefix.length :] for i in chunk]
             spans = None if extra is None else [own[i] if own else None for i in chunk]
-            made = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
-            batch = {k: v.to(llm.device) for k, v in made.items()}
+            padded = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
+            batch = {k: v.to(llm.device) for k, v in padded.items()}
             more = {} if extra is None else extra(batch)
             batch.pop("own_mask", None)
             inputs = {**prefix.before(batch, max_new_tokens), **more}
@@ -61,20 +83,22 @@ def generate(
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                custom_generate=decode if prefix.plain else None,
+                stopping_criteria=ends,
             )
             new = out[:, inputs["input_ids"].shape[1] :] if left else out
-            for i, text in zip(chunk, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                texts[i] = text.strip()
+            for i, row in zip(chunk, new.tolist(), strict=True):
+                made[i] = row
     finally:
         llm.train(training)
-    return texts
+    return made
 
 
 class _Prefix:
     """What all prompts begin with, computed once; of length 0 where nothing can be shared."""
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-        self.llm, self.plain = llm, has_plain_cache(llm)
+        self.llm, self.plain = llm, has_plain_cache(llm) and takes_positions(llm)
         self.length = common_prefix(prompts) if self.plain and prompts else 0
         self.ids = torch.tensor([prompts[0][: self.length]], device=llm.device) if self.length else None
         self.cache = prefix_cache(llm, self.ids) if self.length else None

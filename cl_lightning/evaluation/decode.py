@@ -1,0 +1,113 @@
+"""Greedy decoding of many rows at once in the memory of a few: transformers' `generate` calls it for its own loop.
+
+Prompts are read a few at a time, so that what a forward pass needs beside keys and values stays small, and each only
+from where it begins; rows that have ended are dropped, so that the others do not carry them along. Penalties and ends
+are those that `generate` has made from the model's generation settings.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+
+#: Prompt tokens of one forward pass. More make it no faster and need more memory.
+PIECE = 512
+#: Share of the rows that must have ended before they are dropped: moving the others is not free.
+ENDED = 1 / 4
+#: Arguments of the model that each forward pass here makes for itself.
+COMPUTED = {"input_ids", "attention_mask", "position_ids", "cache_position", "past_key_values", "logits_to_keep"}
+
+
+def decode(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **given: Any,
+) -> Tensor:
+    """Prompts and their greedy continuations (B, L + new), padded after the end token: a `custom_generate`.
+
+    Args:
+        input_ids: left-padded behind what the cache holds already, which is the same in all rows; (B, L).
+        given: arguments of the model: `past_key_values` of `shared_prefix.roomy_cache` with room for all columns,
+            `attention_mask`, each sample's own (gates (B, ..)).
+    """
+    cache, mask = given["past_key_values"], given["attention_mask"]
+    if mask is None:  # `generate` leaves out what hides nothing
+        mask = torch.ones_like(input_ids)
+    pad = generation_config._pad_token_tensor
+    own = {k: v for k, v in given.items() if isinstance(v, Tensor) and k in _accepted(model) - COMPUTED}
+    logits = _read(model, input_ids, mask, cache, own)
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    ended = torch.zeros_like(rows, dtype=torch.bool)
+    made = input_ids.new_full((len(rows), stopping_criteria.max_length), int(pad))
+    ids = input_ids
+    while True:
+        token = logits_processor(ids, logits.float()).argmax(-1)
+        ids = torch.cat([ids, torch.where(ended, pad, token)[:, None]], dim=1)
+        made[rows, ids.shape[1] - 1] = ids[:, -1]
+        ended = ended | stopping_criteria(ids, None)
+        count = int(ended.sum())
+        if count == len(rows):
+            made[:, : input_ids.shape[1]] = input_ids
+            return made[:, : ids.shape[1]]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        if count >= ENDED * len(rows):
+            left = (~ended).nonzero()[:, 0]
+            for layer in cache.layers:
+                layer.keep(left)
+            rows, ids, mask, ended = (t[left] for t in (rows, ids, mask, ended))
+            own = {name: value[left] for name, value in own.items()}
+        logits = _forward(model, ids[:, -1:], mask, cache, own)
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether the model can be told where tokens stand and to give the last logits only."""
+    return {"position_ids", "logits_to_keep"} <= _accepted(model)
+
+
+def _accepted(model: PreTrainedModel) -> set[str]:
+    return set(inspect.signature(type(model).forward).parameters)
+
+
+def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
+    """Fill the cache with the prompts, some rows at a time; logits (B, V) of what follows them."""
+    held, width = cache.get_seq_length(), ids.shape[1]
+    padding = width - held - mask[:, held:].sum(1)  # in each row, between what is held and its own tokens
+    out, first = [], 0
+    while first < len(ids):
+        begin = held + int(padding[first])
+        last = first + 1
+        # Neighbours are of similar lengths: a row joins if all that then run fit in one piece.
+        while last < len(ids):
+            joint = min(begin, held + int(padding[last]))
+            if (last + 1 - first) * (width - joint) > PIECE:
+                break
+            begin, last = joint, last + 1
+        part = slice(first, last)
+        for layer in cache.layers:
+            layer.focus(part, begin)
+        mine = {name: value[part] for name, value in own.items()}
+        out.append(_forward(model, ids[part, begin:], mask[part], cache, mine))
+        first = last
+    for layer in cache.layers:
+        layer.focus(slice(0, len(ids)), width)
+    return torch.cat(out)
+
+
+def _forward(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
+    """Logits (B, V) after the `new` tokens (B, n), which are the last of the columns that `mask` covers."""
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
+    out = model(
+        input_ids=new,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **own,
+    )
+    return out.logits[:, -1]

@@ -1,0 +1,134 @@
+"""General ability: what the model can do beside the tasks it is taught, measured by lm-eval.
+
+Imported only where general ability is measured: lm-eval is an extra.
+"""
+
+import difflib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import lm_eval
+import torch
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from lightning.pytorch.utilities.seed import isolate_rng
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import TaskDict
+from transformers import PreTrainedModel
+
+from cl_lightning import distributed
+from cl_lightning.errors import ConfigError, DataError, nearest
+from cl_lightning.evaluation.general_presets import Entry
+from cl_lightning.evaluation.harness import HarnessLM
+
+TASK_FILES = Path(__file__).parent / "general_tasks"
+#: Decides which demonstrations lm-eval draws; the same before and after a task.
+SEED = 1234
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+datasets.disable_progress_bars()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task's or group's score, 0..100, and how many items it is the mean of."""
+
+    value: float
+    items: int
+
+
+def load(entries: Sequence[Entry], data_dir: Path | None) -> dict[Entry, TaskDict]:
+    """lm-eval's tasks and groups with their data, each with its number of demonstrations.
+
+    Args:
+        entries: what to load; equal ones once.
+        data_dir: folder of the files that our local tasks read.
+
+    Raises:
+        ConfigError, DataError: an unknown task, a data set that cannot be had, a damaged file.
+    """
+    manager = _manager(entries, data_dir)
+    return {entry: _loaded(manager, entry, data_dir) for entry in dict.fromkeys(entries)}
+
+
+def _manager(entries: Sequence[Entry], data_dir: Path | None) -> TaskManager:
+    metadata = {} if data_dir is None else {"data_dir": str(data_dir)}
+    ours = TaskManager(include_path=str(TASK_FILES), include_defaults=False, metadata=metadata)
+    if all(entry.task in ours.all_subtasks for entry in entries):
+        return ours  # lm-eval's own fourteen thousand take seconds to index
+    return TaskManager(include_path=str(TASK_FILES), metadata=metadata)
+
+
+def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDict:
+    if entry.task not in manager.all_tasks:
+        close = difflib.get_close_matches(entry.task, manager.all_tasks, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists all"
+        raise ConfigError(f"observers.general: lm-eval knows no task {entry.task!r}; {hint}")
+    if entry.task.startswith("local_") and data_dir is None:
+        raise ConfigError(
+            f"observers.general: {entry.task} reads JSONL files; name their folder with data_dir (no data.root is set)"
+        )
+    try:
+        with redirect_stderr(io.StringIO()):
+            loaded = manager.load([entry.task])
+    except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"observers.general: the data of {entry.task} cannot be had ({first})") from error
+    for task in loaded["tasks"].values():
+        task.set_config("num_fewshot", entry.shots)
+    return loaded
+
+
+def measure(lm: HarnessLM, loaded: dict[Entry, TaskDict], limit: int | None, chat: bool) -> dict[Entry, Score]:
+    """Each entry's score by lm-eval, on all ranks. Train mode and random states are left as they were.
+
+    `lm_eval.evaluate` and not `simple_evaluate`: that one sets global seeds and asks pip and the compilers what the
+    machine is like, every time.
+
+    Raises:
+        ConfigError: a task has no metric of the entry's name, or fewer items than there are ranks.
+    """
+    return {entry: _score(lm, entry, tasks, limit, chat) for entry, tasks in loaded.items()}
+
+
+def _score(lm: HarnessLM, entry: Entry, loaded: TaskDict, limit: int | None, chat: bool) -> Score:
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(SEED)
+    with _evaluating(lm.llm):
+        results = lm_eval.evaluate(
+            lm,
+            loaded,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+    told = None
+    if results is not None:
+        metrics = {**results["results"], **results.get("groups", {})}[entry.task]
+        told = metrics, sum(count["effective"] for count in results["n-samples"].values())
+    metrics, items = distributed.gather(told)[0]
+    if entry.metric not in metrics:
+        there = [key for key, value in metrics.items() if isinstance(value, float)]
+        raise ConfigError(
+            f"observers.general: {entry.task} has no metric {entry.metric!r}; {nearest(entry.metric, there)}"
+        )
+    return Score(100.0 * float(metrics[entry.metric]), items)
+
+
+@contextmanager
+def _evaluating(llm: PreTrainedModel) -> Iterator[None]:
+    training = llm.training
+    llm.eval()
+    try:
+        # lm-eval draws a bar for each task and has no switch for it.
+        with torch.no_grad(), isolate_rng(), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        llm.train(training)

@@ -1,0 +1,198 @@
+"""The model in memory, adapters and gates in place, as a model of lm-eval.
+
+Likelihoods go through the model's own training path with the context as the prompt and the continuation as the answer,
+so a gate pools over the context only; generation goes through `evaluation.generate`. Each rank evaluates the items that
+lm-eval deals to it. Imported only where general ability is measured: lm-eval is an extra.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cl_lightning import distributed
+from cl_lightning.data.base import Example
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.prompt import Encoded
+from cl_lightning.errors import ConfigError
+from cl_lightning.evaluation.generate import continuations
+
+#: A batch of `data.collate.training_batch` -> logits (N, V) of its labelled tokens, these (N,), their samples (N,).
+LabelLogits = Callable[[dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
+#: lm-eval's ((context, continuation), context ids, continuation ids).
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+
+
+class HarnessLM(TemplateLM):
+    """A model in memory for `lm_eval.evaluate`.
+
+    Args:
+        llm, tokenizer: the model; its train mode is the caller's to set and restore.
+        answer_logits: its forward pass with the head at labels only, gates included.
+        batch_size: sequences per forward pass.
+        extra: each sample's own arguments of the model (gates), for generation.
+    """
+
+    def __init__(
+        self,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        answer_logits: LabelLogits,
+        batch_size: int,
+        extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.llm, self.tokenizer, self.answer_logits = llm, tokenizer, answer_logits
+        self.batch_size, self.extra = batch_size, extra
+        self.backend = "seq2seq" if llm.config.is_encoder_decoder else "causal"
+        self.max_length = resolve_max_length(llm.config, tokenizer)
+        self._rank, self._world_size, self._device = distributed.rank(), distributed.world_size(), llm.device
+        self._contents: dict[str, tuple[int, int]] = {}
+
+    # ---- tokens ------------------------------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self.tokenizer.encode(string, add_special_tokens=self._special(string, add_special_tokens))
+
+    def _special(self, text: str, wanted: bool | None) -> bool:
+        """Special tokens are added where they are wanted and not written out already, as chat templates do."""
+        begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        return not begins if wanted is None else wanted
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        first, last = (chat_history[i]["content"].strip() for i in (0, -1))
+        self._contents[text] = text.find(first), text.rfind(last) + len(last)
+        return text
+
+    def _own(self, context: str, cut: int) -> tuple[int, int] | None:
+        """Span of a context's tokens that a chat template has not put around it; None: all. `cut`: taken off its head.
+
+        Where a gate pools in training.
+        """
+        if context not in self._contents:
+            return None
+        start, end = self._contents[context]
+        special = self._special(context, None)
+        offsets = self.tokenizer(context, add_special_tokens=special, return_offsets_mapping=True).offset_mapping
+        inside = [i - cut for i, (a, b) in enumerate(offsets) if a >= start and b <= end and b > a and i >= cut]
+        return (inside[0], inside[-1] + 1) if inside else None
+
+    # ---- requests ----------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether it is the greedy one.
+
+        Continuations of one context that differ in their last token only (A, B, C, D) need one forward pass.
+        """
+        alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+        for index, (_, context, continuation) in enumerate(requests):
+            alike.setdefault((tuple(context), tuple(continuation[:-1])), []).append(index)
+        groups = sorted(alike.values(), key=lambda g: -sum(map(len, requests[g[0]][1:])))
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        for start in range(0, len(groups), self.batch_size):
+            chunk = groups[start : start + self.batch_size]
+            rows = [self._encoded(requests[group[0]]) for group in chunk]
+            batch = training_batch(rows, self.tokenizer.pad_token_id, self.backend == "seq2seq")
+            batch = {key: value.to(self.device) for key, value in batch.items()}
+            logits, labels, sample = self.answer_logits(batch)
+            for row, group in enumerate(chunk):
+                mine = sample == row
+                scores, tokens = logits[mine].log_softmax(-1), labels[mine]
+                before = scores[:-1].gather(1, tokens[:-1, None]).sum()
+                greedy = bool((scores[:-1].argmax(-1) == tokens[:-1]).all())
+                last = scores[-1]
+                for index in group:
+                    token = requests[index][2][-1]
+                    answers[index] = float(before + last[token]), greedy and int(last.argmax()) == token
+        return answers
+
+    def _encoded(self, request: Request) -> Encoded:
+        """Context and continuation as prompt and answer; what exceeds the model's length is cut from the left."""
+        texts, context, continuation = request
+        room = self.max_length if self.backend == "seq2seq" else self.max_length + 1 - len(continuation)
+        cut = max(0, len(context) - room)
+        own = self._own(texts[0], cut) if texts else None
+        return Encoded(Example("", "", ""), tuple(context[cut:]), tuple(continuation), cut, own)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        windows: list[Request] = []
+        owner: list[int] = []
+        for index, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
+                windows.append((None, *make_disjoint_window(window)))
+                owner.append(index)
+        totals = [0.0] * len(requests)
+        for index, (value, _) in zip(owner, self._loglikelihood_tokens(windows), strict=True):
+            totals[index] += value
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        texts = [""] * len(requests)
+        settings = [self._settings(request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: settings[i])
+        for (budget, until), members in groupby(order, key=lambda i: settings[i]):
+            chosen = list(members)
+            contexts = [requests[i].args[0] for i in chosen]
+            room = self.max_length - (0 if self.backend == "seq2seq" else budget)
+            ids = [self.tok_encode(context) for context in contexts]
+            cuts = [max(0, len(row) - room) for row in ids]
+            own = [self._own(context, cut) for context, cut in zip(contexts, cuts, strict=True)]
+            prompts = [row[cut:] for row, cut in zip(ids, cuts, strict=True)]
+            made = continuations(
+                self.llm, self.tokenizer, prompts, budget, self.batch_size, own, self.extra, stop=until
+            )
+            for i, row in zip(chosen, made, strict=True):
+                text = self.tokenizer.decode(row, skip_special_tokens=True)
+                texts[i] = min((text.split(end)[0] for end in until), key=len, default=text)
+        return texts
+
+    def _settings(self, request: Instance) -> tuple[int, tuple[str, ...]]:
+        """Token budget and end texts. Raises ConfigError for a task that samples."""
+        options = normalize_gen_kwargs(request.args[1], 256)
+        if options["do_sample"]:
+            raise ConfigError(
+                f"general ability: task {request.task_name} samples; only greedy generation is comparable"
+            )
+        return options["max_gen_toks"], tuple(sorted(end for end in options["until"] if end))
+
+    # ---- ranks -------------------------------------------------------------------------------------------
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return torch.stack(distributed.gather(tensor.cpu()))
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        values = distributed.gather(obj)
+        return values if self.rank == dst else None
+
+    def barrier(self) -> None:
+        distributed.gather(None)

@@ -1,0 +1,338 @@
+# ruff: noqa: E402 (without lm-eval these tests are skipped before they import)
+"""General ability: presets, items from files, scores against plain forward passes, and a run with and without it."""
+
+import csv
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+datasets = pytest.importorskip("datasets", reason="lm-eval is not installed (the extra 'general')")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
+
+from lm_eval.tasks import TaskManager
+
+from callbacks.general_ability import GeneralAbility
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone
+from cl_lightning.errors import ConfigError, DataError
+from cl_lightning.evaluation.general import TASK_FILES, Score, load, measure
+from cl_lightning.evaluation.general_presets import Entry, read_preset, shipped
+from cl_lightning.evaluation.harness import HarnessLM
+from cl_lightning.module import ContinualLM
+from tests.conftest import ROOT, SHARED
+from tests.test_sequence import adapters, command, record, same_bits, smoke
+
+REAL = SHARED / "data" / "general"
+PRESET = {
+    "GP": {
+        "BoolQ": {"task": "local_boolq", "metric": "acc"},
+        "BBH": {"task": "local_bbh", "metric": "exact_match,stripped"},
+    },
+    "IP": {"BoolQ": {"task": "local_boolq", "metric": "acc", "shots": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up files in the layout of the local tasks."""
+    folder = tmp_path_factory.mktemp("general")
+    questions = [{"question": f"is {i} even", "passage": f"{i} is a number", "label": i % 2 == 0} for i in range(30)]
+    counts = [
+        {"task": kind, "input": f"{kind} {i} ?", "target": str(i)} for kind in ("adding", "counting") for i in range(6)
+    ]
+    for name, rows in {"boolq_val": questions, "bbh": counts}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "preset.yaml").write_text(yaml.safe_dump(PRESET, sort_keys=False))
+    return folder
+
+
+class Says:
+    """A scripted answer to every prompt, in the place of generation."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer = answer
+
+    def __call__(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        return [self.answer(request.args[0]) for request in requests]
+
+
+def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> HarnessLM:
+    module = tiny("float32")
+    lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, 4)
+    lm.generate_until = Says(answer)
+    return lm
+
+
+# ---- presets and items ---------------------------------------------------------------------------------------
+
+
+def test_shipped_presets_name_what_lm_eval_has() -> None:
+    assert shipped() == ["offline", "slice_core", "trace"]
+    known = set(TaskManager(include_path=str(TASK_FILES)).all_tasks)
+    presets = {name: read_preset(name) for name in shipped()}
+    for preset in presets.values():
+        assert {"GP", "IP"} <= preset.keys()
+        assert all(entry.task in known for tasks in preset.values() for entry in tasks.values())
+        assert {entry.shots for entry in preset["GP"].values()} == {0}
+        shots = {name: entry.shots for name, entry in preset["IP"].items()}
+        assert {n for name, n in shots.items() if name.startswith("BBH")} == {3}
+        assert {n for name, n in shots.items() if not name.startswith("BBH")} == {5}
+    assert set(presets["slice_core"]["GP"]) == {"HellaSwag", "CommonsenseQA", "BBH object counting", "Alpaca"}
+    assert set(presets["trace"]["GP"]) == {"MMLU", "GSM8K", "BBH", "TyDiQA", "BoolQ", "PIQA"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("GP: [boolq]", "GP must map names to tasks"),
+        ("[]", "must map settings"),
+        ("GP: {A: {task: boolq}}", "GP: A: expected"),
+        ("GP: {A: {task: boolq, metric: acc, shot: 5}}", "GP: A: expected"),
+        ("GP: {A: {task: boolq, metric: acc, shots: -1}}", "shots: -1 must be 0 or more"),
+        ("GP: {A: ", "not valid YAML"),
+    ],
+)
+def test_a_bad_preset_is_told(tmp_path: Path, content: str, told: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=told) as error:
+        read_preset(str(file))
+    assert str(file) in str(error.value)
+
+
+def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'slice'.*did you mean slice_core"):
+        GeneralAbility("slice")
+    with pytest.raises(ConfigError, match="limit 0 must be 1 or more"):
+        GeneralAbility("offline", limit=0)
+    with pytest.raises(ConfigError, match="name their folder with data_dir"):
+        load([Entry("local_boolq", "acc,none")], None)
+    with pytest.raises(DataError, match=r"boolq_val.jsonl is missing; .*data_dir"):
+        load([Entry("local_boolq", "acc,none")], tmp_path)
+    (tmp_path / "boolq_val.jsonl").write_text('{"question": "a"}\n{"question": \n')
+    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 2: not valid JSON"):
+        load([Entry("local_boolq", "acc,none")], tmp_path)
+    with pytest.raises(ConfigError, match="lm-eval knows no task 'piqaa'; did you mean piqa or "):
+        load([Entry("piqaa", "acc,none")], None)
+    assert GeneralAbility("offline").check({}, None) == []
+    monkeypatch.setattr("callbacks.general_ability.find_spec", lambda name: None)
+    assert "pip install -c constraints.txt -e '.[general]'" in GeneralAbility("offline").check({}, None)[0]
+
+
+def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny: Callable[..., ContinualLM]) -> None:
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return f" {prompt.split()[-3]}.\n"  # "counting 4 ? A:"
+
+    entry = Entry("local_bbh", "exact_match,stripped", 3)
+    lm = scripted(tiny, answer)
+    loaded = load([entry], folder)
+    assert measure(lm, loaded, None, False) == {entry: Score(100.0, 6)}, "3 of 6 of each kind are demonstrations"
+    assert prompts[0] == "Q: adding 0 ?\nA: 0\n\nQ: adding 1 ?\nA: 1\n\nQ: adding 2 ?\nA: 2\n\nQ: adding 3 ?\nA:"
+    assert [p.split("Q: ")[-1][:-3] for p in prompts[:4]] == [
+        "adding 3 ?",
+        "counting 3 ?",
+        "adding 4 ?",
+        "counting 4 ?",
+    ]
+    first = list(prompts)
+    assert measure(lm, loaded, 2, False) == {entry: Score(100.0, 2)}
+    assert prompts[6:] == first[:2], "the same again, up to the limit"
+    with pytest.raises(ConfigError, match="no metric 'acc,none'"):
+        wrong = Entry("local_bbh", "acc,none")
+        measure(lm, load([wrong], folder), 1, False)
+    with pytest.raises(DataError, match="3 demonstrations of 'adding', 4 are wanted"):
+        many = Entry("local_bbh", "exact_match,stripped", 4)
+        measure(lm, load([many], folder), 1, False)
+
+
+def test_our_files_of_hub_tasks_score_as_they_say(
+    tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alpaca by ROUGE-L, object counting by its first number; the hub's data stands in memory."""
+    rows = [{"instruction": f"Say {i}", "input": "now" if i % 2 else "", "output": f"number {i}"} for i in range(200)]
+    counts = [{"input": f"How many is {i}?", "target": str(i)} for i in range(10)]
+    asked: list[str] = []
+
+    def hub(path: str, **_: Any) -> Any:
+        asked.append(path)
+        alpaca = path == "tatsu-lab/alpaca"
+        return {"train" if alpaca else "test": datasets.Dataset.from_list(rows if alpaca else counts)}
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    alpaca, counting = Entry("cl_alpaca", "rouge_l,none", 5), Entry("cl_object_counting", "exact_match,first-number", 3)
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        if "Instruction" in prompt:
+            return f"\nnumber {prompt.split('Say ')[-1].split()[0]} and a"
+        return f" {prompt.split('How many is ')[-1].split('?')[0]} things, not 77"
+
+    lm = scripted(tiny, answer)
+    scores = measure(lm, load([alpaca, counting], None), 4, False)
+    assert asked == ["tatsu-lab/alpaca", "SaylorTwift/bbh"]
+    assert scores[counting] == Score(100.0, 4), "a blank before the number is no error"
+    # Two of the answer's four words are the reference's two: precision 1/2, recall 1.
+    assert scores[alpaca] == Score(pytest.approx(100 * 2 / 3), 4)
+    assert prompts[1].startswith("### Instruction:\nSay 190\n\n### Response:\nnumber 190\n\n### Instruction:\nSay 191")
+    assert prompts[1].endswith("### Instruction:\nSay 1\n\n### Input:\nnow\n\n### Response:\n")
+    assert prompts[4].count("A: ") == 3
+
+
+# ---- a real model, real items --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
+def test_the_offline_preset_on_a_real_model_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    preset = read_preset("offline")
+    # Generation on two cores takes half a minute more; the tiny model's run below has it.
+    wanted = {"GP": ("MMLU", "BBH", "BoolQ", "PIQA"), "IP": ("MMLU", "PIQA")}
+    loaded = load([preset[setting][name] for setting, names in wanted.items() for name in names], REAL)
+    module = ContinualLM(Backbone("smollm2-135m-instruct", dtype="float32"), SeqLoRA())
+    module.load(module.backbone.load_tokenizer())
+    lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, 8)
+    module.llm.train()
+    before = torch.get_rng_state()
+    scores = measure(lm, loaded, 4, False)
+    assert module.llm.training and torch.equal(torch.get_rng_state(), before)
+    assert len(scores) == 6 and {score.items for score in scores.values()} == {4}
+    module.llm.eval()
+    assert scores[preset["GP"]["BoolQ"]].value == boolq_by_hand(module, 4)
+    assert scores[preset["GP"]["PIQA"]].value == piqa_by_hand(module, 4)
+
+
+def likelihood(module: ContinualLM, context: str, continuation: str) -> float:
+    """Sum of log-probabilities, from a plain forward pass of one row."""
+    ids, length = module.tokenizer.encode(context + continuation), len(module.tokenizer.encode(context))
+    with torch.no_grad():
+        scores = module.llm(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(float(scores[i - 1, ids[i]]) for i in range(length, len(ids)))
+
+
+def read(name: str, skip: int, count: int) -> list[dict[str, Any]]:
+    with (REAL / name).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file][skip : skip + count]
+
+
+def boolq_by_hand(module: ContinualLM, count: int) -> float:
+    right = 0
+    for row in read("boolq_val.jsonl", 16, count):
+        context = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
+        said = likelihood(module, context, " yes") > likelihood(module, context, " no")
+        right += said == bool(row["label"])
+    return 100.0 * right / count
+
+
+def piqa_by_hand(module: ContinualLM, count: int) -> float:
+    right = 0
+    for row in read("piqa_val.jsonl", 16, count):
+        context = f"Question: {row['goal']}\nAnswer:"
+        second = likelihood(module, context, f" {row['sol2']}") > likelihood(module, context, f" {row['sol1']}")
+        right += second == bool(row["label"])
+    return 100.0 * right / count
+
+
+# ---- in a run ------------------------------------------------------------------------------------------------
+
+
+def options(folder: Path, limit: int = 4, preset: str | None = None) -> list[str]:
+    return [
+        "--observers.general=GeneralAbility",
+        f"--observers.general.preset={preset or folder / 'preset.yaml'}",
+        "--observers.general.when=each",
+        f"--observers.general.limit={limit}",
+        f"--observers.general.data_dir={folder}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "measured"
+    told = smoke(run, *options(folder))
+    assert "general ability of the base model" in told.stdout
+    assert "general ability, preset preset, by lm-eval (first 4 items of each task only)" in told.stdout
+    assert "Running" not in told.stderr, "lm-eval's own bars and logs"
+    return run
+
+
+def ability(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "general" / "ability.csv").open()))
+
+
+def test_it_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    smoke(bare)
+    assert record(bare)["R"] == record(measured)["R"]
+    assert adapters(bare) and same_bits(bare, measured)
+    assert record(bare)["identity"] == record(measured)["identity"]
+    for file in bare.glob("predictions/*.jsonl"):
+        assert (measured / "predictions" / file.name).read_text() == file.read_text()
+
+
+def test_the_base_stands_beside_every_value(measured: Path) -> None:
+    rows = ability(measured)
+    assert [r["after"] for r in rows] == ["base"] * 5 + ["FOMC"] * 5 + ["NumGLUE-cm"] * 5
+    base = {(r["setting"], r["task"]): float(r["score"]) for r in rows[:5]}
+    for row in rows:
+        assert float(row["base"]) == base[row["setting"], row["task"]]
+        assert float(row["difference"]) == pytest.approx(float(row["score"]) - float(row["base"]))
+    means = [float(r["score"]) for r in rows[:3]]
+    assert rows[2]["task"] == "mean" and means[2] == pytest.approx((means[0] + means[1]) / 2)
+    tables = record(measured)["tables"]["general"]
+    assert tables[0]["columns"][-3:] == ["after NumGLUE-cm", "base", "difference"]
+    assert [row[0] for row in tables[1]["rows"]] == ["base", "after FOMC", "after NumGLUE-cm"]
+    assert "general/ability.csv" in record(measured)["files"]
+    logged = list(csv.DictReader((measured / "logs/attempt_0/metrics.csv").open()))
+    assert sum(bool(row.get("general/GP/difference")) for row in logged) == 3
+
+
+def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    out = subprocess.DEVNULL
+    process = subprocess.Popen(command(run, *options(folder)), cwd=ROOT, stdout=out, stderr=out)
+    deadline = time.monotonic() + 120
+    while not (run / "surgery" / "NumGLUE-cm.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    other = smoke(run, *options(folder, limit=3), check=False)
+    assert other.returncode == 2 and "measured with another preset, limit" in other.stderr
+    told = smoke(run, *options(folder))
+    assert "of the base model" not in told.stdout
+    assert ability(run) == ability(measured)
+    assert record(run)["tables"]["general"] == record(measured)["tables"]["general"]
+
+
+def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    smoke(run, *options(folder), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+    assert record(run)["world_size"] == 2
+    assert ability(run) == ability(measured)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
+def test_the_whole_offline_preset_in_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "offline"
+    smoke(run, *options(REAL, limit=1, preset="offline"), "--data.order=[FOMC]")
+    rows = ability(run)
+    assert {(r["setting"], r["task"]) for r in rows} == {
+        (setting, task) for setting in ("GP", "IP") for task in ("MMLU", "GSM8K", "BBH", "BoolQ", "PIQA", "mean")
+    }

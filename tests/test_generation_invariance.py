@@ -1,0 +1,133 @@
+"""A real model on real prompts in float32: the same strings whatever the batch, the padding, the number of ranks."""
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from transformers import PreTrainedModel
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.backbone import Backbone
+from cl_lightning.data.base import TaskSpec
+from cl_lightning.data.prompt import PromptEncoder
+from cl_lightning.data.sample import TASKS, load
+from cl_lightning.data.task_sequence import TaskData
+from cl_lightning.evaluation.generate import continuations
+from cl_lightning.evaluation.score import score_task
+from cl_lightning.module import ContinualLM
+from cl_lightning.state import to_jsonl
+
+BUDGET = 6
+#: Two candidates whose logits differ by less are a tie that rounding decides.
+TIE = 1e-4
+NAMES = ("FOMC", "20Minuten", "Py150")
+
+
+def real() -> ContinualLM:
+    """SmolLM2 with a branch large enough to change what it says."""
+    module = ContinualLM(Backbone("smollm2-135m-instruct", dtype="float32"), SeqLoRA(rank=8, alpha=16))
+    module.load(module.backbone.load_tokenizer())
+    rng = torch.Generator().manual_seed(0)
+    module.adapter.begin_task(0, rng)
+    for layer in module.adapter.layers.values():
+        layer.lora_B.data.normal_(0, 0.01, generator=rng)
+    module.llm.eval()
+    return module
+
+
+@pytest.fixture(scope="module")
+def model() -> ContinualLM:
+    torch.set_num_threads(1)
+    return real()
+
+
+@pytest.fixture(scope="module")
+def prompts(model: ContinualLM) -> list[tuple[int, ...]]:
+    """Four prompts of each of three tasks, of 40 to 160 tokens."""
+    encoder = PromptEncoder(model.tokenizer, 160, "")
+    return [encoder.encode(e, TASKS[name]).prompt_ids for name in NAMES for e in load(name).test[:4]]
+
+
+@pytest.fixture(scope="module")
+def alone(model: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[int]]:
+    """transformers' own generate, one prompt at a time, without padding."""
+    rows = []
+    with torch.no_grad():
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": BUDGET, "do_sample": False}
+            rows.append(model.llm.generate(input_ids=ids, **options)[0, len(prompt) :].tolist())
+    return rows
+
+
+def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[int]) -> bool:
+    """Whether two continuations part at a tie: there the logits of both tokens, recomputed alone, hardly differ."""
+    first = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+    with torch.no_grad():
+        logits = llm(torch.tensor([[*prompt, *a[:first]]]), logits_to_keep=1).logits[0, -1]
+    return abs(float(logits[a[first]] - logits[b[first]])) < TIE
+
+
+def trimmed(row: list[int], end: int) -> list[int]:
+    """Up to the end token, then padded with it to the budget."""
+    row = row[: row.index(end)] if end in row else row
+    return row + [end] * (BUDGET - len(row))
+
+
+def assert_same(model: ContinualLM, prompts: Sequence[Sequence[int]], ours: list[list[int]], wanted: list[list[int]]):
+    end = model.tokenizer.eos_token_id
+    for prompt, a, b in zip(prompts, ours, wanted, strict=True):
+        a, b = trimmed(a, end), trimmed(b, end)
+        assert a == b or is_tie(model.llm, prompt, a, b), (a, b)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_batch_size_and_padding(
+    model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]], batch_size: int
+) -> None:
+    assert len({len(p) for p in prompts}) > 6, "left padding is of many widths"
+    ours = continuations(model.llm, model.tokenizer, prompts, BUDGET, batch_size)
+    assert len({tuple(row) for row in ours}) > 6
+    assert_same(model, prompts, ours, alone)
+
+
+def test_one_task_with_its_prefix_shared(model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]]):
+    ours = continuations(model.llm, model.tokenizer, prompts[:4], BUDGET, 32)
+    assert_same(model, prompts[:4], ours, alone[:4])
+
+
+def test_another_token_is_no_tie(model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]]) -> None:
+    """Negative control of the rule that lets strings differ."""
+    other = [alone[0][0], (alone[0][1] + 1) % 1000, *alone[0][2:]]
+    assert not is_tie(model.llm, prompts[0], alone[0], other)
+
+
+def _task(module: ContinualLM) -> TaskData:
+    encoder, spec = PromptEncoder(module.tokenizer, 160, ""), TASKS["FOMC"]
+    short = TaskSpec(spec.name, spec.metric, BUDGET)
+    return TaskData(short, (), (), tuple(encoder.encode(e, short) for e in load("FOMC").test[:5]), 1, 0)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    module = real()
+    scored = score_task(module.llm, module.tokenizer, _task(module), 32)
+    (Path(folder) / f"{rank}.jsonl").write_bytes(to_jsonl(scored.rows))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks(model: ContinualLM, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    one = score_task(model.llm, model.tokenizer, _task(model), 32)
+    assert len({row["prediction"] for row in one.rows}) > 1
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.jsonl").read_bytes() == to_jsonl(one.rows)
