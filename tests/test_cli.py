@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -180,7 +181,11 @@ def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
     assert set(cli.slots("observers")) == {"progress", "matrix"}
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+#: Published settings of models that the tiny Llama cannot stand for are trained in test_paper_experiment.
+TRAINED = [p for p in EXPERIMENTS if not re.search(r"gainlora.*_paper$", p.stem)]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda p: p.stem)
 def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     gated = any(name in path.stem for name in ("gainlora", "sapt"))
     rank = "--model.adapter.branches.rank=4" if gated else "--model.adapter.rank=4"
