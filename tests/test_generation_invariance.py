@@ -109,7 +109,7 @@ def test_another_token_is_no_tie(model: ContinualLM, prompts: list[tuple[int, ..
 def _task(module: ContinualLM) -> TaskData:
     encoder, spec = PromptEncoder(module.tokenizer, 160, ""), TASKS["FOMC"]
     short = TaskSpec(spec.name, spec.metric, BUDGET)
-    return TaskData(short, (), (), tuple(encoder.encode(e, short) for e in load("FOMC").test[:5]), 1, 0)
+    return TaskData(short, (), (), tuple(encoder.encode(e, short) for e in load("FOMC").test[:5]), 1, 0, whole="")
 
 
 def _rank(rank: int, port: int, folder: str) -> None:
