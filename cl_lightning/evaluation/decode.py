@@ -101,13 +101,16 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: 
 def _forward(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
     """Logits (B, V) after the `new` tokens (B, n), which are the last of the columns that `mask` covers."""
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
+    # An index, not a count: it copies the last hidden states, where a view of them makes the output layer's product
+    # copy the whole embedding once a row.
+    last = torch.tensor([new.shape[1] - 1], device=new.device)
     out = model(
         input_ids=new,
         attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=last,
         **own,
     )
     return out.logits[:, -1]
