@@ -41,10 +41,8 @@ def evaluate(path: Path, root: str | None = None, batch_size: int | None = None)
         if not data.evaluated:
             data.prepare(module.tokenizer, module.encoder_decoder)
             _same_data(data, record)
-        extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         for task in data.evaluated:
-            scored = score_task(module.llm, module.tokenizer, task, batch_size or data.eval_batch_size, extra)
-            cells[after, task.spec.name] = scored
+            cells[after, task.spec.name] = score_task(module, task, batch_size or data.eval_batch_size)
         print(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}", flush=True)
         del module
         give_back_memory()

@@ -31,6 +31,11 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return table
 
 
+def _metric(metrics: dict[str, Any], task: str) -> str:
+    """A task's metric, and whether labels were chosen by likelihood instead of generated."""
+    return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics.get("by_likelihood", ()) else "")
+
+
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
@@ -44,7 +49,7 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            rows.append([name, metrics["metric_of_task"][name], learnt, now, _between(interval), forgotten])
+            rows.append([name, _metric(metrics, name), learnt, now, _between(interval), forgotten])
     return rows
 
 
@@ -65,7 +70,7 @@ def tables(path: Path) -> list[Table]:
     columns = record.get("columns", order)
     if metrics.get("trained") and len(columns) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
-    rows.append(["metric", *[metrics["metric_of_task"].get(n) for n in columns]])
+    rows.append(["metric", *[_metric(metrics, n) for n in columns]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     found = [

@@ -290,10 +290,9 @@ class SequenceRun:
         give_back_memory()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
-        scores, module = [], self.module
-        extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
+        scores = []
         for j in tasks:
-            scored = score_task(module.llm, module.tokenizer, self.data.evaluated[j], self.data.eval_batch_size, extra)
+            scored = score_task(self.module, self.data.evaluated[j], self.data.eval_batch_size)
             self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
             self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
             scores.append(scored.score)
@@ -315,6 +314,7 @@ class SequenceRun:
             "data": self.facts["data"],
             "complete": done == len(self.order),
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
+            "by_likelihood": [t.spec.name for t in tasks if t.labels],
             "trained": self.trained,
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,

@@ -117,7 +117,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     module = real()
-    scored = score_task(module.llm, module.tokenizer, _task(module), 32)
+    scored = score_task(module, _task(module), 32)
     (Path(folder) / f"{rank}.jsonl").write_bytes(to_jsonl(scored.rows))
     torch.distributed.destroy_process_group()
 
@@ -127,7 +127,7 @@ def test_two_ranks(model: ContinualLM, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
-    one = score_task(model.llm, model.tokenizer, _task(model), 32)
+    one = score_task(model, _task(model), 32)
     assert len({row["prediction"] for row in one.rows}) > 1
     for rank in range(2):
         assert (tmp_path / f"{rank}.jsonl").read_bytes() == to_jsonl(one.rows)

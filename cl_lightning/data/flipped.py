@@ -13,6 +13,7 @@ from string import ascii_uppercase
 from typing import Literal
 
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.labels import answers, are_labels
 from cl_lightning.data.trace import TRACE
 from cl_lightning.errors import ConfigError, DataError, nearest
 
@@ -26,9 +27,6 @@ NEW_ANSWERS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
     "upper": lambda labels: [label.upper() for label in labels],
     "lower": lambda labels: [label.lower() for label in labels],
 }
-
-#: More different answers than this are no label set.
-MOST_LABELS = len(ascii_uppercase)
 
 #: Tokens for a label in another format: capitals and words take more of them than the labels they stand for.
 ROOM = 16
@@ -155,11 +153,11 @@ class Flipped(Benchmark):
 
 def _labels(task: str, splits: Splits) -> list[str]:
     """The closed label set, sorted: few answers in train, each more than once on average, and no other in test."""
-    labels = sorted({e.answer.strip() for e in splits.train})
+    labels = answers(splits.train)
     strange = {e.answer.strip() for e in splits.test} - {*labels}
     if any(len(e.accepted) > 1 for split in (splits.train, splits.test) for e in split):
         reason = "some of its prompts have several right answers"
-    elif not 2 <= len(labels) <= min(MOST_LABELS, len(splits.train) // 2):
+    elif not are_labels(labels, len(splits.train)):
         reason = f"its {len(splits.train)} training examples have {len(labels)} different answers"
     elif strange:
         reason = f"its test split has answers that train lacks, such as {min(strange)[:40]!r}"

@@ -49,10 +49,13 @@ class PromptEncoder:
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
         prompt_ids, cut, own = self.prompt(example.prompt, spec.keep_head)
+        return Encoded(example, tuple(prompt_ids), self.answer(example.answer), cut, own)
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of an answer, the end token last."""
         # Without a template nothing else separates cue and answer.
-        answer = example.answer if self.chat else f" {example.answer}"
-        answer_ids = self.tokenizer(answer, add_special_tokens=False).input_ids
-        return Encoded(example, tuple(prompt_ids), (*answer_ids, self.tokenizer.eos_token_id), cut, own)
+        answer_ids = self.tokenizer(text if self.chat else f" {text}", add_special_tokens=False).input_ids
+        return *answer_ids, self.tokenizer.eos_token_id
 
     def prompt(self, content: str, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
         """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.

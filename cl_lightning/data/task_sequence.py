@@ -1,7 +1,7 @@
 """The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
+from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
 from cl_lightning.data.trace import TRACE
@@ -27,7 +28,8 @@ JOINT = "joint"
 class TaskData:
     """One task, ready to train and score.
 
-    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not.
+    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not;
+    `labels`: the answers to choose from by likelihood, with their token ids; empty where answers are generated.
     """
 
     spec: TaskSpec
@@ -37,6 +39,7 @@ class TaskData:
     epochs: int
     dropped: int
     whole: str
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def raw_train(self) -> tuple[Example, ...]:
@@ -83,6 +86,8 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
         system_prompt: chat system message; null leaves it to the model's template.
+        score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
+            set, the most likely label (every table says so); other tasks still generate.
         metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
         seed: linked to seed_everything.
         protocol: "sequential": task after task, all seen tasks scored after each; or a reference to hold that against:
@@ -109,6 +114,7 @@ class TaskSequence(LightningDataModule):
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
         system_prompt: str | None = None,
+        score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
         protocol: Protocol = "sequential",
@@ -132,7 +138,7 @@ class TaskSequence(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
-        self.dedup, self.drop_leaks = dedup, drop_leaks
+        self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
         #: What cleaning left out of each task.
         self.removed: dict[str, Removed] = {}
         #: Tasks of the order whose data is absent.
@@ -220,6 +226,11 @@ class TaskSequence(LightningDataModule):
         self.encoder = PromptEncoder(tokenizer, self.max_prompt_tokens, self.system_prompt)
         epochs = self.epochs_per_task * (len(self.columns) if self.protocol == "joint" else 1)
         self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
+        if self.score_by == "likelihood" and not any(t.labels for t in self.evaluated):
+            raise ConfigError(
+                f"data.score_by: no closed label set among {', '.join(self.columns)}: their training answers are free "
+                "text; use generation"
+            )
         self.tasks = [_joined(self.evaluated)] if self.protocol == "joint" else self.evaluated
 
     def scored_after(self, task: int) -> range:
@@ -257,7 +268,10 @@ class TaskSequence(LightningDataModule):
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
         carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
-        return TaskData(spec, tuple(fits[carved:]), tuple(fits[:carved]), tuple(test), epochs, dropped, whole)
+        train, validation = tuple(fits[carved:]), tuple(fits[:carved])
+        found = label_set(splits.train) if self.score_by == "likelihood" else []
+        labels = {label: self.encoder.answer(label) for label in found}
+        return TaskData(spec, train, validation, tuple(test), epochs, dropped, whole, labels)
 
     @property
     def source(self) -> str:

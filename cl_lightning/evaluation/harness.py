@@ -19,13 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning import distributed
 from cl_lightning.data.base import Example
-from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import continuations
+from cl_lightning.evaluation.likelihood import LabelLogits, log_likelihoods
 
-#: A batch of `data.collate.training_batch` -> logits (N, V) of its labelled tokens, these (N,), their samples (N,).
-LabelLogits = Callable[[dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
 #: lm-eval's ((context, continuation), context ids, continuation ids).
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -34,7 +32,7 @@ class HarnessLM(TemplateLM):
     """A model in memory for `lm_eval.evaluate`.
 
     Args:
-        llm, tokenizer: the model; its train mode is the caller's to set and restore.
+        llm, tokenizer: the model; its train mode is as before after each call.
         answer_logits: its forward pass with the head at labels only, gates included.
         batch_size: sequences per forward pass.
         extra: each sample's own arguments of the model (gates), for generation.
@@ -109,31 +107,9 @@ class HarnessLM(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether it is the greedy one.
-
-        Continuations of one context that differ in their last token only (A, B, C, D) need one forward pass.
-        """
-        alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-        for index, (_, context, continuation) in enumerate(requests):
-            alike.setdefault((tuple(context), tuple(continuation[:-1])), []).append(index)
-        groups = sorted(alike.values(), key=lambda g: -sum(map(len, requests[g[0]][1:])))
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for start in range(0, len(groups), self.batch_size):
-            chunk = groups[start : start + self.batch_size]
-            rows = [self._encoded(requests[group[0]]) for group in chunk]
-            batch = training_batch(rows, self.tokenizer.pad_token_id, self.backend == "seq2seq")
-            batch = {key: value.to(self.device) for key, value in batch.items()}
-            logits, labels, sample = self.answer_logits(batch)
-            for row, group in enumerate(chunk):
-                mine = sample == row
-                scores, tokens = logits[mine].log_softmax(-1), labels[mine]
-                before = scores[:-1].gather(1, tokens[:-1, None]).sum()
-                greedy = bool((scores[:-1].argmax(-1) == tokens[:-1]).all())
-                last = scores[-1]
-                for index in group:
-                    token = requests[index][2][-1]
-                    answers[index] = float(before + last[token]), greedy and int(last.argmax()) == token
-        return answers
+        """Log-likelihood of each continuation, and whether it is the greedy one."""
+        rows = [self._encoded(request) for request in requests]
+        return log_likelihoods(self.llm, self.answer_logits, self.tokenizer.pad_token_id, rows, self.batch_size)
 
     def _encoded(self, request: Request) -> Encoded:
         """Context and continuation as prompt and answer; what exceeds the model's length is cut from the left."""

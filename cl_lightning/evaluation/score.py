@@ -1,27 +1,27 @@
-"""Score one task: every rank generates its share, all ranks hold all scores, in order."""
+"""Score one task: every rank predicts for its share, all ranks hold all scores, in order."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cl_lightning.data.task_sequence import TaskData
 from cl_lightning.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate
+from cl_lightning.evaluation.likelihood import most_likely
 from cl_lightning.evaluation.rows import Scored, score_rows
 
+if TYPE_CHECKING:
+    from cl_lightning.data.prompt import Encoded
+    from cl_lightning.data.task_sequence import TaskData
+    from cl_lightning.module import ContinualLM
 
-def score_task(
-    llm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskData,
-    batch_size: int,
-    extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-) -> Scored:
-    """Generate greedily for the task's test prompts and compare with the whole references, the best of several."""
-    share = task.test[rank() :: world_size()]
-    prompts, own = [e.prompt_ids for e in share], [e.own for e in share]
-    texts = generate(llm, tokenizer, prompts, task.spec.max_new_tokens, batch_size, own, extra)
+
+def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
+    """Predict for the task's test prompts and compare with the whole references, the best of several.
+
+    Predictions are generated greedily, or where the task has `labels` the most likely one of them.
+    """
+    texts = _predict(module, task, task.test[rank() :: world_size()], batch_size)
     predictions = [""] * len(task.test)
     for r, part in enumerate(gather(texts)):
         predictions[r :: world_size()] = part
@@ -31,3 +31,13 @@ def score_task(
         for e, p in zip(examples, predictions, strict=True)
     ]
     return score_rows(task.spec.metric, rows, [e.prompt for e in examples])
+
+
+def _predict(module: ContinualLM, task: TaskData, share: Sequence[Encoded], batch_size: int) -> list[str]:
+    llm, tokenizer, adapter = module.llm, module.tokenizer, module.adapter
+    if task.labels:
+        pad = tokenizer.pad_token_id
+        return most_likely(llm, module.answer_logits, pad, share, task.labels, batch_size)
+    extra = adapter.forward_kwargs if adapter.per_sample else None
+    prompts, own = [e.prompt_ids for e in share], [e.own for e in share]
+    return generate(llm, tokenizer, prompts, task.spec.max_new_tokens, batch_size, own, extra)
