@@ -6,6 +6,7 @@ content hash. The embedded default and GGUF files are converted once into a cach
 
 import hashlib
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from transformers import (
 from cl_lightning.arithmetic import held_dtype
 from cl_lightning.distributed import local_rank
 from cl_lightning.errors import ConfigError
+from cl_lightning.float64 import keep_float64, widened
 from cl_lightning.gguf_cache import converted, embedded
 from cl_lightning.model_names import EMBEDDED, RANDOM
 from cl_lightning.random_model import random_model, random_tokenizer
@@ -37,7 +39,8 @@ class Backbone:
         name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
             .gguf file, or a hub name.
         dtype: of the frozen base. Adapters are float32 in any case. bfloat16 on a machine without any bf16 unit is
-            held in float32 (see `arithmetic.held_dtype`); the run's first line says so.
+            held in float32 (see `arithmetic.held_dtype`); the run's first line says so. float64 is for comparisons with
+            references: norms, softmaxes and position angles are then float64 too.
         load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
         gradient_checkpointing: trade a second forward pass for activation memory.
         attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
@@ -72,7 +75,11 @@ class Backbone:
         """
         dtype = getattr(torch, self.dtype)
         random = self.name == RANDOM
-        llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
+        # Position angles are made with the model, so a float64 one is made wide.
+        with widened() if dtype == torch.float64 else nullcontext():
+            llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
+        if dtype == torch.float64:
+            keep_float64(llm)
         llm.requires_grad_(False)
         llm.config.use_cache = True
         if self.load_in_4bit:

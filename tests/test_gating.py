@@ -23,6 +23,7 @@ from cl_lightning.backbone import Backbone
 from cl_lightning.data.collate import prompt_batch, training_batch
 from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
+from cl_lightning.float64 import keep_float64
 from cl_lightning.module import ContinualLM
 from tests.conftest import SHARED, batch_of, random_examples, save_tiny_t5
 
@@ -177,7 +178,7 @@ def test_checkpointing_changes_neither_loss_nor_gradients(make: Make) -> None:
 
 def test_gradients_agree_with_finite_differences(make: Make) -> None:
     """Through frozen branches above and below: the published code cuts these off."""
-    module, eps = make(), 1e-3  # wide: the models' norms compute in float32
+    module, eps = make(), 1e-5
     batch = batch_for(module)
     found = gradients(module, batch)
     names = list(found)
@@ -191,7 +192,7 @@ def test_gradients_agree_with_finite_differences(make: Make) -> None:
             with torch.no_grad():
                 values.append(float(module.sample_nll(batch).sum()))
             flat[index] -= sign * eps
-        assert float(found[name].view(-1)[index]) == pytest.approx((values[0] - values[1]) / (2 * eps), rel=5e-3), name
+        assert float(found[name].view(-1)[index]) == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-7), name
 
 
 def test_coefficients_are_the_same_in_training_and_generation_whatever_the_padding(make: Make) -> None:
@@ -362,13 +363,13 @@ def test_the_published_t5_gives_the_published_logits_and_the_true_gradients() ->
         labels = torch.from_numpy(arrays["labels"]).long()
         return llm(**batch, labels=labels, **adapter.forward_kwargs(batch)).logits
 
-    # transformers' T5 takes its norms in float32 whatever the model's dtype.
+    keep_float64(llm)
     found = logits("input_ids", "attention_mask")
-    assert torch.allclose(found, torch.from_numpy(arrays[f"{name}|fp64|logits"]), atol=2e-5)
+    assert torch.allclose(found, torch.from_numpy(arrays[f"{name}|fp64|logits"]), rtol=0, atol=1e-10)
     padded = logits("input_ids_pad16", "attention_mask_pad16")
-    assert torch.allclose(padded, torch.from_numpy(arrays[f"{name}|fp64|pad16|logits"]), atol=2e-5)
+    assert torch.allclose(padded, torch.from_numpy(arrays[f"{name}|fp64|pad16|logits"]), rtol=0, atol=1e-10)
     loss = nn.functional.cross_entropy(found.flatten(0, 1), torch.from_numpy(arrays["labels"]).long().flatten())
-    assert loss.item() == pytest.approx(float(arrays[f"{name}|fp64|loss"]), abs=1e-5)
+    assert loss.item() == pytest.approx(float(arrays[f"{name}|fp64|loss"]), abs=1e-10)
     loss.backward()
     of_layer = {ours: adapter.layers[layer] for layer, ours in neutral.items()}
     gate = dict(zip(("W1", "W2", "key"), adapter.gates.new, strict=True))
@@ -381,6 +382,6 @@ def test_the_published_t5_gives_the_published_logits_and_the_true_gradients() ->
         )
         at = [int(i) for i in index.split(",")]
         value = parameter.grad[tuple(at)]
-        assert float(value) == pytest.approx(values["true_finite_difference"], rel=1e-3, abs=1e-5), place_
+        assert float(value) == pytest.approx(values["true_finite_difference"], rel=1e-5, abs=1e-7), place_
         wrong += abs(values["official_autograd"] - float(value)) > 1e-3
     assert wrong, "the published code's gradients are others: they stop at frozen branches"
