@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-#: Prompt tokens of one forward pass. More make it no faster and need more memory.
-PIECE = 512
+#: Prompt tokens of one forward pass. Twice as many are a few percent faster at most and need twice the memory.
+PIECE = 1024
 #: Share of the rows that must have ended before they are dropped: moving the others is not free.
 ENDED = 1 / 4
 #: Arguments of the model that each forward pass here makes for itself.
