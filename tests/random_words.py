@@ -10,10 +10,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class RandomWords(Benchmark):
-    """Three tasks, each with letters of its own."""
+    """Five tasks, each with letters of its own."""
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        return {name: TaskSpec(name, "accuracy", 4) for name in ("one", "two", "three")}
+        return {name: TaskSpec(name, "accuracy", 4) for name in ("one", "two", "three", "four", "five")}
 
     def load(self, root: Path | None, name: str) -> Splits:
         rng = random.Random(name)
