@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
+from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.evaluation.decode import decode, takes_positions
 from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
@@ -91,6 +92,8 @@ def continuations(
                 made[i] = row
     finally:
         llm.train(training)
+    # Else the C library keeps what the caches took, and the next call's caches come on top of it.
+    give_back_memory()
     return made
 
 
