@@ -97,3 +97,17 @@ def test_the_zero_shot_row_is_apart_from_the_last_task() -> None:
     metric.update(1, 0, 80.0)
     metric.update(1, 1, 85.0)
     assert metric.compute() == 5.0
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("ap", 70.0), ("fp", 55.0), ("bwt", -22.5), ("forget_T", 15.0)])
+def test_diagonal_and_last_row_are_enough_for_what_needs_no_more(name: str, wanted: float) -> None:
+    """As published for three tasks and more: the cells between are not known."""
+    metric = SequenceMetric(name, tasks=3)
+    for row, column, score in ((0, 0, 80.0), (1, 1, 60.0), (2, 2, 70.0), (2, 0, 50.0), (2, 1, 45.0)):
+        metric.update(row, column, score)
+    assert float(metric.compute()) == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="missing"):
+        full = SequenceMetric("aaa", tasks=3)
+        full.update(0, 0, 80.0)
+        full.update(2, 2, 70.0)
+        full.compute()

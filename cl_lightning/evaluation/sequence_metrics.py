@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from cl_lightning.errors import nearest
-from cl_lightning.evaluation.matrix import CONVENTIONS, summary
+from cl_lightning.evaluation.matrix import BY_PROTOCOL, CONVENTIONS, summary
 
 #: The row of the untrained model, for `update(ZERO_SHOT, j, scores)`.
 ZERO_SHOT = -1
@@ -70,7 +70,11 @@ class SequenceMetric(Metric):
 
     def compute(self) -> Tensor:
         """The metric of the tasks trained so far: those up to the last row that was updated."""
-        value = summary(self.matrix(), self._means()[ZERO_SHOT], self.single)[self.name]
+        R, alone = self.matrix(), BY_PROTOCOL["sequential"]
+        if self.name in alone:  # cells that only other metrics need may be missing
+            value: float | None = alone[self.name](R)
+        else:
+            value = summary(R, self._means()[ZERO_SHOT], self.single)[self.name]
         if value is None:
             raise ValueError(f"{self.name} is undefined here: {CONVENTIONS[self.name]}")
         return torch.tensor(value, dtype=torch.float64, device=self.total.device)
