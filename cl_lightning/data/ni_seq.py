@@ -27,7 +27,7 @@ Sequences = Literal[
 ]  # fmt: skip
 
 HELD_OUT, SEED = 200, 42
-MAX_NEW_TOKENS = 50
+MAX_NEW_TOKENS = 64
 
 NUMBERS: dict[str, tuple[int, ...]] = {
     "C1": (195, 1343, 1310, 1292, 363),
