@@ -39,12 +39,14 @@ def check(argv: list[str]) -> None:
     merged: dict[str, Any] = {}
     for path in config_files(argv):
         _merge(merged, _read_yaml(path))
-    for option, value, append in _options(argv):
+    given = list(_options(argv))
+    for option, value, append in given:
         _check_section(option, "the command line")
         _apply(merged, option, value, append)
     _check_classes(merged)
     _check_trainer(_flat(merged, "trainer"))
     _check_model(_flat(_flat(merged, "model"), "backbone").get("name"))
+    _check_order({option.replace(".init_args", "") for option, _, _ in given}, _flat(merged, "data"))
     _check_tasks(_flat(merged, "data"))
 
 
@@ -186,6 +188,13 @@ def _check_model(name: Any) -> None:
     local = str(name).startswith((".", "/", "~")) or path.suffix == ".gguf"
     if not path.exists() and (local or close):
         raise ConfigError(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), [*EMBEDDED, RANDOM])}")
+
+
+def _check_order(given: set[str], data: dict[str, Any]) -> None:
+    """A published order asked for by name, while a file lists the tasks: it would have no effect."""
+    named = given & {"data.benchmark.order", "data.benchmark.sequence"}
+    if named and "data.order" not in given and isinstance(data.get("order"), list):
+        raise ConfigError(f"{named.pop()}: data.order lists the tasks already; add --data.order=null")
 
 
 def _check_tasks(data: dict[str, Any]) -> None:

@@ -95,6 +95,10 @@ EARLY: dict[str, tuple[list[str], str]] = {
     ),
     "unknown task appended": (["--data.order+=Sentimant"], r"^data\.order: .*did you mean Sentiment or"),
     "sections that are no sections": (["--config={files}/scalar.yaml"], r"unknown task 'FOCM'; did you mean FOMC\?"),
+    "an order by name beside a list": (
+        ["--data.benchmark.init_args.order=order2"],
+        r"^data\.benchmark\.order: data\.order lists the tasks already; add --data\.order=null",
+    ),
     "task twice": (["--data.order+=FOMC"], r"^data\.order: FOMC appears twice"),
     "data root that is a file": (["--data.root={files}/file.txt"], r"^data\.root: .*file\.txt is not a folder"),
     "data root that is not there": (["--data.root={files}/nowhere"], r"^data\.root: .*nowhere is not a folder"),

@@ -18,6 +18,7 @@ import yaml
 from callbacks import ReplayBuffer, SliceInit
 from cl_lightning.__main__ import main
 from cl_lightning.cli import ContinualCLI, make_cli
+from cl_lightning.data import trace
 from tests.conftest import ROOT
 
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if p.stem != "_base")
@@ -136,6 +137,12 @@ def test_null_empties_a_slot() -> None:
 
 def test_order_is_appended_to() -> None:
     assert parse(*configs("smoke"), "--data.order+=Sentiment").datamodule.order == ["FOMC", "NumGLUE-cm", "Sentiment"]
+
+
+@pytest.mark.parametrize("name", trace.ORDERS)
+def test_an_order_has_its_name(name: str) -> None:
+    cli = parse(*configs("trace_lora"), f"--data.benchmark.init_args.order={name}", "--data.order=null")
+    assert cli.datamodule.order == list(trace.ORDERS[name])
 
 
 def test_the_seed_is_one_for_all() -> None:

@@ -27,6 +27,7 @@ def test_thirteen_sequences_of_five() -> None:
     for sequence, names in ORDERS.items():
         benchmark = NISeq(sequence)
         assert benchmark.default_order(Path("anywhere")) == list(names)
+        assert {benchmark.published_epochs()[name] for name in names} == {3}
         assert {*benchmark.tasks(Path("anywhere"))} == {name for order in ORDERS.values() for name in order}
 
 

@@ -45,6 +45,7 @@ def test_orders_hold_the_same_fifteen_tasks() -> None:
     assert set(ORDERS["order1"]) == set(ORDERS["order2"])
     for order in ("order1", "order2"):
         assert tuple(SuperNI(order).default_order(Path("anywhere"))) == ORDERS[order]
+        assert SuperNI(order).published_epochs() == dict.fromkeys(ORDERS[order], 100)
 
 
 def test_a_folder_of_the_users_own_is_found_beside_them(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ Sequences = Literal[
 ]  # fmt: skip
 
 HELD_OUT, SEED = 200, 42
-MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS, EPOCHS = 64, 3
 
 NUMBERS: dict[str, tuple[int, ...]] = {
     "C1": (195, 1343, 1310, 1292, 363),
@@ -111,6 +111,10 @@ class NISeq(Benchmark):
         patterns = [base / f"{name}_*.json" for base in (root / "tasks", root)]
         found = [path for pattern in patterns for path in sorted(pattern.parent.glob(pattern.name))]
         return found or patterns
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """SLICE's, of all its sequences."""
+        return dict.fromkeys((name for names in ORDERS.values() for name in names), EPOCHS)
 
     def describe(self, root: Path | None) -> str:
         """Says plainly when it is not NI-Seq."""
