@@ -71,7 +71,7 @@ def written(config: Path) -> UserTasks:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(UserTasks, "benchmark")
     try:
-        return parser.instantiate_classes(parser.parse_object({"benchmark": benchmark})).benchmark
+        return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark
     except ArgumentError as error:
         raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
 

@@ -50,7 +50,7 @@ def load_run(path: str | Path, tasks: int | None = None) -> LoadedRun:
     config = yaml.safe_load(read_checked(folder, record, "config.yaml"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ContinualLM, "model")
-    module = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
+    module = parser.instantiate(parser.parse_object({"model": config["model"]})).model
     module.load(module.backbone.load_tokenizer())
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")

@@ -66,7 +66,7 @@ def _data(options: dict[str, Any], root: str | None) -> TaskSequence:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TaskSequence, "data")
     chosen = {**options, "root": root or options["root"]}
-    return parser.instantiate_classes(parser.parse_object({"data": chosen})).data
+    return parser.instantiate(parser.parse_object({"data": chosen})).data
 
 
 def _same_data(data: TaskSequence, record: dict[str, Any]) -> None:

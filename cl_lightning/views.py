@@ -132,7 +132,7 @@ def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dic
 def _benchmark(config: dict[str, Any]) -> Benchmark:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Benchmark, "benchmark")
-    return parser.instantiate_classes(parser.parse_object({"benchmark": config["data"]["benchmark"]})).benchmark
+    return parser.instantiate(parser.parse_object({"benchmark": config["data"]["benchmark"]})).benchmark
 
 
 def _prompts(config: dict[str, Any], root: str | None, task: str, rows: Sequence[Row]) -> dict[str, str]:

@@ -128,7 +128,7 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
         return launched(str(tmp_path), "--words", "--config", str(config))
 
     done = look()
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "own mine: 8 of 16 training prompts repeat an earlier one" in done.stdout
     assert "own mine: cannot be read: " in look(answer="b").stdout
     refused = look(nmae="x")

@@ -98,7 +98,8 @@ def test_a_hub_data_set(tmp_path: Path) -> None:
 def test_templates_answers_and_labels(tmp_path: Path) -> None:
     rows = [{"q": 1, "b.c": True, "label": 0}, {"q": 2.5, "b.c": False, "label": [1, 0, 1]}]
     written(tmp_path / "a.jsonl", jsonl(rows))
-    splits = load(tmp_path, prompt="{{x}} {q}: {b.c}", labels={"0": "bad", "1": "very good"})
+    # YAML reads 0 and 1 as numbers.
+    splits = load(tmp_path, prompt="{{x}} {q}: {b.c}", labels={0: "bad", "1": "very good"})
     first, second = splits.train
     assert (first.prompt, first.answer, first.references) == ("{x} 1: True", "bad", ())
     assert (second.prompt, second.answer, second.references) == ("{x} 2.5: False", "very good", ("very good", "bad"))

@@ -51,6 +51,10 @@ class UserTask:
     language: str = "en"
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.labels is not None:  # YAML reads {0: no} with a number, fields are compared as text
+            object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
+
     def template(self) -> list[tuple[str, str | None]]:
         """The prompt's parts: text, and the name of the field after it. Raises ConfigError."""
         try:
