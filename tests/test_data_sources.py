@@ -102,6 +102,10 @@ def test_plain_layout_wins_and_a_task_may_be_in_one_subset_only(tmp_path: Path) 
         ([{"prompt": "a", "answer": 4}], r"train\.json: record 1: 'answer' is a number, expected text"),
         ([{"prompt": "a", "answer": " \n"}], r"train\.json: record 1: 'answer' is empty"),
         (["text"], r"train\.json: record 1 is text, expected an object"),
+        ([*RECORDS, {"prompt": "a", "answer": "b\ud83d"}], r"train\.json: item 3, 'answer' holds '\\ud83d', half a "),
+        ([{"\udc00": "a"}], r"train\.json: item 1, a key holds '\\udc00', half a surrogate pair"),
+        ("[" * 100_000, r"train\.json: not usable JSON \(lists or objects are nested too deeply\)"),
+        (f'[{{"prompt": {"9" * 4301}}}]', r"train\.json: not usable JSON \(.*4300 digits"),
     ],
 )
 def test_bad_file_is_one_clear_line(tmp_path: Path, train: object, message: str) -> None:
@@ -109,6 +113,13 @@ def test_bad_file_is_one_clear_line(tmp_path: Path, train: object, message: str)
     with pytest.raises(DataError, match=message) as caught:
         trace.load(tmp_path, "Mine")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_whole_surrogate_pair_is_one_character(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "Mine", train=[{"prompt": "a \U0001f600", "answer": "\U0001f601"}])
+    assert r"\ud83d\ude00" in (folder / "train.json").read_text()
+    example = trace.load(tmp_path, "Mine").train[0]
+    assert (example.prompt, example.answer) == ("a \U0001f600", "\U0001f601")
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ No torch here; what Parquet and the hub need is imported when used.
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.data.files import kind, read_json, records_in
+from cl_lightning.data.files import kind, parse_json, read_json, records_in
 from cl_lightning.errors import ConfigError, DataError, nearest
 
 #: Where a row stands ("FILE, row 3"), and its fields.
@@ -75,10 +74,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         place = f"{path}, row {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: not valid JSON ({error.msg}, column {error.colno})") from None
+        row = parse_json(line, place)
         if not isinstance(row, dict):
             raise DataError(f"{place} is {kind(row)}, expected an object of fields")
         yield place, row

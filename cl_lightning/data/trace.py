@@ -111,7 +111,7 @@ def _places(root: Path, name: str, subset: int | None) -> list[Path]:
 def _subsets(root: Path) -> dict[int, Path]:
     """The authors' folders by size: those inside `root`, and `root` if it is one of them."""
     named = ((path.name.removeprefix(PREFIX), path) for path in (root.resolve(), *root.glob(f"{PREFIX}*")))
-    return {int(size): path for size, path in named if size.isdigit() and path.name != size}
+    return {int(size): path for size, path in named if size.isdecimal() and path.name != size}
 
 
 def _examples(path: Path, prefix: str) -> Iterator[Example]:
