@@ -25,6 +25,7 @@ from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError
+from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
 
 #: Those that a folder can hold; where two would read the same files, the first does.
@@ -33,16 +34,17 @@ BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
 
 @dataclass(frozen=True)
 class Checked:
-    """One task: where it belongs, and its profile or why there is none."""
+    """One task: where it belongs, its profile or why there is none, and how its metric fails to fit its answers."""
 
     benchmark: str
     task: str
     profile: Profile | None
     fault: str = ""
+    misfits: tuple[str, ...] = ()
 
     @property
     def flaws(self) -> list[str]:
-        return self.profile.flaws() if self.profile else [self.fault]
+        return [*self.profile.flaws(), *self.misfits] if self.profile else [self.fault]
 
     def row(self) -> dict[str, Any]:
         """Everything by name, for CSV."""
@@ -86,7 +88,12 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
         dev = benchmark.development(root, task)
     except DataError:  # no dev split, or an unusable one: nothing of ours reads it
         dev = ()
-    return Checked(name, task, profile(benchmark.tasks(root)[task], splits, dev, measure, limits))
+    spec = benchmark.tasks(root)[task]
+    try:
+        unfit = misfits(spec.metric, splits.test)
+    except UserError as error:
+        unfit = [f"cannot be scored: {error}"]
+    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit))
 
 
 def _fields(found: Profile | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import yaml
 from cl_lightning import data_check
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.profile import Limits, Profile, balance, percentiles, profile, words
+from cl_lightning.errors import ConfigError, DataError
+from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
 
 REAL = SHARED / "data"
@@ -76,6 +78,27 @@ def test_percentiles() -> None:
     assert percentiles([]) == (0, 0, 0)
 
 
+def test_a_metric_that_does_not_fit_is_found() -> None:
+    """Each line of `misfits`, and the metrics that have none on the same answers."""
+    letters, code = examples("t", ("p", "A"), ("p", " B\n")), examples("t", ("p", "x = 1"), ("p", "<STR_LIT>"))
+    assert self_scores("first_letter", letters) == [100.0, 100.0]
+    assert misfits("first_letter", letters) == misfits("edit_similarity", code) == []
+    assert misfits("rationale_rouge_l", letters) == [
+        "2 of 2 references give an empty prediction full marks by rationale_rouge_l"
+    ]
+    assert misfits("rationale_rouge_l_trace", letters) == [
+        "2 of 2 references score under 50 against themselves by rationale_rouge_l_trace"
+    ]
+    assert misfits("edit_similarity_trace", code) == [
+        "1 of 2 references score under 50 against themselves by edit_similarity_trace"
+    ]
+    several = (Example("t/0", "p", "A", ("A", "yes")),)
+    with pytest.raises(DataError, match=r"^t/0: first_letter: the answer 'yes' does not .*; choose a metric that fits"):
+        self_scores("first_letter", several)
+    with pytest.raises(ConfigError, match="unknown metric 'first_leter'"):
+        self_scores("first_leter", several)
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -131,6 +154,11 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "own mine: 8 of 16 training prompts repeat an earlier one" in done.stdout
     assert "own mine: cannot be read: " in look(answer="b").stdout
+    told = look(metric="first_letter").stdout
+    assert "own mine: cannot be scored: mine/test/0: first_letter: the answer '0' does not begin with a choice" in told
+    assert (
+        "own mine: cannot be scored: unknown metric 'acuracy'; did you mean accuracy" in look(metric="acuracy").stdout
+    )
     refused = look(nmae="x")
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"error: {config}: ") and len(refused.stderr.splitlines()) == 1

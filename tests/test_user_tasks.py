@@ -277,6 +277,10 @@ def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean accuracy"),
+        (
+            {"metric": "first_letter"},
+            r"parity/train/\d+: first_letter: the answer '(odd|even)' does not begin with a choice",
+        ),
         ({"answer": "lable"}, r"a\.jsonl, row 1 has no field 'lable'; did you mean label\?"),
         ({"max_new_tokens": "many"}, "max_new_tokens"),
         ({"promt": "x"}, "promt"),
