@@ -111,16 +111,18 @@ def _labels(shares: dict[str, float]) -> str:
 
 
 def changed(root: Path) -> list[str]:
-    """Files under the published names whose rows are not the published ones."""
-    known = [file for file in published.files() if file.checksum and (root / file.path).is_file()]
+    """Files of published tasks, wherever the readers take them from, whose rows are not the published ones."""
+    known = [
+        (path, file.checksum) for file in published.files() if file.checksum for path in published.copies(file, root)
+    ]
     said = []
-    for file in known:
+    for path, checksum in known:
         try:
-            same = published.checksum(root / file.path) == file.checksum
+            same = published.checksum(path) == checksum
         except DataError:
             continue  # told when the task was read
         if not same:
-            said.append(f"{file.path}: its rows are not the published ones")
+            said.append(f"{path}: its rows are not the published ones")
     return said
 
 

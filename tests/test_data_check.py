@@ -205,8 +205,7 @@ def test_the_real_files_are_as_their_readme_says() -> None:
     expected = published_table()
     assert len(expected) == 36
     checked = {c.task: c for c in (data_check.check(REAL, *f, words, Limits()) for f in data_check.found(REAL))}
-    assert {*checked} == {*expected}
-    assert checked.pop("Lima").fault.endswith("Lima/test.json: record 1: 'answer' is empty")
+    assert {*checked} == {*expected} - {"Lima"}, "which is for replay and has no test answers"
     for name, one in checked.items():
         found = {key: getattr(one.profile, key) for key in expected[name]}
         found["train"] += one.profile.blank
