@@ -1,8 +1,8 @@
 """What is wrong with the data under a folder, before anyone trains on it: `python -m cl_lightning.data_check FOLDER`.
 
-For every task of every benchmark that is found: counts, repeated prompts, overlap of train, dev and test, label
-balance, lengths, and what the limits would cut. `--config FILE.yaml` looks at the tasks written there instead
-(`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to look at.
+For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev and
+test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the tasks
+written there instead (`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to look at.
 """
 
 import argparse
@@ -128,15 +128,15 @@ def changed(root: Path) -> list[str]:
 
 def table(checked: Sequence[Checked], unit: str) -> Table:
     """All tasks that could be read, one a line."""
-    columns = ("train/dev/test", "repeated", "test in train", "dev in test", "labels", f"prompt {unit}",
+    columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
     made = Table(title=f"data: {unit} are median/95 %/longest", title_justify="left", title_style="bold")
-    for i, column in enumerate(("task", *columns)):
-        made.add_column(column, justify="left" if i in (0, 5) else "right", overflow="fold")
+    for column in ("task", *columns):
+        made.add_column(column, justify="left" if column in ("task", "labels") else "right", overflow="fold")
     for c in checked:
         if (p := c.profile) is not None:
-            cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.leaked, p.dev_in_test, _labels(p.labels),
-                     "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
+            cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.contradicted, p.leaked, p.dev_in_test,
+                     _labels(p.labels), "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
                      p.cut_prompts, p.long_answers, p.over_budget)  # fmt: skip
             made.add_row(f"{c.benchmark} {c.task}", *map(str, cells))
     return made

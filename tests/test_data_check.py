@@ -14,7 +14,7 @@ import yaml
 
 from cl_lightning import data_check
 from cl_lightning.data.base import Example, Splits, TaskSpec
-from cl_lightning.data.profile import Limits, Profile, balance, percentiles, profile, words
+from cl_lightning.data.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
@@ -48,10 +48,12 @@ def test_a_profile_by_hand() -> None:
         long_answers=1,
         over_budget=1,
         expected=(6, 3),
+        contradicted=1,
     )
     assert found.flaws() == [
         "1 of 2 dev prompts are in test",
         "1 of 4 training prompts repeat an earlier one (data.dedup)",
+        "1 training prompts occur with different answers",
         "1 test prompts (2 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
         "6/2 train/test examples, published are 6/3",
@@ -62,6 +64,12 @@ def test_a_profile_by_hand() -> None:
         first_letter, Splits(examples("train", ("a", "x")), examples("test", ("b", "A b c"))), (), words, Limits()
     )
     assert clean.flaws() == []
+
+
+def test_contradicted_prompts_are_counted_once_and_exactly() -> None:
+    assert contradicted(examples("t", ("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("b", "y"))) == 2
+    assert contradicted(examples("t", ("a", "x"), ("a", "x "), ("a ", "y"), ("A", "z"))) == 0
+    assert contradicted(()) == 0
 
 
 def test_labels_are_a_small_closed_set() -> None:
@@ -109,7 +117,7 @@ def launched(*argv: str) -> subprocess.CompletedProcess[str]:
 
 def written(root: Path) -> Path:
     for layout, rows in {
-        "trace/Mine": [{"prompt": f"p {i % 6}", "answer": "yes" if i % 2 else "no"} for i in range(12)],
+        "trace/Mine": [{"prompt": f"p {i % 6}", "answer": "yes" if (i + i // 8) % 2 else "no"} for i in range(12)],
         "trace/Bad": [{"prompt": "p"}],
         "long_sequence/cb": {"Definition": ["d"], "Instances": [{"input": f"{i}", "output": "a b"} for i in range(3)]},
     }.items():
@@ -130,12 +138,14 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     assert "LongSequence cb: 3/3 train/test examples, published are 250/56" in told
     assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", told)
     assert "no 50 %, yes 50 %" in told
+    assert "TRACE Mine: 4 training prompts occur with different answers" in told
     rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     assert [(r["benchmark"], r["task"], r["train"]) for r in rows] == [
         ("LongSequence", "cb", "3"),
         ("TRACE", "Bad", ""),
         ("TRACE", "Mine", "12"),
     ]
+    assert [r["contradicted"] for r in rows] == ["0", "", "4"]
     # SmolLM2's tokens of "d\n0\nOutput: " and of "a b", counted with its tokenizer.
     assert (rows[0]["prompts_max"], rows[0]["answers_max"]) == ("7", "2")
 
