@@ -1,8 +1,9 @@
 """What is wrong with the data under a folder, before anyone trains on it: `python -m cl_lightning.data_check FOLDER`.
 
-For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev and
-test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the tasks
-written there instead (`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to look at.
+For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
+and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the
+tasks written there instead (`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to
+look at.
 """
 
 import argparse
