@@ -7,7 +7,6 @@ look at.
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError
 from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
+from cl_lightning.state import to_csv, write_output
 
 #: Those that a folder can hold; where two would read the same files, the first does.
 BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
@@ -177,18 +177,16 @@ def run(options: argparse.Namespace) -> None:
     for line in [] if options.config or root is None else changed(root):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
-        with Path(options.csv).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(checked[0].row()))
-            writer.writeheader()
-            writer.writerows(c.row() for c in checked)
-        console.print(f"written: {options.csv}", soft_wrap=True)
+        rows = [c.row() for c in checked]
+        write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        console.print(f"written: {options.csv}", soft_wrap=True, markup=False, highlight=False)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cl_lightning.data_check", description=__doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
     parser.add_argument("--config", metavar="FILE", help="look at the own tasks written there instead")
-    parser.add_argument("--csv", metavar="FILE", help="write everything there, too")
+    parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
     parser.add_argument(
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
     )

@@ -129,7 +129,7 @@ def written(root: Path) -> Path:
 
 def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     root = written(tmp_path / "data")
-    done = launched(str(root), "--csv", str(tmp_path / "out.csv"))
+    done = launched(str(root), "--csv", str(tmp_path / "new" / "out.csv"))
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
     assert "TRACE Mine: dev equals test (all 12 prompts): select nothing on it" in told
@@ -139,7 +139,7 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", told)
     assert "no 50 %, yes 50 %" in told
     assert "TRACE Mine: 4 training prompts occur with different answers" in told
-    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "new" / "out.csv").open(encoding="utf-8")))
     assert [(r["benchmark"], r["task"], r["train"]) for r in rows] == [
         ("LongSequence", "cb", "3"),
         ("TRACE", "Bad", ""),
@@ -169,6 +169,10 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert (
         "own mine: cannot be scored: unknown metric 'acuracy'; did you mean accuracy" in look(metric="acuracy").stdout
     )
+    refused = launched("--words", "--config", str(config), "--csv", "/proc/no/out.csv", str(tmp_path))
+    line = "error: /proc/no/out.csv: cannot be written (No such file or directory); name another file"
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (2, line)
+    assert "Traceback" not in refused.stderr
     refused = look(nmae="x")
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"error: {config}: ") and len(refused.stderr.splitlines()) == 1
