@@ -14,7 +14,7 @@ from cl_lightning.comparison.table import Comparison, compare
 from cl_lightning.comparison.write import FORMATS
 from cl_lightning.errors import ConfigError, UserError, nearest
 from cl_lightning.evaluation.matrix import FUNCTIONS, REFERENCED
-from cl_lightning.state import write_atomic
+from cl_lightning.state import write_output
 
 METRICS = ("ap", "fp", "forget_T")
 NAMES = (*FUNCTIONS, *REFERENCED)
@@ -34,7 +34,7 @@ def parser() -> ArgumentParser:
     )
     made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
     made.add_argument("--format", choices=FORMATS, default="markdown")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing; its folder is made")
     return made
 
 
@@ -73,7 +73,8 @@ def main() -> int:
         if out is None:
             print(made, end="")
         else:
-            write_atomic(out, made.encode())
+            write_output(out, made.encode())
+            print(f"written: {out}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

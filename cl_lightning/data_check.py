@@ -1,12 +1,12 @@
 """What is wrong with the data under a folder, before anyone trains on it: `python -m cl_lightning.data_check FOLDER`.
 
-For every task of every benchmark that is found: counts, repeated prompts, overlap of train, dev and test, label
-balance, lengths, and what the limits would cut. `--config FILE.yaml` looks at the tasks written there instead
-(`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to look at.
+For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
+and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the
+tasks written there instead (`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to
+look at.
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError
+from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
+from cl_lightning.state import to_csv, write_output
 
 #: Those that a folder can hold; where two would read the same files, the first does.
 BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
@@ -33,16 +35,17 @@ BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
 
 @dataclass(frozen=True)
 class Checked:
-    """One task: where it belongs, and its profile or why there is none."""
+    """One task: where it belongs, its profile or why there is none, and how its metric fails to fit its answers."""
 
     benchmark: str
     task: str
     profile: Profile | None
     fault: str = ""
+    misfits: tuple[str, ...] = ()
 
     @property
     def flaws(self) -> list[str]:
-        return self.profile.flaws() if self.profile else [self.fault]
+        return [*self.profile.flaws(), *self.misfits] if self.profile else [self.fault]
 
     def row(self) -> dict[str, Any]:
         """Everything by name, for CSV."""
@@ -86,7 +89,12 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
         dev = benchmark.development(root, task)
     except DataError:  # no dev split, or an unusable one: nothing of ours reads it
         dev = ()
-    return Checked(name, task, profile(benchmark.tasks(root)[task], splits, dev, measure, limits))
+    spec = benchmark.tasks(root)[task]
+    try:
+        unfit = misfits(spec.metric, splits.test)
+    except UserError as error:
+        unfit = [f"cannot be scored: {error}"]
+    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit))
 
 
 def _fields(found: Profile | None) -> dict[str, Any]:
@@ -104,30 +112,32 @@ def _labels(shares: dict[str, float]) -> str:
 
 
 def changed(root: Path) -> list[str]:
-    """Files under the published names whose rows are not the published ones."""
-    known = [file for file in published.files() if file.checksum and (root / file.path).is_file()]
+    """Files of published tasks, wherever the readers take them from, whose rows are not the published ones."""
+    known = [
+        (path, file.checksum) for file in published.files() if file.checksum for path in published.copies(file, root)
+    ]
     said = []
-    for file in known:
+    for path, checksum in known:
         try:
-            same = published.checksum(root / file.path) == file.checksum
+            same = published.checksum(path) == checksum
         except DataError:
             continue  # told when the task was read
         if not same:
-            said.append(f"{file.path}: its rows are not the published ones")
+            said.append(f"{path}: its rows are not the published ones")
     return said
 
 
 def table(checked: Sequence[Checked], unit: str) -> Table:
     """All tasks that could be read, one a line."""
-    columns = ("train/dev/test", "repeated", "test in train", "dev in test", "labels", f"prompt {unit}",
+    columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
     made = Table(title=f"data: {unit} are median/95 %/longest", title_justify="left", title_style="bold")
-    for i, column in enumerate(("task", *columns)):
-        made.add_column(column, justify="left" if i in (0, 5) else "right", overflow="fold")
+    for column in ("task", *columns):
+        made.add_column(column, justify="left" if column in ("task", "labels") else "right", overflow="fold")
     for c in checked:
         if (p := c.profile) is not None:
-            cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.leaked, p.dev_in_test, _labels(p.labels),
-                     "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
+            cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.contradicted, p.leaked, p.dev_in_test,
+                     _labels(p.labels), "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
                      p.cut_prompts, p.long_answers, p.over_budget)  # fmt: skip
             made.add_row(f"{c.benchmark} {c.task}", *map(str, cells))
     return made
@@ -167,18 +177,16 @@ def run(options: argparse.Namespace) -> None:
     for line in [] if options.config or root is None else changed(root):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
-        with Path(options.csv).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(checked[0].row()))
-            writer.writeheader()
-            writer.writerows(c.row() for c in checked)
-        console.print(f"written: {options.csv}", soft_wrap=True)
+        rows = [c.row() for c in checked]
+        write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        console.print(f"written: {options.csv}", soft_wrap=True, markup=False, highlight=False)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cl_lightning.data_check", description=__doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
     parser.add_argument("--config", metavar="FILE", help="look at the own tasks written there instead")
-    parser.add_argument("--csv", metavar="FILE", help="write everything there, too")
+    parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
     parser.add_argument(
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
     )

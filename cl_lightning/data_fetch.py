@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import get_args
 
+from cl_lightning.data import trace
 from cl_lightning.data.published import HOST, PublishedFile, Use, checksum, files
 from cl_lightning.errors import DataError, UserError
 
@@ -32,10 +33,14 @@ def download(url: str, path: Path) -> None:
     """Fetch `url` to `path`, going on from `path`.part where there is one.
 
     Raises:
-        DataError: the server refuses, or the connection breaks; what has arrived stays for the next time.
+        DataError: the server refuses, or the connection breaks; what has arrived stays for the next time. Or there is
+            no room for the file.
     """
     part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}: {error.filename})") from None
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -77,10 +82,21 @@ def fetch(file: PublishedFile, root: Path, host: str) -> bool:
     return fresh
 
 
-def fetch_all(root: Path, accepted: Sequence[Use], host: str = HOST) -> list[str]:
-    """Fetch what may be fetched and tell so; what could not be had, a line each."""
+def fetch_all(
+    root: Path, accepted: Sequence[Use], host: str = HOST, subsets: Sequence[int] = (max(trace.SUBSETS),)
+) -> list[str]:
+    """Fetch what may be fetched and tell so, TRACE in these sizes; what could not be had, a line each.
+
+    Raises:
+        DataError: there can be no folder `root`.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be made a folder ({error.strerror}); name another one") from None
     failed = []
-    wanted = [file for file in files() if file.use == "open" or file.use in accepted]
+    listed = files(subsets)
+    wanted = [file for file in listed if file.use == "open" or file.use in accepted]
     for file in wanted:
         try:
             fresh = fetch(file, root, host)
@@ -89,7 +105,7 @@ def fetch_all(root: Path, accepted: Sequence[Use], host: str = HOST) -> list[str
             continue
         checked = "checked" if file.checksum else "not checked: no checksum known"
         print(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})", flush=True)
-    left = [file for file in files() if file not in wanted and not (root / file.path).exists()]
+    left = [file for file in listed if file not in wanted and not (root / file.path).exists()]
     if left:
         print(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
     for file in left:
@@ -103,11 +119,19 @@ def main() -> int:
     parser.add_argument("root", nargs="?", default=str(CACHE), help=f"where to put it; default: {CACHE}")
     uses = [use for use in get_args(Use) if use != "open"]
     parser.add_argument("--accept", nargs="+", choices=uses, default=[], help="terms that suit your use")
+    parser.add_argument(
+        "--subset",
+        nargs="+",
+        type=int,
+        choices=trace.SUBSETS,
+        default=[max(trace.SUBSETS)],
+        help="sizes of TRACE; 5000",
+    )
     parser.add_argument("--mirror", default=HOST, metavar="URL", help=f"instead of {HOST}")
     options = parser.parse_args()
     root = Path(options.root).expanduser()
     try:
-        failed = fetch_all(root, options.accept, options.mirror.rstrip("/"))
+        failed = fetch_all(root, options.accept, options.mirror.rstrip("/"), options.subset)
     except UserError as error:
         failed = [str(error)]
     for line in failed:

@@ -27,9 +27,9 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.bootstrap import Interval
+from cl_lightning.evaluation.fit import self_scores
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
-from cl_lightning.evaluation.text import metric
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
@@ -194,7 +194,7 @@ class SequenceRun:
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
         for task in self.data.evaluated:
-            metric(task.spec.metric)
+            self_scores(task.spec.metric, [e.example for e in task.test])
         for callback in self.callbacks:
             callback.check_run(self)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cl_lightning.errors import StateError, TrainingError, UserError
+from cl_lightning.errors import ConfigError, StateError, TrainingError, UserError
 
 SCHEMA = 1
 RECORD = "sequence.json"
@@ -58,21 +58,37 @@ def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Itera
 def write_atomic(path: Path, data: bytes) -> str:
     """Write to a temporary file beside `path`, sync, rename. Returns the SHA-256 of `data`."""
     with disk_errors_told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(scratch, 0o666 & ~umask)
-            os.replace(scratch, path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        _replace(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write, as `write_atomic` does, a file that a command was asked for by an option; its folder is made.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(scratch, 0o666 & ~umask)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
 
 
 def to_json(value: Any) -> bytes:

@@ -334,12 +334,21 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def told(*argv: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["compare", *argv])
-        return main(), capsys.readouterr().err
+        code, printed = main(), capsys.readouterr()
+        assert printed.out == ("" if code else f"written: {out}\n")
+        return code, printed.err
 
-    out = tmp_path / "table.tex"
+    out = tmp_path / "new" / "table.tex"
     assert told(*runs, "--format=latex", f"--out={out}") == (0, "")
     assert out.read_text().endswith("\\end{tabular}\n")
+    (tmp_path / "file").write_text("in the way")
     for argv, line in [
+        (
+            (*runs, f"--out={tmp_path}/file/table.md"),
+            f"error: {tmp_path}/file/table.md: cannot be written (File exists)",
+        ),
+        ((*runs, f"--out={tmp_path}"), f"error: {tmp_path}: cannot be written (Is a directory); name another file"),
+        ((*runs, "--out=/proc/no/table.md"), "error: /proc/no/table.md: cannot be written (No such file"),
         ((*runs, "--metrics", "fpp"), "error: --metrics: no metric 'fpp' to compare; did you mean fp?"),
         ((*runs, "--baseline=lora"), "error: --baseline: no method 'lora' in the table; did you mean lora_1?"),
         ((str(tmp_path / "no"),), f"error: {tmp_path}/no: no run folder"),

@@ -12,7 +12,7 @@ import pytest
 
 from cl_lightning import data_check, data_fetch
 from cl_lightning.data.long_sequence import LongSequence
-from cl_lightning.data.published import CHECKSUMS, HOST, PublishedFile, checksum, files
+from cl_lightning.data.published import CHECKSUMS, HOST, PublishedFile, checksum, copies, files
 from cl_lightning.errors import DataError
 from tests.conftest import SHARED
 
@@ -153,6 +153,16 @@ def test_the_list_says_where_and_on_which_terms() -> None:
     assert {file.checksum for file in listed} >= {*CHECKSUMS.values()}
 
 
+def test_the_smaller_sizes_of_trace_are_listed_where_they_are_asked_for() -> None:
+    more = {str(file.path): file for file in files((500, 1000))}
+    assert len(more) == 2 * (15 + 15 + 2 * 8)
+    small = more["LLM-CL-Benchmark_500/FOMC/train.json"]
+    assert small.place.endswith("/TRACE-Benchmark/LLM-CL-Benchmark_500/FOMC/train.json")
+    assert (small.use, small.checksum) == ("non-commercial", None), "our checksums are of 5000"
+    assert more["LLM-CL-Benchmark_1000/FOMC/test.json"].checksum is None
+    assert more["long_sequence/cb/train.json"].checksum == CHECKSUMS["cb", "train"]
+
+
 def launch(root: Path, server: Server, *argv: str) -> int:
     with patch("sys.argv", ["data_fetch", str(root), "--mirror", server.url, *argv]):
         return data_fetch.main()
@@ -162,7 +172,7 @@ def test_the_command_fetches_what_terms_allow_and_names_the_rest(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = {"Definition": [], "Instances": [{"input": "i", "output": "A"}]}
-    for file in files():
+    for file in files((500, 5000)):
         server.bodies[f"/{file.place}"] = json.dumps(task).encode()
     assert launch(tmp_path, server) == 2, "made rows are not the published ones"
     told = capsys.readouterr()
@@ -176,22 +186,67 @@ def test_the_command_fetches_what_terms_allow_and_names_the_rest(
     wic = next(file for file in files() if file.path == Path("long_sequence/wic/train.json"))
     assert f"{HOST}/{wic.place} -> {tmp_path / wic.path} (Long Sequence wic: SuperGLUE, CC BY-NC 4.0)" in told.out
     assert "NI-Seq: clone github.com/allenai/natural-instructions" in told.out
+    assert not list(tmp_path.glob("LLM-CL-Benchmark_500"))
+    launch(tmp_path, server, "--subset", "500")
+    assert (tmp_path / "LLM-CL-Benchmark_500/NumGLUE-cm/test.json").exists()
     launch(tmp_path, server, "--accept", "unclear")
     assert (tmp_path / "long_sequence/yahoo/train.json").exists()
     assert not (tmp_path / wic.path).exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/deeper", "/proc/no"])
+def test_a_folder_that_cannot_be_is_one_line(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert launch(tmp_path / place, server) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: {tmp_path / place}: cannot be made a folder (") and told.err.count("\n") == 1
+    assert (told.out, server.asked) == ("", [])
+
+
+def test_a_file_in_the_way_of_a_download_is_told(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "trace").write_text("in the way")
+    with pytest.raises(DataError, match=r"trace/T/train\.json: cannot be written \(.*: .*/trace"):
+        data_fetch.fetch(one(tmp_path), tmp_path, server.url)
+
+
 @pytest.mark.skipif(not (REAL / "superni").is_dir(), reason="no data beside this checkout")
 def test_the_real_files_have_the_checksums() -> None:
-    known = [file for file in files() if file.checksum and (REAL / file.path).exists()]
-    assert len(known) > 40
-    made_here = {"long_sequence/yelp/train.json", "long_sequence/imdb/test.json"}
-    assert not made_here & {str(file.path) for file in known}
+    known = [path for file in files() if file.checksum for path in copies(file, REAL)]
+    assert len(known) == 53
+    made_here = {REAL / "long_sequence/yelp/train.json", REAL / "long_sequence/imdb/test.json"}
+    assert not made_here & {*known}
+    assert REAL / "trace/FOMC/train.json" in known
     assert data_check.changed(REAL) == []
 
 
-def test_the_data_check_names_changed_files(tmp_path: Path) -> None:
-    path = tmp_path / "long_sequence" / "copa" / "train.json"
+@pytest.mark.parametrize(
+    ("place", "compared"),
+    [
+        ("long_sequence/copa/train.json", True),
+        ("Long_Sequence/copa/train.json", True),
+        ("copa/train.json", True),
+        ("superni/task363_sst2_polarity_classification/test.json", True),
+        ("trace/FOMC/train.json", True),
+        ("FOMC/test.json", True),
+        ("LLM-CL-Benchmark_5000/FOMC/train.json", True),
+        ("LLM-CL-Benchmark_500/FOMC/train.json", False),  # other rows, whose checksum is not known
+        ("trace/MeetingBank/train.json", False),
+    ],
+)
+def test_the_data_check_compares_every_place_that_is_read(tmp_path: Path, place: str, compared: bool) -> None:
+    path = tmp_path / place
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"Definition": [], "Instances": [{"input": "i", "output": "A"}]}))
-    assert data_check.changed(tmp_path) == ["long_sequence/copa/train.json: its rows are not the published ones"]
+    path.write_text(json.dumps([{"prompt": "i", "answer": "A"}]))
+    assert data_check.changed(tmp_path) == ([f"{path}: its rows are not the published ones"] if compared else [])
+
+
+def test_all_copies_are_compared_and_a_folder_of_the_authors_may_be_the_root(tmp_path: Path) -> None:
+    for folder in ("LLM-CL-Benchmark_5000", "LLM-CL-Benchmark_500", "trace"):
+        path = tmp_path / folder / "FOMC" / "train.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps([{"prompt": "i", "answer": "A"}]))
+    assert len(data_check.changed(tmp_path)) == 2
+    assert len(data_check.changed(tmp_path / "LLM-CL-Benchmark_5000")) == 1
+    assert data_check.changed(tmp_path / "LLM-CL-Benchmark_500") == []

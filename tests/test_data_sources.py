@@ -83,6 +83,31 @@ def test_authors_layout_takes_the_subset_asked_for_else_the_largest(tmp_path: Pa
         trace.load(tmp_path, "FOMC", subset=700)
 
 
+def test_the_sizes_expected_are_those_of_the_subset(tmp_path: Path) -> None:
+    def expected(root: Path, subset: int | None = None) -> dict[str, tuple[int | None, int | None]]:
+        return {n: trace.TRACE(subset).tasks(root)[n].published for n in ("FOMC", "NumGLUE-cm")}
+
+    whole, small = {"FOMC": (5000, 496), "NumGLUE-cm": (5000, 81)}, {"FOMC": (500, 100), "NumGLUE-cm": (500, 81)}
+    assert expected(tmp_path) == whole
+    for name in ("FOMC", "NumGLUE-cm"):
+        write_task(tmp_path / "LLM-CL-Benchmark_500" / name)
+    assert expected(tmp_path) == expected(tmp_path / "LLM-CL-Benchmark_500") == small
+    write_task(tmp_path / "LLM-CL-Benchmark_1000" / "FOMC")
+    assert expected(tmp_path) == {**small, "FOMC": (1000, 496)}
+    assert expected(tmp_path, 500) == small
+    assert expected(tmp_path, 1000) == {"FOMC": (1000, 496), "NumGLUE-cm": (1000, 81)}
+    assert expected(tmp_path, 700) == {"FOMC": (None, None), "NumGLUE-cm": (None, None)}
+    write_task(tmp_path / "trace" / "FOMC")
+    assert expected(tmp_path) == {**small, "FOMC": (5000, 496)}
+
+
+def test_the_folder_for_replay_is_no_task(tmp_path: Path) -> None:
+    for base in (tmp_path, tmp_path / "trace"):
+        write_task(base / "Lima", test=[{"prompt": "p", "answer": ""}])
+    write_task(tmp_path / "Lima2")
+    assert trace.TRACE().default_order(tmp_path) == [*trace.TASKS, "Lima2"]
+
+
 def test_plain_layout_wins_and_a_task_may_be_in_one_subset_only(tmp_path: Path) -> None:
     write_task(tmp_path / "LLM-CL-Benchmark_5000" / "FOMC")
     write_task(tmp_path / "FOMC", train=[{"prompt": "plain", "answer": "A"}])
@@ -102,6 +127,10 @@ def test_plain_layout_wins_and_a_task_may_be_in_one_subset_only(tmp_path: Path) 
         ([{"prompt": "a", "answer": 4}], r"train\.json: record 1: 'answer' is a number, expected text"),
         ([{"prompt": "a", "answer": " \n"}], r"train\.json: record 1: 'answer' is empty"),
         (["text"], r"train\.json: record 1 is text, expected an object"),
+        ([*RECORDS, {"prompt": "a", "answer": "b\ud83d"}], r"train\.json: item 3, 'answer' holds '\\ud83d', half a "),
+        ([{"\udc00": "a"}], r"train\.json: item 1, a key holds '\\udc00', half a surrogate pair"),
+        ("[" * 100_000, r"train\.json: not usable JSON \(lists or objects are nested too deeply\)"),
+        (f'[{{"prompt": {"9" * 4301}}}]', r"train\.json: not usable JSON \(.*4300 digits"),
     ],
 )
 def test_bad_file_is_one_clear_line(tmp_path: Path, train: object, message: str) -> None:
@@ -109,6 +138,13 @@ def test_bad_file_is_one_clear_line(tmp_path: Path, train: object, message: str)
     with pytest.raises(DataError, match=message) as caught:
         trace.load(tmp_path, "Mine")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_whole_surrogate_pair_is_one_character(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "Mine", train=[{"prompt": "a \U0001f600", "answer": "\U0001f601"}])
+    assert r"\ud83d\ude00" in (folder / "train.json").read_text()
+    example = trace.load(tmp_path, "Mine").train[0]
+    assert (example.prompt, example.answer) == ("a \U0001f600", "\U0001f601")
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:

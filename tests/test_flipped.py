@@ -1,6 +1,7 @@
 """Twins of a classification task: what is changed, what stays, what no twin can be made of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cl_lightning.data.flipped import NEW_ANSWERS, Flipped
 from cl_lightning.data.superni import SuperNI
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, DataError
+from cl_lightning.evaluation.text import METRICS
 from cl_lightning.random_model import random_tokenizer
 from tests.conftest import SHARED
 from tests.test_cli import configs, launch
@@ -113,6 +115,48 @@ def test_the_pair_trains_and_scores_through_the_data_module() -> None:
     longest = max(len(e.answer_ids) for e in data.tasks[1].test)
     assert longest <= data.tasks[1].spec.max_new_tokens, "a byte-wise tokenizer has room for it, too"
     assert Flipped().published_epochs()["FOMC-flipped"] == 3
+
+
+def test_the_twin_lies_where_its_original_does(tmp_path: Path) -> None:
+    rows = [(f"p{i}", "xy"[i % 2]) for i in range(8)]
+    root, flipped = write(tmp_path, rows, [("q", "x"), ("r", "y")]), Flipped(task="Own", instructed=True)
+    assert flipped.places(None, flipped.twin) == ()
+    assert root / "Own" in flipped.places(root, flipped.twin) == flipped.places(root, "Own")
+    assert root / "FOMC" in flipped.places(root, "FOMC")
+    assert Flipped(flipped, "Own", "upper").places(root, flipped.twin) == flipped.places(root, "Own")
+    (root / "Own" / "eval.json").write_text(json.dumps([{"prompt": "q", "answer": "x"}]))
+    assert [(e.prompt, e.answer) for e in flipped.development(root, "Own")] == [("q", "x")]
+    (twin,) = flipped.development(root, flipped.twin)
+    assert (twin.id, twin.answer) == ("Own-flipped-instructed/eval/0", "y")
+    assert twin.prompt == flipped.load(root, flipped.twin).test[0].prompt
+    (root / "Own" / "eval.json").write_text(json.dumps([{"prompt": "q", "answer": "z"}]))
+    with pytest.raises(DataError, match="Own: its development split has answers that train lacks, such as 'z'"):
+        flipped.development(root, flipped.twin)
+
+
+def test_absent_data_of_the_pair_is_told_or_left_out(tmp_path: Path) -> None:
+    rows = [(f"p{i}", "xy"[i % 2]) for i in range(8)]
+    options = {"root": str(write(tmp_path, rows, [("q", "x")])), "order": ["Own", "FOMC", "FOMC-flipped"]}
+    with pytest.raises(ConfigError, match=r"no data for FOMC, FOMC-flipped: looked for .*/trace/FOMC"):
+        TaskSequence(Flipped(), **options)
+    assert TaskSequence(Flipped(), **options, skip_missing=True).order == ["Own"]
+
+
+def test_blank_training_answers_stay_counted() -> None:
+    class Blank(SuperNI):
+        def load(self, root: Path | None, name: str) -> Splits:
+            return replace(super().load(root, name), blank=3)
+
+    assert [splits.blank for splits in pair(Flipped(Blank(), "Sentiment"))] == [3, 3]
+
+
+def test_official_metrics_are_the_bases_where_case_counts() -> None:
+    for benchmark in (Flipped(), Flipped(Flipped(), "FOMC", "lower")):
+        specs = TaskSequence(benchmark, metrics="official").specs
+        assert {specs[name].metric for name in benchmark.default_order(None)} == {"accuracy_trace"}
+        assert {spec.metric for spec in specs.values()} <= METRICS.keys()
+    with pytest.raises(ConfigError, match=r"data\.metrics: Flipped names no official evaluator; use ours"):
+        TaskSequence(Flipped(SuperNI(), "Sentiment"), metrics="official")
 
 
 REFUSED: dict[str, tuple[dict, type[Exception], str]] = {

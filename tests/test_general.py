@@ -119,8 +119,17 @@ def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match=r"boolq_val.jsonl is missing; .*data_dir"):
         load([Entry("local_boolq", "acc,none")], tmp_path)
     (tmp_path / "boolq_val.jsonl").write_text('{"question": "a"}\n{"question": \n')
-    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 2: not valid JSON"):
+    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 2, column 14: not valid JSON"):
         load([Entry("local_boolq", "acc,none")], tmp_path)
+    (tmp_path / "boolq_val.jsonl").write_bytes(b'{"question": "\xff"}\n')
+    with pytest.raises(DataError, match=r"boolq_val.jsonl: not UTF-8 text \(byte 14\)"):
+        load([Entry("local_boolq", "acc,none")], tmp_path)
+    (tmp_path / "boolq_val.jsonl").write_text('{"question": "\\ud83d"}\n')
+    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 1: 'question' holds .*half a surrogate pair"):
+        load([Entry("local_boolq", "acc,none")], tmp_path)
+    (tmp_path / "bbh.jsonl").write_text('{"task": ["a"]}\n')
+    with pytest.raises(DataError, match=r"bbh.jsonl, line 1: expected an object with text under 'task'"):
+        load([Entry("local_bbh", "exact_match,stripped", 3)], tmp_path)
     with pytest.raises(ConfigError, match="lm-eval knows no task 'piqaa'; did you mean piqa or "):
         load([Entry("piqaa", "acc,none")], None)
     assert GeneralAbility("offline").check({}, None) == []

@@ -63,6 +63,15 @@ def test_a_blank_answer_is_left_out_and_moves_no_other_row(tmp_path: Path) -> No
     assert (rest.train, rest.test, rest.blank) == (whole.train[1:], whole.test[1:], 2)
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(202, 200), (201, 200), (200, 199), (11, 10), (2, 1)])
+def test_a_small_file_leaves_one_to_train_on_as_in_slice(tmp_path: Path, count: int, held_out: int) -> None:
+    # Its _split_dataset: test_size = min(eval_size, len(dataset) - 1).
+    written(tmp_path / "tasks" / "task088_a.json", count)
+    splits = NISeq().load(tmp_path, "task088")
+    ids = [int(e.id.rpartition("/")[2]) for e in (*splits.test, *splits.train)]
+    assert (len(splits.test), ids) == (held_out, shuffled(count))
+
+
 def test_absent_tasks_are_left_out_when_asked(tmp_path: Path) -> None:
     written(tmp_path / "tasks" / "task002_quoref_answer_generation.json")
     with pytest.raises(ConfigError, match=r"no data for task1355, task141, task619, task163: looked for .*task1355_\*"):
@@ -73,9 +82,19 @@ def test_absent_tasks_are_left_out_when_asked(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "tasks" / "task088_a.json", count=200)
-    with pytest.raises(DataError, match=r"task088_a\.json: 200 instances, the 200 held out for the test leave none"):
+    path = written(tmp_path / "tasks" / "task088_a.json", count=1)
+    with pytest.raises(
+        DataError, match=r"task088_a\.json: 1 instances, 0 without .*; with 0 held out .* none to test on"
+    ):
         NISeq().load(tmp_path, "task088")
+    blank = {"input": "i", "output": [" "]}
+    two = [{"input": "i", "output": ["o"]}, blank]
+    for instances, lacks in ((two, "train"), (two[::-1], "test")):
+        written(path, Instances=instances)
+        with pytest.raises(
+            DataError, match=rf"2 instances, 1 without an answer; with 1 held out .* none to {lacks} on"
+        ):
+            NISeq().load(tmp_path, "task088")
     written(path, Definition=[])
     with pytest.raises(DataError, match="'Definition' is a list, expected text"):
         NISeq().load(tmp_path, "task088")

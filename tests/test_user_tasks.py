@@ -1,5 +1,6 @@
 """The user's own tasks: each kind of file, templates, held-out shares; what is wrong is one line with file and row."""
 
+import csv
 import importlib.util
 import json
 import re
@@ -137,7 +138,10 @@ def test_specs_say_what_was_written() -> None:
         ("a.jsonl", jsonl([{"text": "a", "label": []}]), {}, r"row 1: 'label' is empty"),
         ("a.jsonl", jsonl([{"text": "a", "label": None}]), {}, r"row 1: 'label' is null, expected text or a number"),
         ("a.jsonl", jsonl([{"text": ["a"], "label": "b"}]), {}, r"row 1: 'text' is a list, expected text or a number"),
-        ("a.jsonl", jsonl(ROWS) + "{broken\n", {}, r"a\.jsonl, row 4: not valid JSON \(.*column 2\)"),
+        ("a.jsonl", jsonl(ROWS) + "{broken\n", {}, r"a\.jsonl, row 4, column 2: not valid JSON \("),
+        ("a.jsonl", '{"text": "a", "label": "\\ud83d"}', {}, r"a\.jsonl, row 1: 'label' holds '\\ud83d', half a surr"),
+        ("a.jsonl", "[" * 100_000, {}, r"a\.jsonl, row 1: not usable JSON \(.*nested too deeply"),
+        ("a.jsonl", f'{{"text": {"1" * 5000}}}', {}, r"a\.jsonl, row 1: not usable JSON \(.*4300 digits"),
         ("a.jsonl", "[1]\n", {}, r"a\.jsonl, row 1 is a list, expected an object of fields"),
         ("a.jsonl", "\n", {}, r"a\.jsonl: holds no row"),
         ("a.json", "[]", {}, r"a\.json: empty split"),
@@ -147,6 +151,12 @@ def test_specs_say_what_was_written() -> None:
         ("a.csv", "text,label\na,b\nc\n", {}, r"a\.csv, row 2: has 1 fields, the head line has 2"),
         ("a.csv", "text,label\na,b,c,d\n", {}, r"a\.csv, row 1: has 4 fields, the head line has 2"),
         ("a.csv", 'text,label\na,b\n"c"d,e\n', {}, r"a\.csv, row 2: not valid CSV \("),
+        ("a.csv", "text,label,text\na,b,c\n", {}, r"a\.csv: two of its columns are called 'text'; name each once"),
+        ("a.jsonl", '{"text": NaN, "label": "b"}', {}, r"row 1: 'text' is nan, expected text or a finite number"),
+        ("a.jsonl", '{"text": "a", "label": NaN}', {}, r"row 1: 'label' is nan, expected text or a finite number"),
+        ("a.jsonl", '{"text": "a", "label": ["b", -1e999]}', {}, r"row 1: 'label' is -inf, expected text or a fin"),
+        ("a.jsonl", jsonl([ROWS[0], {"text": " \n", "label": "b"}]), {}, r"row 2: all .* prompt .* is blank \(text\)"),
+        ("a.csv", 'text,label\n"  ",b\n', {"prompt": "{text}"}, r"row 1: all that the prompt .* is blank \(text\)"),
         ("a.txt", "x", {}, r"a\.txt: cannot be read; its name must end in one of \.json, \.jsonl"),
         ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', which labels has no word for"),
         ("a.jsonl", jsonl(ROWS), {"test": "b.jsonl"}, r"b\.jsonl is missing; did you mean a\.jsonl\?"),
@@ -158,6 +168,42 @@ def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, options: 
     with pytest.raises(DataError, match=said) as caught:
         load(tmp_path, train=name, **({} if {"test", "test_share"} & {*options} else {"test": name}), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ([1.0, float("nan")], r"row 2: 'label' is nan, expected text or a finite number"),
+        ([b"a", b"b"], r"row 1: 'label' is bytes, expected text or a number"),
+        ([{"a": 1}, {"a": 2}], r"row 1: 'label' is an object, expected text or a number"),
+    ],
+)
+def test_what_parquet_may_hold_that_is_no_text_is_told(tmp_path: Path, column: list[Any], said: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (extra `data`) is not installed")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, train="a.parquet", test="a.parquet")
+    twins = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    parquet.write_table(twins, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: two of its columns are called 'text'"):
+        load(tmp_path, train="b.parquet", test="b.parquet")
+
+
+def test_one_blank_field_beside_another_is_taken(tmp_path: Path) -> None:
+    written(tmp_path / "a.jsonl", jsonl([{"text": "a", "hint": "", "label": "b"}]))
+    assert load(tmp_path, prompt="{text}{hint}:").train[0].prompt == "a:"
+
+
+def test_a_field_of_csv_may_be_long_and_the_limit_stays(tmp_path: Path) -> None:
+    before, text = csv.field_size_limit(), "a" * 200_000
+    assert before < len(text), "else this shows nothing"
+    written(tmp_path / "a.csv", f"text,label\n{text},yes\n")
+    rows = read_rows(tmp_path / "a.csv")
+    assert next(rows)[1]["text"] == text
+    assert csv.field_size_limit() == before, "while the rows are being read, too"
+    assert not list(rows)
 
 
 def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
@@ -232,6 +278,10 @@ def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean accuracy"),
+        (
+            {"metric": "first_letter"},
+            r"parity/train/\d+: first_letter: the answer '(odd|even)' does not begin with a choice",
+        ),
         ({"answer": "lable"}, r"a\.jsonl, row 1 has no field 'lable'; did you mean label\?"),
         ({"max_new_tokens": "many"}, "max_new_tokens"),
         ({"promt": "x"}, "promt"),

@@ -65,6 +65,11 @@ class Flipped(Benchmark):
         self.base, self.task, self.kind, self.instructed, self.words = base, task, kind, instructed, words
 
     @property
+    def evaluator(self) -> str | None:
+        """TRACE's over TRACE, none over others: their exact matches fold case, which some pairs are told apart by."""
+        return self.base.evaluator if self.base.evaluator == TRACE.evaluator else None
+
+    @property
     def twin(self) -> str:
         """The twin's name."""
         suffix = "flipped" if self.kind == "labels" else self.kind
@@ -104,15 +109,39 @@ class Flipped(Benchmark):
         """
         if name not in (self.task, self.twin):
             return self.base.load(root, name)
-        splits = self.base.load(root, self.task)
-        tested = {e.prompt.strip() for e in splits.test}
-        splits = Splits(tuple(e for e in splits.train if e.prompt.strip() not in tested), splits.test)
-        if not splits.train:
-            raise DataError(f"{self.task}: every training prompt is a test prompt too; nothing is left to learn from")
-        answers = self._answers(_labels(self.task, splits))
+        splits, answers = self._pair(root)
         if name == self.task:
             return splits
-        return Splits(tuple(self._twins(splits.train, answers)), tuple(self._twins(splits.test, answers)))
+        return Splits(tuple(self._twins(splits.train, answers)), tuple(self._twins(splits.test, answers)), splits.blank)
+
+    def _pair(self, root: Path | None) -> tuple[Splits, dict[str, str]]:
+        """The original as it is used, and the twin's answer for each of its labels."""
+        splits = self.base.load(root, self.task)
+        tested = {e.prompt.strip() for e in splits.test}
+        splits = replace(splits, train=tuple(e for e in splits.train if e.prompt.strip() not in tested))
+        if not splits.train:
+            raise DataError(f"{self.task}: every training prompt is a test prompt too; nothing is left to learn from")
+        return splits, self._answers(_labels(self.task, splits))
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The base's; the twin's are its original's."""
+        return self.base.places(root, self.task if name == self.twin else name)
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """The base's; the twin's is made from its original's.
+
+        Raises:
+            DataError: the base's own, or an answer that the training examples lack.
+        """
+        if name != self.twin:
+            return self.base.development(root, name)
+        dev, (_, answers) = self.base.development(root, self.task), self._pair(root)
+        strange = sorted({e.answer.strip() for e in dev} - answers.keys())
+        if strange:
+            raise DataError(
+                f"{self.task}: its development split has answers that train lacks, such as {strange[0][:40]!r}"
+            )
+        return tuple(self._twins(dev, answers))
 
     def published_epochs(self) -> Mapping[str, int]:
         """The base's; the twin's are its original's."""

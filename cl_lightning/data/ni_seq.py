@@ -5,7 +5,8 @@ C (classification), G (generation) and M (mixed) are those of Jiang et al. (ICLR
 its paper's three). The collection is Wang et al. 2022, arXiv:2204.07705. A task is named by its number, its file is
 `<root>/tasks/task<number>_<anything>.json` (the collection's own layout) or the same below `<root>`.
 
-A file has no test split: as in SLICE, 200 instances are held out, the same rows as there (its `datasets` shuffle with
+A file has no test split: as in SLICE, 200 instances are held out, or all but one where there are no more, the same rows
+as there (its `datasets` shuffle with
 seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..") and answer (the first output) are
 SLICE's, scores the best over all outputs. No torch here.
 """
@@ -99,9 +100,13 @@ class NISeq(Benchmark):
             for i in file.instances
         }
         order = shuffled(len(examples) + file.blank)  # blank ones have their place in it
-        test, train = ([examples[i] for i in part if i in examples] for part in (order[:HELD_OUT], order[HELD_OUT:]))
-        if not train:
-            raise DataError(f"{found[0]}: {len(order)} instances, the {HELD_OUT} held out for the test leave none")
+        held_out = min(HELD_OUT, len(order) - 1)
+        test, train = ([examples[i] for i in part if i in examples] for part in (order[:held_out], order[held_out:]))
+        if not train or not test:
+            raise DataError(
+                f"{found[0]}: {len(order)} instances, {file.blank} without an answer; with {held_out} held out for the "
+                f"test there is none to {'test' if train else 'train'} on"
+            )
         return Splits(tuple(train), tuple(test), file.blank)
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:

@@ -32,6 +32,7 @@ class Profile:
     Attributes:
         train, dev, test: numbers of examples; `blank` training examples without an answer are left out of `train`.
         repeated: training prompts that have occurred before.
+        contradicted: different training prompts that occur with two or more different answers.
         leaked: different test prompts that are also in train; `leaked_examples`: test examples that have one.
         dev_in_test: dev prompts that are also in test.
         labels: answer -> share of train, where the answers are a closed set; else empty.
@@ -58,6 +59,7 @@ class Profile:
     long_answers: int = 0
     over_budget: int = 0
     expected: tuple[int | None, int | None] = (None, None)
+    contradicted: int = 0
 
     def flaws(self) -> list[str]:
         """What may spoil a result, each in a few words."""
@@ -68,6 +70,7 @@ class Profile:
             f"dev equals test (all {self.dev} prompts): select nothing on it": 0 < self.dev == self.dev_in_test,
             f"{self.dev_in_test} of {self.dev} dev prompts are in test": 0 < self.dev_in_test < self.dev,
             f"{self.repeated} of {self.train} training prompts repeat an earlier one (data.dedup)": self.repeated,
+            f"{self.contradicted} training prompts occur with different answers": self.contradicted,
             f"{self.leaked} test prompts ({self.leaked_examples} of {self.test} examples) are also in train "
             "(data.drop_leaks)": self.leaked,
             f"{self.blank} training answers are blank and left out": self.blank,
@@ -105,7 +108,16 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         long_answers=sum(n > limits.answer for n in answers),
         over_budget=0 if spec.metric in READ_THE_OPENING else sum(n > spec.max_new_tokens for n in shortest),
         expected=spec.published,
+        contradicted=contradicted(splits.train),
     )
+
+
+def contradicted(train: Sequence[Example]) -> int:
+    """How many prompts occur with two or more different answers (blanks around them apart)."""
+    answers: dict[str, set[str]] = {}
+    for example in train:
+        answers.setdefault(example.prompt, set()).add(example.answer.strip())
+    return sum(len(different) > 1 for different in answers.values())
 
 
 def balance(answers: Sequence[str]) -> dict[str, float]:

@@ -6,11 +6,14 @@ the rows that the authors' repositories hold; None where we have not had the fil
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from cl_lightning.data import long_sequence, superni, trace
+from cl_lightning.data.base import Benchmark
 from cl_lightning.data.files import read_json, records_in
 from cl_lightning.errors import DataError
 
@@ -49,8 +52,8 @@ class PublishedFile:
     checksum: str | None
 
 
-def files() -> list[PublishedFile]:
-    """Train and test of all tasks of Super-NI, Long Sequence and TRACE (5000)."""
+def files(subsets: Sequence[int] = (5000,)) -> list[PublishedFile]:
+    """Train and test of all tasks of Super-NI, Long Sequence and TRACE, of the latter in these of its sizes."""
     found = []
     for split in ("train", "test"):
         for name in superni.ORDERS["order1"]:
@@ -63,15 +66,32 @@ def files() -> list[PublishedFile]:
             place = f"{GAINLORA}/Long_Sequence/{name}/{split}.json"
             use = _LONG_USE.get(name, "unclear")
             found.append(_file(Path("long_sequence") / name, split, place, spec.source, use))
-        for name, spec in trace.TASKS.items():
-            folder = f"{trace.PREFIX}5000"
+        for folder, (name, spec) in product((f"{trace.PREFIX}{size}" for size in subsets), trace.TASKS.items()):
             place = f"{TRACE_COPY}/{folder}/{name}/{split}.json"
             found.append(_file(Path(folder) / name, split, place, spec.source, _TRACE_USE.get(name, "unclear")))
     return sorted(found, key=lambda file: file.path)
 
 
 def _file(folder: Path, split: str, place: str, terms: str, use: Use) -> PublishedFile:
-    return PublishedFile(folder / f"{split}.json", place, terms, use, CHECKSUMS.get((folder.name, split)))
+    # Ours are of TRACE's largest size.
+    known = None if trace.subset_of(folder) in trace.SUBSETS[:-1] else CHECKSUMS.get((folder.name, split))
+    return PublishedFile(folder / f"{split}.json", place, terms, use, known)
+
+
+def copies(file: PublishedFile, root: Path) -> list[Path]:
+    """The file wherever under `root` our readers take it from: none, one or several.
+
+    A copy of TRACE outside the authors' folders counts as one of the largest size.
+    """
+    base, task, name = file.path.parts
+    size = trace.subset_of(file.path.parent)
+    places = _READERS.get(base, trace.TRACE()).places(root, task)
+    found = [place / name for place in places if trace.subset_of(place) in (None, size)]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
+#: Whose places hold what goes to each folder; TRACE's the rest.
+_READERS: dict[str, Benchmark] = {"superni": superni.SuperNI(), "long_sequence": long_sequence.LongSequence()}
 
 
 def checksum(path: Path) -> str:

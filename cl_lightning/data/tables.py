@@ -4,17 +4,20 @@ No torch here; what Parquet and the hub need is imported when used.
 """
 
 import csv
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.data.files import kind, read_json, records_in
+from cl_lightning.data.files import kind, parse_json, read_json, records_in
 from cl_lightning.errors import ConfigError, DataError, nearest
 
 #: Where a row stands ("FILE, row 3"), and its fields.
 Row = tuple[str, dict[str, Any]]
+
+#: Characters in a field of CSV; the library's own limit is 131072.
+LONGEST_FIELD = 2**31 - 1
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -75,10 +78,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         place = f"{path}, row {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: not valid JSON ({error.msg}, column {error.colno})") from None
+        row = parse_json(line, place)
         if not isinstance(row, dict):
             raise DataError(f"{place} is {kind(row)}, expected an object of fields")
         yield place, row
@@ -89,7 +89,9 @@ def _separated(delimiter: str) -> Callable[[Path], Iterator[Row]]:
         reader = csv.DictReader(_lines(path), delimiter=delimiter, strict=True)
         number = 0
         try:
-            for number, row in enumerate(reader, start=1):
+            with _long_fields():
+                _refuse_twins(reader.fieldnames or (), path)
+            for number, row in enumerate(_each(reader), start=1):
                 if None in row or None in row.values():
                     fields = len(reader.fieldnames or ())
                     found = len([v for k, v in row.items() if k is not None and v is not None]) + len(row.get(None, ()))
@@ -99,6 +101,31 @@ def _separated(delimiter: str) -> Callable[[Path], Iterator[Row]]:
             raise DataError(f"{path}, row {number + 1}: not valid CSV ({error})") from None
 
     return read
+
+
+def _each(reader: csv.DictReader) -> Iterator[dict[str | None, Any]]:
+    while True:
+        with _long_fields():
+            row = next(reader, None)
+        if row is None:
+            return
+        yield row
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    # The limit is the whole process's: it is put back before anyone else reads.
+    before = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _refuse_twins(names: Sequence[str], path: Path) -> None:
+    twin = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twin is not None:
+        raise DataError(f"{path}: two of its columns are called {twin!r}; name each once")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -117,10 +144,13 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        _refuse_twins(parquet.read_schema(path).names, path)
+        rows = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
-    return _numbered(iter(table.to_pylist()), str(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start} of a field)") from None
+    return _numbered(iter(rows), str(path))
 
 
 def _need(library: str, what: str) -> None:

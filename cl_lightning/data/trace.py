@@ -6,6 +6,7 @@ the layout, so a folder of the user's own tasks in the same layout loads in the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +20,27 @@ Order = Literal["order1", "order2", "slice6"]
 PREFIX = "LLM-CL-Benchmark_"  # the folder name the TRACE authors ship, followed by the size of its train sets
 
 
-#: Examples in the authors' test files (their train files hold as many as the folder's name says).
+#: The sizes in the names of the authors' folders: examples in each train file there. Copies that lie elsewhere count as
+#: the largest.
+SUBSETS = (500, 1000, 5000)
+
+#: Examples in the authors' test files of sizes 1000 and 5000.
 TEST_SIZES: dict[str, int] = {
     "C-STANCE": 2000, "FOMC": 496, "MeetingBank": 692, "Py150": 2000, "ScienceQA": 2000, "NumGLUE-cm": 81,
     "NumGLUE-ds": 325, "20Minuten": 200,
 }  # fmt: skip
 
 
+def published_sizes(name: str, subset: int) -> tuple[int | None, int | None]:
+    """Examples in the authors' train and test file of a task; None for a size that they do not have."""
+    if subset not in SUBSETS:
+        return None, None
+    # The tests of 500 hold 100 where there are so many.
+    return subset, min(100, TEST_SIZES[name]) if subset == min(SUBSETS) else TEST_SIZES[name]
+
+
 def _spec(name: str, metric: str, max_new_tokens: int, language: str, terms: str, keep_head: float = 0.5) -> TaskSpec:
-    sizes = (5000, TEST_SIZES[name])
+    sizes = published_sizes(name, max(SUBSETS))
     return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes)
 
 
@@ -59,6 +72,10 @@ match and ROUGE-L; here each has its own test split and metric)."""
 
 EPOCHS: dict[str, int] = dict(zip(TASKS, (5, 3, 7, 5, 3, 5, 5, 7), strict=True))
 """Passes over each task's train set in the TRACE authors' own LoRA runs, by task name (order-independent)."""
+
+
+#: Folders of the authors' that are no tasks: Lima is for replay, and the answers of its test file are empty.
+NO_TASKS = ("Lima",)
 
 
 def load(root: Path, name: str, subset: int | None = None) -> Splits:
@@ -111,7 +128,14 @@ def _places(root: Path, name: str, subset: int | None) -> list[Path]:
 def _subsets(root: Path) -> dict[int, Path]:
     """The authors' folders by size: those inside `root`, and `root` if it is one of them."""
     named = ((path.name.removeprefix(PREFIX), path) for path in (root.resolve(), *root.glob(f"{PREFIX}*")))
-    return {int(size): path for size, path in named if size.isdigit() and path.name != size}
+    return {int(size): path for size, path in named if size.isdecimal() and path.name != size}
+
+
+def subset_of(folder: Path) -> int | None:
+    """The size in the name of the authors' folder that holds a task's `folder`; None where another one does."""
+    name = folder.resolve().parent.name
+    size = name.removeprefix(PREFIX)
+    return int(size) if size.isdecimal() and size != name else None
 
 
 def _examples(path: Path, prefix: str) -> Iterator[Example]:
@@ -139,9 +163,16 @@ class TRACE(Benchmark):
         """The eight tasks; beside files, any other task folder there (ROUGE-L); else the sample's."""
         if root is None:
             return sample.TASKS
-        others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")} - {*TASKS}
+        others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")}
+        others -= {*TASKS, *NO_TASKS}
         found = {name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}
-        return {**TASKS, **found}
+        return {**{name: replace(spec, published=self._sizes(root, name)) for name, spec in TASKS.items()}, **found}
+
+    def _sizes(self, root: Path, name: str) -> tuple[int | None, int | None]:
+        if self.subset is not None:
+            return published_sizes(name, self.subset)
+        there = [subset_of(place) for place in self.places(root, name) if place.is_dir()]
+        return published_sizes(name, there[0] if there and there[0] is not None else max(SUBSETS))
 
     def default_order(self, root: Path | None) -> list[str]:
         """The chosen order; the sample has the same task names."""

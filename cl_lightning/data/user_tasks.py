@@ -1,8 +1,11 @@
 """Any tasks the user has: a file or hub data set each, a prompt template, an answer field, a metric. No torch here."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -11,6 +14,9 @@ from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.files import kind
 from cl_lightning.data.tables import Row, hub_rows, read_rows
 from cl_lightning.errors import ConfigError, DataError, nearest
+
+#: What a field may hold: its text is what anyone would write. A datetime is a date, a boolean an int.
+WRITTEN = (str, int, float, Decimal, date, time)
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,11 @@ def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Examp
     template = task.template()
     for index, (where, row) in enumerate(rows):
         # Joined, not formatted: what fields hold may contain braces.
-        prompt = "".join(text + ("" if field is None else _text(row, field, where)) for text, field in template)
+        fields = ["" if field is None else _text(row, field, where) for _, field in template]
+        if not "".join(fields).strip():
+            names = ", ".join(field for _, field in template if field)
+            raise DataError(f"{where}: all that the prompt takes from it is blank ({names})")
+        prompt = "".join(text + field for (text, _), field in zip(template, fields, strict=True))
         value = _field(row, task.answer, where)
         answers = tuple(dict.fromkeys(_answer(task, v, where) for v in (value if isinstance(value, list) else [value])))
         if not answers:
@@ -161,8 +171,10 @@ def _field(row: Mapping[str, Any], field: str, where: str) -> Any:
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     value = _field(row, field, where)
-    if value is None or isinstance(value, dict | list):
+    if not isinstance(value, WRITTEN):
         raise DataError(f"{where}: {field!r} is {kind(value)}, expected text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{where}: {field!r} is {value}, expected text or a finite number")
     return str(value)
 
 

@@ -4,7 +4,6 @@ Demonstrations are never scored. Items of several kinds (subjects, sub-tasks) co
 all of them, and each is shown demonstrations of its own kind.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -14,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.samplers import ContextSampler
 
+from cl_lightning.data.files import parse_json, read_text
 from cl_lightning.errors import DataError
 from cl_lightning.evaluation.text import best_scores
 
@@ -51,18 +51,14 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
 
 
 def _records(path: Path, kind: str | None) -> Iterator[Doc]:
-    try:
-        # Not splitlines: Unicode has line ends that JSON allows inside a text.
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's JSONL files") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        if not isinstance(record, dict) or (kind is not None and kind not in record):
-            raise DataError(f"{path}, line {number}: expected an object{f' with {kind!r}' if kind else ''}")
+    if not path.is_file():
+        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's JSONL files")
+    # Not splitlines: Unicode has line ends that JSON allows inside a text.
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
+        where = f"{path}, line {number}"
+        record = parse_json(line, where)
+        if not isinstance(record, dict) or (kind is not None and not isinstance(record.get(kind), str)):
+            raise DataError(f"{where}: expected an object{f' with text under {kind!r}' if kind else ''}")
         yield {**record, "kind": record[kind] if kind else ""}
 
 

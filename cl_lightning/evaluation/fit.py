@@ -1,0 +1,48 @@
+"""Whether a metric fits a task's answers, known before anything is trained. No torch here.
+
+A metric that cannot read the references fails at the first scoring, when a task has been trained; one by which a
+reference is wrong, or an empty prediction right, measures nothing of the model.
+"""
+
+from collections.abc import Sequence
+
+from cl_lightning.data.base import Example
+from cl_lightning.errors import DataError
+from cl_lightning.evaluation.text import best_scores
+
+#: A reference should score this much against itself, of 100.
+LEAST = 50.0
+
+
+def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
+    """What the answer of each example scores against itself by the metric called `name`, 0..100.
+
+    Where several answers count, it is the best over them, as when predictions are scored; stripped as there.
+
+    Raises:
+        ConfigError: no such metric.
+        DataError: the metric cannot read a reference; one line that names the example.
+    """
+    return [_score(name, example, example.answer.strip()) for example in examples]
+
+
+def misfits(name: str, examples: Sequence[Example]) -> list[str]:
+    """What speaks against scoring these examples by the metric called `name`, each in a few words.
+
+    For people to judge: some published metrics have such quirks (`parity`). Raises as `self_scores` does.
+    """
+    low = sum(score < LEAST for score in self_scores(name, examples))
+    empty = sum(_score(name, example, "") == 100 for example in examples)
+    said = {
+        f"{low} of {len(examples)} references score under {LEAST:.0f} against themselves by {name}": low,
+        f"{empty} of {len(examples)} references give an empty prediction full marks by {name}": empty,
+    }
+    return [text for text, count in said.items() if count]
+
+
+def _score(name: str, example: Example, prediction: str) -> float:
+    references = [answer.strip() for answer in example.accepted]
+    try:
+        return best_scores(name, [prediction], [references], [example.prompt])[0]
+    except DataError as error:
+        raise DataError(f"{example.id}: {error}; choose a metric that fits its answers") from None
