@@ -6,9 +6,8 @@ its paper's three). The collection is Wang et al. 2022, arXiv:2204.07705. A task
 `<root>/tasks/task<number>_<anything>.json` (the collection's own layout) or the same below `<root>`.
 
 A file has no test split: as in SLICE, 200 instances are held out, or all but one where there are no more, the same rows
-as there (its `datasets` shuffle with
-seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..") and answer (the first output) are
-SLICE's, scores the best over all outputs. No torch here.
+as there (its `datasets` shuffle with seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..")
+and answer (the first output) are SLICE's, scores the best over all outputs. No torch here.
 """
 
 from collections.abc import Mapping, Sequence
