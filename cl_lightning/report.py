@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.errors import UserError
+from cl_lightning.evaluation.bootstrap import between
 from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
 from cl_lightning.state import read_record
 
@@ -16,10 +17,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _between(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}"
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
@@ -49,7 +46,7 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            rows.append([name, _metric(metrics, name), learnt, now, _between(interval), forgotten])
+            rows.append([name, _metric(metrics, name), learnt, now, between(interval), forgotten])
     return rows
 
 

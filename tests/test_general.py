@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,7 +27,9 @@ from callbacks.general_ability import GeneralAbility
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
 from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation.general import TASK_FILES, Score, load, measure
+from cl_lightning.evaluation import general
+from cl_lightning.evaluation.bootstrap import interval
+from cl_lightning.evaluation.general import TASK_FILES, load, measure
 from cl_lightning.evaluation.general_presets import Entry, read_preset, shipped
 from cl_lightning.evaluation.harness import HarnessLM
 from cl_lightning.module import ContinualLM
@@ -99,6 +104,7 @@ def test_shipped_presets_name_what_lm_eval_has() -> None:
         ("GP: {A: {task: boolq, metric: acc, shot: 5}}", "GP: A: expected"),
         ("GP: {A: {task: boolq, metric: acc, shots: -1}}", "shots: -1 must be 0 or more"),
         ("GP: {A: ", "not valid YAML"),
+        ("GP: {mean: {task: boolq, metric: acc}}", "'mean' is the mean of the others"),
     ],
 )
 def test_a_bad_preset_is_told(tmp_path: Path, content: str, told: str) -> None:
@@ -138,7 +144,8 @@ def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny
     entry = Entry("local_bbh", "exact_match,stripped", 3)
     lm = scripted(tiny, answer)
     loaded = load([entry], folder)
-    assert measure(lm, loaded, None, False) == {entry: Score(100.0, 6)}, "3 of 6 of each kind are demonstrations"
+    whole = measure(lm, loaded, None, False)[entry]
+    assert (whole.value, whole.items) == (100.0, 6), "3 of 6 of each kind are demonstrations"
     assert prompts[0] == "Q: adding 0 ?\nA: 0\n\nQ: adding 1 ?\nA: 1\n\nQ: adding 2 ?\nA: 2\n\nQ: adding 3 ?\nA:"
     assert [p.split("Q: ")[-1][:-3] for p in prompts[:4]] == [
         "adding 3 ?",
@@ -147,7 +154,7 @@ def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny
         "counting 4 ?",
     ]
     first = list(prompts)
-    assert measure(lm, loaded, 2, False) == {entry: Score(100.0, 2)}
+    assert measure(lm, loaded, 2, False)[entry].items == 2
     assert prompts[6:] == first[:2], "the same again, up to the limit"
     with pytest.raises(ConfigError, match="no metric 'acc,none'"):
         wrong = Entry("local_bbh", "acc,none")
@@ -155,6 +162,40 @@ def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny
     with pytest.raises(DataError, match="3 demonstrations of 'adding', 4 are wanted"):
         many = Entry("local_bbh", "exact_match,stripped", 4)
         measure(lm, load([many], folder), 1, False)
+
+
+MADE = {
+    "small": "include: local_bbh.yaml\ndataset_kwargs: {items: bbh.jsonl, shown: 3, kind: task}",
+    "large": "include: local_bbh.yaml\ndataset_kwargs: {items: bbh.jsonl, shown: 1, kind: task}",
+    "corpus": "include: local_bbh.yaml\nmetric_list: [{metric: bleu, aggregation: bleu, higher_is_better: true}]",
+    "middle": "include: local_bbh.yaml\nmetric_list: [{metric: exact_match, aggregation: median}]",
+}
+GROUP = (
+    "group: {name}\ntask: [small, large]\n"
+    "aggregate_metric_list: [{{metric: exact_match, filter_list: [stripped], weight_by_size: {by_size}}}]"
+)
+
+
+def test_a_groups_items_are_weighted_as_its_score(
+    folder: Path, tiny: Callable[..., ContinualLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Path(shutil.copytree(TASK_FILES, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")))
+    for name, text in MADE.items():
+        (tasks / f"{name}.yaml").write_text(f"{text}\ntask: {name}\n")
+    for name, by_size in {"by_size": True, "even": False}.items():
+        (tasks / f"{name}.yaml").write_text(GROUP.format(name=name, by_size=by_size))
+    monkeypatch.setattr(general, "TASK_FILES", tasks)
+    lm = scripted(tiny, lambda prompt: " 3" if "adding 3" in prompt else " 0")
+    metrics = {"by_size": "exact_match", "even": "exact_match", "corpus": "bleu", "middle": "exact_match"}
+    entries = {name: Entry(name, f"{metric},stripped") for name, metric in metrics.items()}
+    scores = measure(lm, load(list(entries.values()), folder), None, False)
+    found = {name: scores[entry] for name, entry in entries.items()}
+    for name, expected in {"by_size": 100 * 2 / 16, "even": (100 / 6 + 10) / 2}.items():
+        assert [(part.task, len(part.ids)) for part in found[name].parts] == [("small", 6), ("large", 10)]
+        assert [sum(part.scores) for part in found[name].parts] == [100.0, 100.0], "one item right in each"
+        assert found[name].value == pytest.approx(expected) and found[name].averaged
+    assert found["corpus"].parts == () and not found["corpus"].averaged, "BLEU is of the corpus"
+    assert found["middle"].value == 0.0 < sum(found["middle"].parts[0].scores) and not found["middle"].averaged
 
 
 def test_our_files_of_hub_tasks_score_as_they_say(
@@ -183,9 +224,9 @@ def test_our_files_of_hub_tasks_score_as_they_say(
     lm = scripted(tiny, answer)
     scores = measure(lm, load([alpaca, counting], None), 4, False)
     assert asked == ["tatsu-lab/alpaca", "SaylorTwift/bbh"]
-    assert scores[counting] == Score(100.0, 4), "a blank before the number is no error"
+    assert (scores[counting].value, scores[counting].items) == (100.0, 4), "a blank before the number is no error"
     # Two of the answer's four words are the reference's two: precision 1/2, recall 1.
-    assert scores[alpaca] == Score(pytest.approx(100 * 2 / 3), 4)
+    assert (scores[alpaca].value, scores[alpaca].items) == (pytest.approx(100 * 2 / 3), 4)
     assert prompts[1].startswith("### Instruction:\nSay 190\n\n### Response:\nnumber 190\n\n### Instruction:\nSay 191")
     assert prompts[1].endswith("### Instruction:\nSay 1\n\n### Input:\nnow\n\n### Response:\n")
     assert prompts[4].count("A: ") == 3
@@ -296,11 +337,37 @@ def test_the_base_stands_beside_every_value(measured: Path) -> None:
     means = [float(r["score"]) for r in rows[:3]]
     assert rows[2]["task"] == "mean" and means[2] == pytest.approx((means[0] + means[1]) / 2)
     tables = record(measured)["tables"]["general"]
-    assert tables[0]["columns"][-3:] == ["after NumGLUE-cm", "base", "difference"]
+    told = ["after NumGLUE-cm", "95 % interval", "base", "difference", "its 95 % interval"]
+    assert tables[0]["columns"][-5:] == told and len(tables[0]["rows"][0]) == len(tables[0]["columns"])
     assert [row[0] for row in tables[1]["rows"]] == ["base", "after FOMC", "after NumGLUE-cm"]
     assert "general/ability.csv" in record(measured)["files"]
     logged = list(csv.DictReader((measured / "logs/attempt_0/metrics.csv").open()))
     assert sum(bool(row.get("general/GP/difference")) for row in logged) == 3
+
+
+def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
+    """Recomputed from the files alone: the mean, the interval, the paired interval of the difference."""
+    rows, files = ability(measured), record(measured)["files"]
+    items = {}
+    for moment, name in {"base": "base", "FOMC": "after_FOMC", "NumGLUE-cm": "after_NumGLUE-cm"}.items():
+        assert f"general/samples_{name}.jsonl" in files
+        for line in (measured / "general" / f"samples_{name}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            items.setdefault((moment, row["setting"], row["task"]), {})[row["id"]] = row
+    assert {len(of) for of in items.values()} == {4} and len(items) == 9
+    for row in rows:
+        if row["task"] == "mean":
+            assert all(row[end] for end in ("low", "high", "difference_low", "difference_high"))
+            continue
+        mine, base = (list(items[when, row["setting"], row["task"]].values()) for when in (row["after"], "base"))
+        assert [item["id"] for item in mine] == [item["id"] for item in base]
+        scores, others = np.array([[item["score"] for item in of] for of in (mine, base)])
+        assert scores.mean() == pytest.approx(float(row["score"]))
+        seed = crc32(mine[0]["lm_eval_task"].encode())
+        assert (float(row["low"]), float(row["high"])) == pytest.approx(interval(scores, seed))
+        paired = interval(scores - others, seed)
+        assert (float(row["difference_low"]), float(row["difference_high"])) == pytest.approx(paired)
+    assert any(float(row["low"]) < float(row["high"]) for row in rows)
 
 
 def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
@@ -326,6 +393,9 @@ def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path)
     smoke(run, *options(folder), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
     assert record(run)["world_size"] == 2
     assert ability(run) == ability(measured)
+    for name in ("base", "after_FOMC", "after_NumGLUE-cm"):
+        file = f"general/samples_{name}.jsonl"
+        assert (run / file).read_text() == (measured / file).read_text()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")

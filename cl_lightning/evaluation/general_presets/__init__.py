@@ -17,6 +17,8 @@ import yaml
 from cl_lightning.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).parent
+#: The name of a setting's mean in tables.
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def read_preset(name: str) -> Preset:
 def _setting(path: Path, setting: str, tasks: object) -> dict[str, Entry]:
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(f"{path}: {setting} must map names to tasks")
+    if MEAN in tasks:
+        raise ConfigError(f"{path}: {setting}: {MEAN!r} is the mean of the others; give the task another name")
     return {str(name): _entry(f"{path}: {setting}: {name}", options) for name, options in tasks.items()}
 
 
