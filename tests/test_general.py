@@ -3,6 +3,7 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
 import socket
@@ -21,7 +22,10 @@ import yaml
 datasets = pytest.importorskip("datasets", reason="lm-eval is not installed (the extra 'general')")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
 
+from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from callbacks.general_ability import GeneralAbility
 from cl_lightning.adapters.seqlora import SeqLoRA
@@ -37,6 +41,7 @@ from tests.conftest import ROOT, SHARED
 from tests.test_sequence import adapters, command, record, same_bits, smoke
 
 REAL = SHARED / "data" / "general"
+LIMA = SHARED / "data" / "trace" / "Lima" / "train.json"
 PRESET = {
     "GP": {
         "BoolQ": {"task": "local_boolq", "metric": "acc"},
@@ -80,9 +85,59 @@ def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> 
 # ---- presets and items ---------------------------------------------------------------------------------------
 
 
-def test_shipped_presets_name_what_lm_eval_has() -> None:
+@pytest.fixture(scope="module")
+def index() -> dict[str, Any]:
+    """What lm-eval and we have, by name: entries with their YAML files, no data."""
+    return TaskManager(include_path=str(TASK_FILES)).task_index
+
+
+def configs(index: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The task files that a task, group or tag comes down to."""
+    entry = index[name]
+    if entry.kind == Kind.TAG:
+        return [config for member in sorted(entry.tags) for config in configs(index, member)]
+    config = load_yaml(entry.yaml_path, resolve_func=False)
+    members = config["task"] if isinstance(config["task"], list) else []
+    return [found for member in members for found in configs(index, member)] or [config]
+
+
+def shown(config: dict[str, Any]) -> float:
+    """How many demonstrations a task has: those written into its file, or a split of them."""
+    samples = (config.get("fewshot_config") or {}).get("samples")
+    if isinstance(samples, list):
+        return len(samples)
+    return math.inf if any(config.get(f"{split}_split") for split in ("fewshot", "training", "validation")) else 0
+
+
+@pytest.mark.parametrize("name", ["offline", "slice_core", "trace"])
+def test_shipped_presets_ask_for_metrics_and_demonstrations_that_are_there(index: dict[str, Any], name: str) -> None:
+    for entry in (entry for tasks in read_preset(name).values() for entry in tasks.values()):
+        metric, _, chosen = entry.metric.rpartition(",")
+        found = configs(index, entry.task)
+        assert found
+        for config in found:
+            filters = config.get("filter_list") or [{"name": "none"}]
+            assert metric in {each["metric"] for each in config["metric_list"]}, config["task"]
+            assert chosen in {each["name"] for each in filters}, config["task"]
+            assert entry.shots <= shown(config), config["task"]
+        if index[entry.task].kind == Kind.GROUP:
+            group = GroupConfig(**load_yaml(index[entry.task].yaml_path, resolve_func=False))
+            ways = [way for way in group.aggregate_metric_list if way.metric == metric]
+            assert any(way.filter_list is None or chosen in way.filter_list for way in ways), entry.task
+
+
+def test_without_the_hub_a_run_says_so_before_training(tmp_path: Path) -> None:
+    told = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
+    lines = [line for line in told.stderr.splitlines() if line.startswith("error")]
+    assert told.returncode == 2 and len(lines) == 1
+    assert "observers.general: the data of hellaswag cannot be had" in lines[0]
+    assert "take observers.general.preset=offline" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
     assert shipped() == ["offline", "slice_core", "trace"]
-    known = set(TaskManager(include_path=str(TASK_FILES)).all_tasks)
+    known = set(index)
     presets = {name: read_preset(name) for name in shipped()}
     for preset in presets.values():
         assert {"GP", "IP"} <= preset.keys()
@@ -230,6 +285,63 @@ def test_our_files_of_hub_tasks_score_as_they_say(
     assert prompts[1].startswith("### Instruction:\nSay 190\n\n### Response:\nnumber 190\n\n### Instruction:\nSay 191")
     assert prompts[1].endswith("### Instruction:\nSay 1\n\n### Input:\nnow\n\n### Response:\n")
     assert prompts[4].count("A: ") == 3
+
+
+INSTRUCTIONS = [{"prompt": f"Say {i} twice.\n", "response": f"number {i} {i}"} for i in range(8)]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_instructions_of_ones_own_are_scored_by_rouge_l(
+    tiny: Callable[..., ContinualLM], tmp_path: Path, listed: bool
+) -> None:
+    if listed:  # as TRACE has LIMA's
+        rows = [{"prompt": row["prompt"], "answer": row["response"]} for row in INSTRUCTIONS]
+        (tmp_path / "instructions.json").write_text(json.dumps(rows))
+    else:
+        (tmp_path / "instructions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in INSTRUCTIONS))
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        number = prompt.split("Say ")[-1].split()[0]
+        return f" number {number} {number}" if number == "5" else f"nothing {number}"
+
+    entries = [Entry("local_instructions", "rouge_l,none", shots) for shots in (0, 1)]
+    found = measure(scripted(tiny, answer), load(entries, tmp_path), None, False)[entries[0]]
+    # "nothing 6" against "number 6 6": precision 1/2, recall 1/3.
+    assert found.parts[0].scores == pytest.approx((100.0, 40.0, 40.0)) and found.averaged
+    assert prompts[0] == "### Instruction:\nSay 5 twice.\n\n### Response:\n", "the first five are demonstrations"
+    assert prompts[3].startswith(
+        "### Instruction:\nSay 0 twice.\n\n### Response:\nnumber 0 0\n\n### Instruction:\nSay 5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "jsonl",
+            '{"prompt": "a", "response": "b"}\n{"prompt": "a"}',
+            "line 2: expected an object with 'prompt' and 'resp",
+        ),
+        ("json", '[{"prompt": "a", "answer": ""}]', "record 1: expected an object with 'prompt' and 'answer'"),
+        ("json", '{"prompt": "a", "answer": "b"}', "expected a list of objects"),
+        ("jsonl", '{"prompt": "a", "response": "b"}', "no item is left beside the 5 demonstrations"),
+    ],
+)
+def test_bad_instructions_are_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / f"instructions.{name}").write_text(content)
+    with pytest.raises(DataError, match=rf"instructions\.{name}.*{told}"):
+        load([Entry("local_instructions", "rouge_l,none")], tmp_path)
+
+
+@pytest.mark.skipif(not LIMA.is_file(), reason="needs ../shared/data/trace")
+def test_limas_answers_as_trace_has_them(tmp_path: Path) -> None:
+    shutil.copy(LIMA, tmp_path / "instructions.json")
+    entry = Entry("local_instructions", "rouge_l,none")
+    (task,) = load([entry], tmp_path)[entry]["tasks"].values()
+    assert len(task.eval_docs) == 1030 - 5
+    assert all(doc["output"].strip() for doc in task.eval_docs)
 
 
 # ---- a real model, real items --------------------------------------------------------------------------------

@@ -72,7 +72,10 @@ def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDi
             loaded = manager.load([entry.task])
     except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"observers.general: the data of {entry.task} cannot be had ({first})") from error
+        raise DataError(
+            f"observers.general: the data of {entry.task} cannot be had ({first}); without the hub take "
+            "observers.general.preset=offline, or tasks of your own files in its data_dir"
+        ) from error
     for task in loaded["tasks"].values():
         task.set_config("num_fewshot", entry.shots)
     return loaded

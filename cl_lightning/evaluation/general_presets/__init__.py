@@ -6,7 +6,8 @@ A preset maps settings (GP, IP, ..) to tasks by name, each with lm-eval's task, 
       BoolQ: {task: boolq, metric: acc}
       GSM8K: {task: gsm8k, metric: "exact_match,flexible-extract", shots: 0}
 
-A setting's value is the mean over its tasks. No torch and no lm-eval here.
+A setting's value is the mean over its tasks; its difference from the base model's is TRACE's Delta R^G. No torch and no
+lm-eval here.
 """
 
 from dataclasses import dataclass

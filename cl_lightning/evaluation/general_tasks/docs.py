@@ -1,4 +1,4 @@
-"""What our task files ask for: items from the user's own JSONL files, fixed demonstrations, ROUGE-L.
+"""What our task files ask for: items from the user's own files, fixed demonstrations, ROUGE-L.
 
 Demonstrations are never scored. Items of several kinds (subjects, sub-tasks) come in turns, so that a limit takes from
 all of them, and each is shown demonstrations of its own kind.
@@ -34,7 +34,7 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
     Raises:
         DataError: a file that is missing or damaged, or items of a kind without demonstrations.
     """
-    records = list(_records(Path(data_dir) / items, kind))
+    records = list(_of_kinds(Path(data_dir) / items, kind))
     by_kind: dict[str, list[Doc]] = defaultdict(list)
     for record in records:
         by_kind[record["kind"]].append(record)
@@ -42,7 +42,7 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
         demonstrations = [record for group in by_kind.values() for record in group[:shown]]
         by_kind = {name: group[shown:] for name, group in by_kind.items()}
     else:
-        demonstrations = list(_records(Path(data_dir) / shown, kind))
+        demonstrations = list(_of_kinds(Path(data_dir) / shown, kind))
     in_turns = [record for turn in zip_longest(*by_kind.values()) for record in turn if record is not None]
     if not in_turns:
         raise DataError(f"{Path(data_dir) / items}: no item is left beside the demonstrations")
@@ -50,20 +50,66 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
     return {"test": Dataset.from_list(rows)}
 
 
-def _records(path: Path, kind: str | None) -> Iterator[Doc]:
-    try:
-        # Not splitlines: Unicode has line ends that JSON allows inside a text.
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's JSONL files") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+def instructions(data_dir: str, shown: int, **_: Any) -> dict[str, Dataset]:
+    """The split "test" of instructions with a reference each: the first `shown` are demonstrations.
+
+    From `data_dir`: instructions.jsonl, objects with "prompt" and "response"; where there is none instructions.json, a
+    list of objects with "prompt" and "answer", which is how TRACE has LIMA's (Lima/train.json; its test split has no
+    answers).
+
+    Raises:
+        DataError: a file that is missing or damaged, an instruction without a reference, too few.
+    """
+    path, answer = Path(data_dir) / "instructions.jsonl", "response"
+    if not path.exists() and path.with_suffix(".json").exists():
+        path, answer = path.with_suffix(".json"), "answer"
+    rows = []
+    for where, record in _records(path) if answer == "response" else _listed(path):
+        texts = [record.get(key) if isinstance(record, dict) else None for key in ("prompt", answer)]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DataError(f"{where}: expected an object with 'prompt' and {answer!r}, texts that are not empty")
+        rows.append({"prompt": texts[0].strip(), "output": texts[1], "kind": "", "shown": len(rows) < shown})
+    if len(rows) <= shown:
+        raise DataError(f"{path}: no item is left beside the {shown} demonstrations")
+    return {"test": Dataset.from_list(rows)}
+
+
+def _of_kinds(path: Path, kind: str | None) -> Iterator[Doc]:
+    for where, record in _records(path):
         if not isinstance(record, dict) or (kind is not None and kind not in record):
-            raise DataError(f"{path}, line {number}: expected an object{f' with {kind!r}' if kind else ''}")
+            raise DataError(f"{where}: expected an object{f' with {kind!r}' if kind else ''}")
         yield {**record, "kind": record[kind] if kind else ""}
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Lines of a JSONL file, each with where it stands."""
+    # Not splitlines: Unicode has line ends that JSON allows inside a text.
+    for number, line in enumerate(_text(path).rstrip("\n").split("\n"), 1):
+        where = f"{path}, line {number}"
+        yield where, _parsed(where, line)
+
+
+def _listed(path: Path) -> Iterator[tuple[str, Any]]:
+    """Members of a JSON list, each with where it stands."""
+    found = _parsed(str(path), _text(path))
+    if not isinstance(found, list):
+        raise DataError(f"{path}: expected a list of objects")
+    for number, record in enumerate(found, 1):
+        yield f"{path}, record {number}", record
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's files") from None
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg})") from None
 
 
 def scored(docs: Dataset) -> Dataset:
