@@ -211,6 +211,8 @@ _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stab
 FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
 #: Those that also need a reference score for each task.
 REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
+#: Those that also need the untrained model's scores, and scores above the diagonal.
+FROM_START: dict[str, Callable[[Matrix, Row], float]] = {"fwt_gem": fwt_gem}
 
 
 def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:
