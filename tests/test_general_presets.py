@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,7 +150,12 @@ def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.
         load([Entry("local_boolq", "acc,none")], tmp_path)
     with pytest.raises(ConfigError, match="lm-eval knows no task 'piqaa'; did you mean piqa or "):
         load([Entry("piqaa", "acc,none")], None)
-    assert GeneralAbility("offline").check({}, None) == []
+    ability = GeneralAbility("offline")
+    with pytest.raises(ConfigError, match="a task named 'base' cannot be told from the base model"):
+        ability.check_run(SimpleNamespace(order=["base"]))
+    with pytest.raises(ConfigError, match="began when no scores of items were kept"):
+        ability.load({"asked": ability.state()["asked"], "items": {}, "base": {}, "after": {}})
+    assert ability.check({}, None) == []
     monkeypatch.setattr("callbacks.general_ability.find_spec", lambda name: None)
     assert "pip install -c constraints.txt -e '.[general]'" in GeneralAbility("offline").check({}, None)[0]
 
