@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from cl_lightning import distributed
 from cl_lightning.errors import ConfigError
-from cl_lightning.evaluation.general_presets import read_preset
-from cl_lightning.state import to_csv
+from cl_lightning.evaluation.bootstrap import between
+from cl_lightning.evaluation.general_presets import MEAN, read_preset
+from cl_lightning.evaluation.general_scores import Figure, Score, average, figure, item_rows, score_from
+from cl_lightning.state import to_csv, to_jsonl
 from cl_lightning.task_callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.adapters.base import AdapterStrategy
-    from cl_lightning.evaluation.general import Score
     from cl_lightning.sequence import SequenceRun
 
-#: Setting -> task of the preset -> score 0..100.
-Scores = dict[str, dict[str, float]]
+#: Setting -> task of the preset -> score.
+Scores = dict[str, dict[str, Score]]
+#: The same, with the setting's mean.
+Figures = dict[str, dict[str, Figure]]
 
 FILE = "general/ability.csv"
-COLUMNS = ["after", "setting", "task", "lm-eval task", "metric", "shots", "items", "score", "base", "difference"]
-MEAN = "mean"
+COLUMNS = ["after", "setting", "task", "lm-eval task", "metric", "shots", "items", "score", "low", "high"]
+COLUMNS += ["base", "difference", "difference_low", "difference_high"]
+BASE = "base"
 
 
 class GeneralAbility(TaskCallback):
     """Scores of tasks that the model is not taught. Needs the extra "general" (lm-eval).
 
     Measured on the base model before anything is added to it, and at the end of tasks with everything in place that
-    they learnt. Never changes the training: train mode and random states are restored.
+    they learnt. Never changes the training: train mode and random states are restored. Scores and their differences
+    from the base model have 95 % bootstrap intervals over the items, see `cl_lightning.evaluation.general_scores`; each
+    item's score is in `general/samples_<when>.jsonl`.
+
+    A setting's mean difference from the base is TRACE's Delta R^G (arXiv 2310.06762). Its Delta R^I (instruction
+    following) and Delta R^S (safety) count what GPT-4 prefers to the base model's answers, on Self-Instruct with LIMA
+    and on CoNa. Without that judge, a preset with the task `local_instructions` measures the former by ROUGE-L where
+    there are references; the latter is not measured: CoNa's prompts have none, and whether an answer is safe is a
+    judgement.
 
     Args:
         preset: "slice_core" (GP and IP of SLICE), "trace" (TRACE's six tasks), "offline" (MMLU, GSM8K, BBH, BoolQ, PIQA
@@ -57,9 +69,9 @@ class GeneralAbility(TaskCallback):
         self.preset, self.when, self.limit, self.batch_size, self.chat = preset, when, limit, batch_size, chat
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
         self.settings = read_preset(preset)
-        self.items: dict[str, dict[str, int]] = {}
         self.base: Scores = {}
-        self.after: dict[str, Scores] = {}
+        #: "base" or the name of the task after which -> figures.
+        self.moments: dict[str, Figures] = {}
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         if find_spec("lm_eval") is None:
@@ -69,6 +81,8 @@ class GeneralAbility(TaskCallback):
     def check_run(self, run: SequenceRun) -> None:
         from cl_lightning.evaluation.general import load
 
+        if BASE in run.order:
+            raise ConfigError(f"observers.general: a task named {BASE!r} cannot be told from the base model; rename it")
         root = run.data.root
         folder = self.data_dir or (None if root is None else root / "general")
         entries = [entry for tasks in self.settings.values() for entry in tasks.values()]
@@ -82,20 +96,16 @@ class GeneralAbility(TaskCallback):
             )
 
     def on_base(self, run: SequenceRun) -> None:
-        scores = self._measure(run)
-        self.base = {s: {name: score.value for name, score in tasks.items()} for s, tasks in scores.items()}
-        self.items = {s: {name: score.items for name, score in tasks.items()} for s, tasks in scores.items()}
-        self._tell(run, "the base model", self.base)
+        self.base = self._measure(run)
+        self._keep(run, BASE, "samples_base", "the base model", self.base)
 
     def on_task_end(self, run: SequenceRun, task: int) -> None:
         if self.when == "ends" and task + 1 < len(run.order):
             return
-        scores = self._measure(run)
         name = run.order[task]
-        self.after[name] = {s: {n: score.value for n, score in tasks.items()} for s, tasks in scores.items()}
-        self._tell(run, f"task {task + 1}/{len(run.order)}", self.after[name])
+        self._keep(run, name, f"samples_after_{name}", f"task {task + 1}/{len(run.order)}", self._measure(run))
 
-    def _measure(self, run: SequenceRun) -> dict[str, dict[str, Score]]:
+    def _measure(self, run: SequenceRun) -> Scores:
         from cl_lightning.evaluation.general import measure
         from cl_lightning.evaluation.harness import HarnessLM
 
@@ -107,59 +117,74 @@ class GeneralAbility(TaskCallback):
         found = measure(lm, self._loaded, self.limit, self.chat)
         return {s: {name: found[entry] for name, entry in tasks.items()} for s, tasks in self.settings.items()}
 
-    def _tell(self, run: SequenceRun, moment: str, scores: Scores) -> None:
-        """One line, the log, the file."""
-        means = {setting: fmean(tasks.values()) for setting, tasks in scores.items()}
-        base = {setting: fmean(tasks.values()) for setting, tasks in self.base.items()}
-        cells = [f"{s} {mean:.1f} ({mean - base[s]:+.1f})" for s, mean in means.items()]
-        run.say(f"  general ability of {moment}, difference from the base: {'  '.join(cells)}{self._limited()}")
-        values = {f"general/{s}/{name}": score for s, tasks in scores.items() for name, score in tasks.items()}
-        values |= {f"general/{s}/{MEAN}": mean for s, mean in means.items()}
-        values |= {f"general/{s}/difference": mean - base[s] for s, mean in means.items()}
-        run.log(values)
-        moments = {"base": self.base, **self.after}
-        run.write(FILE, to_csv(COLUMNS, [row for name, values in moments.items() for row in self._rows(name, values)]))
+    def _keep(self, run: SequenceRun, moment: str, file: str, told: str, scores: Scores) -> None:
+        """Figures beside the base model's: one line, the log, the files."""
+        figures = {
+            setting: {name: figure(score, self.base[setting][name]) for name, score in tasks.items()}
+            | {MEAN: figure(average(list(tasks.values())), average(list(self.base[setting].values())))}
+            for setting, tasks in scores.items()
+        }
+        self.moments[moment] = figures
+        cells = [f"{s} {of[MEAN].score:.1f} ({of[MEAN].difference:+.1f})" for s, of in figures.items()]
+        run.say(f"  general ability of {told}, difference from the base: {'  '.join(cells)}{self._limited()}")
+        values = {f"general/{s}/{name}": found.score for s, of in figures.items() for name, found in of.items()}
+        run.log(values | {f"general/{s}/difference": of[MEAN].difference for s, of in figures.items()})
+        items = [
+            row for s, tasks in scores.items() for name, score in tasks.items() for row in item_rows(s, name, score)
+        ]
+        run.write(f"general/{file}.jsonl", to_jsonl(items))
+        run.write(FILE, to_csv(COLUMNS, [row for name in self.moments for row in self._rows(name)]))
 
     def _limited(self) -> str:
         return "" if self.limit is None else f" (first {self.limit} items of each task only)"
 
-    def _rows(self, after: str, scores: Scores) -> list[list[Any]]:
+    def _rows(self, moment: str) -> list[list[Any]]:
         """A row for each task of each setting, and one for their mean."""
         rows = []
-        for setting, tasks in scores.items():
-            for name, score in tasks.items():
-                entry, base = self.settings[setting][name], self.base[setting][name]
-                facts = [entry.task, entry.metric, entry.shots, self.items[setting][name]]
-                rows.append([after, setting, name, *facts, score, base, score - base])
-            mean, base, items = fmean(tasks.values()), fmean(self.base[setting].values()), self.items[setting]
-            rows.append([after, setting, MEAN, None, None, None, sum(items.values()), mean, base, mean - base])
+        for setting, of in self.moments[moment].items():
+            for name, found in of.items():
+                entry = self.settings[setting].get(name)
+                facts = [None] * 3 if entry is None else [entry.task, entry.metric, entry.shots]
+                ends = [found.interval or (None, None), found.difference_interval or (None, None)]
+                figures = [found.items, found.score, *ends[0], found.base, found.difference, *ends[1]]
+                rows.append([moment, setting, name, *facts, *figures])
         return rows
 
     def tables(self) -> list[Table]:
-        if not self.after:
+        after = [name for name in self.moments if name != BASE]
+        if not after:
             return []
-        last = next(reversed(self.after))
-        rows = [[*row[1:3], *row[4:]] for row in self._rows(last, self.after[last])]
         title = f"general ability, preset {Path(self.preset).stem}, by lm-eval{self._limited()}"
-        columns = ["setting", "task", "metric", "shots", "items", f"after {last}", "base", "difference"]
-        found = [Table(title, columns, rows)]
-        if len(self.after) > 1:
-            moments = [("base", self.base), *((f"after {name}", scores) for name, scores in self.after.items())]
-            columns = ["", *(text for setting in self.settings for text in (setting, "difference"))]
-            means = [[name, *self._means(scores)] for name, scores in moments]
-            found.append(Table("its means, and their differences from the base model's", columns, means))
-        return found
+        columns = ["setting", "task", "metric", "shots", "items", f"after {after[-1]}", "95 % interval"]
+        columns += ["base", "difference", "its 95 % interval"]
+        rows = []
+        for row in self._rows(after[-1]):
+            _, setting, name, _, *facts = row[:7]
+            found = self.moments[after[-1]][setting][name]
+            told = [found.score, between(found.interval), found.base, found.difference]
+            rows.append([setting, name, *facts, *told, between(found.difference_interval)])
+        tables = [Table(title, columns, rows)]
+        if len(after) > 1:
+            columns = ["", *(text for s in self.settings for text in (s, "difference", "its 95 % interval"))]
+            means = [[name if name == BASE else f"after {name}", *self._means(name)] for name in self.moments]
+            tables.append(Table("its means, and their differences from the base model's", columns, means))
+        return tables
 
-    def _means(self, scores: Scores) -> list[float]:
-        pairs = [(fmean(tasks.values()), fmean(self.base[s].values())) for s, tasks in scores.items()]
-        return [value for mean, base in pairs for value in (mean, mean - base)]
+    def _means(self, moment: str) -> list[Any]:
+        means = [of[MEAN] for of in self.moments[moment].values()]
+        return [cell for m in means for cell in (m.score, m.difference, between(m.difference_interval))]
 
     def _asked(self) -> dict[str, Any]:
         entries = {s: {n: vars(e) for n, e in tasks.items()} for s, tasks in self.settings.items()}
         return {"settings": entries, "limit": self.limit, "chat": self.chat}
 
     def state(self) -> dict[str, Any]:
-        return {"asked": self._asked(), "items": self.items, "base": self.base, "after": self.after}
+        base = {s: {name: asdict(score) for name, score in tasks.items()} for s, tasks in self.base.items()}
+        moments = {
+            moment: {s: {name: asdict(found) for name, found in of.items()} for s, of in figures.items()}
+            for moment, figures in self.moments.items()
+        }
+        return {"asked": self._asked(), "base": base, "moments": moments}
 
     def load(self, state: dict[str, Any]) -> None:
         if state["asked"] != self._asked():
@@ -167,4 +192,13 @@ class GeneralAbility(TaskCallback):
                 "observers.general: the base model was measured with another preset, limit or chat setting; take that, "
                 "or start over with FRESH=1"
             )
-        self.items, self.base, self.after = state["items"], state["base"], state["after"]
+        if "moments" not in state:
+            raise ConfigError(
+                "observers.general: this run began when no scores of items were kept; leave it out, or start over "
+                "with FRESH=1"
+            )
+        self.base = {s: {n: score_from(score) for n, score in tasks.items()} for s, tasks in state["base"].items()}
+        self.moments = {
+            moment: {s: {name: Figure(**found) for name, found in of.items()} for s, of in figures.items()}
+            for moment, figures in state["moments"].items()
+        }

@@ -13,11 +13,13 @@ from cl_lightning.comparison.runs import find
 from cl_lightning.comparison.table import Comparison, compare
 from cl_lightning.comparison.write import FORMATS
 from cl_lightning.errors import ConfigError, UserError, nearest
-from cl_lightning.evaluation.matrix import FUNCTIONS, REFERENCED
+from cl_lightning.evaluation.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.state import write_output
 
+#: What scores the untrained model, and every task after every task.
+AGAIN = "make score RUN=... EVALUATE=1"
 METRICS = ("ap", "fp", "forget_T")
-NAMES = (*FUNCTIONS, *REFERENCED)
+NAMES = (*FUNCTIONS, *FROM_START, *REFERENCED)
 
 
 def parser() -> ArgumentParser:
@@ -50,12 +52,12 @@ def text(argv: Sequence[str]) -> tuple[str, Path | None]:
             raise ConfigError(f"--metrics: no metric {name!r} to compare; {nearest(name, NAMES)}")
     table = compare(find(options.runs), find(options.references))
     for run in (run for cell in table.cells.values() for run in cell):
-        try:
-            for name in options.metrics:
-                if table.defined(run, name):
-                    table.value(run, name)
-        except ValueError as error:
-            raise ConfigError(f"--metrics: {run.path}: {error}") from None
+        for name in (name for name in options.metrics if table.defined(run, name)):
+            try:
+                table.value(run, name)
+            except ValueError as error:
+                hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if name in FROM_START else ""
+                raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
     return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
 
 

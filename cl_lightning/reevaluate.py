@@ -13,8 +13,8 @@ from cl_lightning.errors import StateError
 from cl_lightning.evaluation.rows import Scored
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.loading import load_run
-from cl_lightning.state import read_checked, read_record
-from cl_lightning.views import ZERO_SHOT, columns, write_view
+from cl_lightning.state import ZERO_SHOT, columns, read_checked, read_record
+from cl_lightning.views import write_view
 
 
 def evaluate(path: Path, root: str | None = None, batch_size: int | None = None) -> Path:

@@ -7,19 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cl_lightning.comparison.resampled import metric_intervals
 from cl_lightning.errors import UserError
+from cl_lightning.evaluation.bootstrap import between
 from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
-from cl_lightning.state import read_record
+from cl_lightning.state import ZERO_SHOT, columns, read_record
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _between(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}"
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
@@ -43,14 +41,23 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     # Runs from before intervals were kept have none.
     intervals = metrics.get("intervals", {})
     rows: list[list[Any]] = []
-    for j, name in enumerate(record.get("columns", record["order"])):
+    for j, name in enumerate(columns(record)):
         learnt = R[order.index(name)][j] if name in order else None
         now = learnt if alone else R[-1][j]
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            rows.append([name, _metric(metrics, name), learnt, now, _between(interval), forgotten])
+            rows.append([name, _metric(metrics, name), learnt, now, between(interval), forgotten])
     return rows
+
+
+def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
+    """Of each column; [] in runs from before they were kept."""
+    metrics = record["metrics"]
+    if key != "zero_shot":
+        return metrics.get("baseline_intervals", {}).get(key, [])
+    found = metrics.get("intervals", {}).get(ZERO_SHOT, {})
+    return [found.get(task) for task in columns(record)] if found else []
 
 
 def tables(path: Path) -> list[Table]:
@@ -67,23 +74,30 @@ def tables(path: Path) -> list[Table]:
     for label, key in references.items():
         if metrics[key] is not None:
             rows.append([label, *metrics[key]])
-    columns = record.get("columns", order)
-    if metrics.get("trained") and len(columns) == len(order):
+            if ends := _reference_intervals(record, key):
+                rows.append(["  95 % interval", *map(between, ends)])
+    tasks = columns(record)
+    if metrics.get("trained") and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
-    rows.append(["metric", *[_metric(metrics, n) for n in columns]])
+    rows.append(["metric", *[_metric(metrics, n) for n in tasks]])
     state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
+    ends = metric_intervals(path, record)
     found = [
-        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *columns], rows),
+        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *tasks], rows),
         _table(
             "each task's last score, with its 95 % bootstrap interval over the test examples",
             ["task", "metric", "when learnt", "now", "95 % interval", "forgotten"],
             _last_row(record),
         ),
         _table(
-            "sequence metrics",
-            ["name", "value", "meaning"],
-            [[name, values[name], meaning] for name, meaning in CONVENTIONS.items() if values[name] is not None],
+            "sequence metrics, with 95 % bootstrap intervals over the test examples",
+            ["name", "value", "95 % interval", "meaning"],
+            [
+                [name, values[name], between(ends.get(name)), meaning]
+                for name, meaning in CONVENTIONS.items()
+                if values[name] is not None
+            ],
         ),
     ]
     for slot in record["tables"].values():

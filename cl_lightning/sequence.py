@@ -25,11 +25,12 @@ from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
-from cl_lightning.evaluation.baselines import baseline_scores
-from cl_lightning.evaluation.bootstrap import Interval
+from cl_lightning.evaluation.baselines import BASELINES, baseline_items
+from cl_lightning.evaluation.bootstrap import Interval, interval
 from cl_lightning.evaluation.fit import self_scores
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
+from cl_lightning.evaluation.text import mean_score
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
@@ -307,7 +308,7 @@ class SequenceRun:
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
         done, tasks = len(self.matrix), self.data.evaluated
-        baselines = [baseline_scores(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
+        baselines = [baseline_items(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
         return {
             **self.summary(),
             "tasks": self.order[:done],
@@ -318,8 +319,8 @@ class SequenceRun:
             "trained": self.trained,
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,
-            "majority": [b["majority"] for b in baselines],
-            "copy_prompt": [b["copy_prompt"] for b in baselines],
+            **{name: [mean_score(b[name]) for b in baselines] for name in BASELINES},
+            "baseline_intervals": {name: [interval(b[name]) for b in baselines] for name in BASELINES},
         }
 
     def _commit(self, done: int) -> None:

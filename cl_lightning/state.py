@@ -25,6 +25,8 @@ from cl_lightning.errors import ConfigError, StateError, TrainingError, UserErro
 SCHEMA = 1
 RECORD = "sequence.json"
 LOCK = ".lock"
+#: Stands for the untrained model where a finished task's name would stand.
+ZERO_SHOT = "zero-shot"
 #: Without these a record is damaged.
 KEYS = ("identity", "order", "done", "R", "zero_shot", "clock", "attempts", "metrics", "files")
 
@@ -196,6 +198,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if missing:
         raise StateError(f"{file}: damaged (no {', '.join(missing)}); restore it, or start over with FRESH=1")
     return record
+
+
+def columns(record: dict[str, Any]) -> list[str]:
+    """The tasks that a run scores; those it trains but under protocol=joint."""
+    return record.get("columns", record["order"])
 
 
 def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:

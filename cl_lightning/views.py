@@ -17,15 +17,19 @@ from cl_lightning.errors import ConfigError, StateError, nearest
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.rows import Row, Scored, score_rows
 from cl_lightning.evaluation.text import PROMPTED, metric
-from cl_lightning.state import RunFolder, read_checked, read_record, to_csv, to_json, to_jsonl, write_atomic
+from cl_lightning.state import (
+    ZERO_SHOT,
+    RunFolder,
+    columns,
+    read_checked,
+    read_record,
+    to_csv,
+    to_json,
+    to_jsonl,
+    write_atomic,
+)
 
-ZERO_SHOT = "zero-shot"
 Cells = Mapping[tuple[str, str], Scored]
-
-
-def columns(record: dict[str, Any]) -> list[str]:
-    """The tasks that a run scores; those it trains but under protocol=joint."""
-    return record.get("columns", record["order"])
 
 
 def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, list[Row]]]:
@@ -91,7 +95,8 @@ def write_view(
         "intervals": intervals,
     }
     if metrics != record["metrics"]["metric_of_task"]:
-        found |= {"majority": None, "copy_prompt": None}  # they were scored by the other metrics
+        # They were scored by the other metrics.
+        found |= {"majority": None, "copy_prompt": None, "baseline_intervals": {}}
     folder = RunFolder(to)
     folder.open(record["identity"], fresh=True)
     folder.write("config.yaml", read_checked(run, record, "config.yaml"))

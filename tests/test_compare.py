@@ -52,6 +52,7 @@ def run(tmp_path: Path) -> MakeRun:
         done: int | None = None,
         facts: Mapping[str, Any] | None = None,
         protocol: str = "sequential",
+        zero_shot: Sequence[Sequence[float]] | None = None,
         **options: Any,
     ) -> Path:
         config = copy.deepcopy(CONFIG)
@@ -65,16 +66,18 @@ def run(tmp_path: Path) -> MakeRun:
         folder = RunFolder(tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}")
         folder.path.mkdir()
         folder.write("config.yaml", yaml.safe_dump({"seed_everything": seed, **config}).encode())
-        for (i, j), values in scores.items():
+        before = {("zero-shot", j): values for j, values in enumerate(zero_shot or [])}
+        for (after, j), values in {**{(trained[i], j): v for (i, j), v in scores.items()}, **before}.items():
             rows = [
                 {"id": f"{order[j]}/{k}", "prediction": "", "reference": "", "score": s} for k, s in enumerate(values)
             ]
-            folder.write(f"predictions/{trained[i]}_{order[j]}.jsonl", to_jsonl(rows))
+            folder.write(f"predictions/{after}_{order[j]}.jsonl", to_jsonl(rows))
         T = range(len(order))
         R = [[float(np.mean(scores[i, j])) if (i, j) in scores else None for j in T] for i in range(len(trained))]
         record = {
             "identity": "x", "order": list(trained), "columns": list(order), "protocol": protocol,
-            "done": len(trained) if done is None else done, "R": R, "zero_shot": None,
+            "done": len(trained) if done is None else done, "R": R,
+            "zero_shot": zero_shot and [float(np.mean(values)) for values in zero_shot],
             "clock": {}, "attempts": 1, "metrics": {"metric_of_task": dict.fromkeys(order, "accuracy")},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
@@ -218,6 +221,29 @@ def test_references_are_one_task_runs_that_agree_in_all_but_the_order(run: MakeR
     for lacking in ([references[0]], [references[0], other]):
         with pytest.raises(ConfigError, match="of task 1 is missing"):
             text([*ask, *map(str, lacking)])
+
+
+WHOLE = {**PLAIN, (0, 1): [60.0, 20.0]}
+START = [[0.0, 0.0, 100.0, 0.0], [30.0, 10.0]]
+
+
+def test_forward_transfer_where_it_was_scored(run: MakeRun) -> None:
+    """GEM's: 40 on the second task just before it is learnt, 20 zero-shot; its examples differ by 30 and by 10."""
+    made = run("lora", 1, WHOLE, zero_shot=START)
+    found = compare([made]).aggregate(0, 0, "fwt_gem")
+    assert found.mean == 20.0
+    assert found.interval == pytest.approx((10.0, 30.0)), "both rows see the same draws of two examples"
+    assert "| lora | 20.00 | 65.00 | 1 |" in text([str(made), "--metrics", "fwt_gem", "fp"])[0]
+    same = run("more", 1, shifted(WHOLE, 0.0), zero_shot=[START[0], [25.0, 5.0]], **OTHER)
+    difference = compare([made, same]).difference(1, 0, 0, "fwt_gem")
+    assert (difference.mean, difference.interval) == (5.0, pytest.approx((5.0, 5.0)))
+    joint = run("joint", 1, JOINT, protocol="joint")
+    assert compare([made, joint]).aggregate(1, 0, "fwt_gem") is None
+    lacking = {"zero_shot of task 0 is missing": run("a"), "not scored after task 0": run("a", zero_shot=START)}
+    for told, path in lacking.items():
+        with pytest.raises(ConfigError, match=rf"fwt_gem: .*{told}; .*make score RUN=... EVALUATE=1") as error:
+            text([str(path), "--metrics", "fwt_gem"])
+        assert str(path) in str(error.value)
 
 
 JOINT = {(0, 0): [90.0, 80.0], (0, 1): [70.0]}

@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,14 +19,12 @@ import yaml
 datasets = pytest.importorskip("datasets", reason="lm-eval is not installed (the extra 'general')")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
 
-from lm_eval.tasks import TaskManager
 
-from callbacks.general_ability import GeneralAbility
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation.general import TASK_FILES, Score, load, measure
-from cl_lightning.evaluation.general_presets import Entry, read_preset, shipped
+from cl_lightning.evaluation.bootstrap import interval
+from cl_lightning.evaluation.general import load, measure
+from cl_lightning.evaluation.general_presets import read_preset
 from cl_lightning.evaluation.harness import HarnessLM
 from cl_lightning.module import ContinualLM
 from tests.conftest import ROOT, SHARED
@@ -53,151 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "preset.yaml").write_text(yaml.safe_dump(PRESET, sort_keys=False))
     return folder
-
-
-class Says:
-    """A scripted answer to every prompt, in the place of generation."""
-
-    def __init__(self, answer: Callable[[str], str]) -> None:
-        self.answer = answer
-
-    def __call__(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return [self.answer(request.args[0]) for request in requests]
-
-
-def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> HarnessLM:
-    module = tiny("float32")
-    lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, 4)
-    lm.generate_until = Says(answer)
-    return lm
-
-
-# ---- presets and items ---------------------------------------------------------------------------------------
-
-
-def test_shipped_presets_name_what_lm_eval_has() -> None:
-    assert shipped() == ["offline", "slice_core", "trace"]
-    known = set(TaskManager(include_path=str(TASK_FILES)).all_tasks)
-    presets = {name: read_preset(name) for name in shipped()}
-    for preset in presets.values():
-        assert {"GP", "IP"} <= preset.keys()
-        assert all(entry.task in known for tasks in preset.values() for entry in tasks.values())
-        assert {entry.shots for entry in preset["GP"].values()} == {0}
-        shots = {name: entry.shots for name, entry in preset["IP"].items()}
-        assert {n for name, n in shots.items() if name.startswith("BBH")} == {3}
-        assert {n for name, n in shots.items() if not name.startswith("BBH")} == {5}
-    assert set(presets["slice_core"]["GP"]) == {"HellaSwag", "CommonsenseQA", "BBH object counting", "Alpaca"}
-    assert set(presets["trace"]["GP"]) == {"MMLU", "GSM8K", "BBH", "TyDiQA", "BoolQ", "PIQA"}
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("GP: [boolq]", "GP must map names to tasks"),
-        ("[]", "must map settings"),
-        ("GP: {A: {task: boolq}}", "GP: A: expected"),
-        ("GP: {A: {task: boolq, metric: acc, shot: 5}}", "GP: A: expected"),
-        ("GP: {A: {task: boolq, metric: acc, shots: -1}}", "shots: -1 must be 0 or more"),
-        ("GP: {A: ", "not valid YAML"),
-    ],
-)
-def test_a_bad_preset_is_told(tmp_path: Path, content: str, told: str) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(content)
-    with pytest.raises(ConfigError, match=told) as error:
-        read_preset(str(file))
-    assert str(file) in str(error.value)
-
-
-def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no preset 'slice'.*did you mean slice_core"):
-        GeneralAbility("slice")
-    with pytest.raises(ConfigError, match="limit 0 must be 1 or more"):
-        GeneralAbility("offline", limit=0)
-    with pytest.raises(ConfigError, match="name their folder with data_dir"):
-        load([Entry("local_boolq", "acc,none")], None)
-    with pytest.raises(DataError, match=r"boolq_val.jsonl is missing; .*data_dir"):
-        load([Entry("local_boolq", "acc,none")], tmp_path)
-    (tmp_path / "boolq_val.jsonl").write_text('{"question": "a"}\n{"question": \n')
-    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 2, column 14: not valid JSON"):
-        load([Entry("local_boolq", "acc,none")], tmp_path)
-    (tmp_path / "boolq_val.jsonl").write_bytes(b'{"question": "\xff"}\n')
-    with pytest.raises(DataError, match=r"boolq_val.jsonl: not UTF-8 text \(byte 14\)"):
-        load([Entry("local_boolq", "acc,none")], tmp_path)
-    (tmp_path / "boolq_val.jsonl").write_text('{"question": "\\ud83d"}\n')
-    with pytest.raises(DataError, match=r"boolq_val.jsonl, line 1: 'question' holds .*half a surrogate pair"):
-        load([Entry("local_boolq", "acc,none")], tmp_path)
-    (tmp_path / "bbh.jsonl").write_text('{"task": ["a"]}\n')
-    with pytest.raises(DataError, match=r"bbh.jsonl, line 1: expected an object with text under 'task'"):
-        load([Entry("local_bbh", "exact_match,stripped", 3)], tmp_path)
-    with pytest.raises(ConfigError, match="lm-eval knows no task 'piqaa'; did you mean piqa or "):
-        load([Entry("piqaa", "acc,none")], None)
-    assert GeneralAbility("offline").check({}, None) == []
-    monkeypatch.setattr("callbacks.general_ability.find_spec", lambda name: None)
-    assert "pip install -c constraints.txt -e '.[general]'" in GeneralAbility("offline").check({}, None)[0]
-
-
-def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny: Callable[..., ContinualLM]) -> None:
-    prompts: list[str] = []
-
-    def answer(prompt: str) -> str:
-        prompts.append(prompt)
-        return f" {prompt.split()[-3]}.\n"  # "counting 4 ? A:"
-
-    entry = Entry("local_bbh", "exact_match,stripped", 3)
-    lm = scripted(tiny, answer)
-    loaded = load([entry], folder)
-    assert measure(lm, loaded, None, False) == {entry: Score(100.0, 6)}, "3 of 6 of each kind are demonstrations"
-    assert prompts[0] == "Q: adding 0 ?\nA: 0\n\nQ: adding 1 ?\nA: 1\n\nQ: adding 2 ?\nA: 2\n\nQ: adding 3 ?\nA:"
-    assert [p.split("Q: ")[-1][:-3] for p in prompts[:4]] == [
-        "adding 3 ?",
-        "counting 3 ?",
-        "adding 4 ?",
-        "counting 4 ?",
-    ]
-    first = list(prompts)
-    assert measure(lm, loaded, 2, False) == {entry: Score(100.0, 2)}
-    assert prompts[6:] == first[:2], "the same again, up to the limit"
-    with pytest.raises(ConfigError, match="no metric 'acc,none'"):
-        wrong = Entry("local_bbh", "acc,none")
-        measure(lm, load([wrong], folder), 1, False)
-    with pytest.raises(DataError, match="3 demonstrations of 'adding', 4 are wanted"):
-        many = Entry("local_bbh", "exact_match,stripped", 4)
-        measure(lm, load([many], folder), 1, False)
-
-
-def test_our_files_of_hub_tasks_score_as_they_say(
-    tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Alpaca by ROUGE-L, object counting by its first number; the hub's data stands in memory."""
-    rows = [{"instruction": f"Say {i}", "input": "now" if i % 2 else "", "output": f"number {i}"} for i in range(200)]
-    counts = [{"input": f"How many is {i}?", "target": str(i)} for i in range(10)]
-    asked: list[str] = []
-
-    def hub(path: str, **_: Any) -> Any:
-        asked.append(path)
-        alpaca = path == "tatsu-lab/alpaca"
-        return {"train" if alpaca else "test": datasets.Dataset.from_list(rows if alpaca else counts)}
-
-    monkeypatch.setattr(datasets, "load_dataset", hub)
-    alpaca, counting = Entry("cl_alpaca", "rouge_l,none", 5), Entry("cl_object_counting", "exact_match,first-number", 3)
-    prompts: list[str] = []
-
-    def answer(prompt: str) -> str:
-        prompts.append(prompt)
-        if "Instruction" in prompt:
-            return f"\nnumber {prompt.split('Say ')[-1].split()[0]} and a"
-        return f" {prompt.split('How many is ')[-1].split('?')[0]} things, not 77"
-
-    lm = scripted(tiny, answer)
-    scores = measure(lm, load([alpaca, counting], None), 4, False)
-    assert asked == ["tatsu-lab/alpaca", "SaylorTwift/bbh"]
-    assert scores[counting] == Score(100.0, 4), "a blank before the number is no error"
-    # Two of the answer's four words are the reference's two: precision 1/2, recall 1.
-    assert scores[alpaca] == Score(pytest.approx(100 * 2 / 3), 4)
-    assert prompts[1].startswith("### Instruction:\nSay 190\n\n### Response:\nnumber 190\n\n### Instruction:\nSay 191")
-    assert prompts[1].endswith("### Instruction:\nSay 1\n\n### Input:\nnow\n\n### Response:\n")
-    assert prompts[4].count("A: ") == 3
 
 
 # ---- a real model, real items --------------------------------------------------------------------------------
@@ -305,11 +159,37 @@ def test_the_base_stands_beside_every_value(measured: Path) -> None:
     means = [float(r["score"]) for r in rows[:3]]
     assert rows[2]["task"] == "mean" and means[2] == pytest.approx((means[0] + means[1]) / 2)
     tables = record(measured)["tables"]["general"]
-    assert tables[0]["columns"][-3:] == ["after NumGLUE-cm", "base", "difference"]
+    told = ["after NumGLUE-cm", "95 % interval", "base", "difference", "its 95 % interval"]
+    assert tables[0]["columns"][-5:] == told and len(tables[0]["rows"][0]) == len(tables[0]["columns"])
     assert [row[0] for row in tables[1]["rows"]] == ["base", "after FOMC", "after NumGLUE-cm"]
     assert "general/ability.csv" in record(measured)["files"]
     logged = list(csv.DictReader((measured / "logs/attempt_0/metrics.csv").open()))
     assert sum(bool(row.get("general/GP/difference")) for row in logged) == 3
+
+
+def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
+    """Recomputed from the files alone: the mean, the interval, the paired interval of the difference."""
+    rows, files = ability(measured), record(measured)["files"]
+    items = {}
+    for moment, name in {"base": "base", "FOMC": "after_FOMC", "NumGLUE-cm": "after_NumGLUE-cm"}.items():
+        assert f"general/samples_{name}.jsonl" in files
+        for line in (measured / "general" / f"samples_{name}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            items.setdefault((moment, row["setting"], row["task"]), {})[row["id"]] = row
+    assert {len(of) for of in items.values()} == {4} and len(items) == 9
+    for row in rows:
+        if row["task"] == "mean":
+            assert all(row[end] for end in ("low", "high", "difference_low", "difference_high"))
+            continue
+        mine, base = (list(items[when, row["setting"], row["task"]].values()) for when in (row["after"], "base"))
+        assert [item["id"] for item in mine] == [item["id"] for item in base]
+        scores, others = np.array([[item["score"] for item in of] for of in (mine, base)])
+        assert scores.mean() == pytest.approx(float(row["score"]))
+        seed = crc32(mine[0]["lm_eval_task"].encode())
+        assert (float(row["low"]), float(row["high"])) == pytest.approx(interval(scores, seed))
+        paired = interval(scores - others, seed)
+        assert (float(row["difference_low"]), float(row["difference_high"])) == pytest.approx(paired)
+    assert any(float(row["low"]) < float(row["high"]) for row in rows)
 
 
 def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
@@ -335,6 +215,9 @@ def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path)
     smoke(run, *options(folder), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
     assert record(run)["world_size"] == 2
     assert ability(run) == ability(measured)
+    for name in ("base", "after_FOMC", "after_NumGLUE-cm"):
+        file = f"general/samples_{name}.jsonl"
+        assert (run / file).read_text() == (measured / file).read_text()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")

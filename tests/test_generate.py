@@ -7,6 +7,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.data.end_tokens import before_end
 from cl_lightning.evaluation import decode as decoding
 from cl_lightning.evaluation import generate as generation
 from cl_lightning.evaluation.generate import generate
@@ -49,7 +50,8 @@ def plain_ids(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[
 
 
 def plain(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[str]:
-    return [module.tokenizer.decode(row, skip_special_tokens=True).strip() for row in plain_ids(module, prompts)]
+    rows = [before_end(row, {module.llm.generation_config.eos_token_id}) for row in plain_ids(module, prompts)]
+    return [module.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -76,6 +78,7 @@ def test_sequences_that_end_early(tiny: Callable[..., ContinualLM], prefix: int)
     ids = plain_ids(module, prompts)
     end = max({i for row in ids for i in row}, key=lambda i: sum(i in row[1:8] for row in ids))
     module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
+    module.tokenizer.chat_template = None  # its end token would count as well
     module.llm.generation_config.eos_token_id = end
     assert len({len(row) for row in plain_ids(module, prompts)}) > 1
     assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
@@ -103,6 +106,7 @@ def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monk
     ids = plain_ids(module, prompts)
     end = max({i for row in ids for i in row}, key=lambda i: sum(i in row[1:8] for row in ids))
     module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
+    module.tokenizer.chat_template = None  # its end token would count as well
     module.llm.generation_config.eos_token_id = end
     lengths = [len(row) for row in plain_ids(module, prompts)]
     rows: list[int] = []

@@ -179,6 +179,16 @@ def test_generations_equal(both: tuple[HarnessLM, HFLM]) -> None:
 
 
 @torch.no_grad()
+def test_generations_end_at_the_chat_templates_own_token(both: tuple[HarnessLM, HFLM]) -> None:
+    lm, asked = both[0], requests("generate_until", [(PAIRS[0][0], {"until": [], "max_gen_toks": BUDGET})])
+    free = lm.generate_until(asked)[0]
+    end = next(char for char in free[1:] if char.isascii() and char.isalnum() and char not in PAIRS[0][0])
+    lm.tokenizer.add_tokens([end])  # no special one: decoding would not skip it
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + end + "{% endfor %}"
+    assert lm.generate_until(asked)[0] == free.split(end)[0] != free
+
+
+@torch.no_grad()
 def test_long_contexts_lose_their_beginning(both: tuple[HarnessLM, HFLM]) -> None:
     ours, theirs = both
     ours.max_length = theirs._max_length = 12

@@ -4,10 +4,8 @@ Only runs that agree in both are seeds of one another and are averaged. Everythi
 """
 
 import glob
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,29 +67,6 @@ class Run:
             return {}
         rows = [self.R[0]] * len(self.tasks) if self.protocol == "joint" else self.R
         return {task: rows[j][j] for j, task in enumerate(self.tasks)}
-
-    @cached_property
-    def cells(self) -> dict[tuple[int, int], tuple[tuple[str, ...], list[float]]]:
-        """(row, column) of what the protocol scores -> ids of the test examples and their scores.
-
-        Raises:
-            StateError: predictions missing or damaged, or one task scored on different examples.
-        """
-        cells: dict[tuple[int, int], tuple[tuple[str, ...], list[float]]] = {}
-        examples: dict[int, tuple[str, ...]] = {}
-        for i, after in enumerate(self.record["order"]):
-            for j in self.scored_after(i):
-                name = f"predictions/{after}_{self.tasks[j]}.jsonl"
-                rows = [json.loads(line) for line in read_checked(self.path, self.record, name).decode().splitlines()]
-                cells[i, j] = tuple(row["id"] for row in rows), [row["score"] for row in rows]
-                if cells[i, j][0] != examples.setdefault(j, cells[i, j][0]):
-                    raise StateError(f"{self.path}: {name} holds other examples than earlier scores of the task")
-        return cells
-
-    def scored_after(self, row: int) -> range:
-        """Columns scored after the training of `row`, those above a sequence's diagonal apart."""
-        spans = {"sequential": (0, row + 1), "joint": (0, len(self.tasks)), "independent": (row, row + 1)}
-        return range(*spans[self.protocol])
 
 
 def find(patterns: Iterable[str]) -> list[Path]:

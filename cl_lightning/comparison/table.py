@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
 from statistics import fmean, stdev
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cl_lightning.comparison.resampled import START, resampled_matrices
 from cl_lightning.comparison.runs import Options, Run, differing, read
 from cl_lightning.errors import StateError
-from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.evaluation.matrix import BY_PROTOCOL, REFERENCED, Matrix
+from cl_lightning.evaluation.bootstrap import Interval, percentiles
+from cl_lightning.evaluation.matrix import BY_PROTOCOL, FROM_START, REFERENCED, Matrix, Row
 
 
 @dataclass(frozen=True)
@@ -113,26 +113,31 @@ class Comparison:
 
     def defined(self, run: Run, metric: str) -> bool:
         """Whether the run's protocol has the metric: joint training has no diagonal, tasks alone have no last row."""
-        return metric in BY_PROTOCOL[run.protocol] or (metric in REFERENCED and run.protocol == "sequential")
+        return metric in BY_PROTOCOL[run.protocol] or (
+            run.protocol == "sequential" and (metric in REFERENCED or metric in FROM_START)
+        )
 
     def value(self, run: Run, metric: str) -> float:
-        """The metric of one run. Raises ValueError where R or the references do not allow it."""
-        return self._function(run, metric)(run.R)
+        """The metric of one run. Raises ValueError where R, the zero-shot scores or the references do not allow it."""
+        return self._function(run, metric)(run.R, run.record["zero_shot"] or [])
 
     def _values(self, run: Run, metric: str) -> NDArray[np.float64]:
         """(RESAMPLES,) values of the metric, each on an R of resampled test examples; references are not resampled."""
         if (run.path, metric) not in self._drawn:
             if run.path not in self._resampled:
-                self._resampled[run.path] = _resampled_matrices(run)
-            function = self._function(run, metric)
-            self._drawn[run.path, metric] = np.array([function(R) for R in self._resampled[run.path].tolist()])
+                self._resampled[run.path] = resampled_matrices(run.path, run.record)
+            function, drawn = self._function(run, metric), self._resampled[run.path].tolist()
+            self._drawn[run.path, metric] = np.array([function(R[:START], R[START]) for R in drawn])
         return self._drawn[run.path, metric]
 
-    def _function(self, run: Run, metric: str) -> Callable[[Matrix], float]:
+    def _function(self, run: Run, metric: str) -> Callable[[Matrix, Row], float]:
+        """Of R and the zero-shot row."""
+        if metric in FROM_START:
+            return FROM_START[metric]
         if metric not in REFERENCED:
-            return BY_PROTOCOL[run.protocol][metric]
+            return lambda R, _: BY_PROTOCOL[run.protocol][metric](R)
         row = [_reference(run, task, self.references) for task in run.tasks]
-        return lambda R: REFERENCED[metric](R, row)
+        return lambda R, _: REFERENCED[metric](R, row)
 
 
 #: Facts that a column has of each task.
@@ -178,17 +183,6 @@ def _about(run: Run, task: str) -> Options:
 
 def _of_another(option: str, task: str) -> bool:
     return option.startswith(ABOUT_A_TASK) and not option.endswith(f".{task}")
-
-
-def _resampled_matrices(run: Run) -> NDArray[np.float64]:
-    """(RESAMPLES, rows of R, tasks), 0 where not scored. The same examples are drawn alike in every run: pairs stay
-    pairs."""
-    R = np.zeros((RESAMPLES, len(run.record["order"]), len(run.tasks)))
-    for j in range(len(run.tasks)):
-        rows = [i for i, column in run.cells if column == j]
-        ids = run.cells[rows[0], j][0]
-        R[:, rows, j] = resampled_means([run.cells[i, j][1] for i in rows], seed=crc32("\0".join(ids).encode()))
-    return R.clip(0, 100)  # a mean of hundreds may round above
 
 
 def _distinct(options: Sequence[Options]) -> list[Options]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ class Encoded:
     """An example as token ids.
 
     Attributes:
-        answer_ids: ends with the end token.
+        answer_ids: ends with the end token, see `data.end_tokens.trained_end`.
         cut: tokens taken from the middle.
         own: first and last + 1 of the prompt's tokens that are the task's own, not the template's; None: all.
     """
@@ -46,6 +47,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, system_prompt: str | None) -> None:
         self.tokenizer, self.max_prompt_tokens, self.system_prompt = tokenizer, max_prompt_tokens, system_prompt
         self.chat = bool(tokenizer.chat_template)
+        self.end = trained_end(tokenizer)
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
         prompt_ids, cut, own = self.prompt(example.prompt, spec.keep_head)
@@ -55,7 +57,7 @@ class PromptEncoder:
         """Token ids of an answer, the end token last."""
         # Without a template nothing else separates cue and answer.
         answer_ids = self.tokenizer(text if self.chat else f" {text}", add_special_tokens=False).input_ids
-        return *answer_ids, self.tokenizer.eos_token_id
+        return *answer_ids, self.end
 
     def prompt(self, content: str, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
         """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.

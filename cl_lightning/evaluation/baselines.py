@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from cl_lightning.data.base import Example
 from cl_lightning.evaluation.text import best_scores, mean_score
 
+#: The predictors, by their names in a run's metrics.
+BASELINES = ("majority", "copy_prompt")
+
 
 def majority_answer(train_answers: Sequence[str]) -> str:
     """The most frequent answer, compared exactly; of equally frequent ones the first seen.
@@ -17,8 +20,8 @@ def majority_answer(train_answers: Sequence[str]) -> str:
     return Counter(train_answers).most_common(1)[0][0]
 
 
-def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
-    """Mean test scores (0..100) of two predictors that read no task.
+def baseline_items(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[float]]:
+    """Scores (0..100) of the test examples, of two predictors that read no task.
 
     Args:
         metric_name: key of `cl_lightning.evaluation.text.METRICS`; ConfigError where there is none.
@@ -31,6 +34,11 @@ def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[E
     prompts, references = [e.prompt for e in test], [e.accepted for e in test]
     majority = [majority_answer([e.answer for e in train])] * len(test)
     return {
-        "majority": mean_score(best_scores(metric_name, majority, references, prompts)),
-        "copy_prompt": mean_score(best_scores(metric_name, prompts, references, prompts)),
+        "majority": best_scores(metric_name, majority, references, prompts),
+        "copy_prompt": best_scores(metric_name, prompts, references, prompts),
     }
+
+
+def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
+    """The means of `baseline_items`."""
+    return {name: mean_score(items) for name, items in baseline_items(metric_name, train, test).items()}

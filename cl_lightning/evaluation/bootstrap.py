@@ -50,3 +50,8 @@ def interval(scores: Sequence[float], seed: int = 0) -> Interval:
         (50.0, 50.0)
     """
     return percentiles(resampled_means(scores, seed))
+
+
+def between(found: Sequence[float] | None) -> str:
+    """An interval in a table; nothing where there is none."""
+    return "" if found is None else f"{found[0]:.1f} .. {found[1]:.1f}"

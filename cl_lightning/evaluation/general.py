@@ -8,8 +8,9 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import datasets
 import lm_eval
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 from cl_lightning import distributed
 from cl_lightning.errors import ConfigError, DataError, nearest
 from cl_lightning.evaluation.general_presets import Entry
+from cl_lightning.evaluation.general_scores import Part, Score, score_of
 from cl_lightning.evaluation.harness import HarnessLM
 
 TASK_FILES = Path(__file__).parent / "general_tasks"
@@ -32,14 +34,6 @@ SEED = 1234
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 datasets.disable_progress_bars()
-
-
-@dataclass(frozen=True)
-class Score:
-    """A task's or group's score, 0..100, and how many items it is the mean of."""
-
-    value: float
-    items: int
 
 
 def load(entries: Sequence[Entry], data_dir: Path | None) -> dict[Entry, TaskDict]:
@@ -78,7 +72,10 @@ def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDi
             loaded = manager.load([entry.task])
     except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"observers.general: the data of {entry.task} cannot be had ({first})") from error
+        raise DataError(
+            f"observers.general: the data of {entry.task} cannot be had ({first}); without the hub take "
+            "observers.general.preset=offline, or tasks of your own files in its data_dir"
+        ) from error
     for task in loaded["tasks"].values():
         task.set_config("num_fewshot", entry.shots)
     return loaded
@@ -105,21 +102,47 @@ def _score(lm: HarnessLM, entry: Entry, loaded: TaskDict, limit: int | None, cha
             loaded,
             limit=limit,
             bootstrap_iters=0,
-            log_samples=False,
+            log_samples=True,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
     told = None
     if results is not None:
         metrics = {**results["results"], **results.get("groups", {})}[entry.task]
-        told = metrics, sum(count["effective"] for count in results["n-samples"].values())
-    metrics, items = distributed.gather(told)[0]
+        sizes = {name: count["effective"] for name, count in results["n-samples"].items()}
+        told = metrics, sum(sizes.values()), _parts(results["samples"], entry, loaded, sizes)
+    metrics, items, parts = distributed.gather(told)[0]
     if entry.metric not in metrics:
         there = [key for key, value in metrics.items() if isinstance(value, float)]
         raise ConfigError(
             f"observers.general: {entry.task} has no metric {entry.metric!r}; {nearest(entry.metric, there)}"
         )
-    return Score(100.0 * float(metrics[entry.metric]), items)
+    return score_of(100.0 * float(metrics[entry.metric]), items, parts)
+
+
+def _parts(
+    samples: dict[str, list[dict[str, Any]]], entry: Entry, loaded: TaskDict, sizes: dict[str, int]
+) -> list[Part]:
+    """Items' scores by the entry's metric, of each task that has one."""
+    metric, _, chosen = entry.metric.rpartition(",")
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, rows in samples.items():
+        scored = [(row["doc_id"], row.get(metric)) for row in rows if row["filter"] == chosen]
+        # Corpus metrics (BLEU) keep texts for each item.
+        if scores := [(item, 100.0 * float(value)) for item, value in scored if isinstance(value, Real)]:
+            found[name] = sorted(scores)
+    weights = _weights(entry, loaded, {name: sizes[name] for name in found})
+    return [Part(name, weights[name], *zip(*scores, strict=True)) for name, scores in found.items()]
+
+
+def _weights(entry: Entry, loaded: TaskDict, sizes: dict[str, int]) -> dict[str, float]:
+    """What the mean of each task counts in a group's score: by its number of items, or all alike."""
+    group = loaded["groups"].get(entry.task)
+    metric, _, chosen = entry.metric.rpartition(",")
+    for way in (group.aggregate_metric_list or []) if group is not None else []:
+        if way.metric == metric and chosen in (way.filter_list or [chosen]) and not way.weight_by_size:
+            return {name: 1 / len(sizes) for name in sizes}
+    return {name: size / sum(sizes.values()) for name, size in sizes.items()}
 
 
 @contextmanager

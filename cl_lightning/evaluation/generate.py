@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.collate import prompt_batch
+from cl_lightning.data.end_tokens import before_end, end_tokens
 from cl_lightning.evaluation.decode import decode, takes_positions
 from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
@@ -32,7 +33,13 @@ def generate(
     Arguments are those of `continuations`.
     """
     made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in made]
+    return [text.strip() for text in texts(llm, tokenizer, made)]
+
+
+def texts(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Rows of `continuations` as text, without special tokens and what follows the first end token."""
+    ends = end_tokens(llm, tokenizer)
+    return [tokenizer.decode(before_end(row, ends), skip_special_tokens=True) for row in rows]
 
 
 @torch.no_grad()
@@ -46,7 +53,8 @@ def continuations(
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     stop: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token.
+    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token,
+    which is any of `data.end_tokens.end_tokens`.
 
     Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
     shows at once. The model's train mode is restored.
@@ -59,7 +67,8 @@ def continuations(
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     made: list[list[int]] = [[]] * len(prompts)
-    ends = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop))] if stop else [])
+    ends = end_tokens(llm, tokenizer)
+    stops = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop))] if stop else [])
     left = not llm.config.is_encoder_decoder
     training = llm.training
     llm.eval()
@@ -83,11 +92,12 @@ def continuations(
                 top_p=None,
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=ends,
                 custom_generate=decode if prefix.plain else None,
-                stopping_criteria=ends,
+                stopping_criteria=stops,
             )
-            new = out[:, inputs["input_ids"].shape[1] :] if left else out
+            # A decoder of its own begins with one token that says nothing and may be an end token elsewhere (BART).
+            new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
             for i, row in zip(chunk, new.tolist(), strict=True):
                 made[i] = row
     finally:

@@ -21,7 +21,7 @@ from cl_lightning import distributed
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError
-from cl_lightning.evaluation.generate import continuations
+from cl_lightning.evaluation.generate import continuations, texts
 from cl_lightning.evaluation.likelihood import LabelLogits, log_likelihoods
 
 #: lm-eval's ((context, continuation), context ids, continuation ids).
@@ -58,6 +58,7 @@ class HarnessLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """The end of a text, before which nothing stood: not a turn's end. Generation stops at both."""
         return self.tokenizer.eos_token_id
 
     @property
@@ -133,7 +134,7 @@ class HarnessLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        texts = [""] * len(requests)
+        found = [""] * len(requests)
         settings = [self._settings(request) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: settings[i])
         for (budget, until), members in groupby(order, key=lambda i: settings[i]):
@@ -147,10 +148,9 @@ class HarnessLM(TemplateLM):
             made = continuations(
                 self.llm, self.tokenizer, prompts, budget, self.batch_size, own, self.extra, stop=until
             )
-            for i, row in zip(chosen, made, strict=True):
-                text = self.tokenizer.decode(row, skip_special_tokens=True)
-                texts[i] = min((text.split(end)[0] for end in until), key=len, default=text)
-        return texts
+            for i, text in zip(chosen, texts(self.llm, self.tokenizer, made), strict=True):
+                found[i] = min((text.split(end)[0] for end in until), key=len, default=text)
+        return found
 
     def _settings(self, request: Instance) -> tuple[int, tuple[str, ...]]:
         """Token budget and end texts. Raises ConfigError for a task that samples."""

@@ -135,7 +135,7 @@ def aaa(R: Matrix) -> float:
 def plasticity(R: Matrix) -> float:
     """How well each task was learnt when it was trained: `ap`, 0..100.
 
-    Source: "learning accuracy" of MER (Riemer et al. 2019); P of Sarfraz et al. 2022 (SYNERgy).
+    Source: "learning accuracy" of MER (Riemer et al. 2019).
     """
     return ap(R)
 
@@ -143,7 +143,7 @@ def plasticity(R: Matrix) -> float:
 def stability(R: Matrix) -> float:
     """What is left of the earlier tasks, `(1/(T-1)) sum_{j<T-1} R[T-1][j]`, 0..100; ValueError for T = 1.
 
-    Source: S of Sarfraz et al. 2022 (SYNERgy), whose trade-off is 2SP/(S+P) with P = `plasticity`.
+    Our definition: `fp` without the task that has just been learnt.
     """
     count = _earlier(R, "stability")
     return fsum(_at(R, count, j) for j in range(count)) / count
@@ -211,6 +211,8 @@ _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stab
 FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
 #: Those that also need a reference score for each task.
 REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
+#: Those that also need the untrained model's scores, and scores above the diagonal.
+FROM_START: dict[str, Callable[[Matrix, Row], float]] = {"fwt_gem": fwt_gem}
 
 
 def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:

@@ -6,7 +6,8 @@ A preset maps settings (GP, IP, ..) to tasks by name, each with lm-eval's task, 
       BoolQ: {task: boolq, metric: acc}
       GSM8K: {task: gsm8k, metric: "exact_match,flexible-extract", shots: 0}
 
-A setting's value is the mean over its tasks. No torch and no lm-eval here.
+A setting's value is the mean over its tasks; its difference from the base model's is TRACE's Delta R^G. No torch and no
+lm-eval here.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import yaml
 from cl_lightning.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).parent
+#: The name of a setting's mean in tables.
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ def read_preset(name: str) -> Preset:
 def _setting(path: Path, setting: str, tasks: object) -> dict[str, Entry]:
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(f"{path}: {setting} must map names to tasks")
+    if MEAN in tasks:
+        raise ConfigError(f"{path}: {setting}: {MEAN!r} is the mean of the others; give the task another name")
     return {str(name): _entry(f"{path}: {setting}: {name}", options) for name, options in tasks.items()}
 
 

@@ -1,4 +1,4 @@
-"""What our task files ask for: items from the user's own JSONL files, fixed demonstrations, ROUGE-L.
+"""What our task files ask for: items from the user's own files, fixed demonstrations, ROUGE-L.
 
 Demonstrations are never scored. Items of several kinds (subjects, sub-tasks) come in turns, so that a limit takes from
 all of them, and each is shown demonstrations of its own kind.
@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.samplers import ContextSampler
 
-from cl_lightning.data.files import parse_json, read_text
+from cl_lightning.data.files import parse_json, read_json, read_text, records_in
 from cl_lightning.errors import DataError
 from cl_lightning.evaluation.text import best_scores
 
@@ -34,7 +34,7 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
     Raises:
         DataError: a file that is missing or damaged, or items of a kind without demonstrations.
     """
-    records = list(_records(Path(data_dir) / items, kind))
+    records = list(_of_kinds(Path(data_dir) / items, kind))
     by_kind: dict[str, list[Doc]] = defaultdict(list)
     for record in records:
         by_kind[record["kind"]].append(record)
@@ -42,7 +42,7 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
         demonstrations = [record for group in by_kind.values() for record in group[:shown]]
         by_kind = {name: group[shown:] for name, group in by_kind.items()}
     else:
-        demonstrations = list(_records(Path(data_dir) / shown, kind))
+        demonstrations = list(_of_kinds(Path(data_dir) / shown, kind))
     in_turns = [record for turn in zip_longest(*by_kind.values()) for record in turn if record is not None]
     if not in_turns:
         raise DataError(f"{Path(data_dir) / items}: no item is left beside the demonstrations")
@@ -50,16 +50,51 @@ def read(data_dir: str, items: str, shown: str | int, kind: str | None = None, *
     return {"test": Dataset.from_list(rows)}
 
 
-def _records(path: Path, kind: str | None) -> Iterator[Doc]:
-    if not path.is_file():
-        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's JSONL files")
-    # Not splitlines: Unicode has line ends that JSON allows inside a text.
-    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
-        where = f"{path}, line {number}"
-        record = parse_json(line, where)
+def instructions(data_dir: str, shown: int, **_: Any) -> dict[str, Dataset]:
+    """The split "test" of instructions with a reference each: the first `shown` are demonstrations.
+
+    From `data_dir`: instructions.jsonl, objects with "prompt" and "response"; where there is none instructions.json, a
+    list of objects with "prompt" and "answer", which is how TRACE has LIMA's (Lima/train.json; its test split has no
+    answers).
+
+    Raises:
+        DataError: a file that is missing or damaged, an instruction without a reference, too few.
+    """
+    path, answer = Path(data_dir) / "instructions.jsonl", "response"
+    if not path.exists() and path.with_suffix(".json").exists():
+        path, answer = path.with_suffix(".json"), "answer"
+    rows = []
+    for where, record in _records(path) if answer == "response" else _listed(path):
+        texts = [record.get(key) if isinstance(record, dict) else None for key in ("prompt", answer)]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DataError(f"{where}: expected an object with 'prompt' and {answer!r}, texts that are not empty")
+        rows.append({"prompt": texts[0].strip(), "output": texts[1], "kind": "", "shown": len(rows) < shown})
+    if len(rows) <= shown:
+        raise DataError(f"{path}: no item is left beside the {shown} demonstrations")
+    return {"test": Dataset.from_list(rows)}
+
+
+def _of_kinds(path: Path, kind: str | None) -> Iterator[Doc]:
+    for where, record in _records(path):
         if not isinstance(record, dict) or (kind is not None and not isinstance(record.get(kind), str)):
             raise DataError(f"{where}: expected an object{f' with text under {kind!r}' if kind else ''}")
         yield {**record, "kind": record[kind] if kind else ""}
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Lines of a JSONL file, each with where it stands."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; observers.general data_dir must hold the preset's files")
+    # Not splitlines: Unicode has line ends that JSON allows inside a text.
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
+        where = f"{path}, line {number}"
+        yield where, parse_json(line, where)
+
+
+def _listed(path: Path) -> Iterator[tuple[str, Any]]:
+    """Members of a JSON list, each with where it stands."""
+    for number, record in enumerate(records_in(read_json(path), path), 1):
+        yield f"{path}, record {number}", record
 
 
 def scored(docs: Dataset) -> Dataset:

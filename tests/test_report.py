@@ -1,0 +1,93 @@
+"""A run's report: sequence metrics and baselines with their intervals over test examples."""
+
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl_lightning.comparison.resampled import metric_intervals
+from cl_lightning.comparison.table import compare
+from cl_lightning.errors import StateError
+from cl_lightning.evaluation.baselines import BASELINES
+from cl_lightning.report import tables
+from cl_lightning.state import RunFolder, read_record
+from tests.test_compare import INDEPENDENT, JOINT, START, WHOLE, MakeRun, run
+from tests.test_sequence import record, smoke
+
+__all__ = ["run"]  # the fixture
+METRICS = {
+    "metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "zero_shot": None, "majority": None,
+    "copy_prompt": None,
+}  # fmt: skip
+
+
+def cells(path: Path, title: str) -> list[list[str]]:
+    """The rows of one of a run's tables."""
+    (table,) = (table for table in tables(path) if title in str(table.title))
+    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def metric_rows(path: Path) -> dict[str, list[str]]:
+    return {row[0]: row[1:3] for row in cells(path, "sequence metrics")}
+
+
+def reported(run: MakeRun, *args: Any, **options: Any) -> Path:
+    return run(*args, **options, facts={"metrics": METRICS, "tables": {}})
+
+
+def test_sequence_metrics_have_the_intervals_of_a_comparison(run: MakeRun) -> None:
+    path = reported(run, "lora", 1, WHOLE, zero_shot=START)
+    found, table = metric_rows(path), compare([path])
+    assert {"ap", "fp", "bwt", "f_ra", "fwt_gem"} < set(found)
+    for name, (value, ends) in found.items():
+        expected = table.aggregate(0, 0, name)
+        assert (value, ends) == (f"{expected.mean:.2f}", f"{expected.interval[0]:.1f} .. {expected.interval[1]:.1f}")
+    assert found["fwt_gem"] == ["20.00", "10.0 .. 30.0"]
+
+
+def test_an_interval_by_hand(run: MakeRun) -> None:
+    """fp of one task of four examples, two of them right: k of four draws are right with a binomial's chance."""
+    path = reported(run, "lora", 1, {(0, 0): [100.0, 0.0, 100.0, 0.0]}, order=("FOMC",))
+    none_right = comb(4, 0) / 2**4
+    assert none_right > 0.025, "so the 2.5 % quantile is 0"
+    assert metric_rows(path)["fp"] == ["50.00", "0.0 .. 100.0"]
+
+
+@pytest.mark.parametrize(("scores", "protocol", "name"), [(JOINT, "joint", "fp"), (INDEPENDENT, "independent", "ap")])
+def test_other_protocols(run: MakeRun, scores: Any, protocol: str, name: str) -> None:
+    path = reported(run, "reference", 1, scores, protocol=protocol)
+    assert set(metric_rows(path)) == {name}
+    low, high = metric_intervals(path, read_record(path))[name]
+    assert low < high
+
+
+def test_without_predictions_the_column_is_empty_and_damaged_ones_are_told(run: MakeRun) -> None:
+    path = reported(run, "lora", 1)
+    (path / "predictions" / "Py150_FOMC.jsonl").write_text("{}\n")
+    with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl: damaged"):
+        tables(path)
+    folder = RunFolder(path)
+    folder.record = read_record(path)
+    folder.files = {name: sha for name, sha in folder.record["files"].items() if not name.startswith("predictions/")}
+    folder.commit(folder.record)
+    assert metric_rows(path)["fp"] == ["65.00", ""]
+
+
+def test_a_real_run_halfway_has_intervals_of_all_its_scores(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    smoke(path)
+    state = record(path)
+    kept = state["metrics"]["baseline_intervals"]
+    for name in BASELINES:
+        for value, (low, high) in zip(state["metrics"][name], kept[name], strict=True):
+            assert low <= value <= high
+    rows = cells(path, "scores 0..100")
+    labels = [row[0] for row in rows]
+    for label in ("zero-shot", "majority answer", "copy of the prompt"):
+        below = rows[labels.index(label) + 1]
+        assert below[0].strip() == "95 % interval" and all(" .. " in cell for cell in below[1:])
+    folder = RunFolder(path)
+    folder.record, folder.files = state, state["files"]
+    folder.commit({**state, "done": 1, "R": state["R"][:1]})
+    assert metric_rows(path)["fp"][1] != ""
