@@ -17,12 +17,16 @@ class Example:
         id: unique inside its task and stable over runs.
         answer: what is trained on.
         references: all answers that count as right, `answer` among them; empty where it is the only one.
+        instruction: characters at the prompt's beginning that are instruction, which a cut leaves.
+        cue: characters at its end that ask for the answer, which a cut leaves too.
     """
 
     id: str
     prompt: str
     answer: str
     references: tuple[str, ...] = ()
+    instruction: int = 0
+    cue: int = 0
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -38,8 +42,8 @@ class TaskSpec:
         name: as it is written in `data.order`.
         metric: key of `cl_lightning.evaluation.text.METRICS`; scores run over 0..100.
         max_new_tokens: generation budget when scoring, tokens.
-        keep_head: share of the prompt budget kept from its beginning when a long prompt is cut in the
-            middle (the rest is kept from its end); 0.5 keeps instruction and answer cue alike.
+        keep_head: where a long prompt is cut: what stays between its instruction and its cue is by this share of the
+            beginning there, and for the rest of the end.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
         published: examples in the published train and test files, for `data_check`; None: not known to us.

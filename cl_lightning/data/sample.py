@@ -11,6 +11,7 @@ from random import Random
 
 from cl_lightning.data import sample_code, sample_labels, sample_numbers, sample_science, sample_text
 from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.edges import marked
 from cl_lightning.data.sample_bank import Maker
 from cl_lightning.errors import DataError, nearest
 
@@ -60,7 +61,7 @@ def load(name: str) -> Splits:
     """
     if name not in TASKS:
         raise DataError(f"the built-in sample has no task {name!r}; {nearest(name, TASKS)}")
-    return Splits(train=_split(name, "train"), test=_split(name, "test"))
+    return marked(Splits(train=_split(name, "train"), test=_split(name, "test")))
 
 
 def _split(name: str, split: str) -> tuple[Example, ...]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from cl_lightning.data import sample
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.edges import marked
 from cl_lightning.data.files import kind, read_json, records_in, text_of
 from cl_lightning.errors import DataError, nearest
 
@@ -78,10 +79,11 @@ def load(root: Path, name: str, subset: int | None = None) -> Splits:
             an empty split; one line that names the place.
     """
     folder = _find(Path(root), name, subset)
-    return Splits(
+    splits = Splits(
         train=tuple(_examples(folder / "train.json", f"{name}/train")),
         test=tuple(_examples(folder / "test.json", f"{name}/test")),
     )
+    return marked(splits)
 
 
 def _find(root: Path, name: str, subset: int | None) -> Path:
