@@ -59,14 +59,16 @@ def test_a_profile_by_hand() -> None:
         "6/2 train/test examples, published are 6/3",
         "1 of 4 training prompts are over data.max_prompt_tokens by instruction and cue alone: training will refuse "
         "them",
-        "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole",
+        "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
+        "(data.max_new_tokens)",
     ]
     first_letter = TaskSpec("t", "first_letter", max_new_tokens=2)
     clean = profile(
         first_letter, Splits(examples("train", ("a", "x")), examples("test", ("b", "A b c"))), (), words, Limits()
     )
     assert clean.flaws() == [
-        "1 of 1 test answers are longer than the generation budget of 2: the letter is scored, the rationale is cut"
+        "1 of 1 test answers are longer than the generation budget of 2: the letter is scored, the rationale is cut "
+        "(data.max_new_tokens)"
     ]
 
 

@@ -78,9 +78,11 @@ class Benchmark(ABC):
 
     Attributes:
         evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
+        official_max_new_tokens: the published generation budget of every task (`data.max_new_tokens=official`).
     """
 
     evaluator: ClassVar[str | None] = None
+    official_max_new_tokens: ClassVar[int | None] = None
 
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:

@@ -75,6 +75,7 @@ class LongSequence(Benchmark):
     """
 
     evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order3") -> None:
         self.order = order

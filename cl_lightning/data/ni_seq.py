@@ -65,6 +65,7 @@ class NISeq(Benchmark):
     """
 
     evaluator = "slice"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, sequence: Sequences = "C1") -> None:
         self.sequence = sequence

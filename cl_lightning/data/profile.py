@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.budget import Budget
 
 #: Lengths of texts, in words or tokens.
 Measure = Callable[[Sequence[str]], list[int]]
@@ -19,10 +20,12 @@ MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`)."""
+    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), and the
+    choice of generation budgets (`data.max_new_tokens`)."""
 
     prompt: int = 256
     answer: int = 256
+    generated: Budget = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Profile:
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
             f"{self.no_room} of {self.train} training prompts are over data.max_prompt_tokens by instruction and cue "
             "alone: training will refuse them": self.no_room,
-            f"{short}: {cut_off}": self.over_budget,
+            f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
         }
         return [text for text, holds in said.items() if holds]
 

@@ -76,6 +76,7 @@ class SuperNI(Benchmark):
     """
 
     evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order1") -> None:
         self.order = order

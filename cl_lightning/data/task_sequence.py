@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
+from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.labels import label_set
@@ -85,6 +86,8 @@ class TaskSequence(LightningDataModule):
         max_prompt_tokens: longer prompts are cut in the middle.
         max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
+        max_new_tokens: longest generated answer, tokens; null: each task's own budget, "official": the benchmark's
+            published one, a number for all tasks, or one for each task named (the others keep theirs).
         system_prompt: chat system message; null leaves it to the model's template.
         score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
             set, the most likely label (every table says so); other tasks still generate.
@@ -113,6 +116,7 @@ class TaskSequence(LightningDataModule):
         max_prompt_tokens: int = 256,
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
+        max_new_tokens: Budget = None,
         system_prompt: str | None = None,
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
@@ -124,7 +128,7 @@ class TaskSequence(LightningDataModule):
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
-        self.specs = dict(benchmark.tasks(self.root))
+        self.specs = with_budget(benchmark.tasks(self.root), benchmark, max_new_tokens)
         if metrics == "official":
             if benchmark.evaluator is None:
                 raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")

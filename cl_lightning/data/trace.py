@@ -133,6 +133,7 @@ class TRACE(Benchmark):
     """
 
     evaluator = "trace"
+    official_max_new_tokens = 512
 
     def __init__(self, subset: int | None = None, order: Order | None = None) -> None:
         self.subset, self.order = subset, order
