@@ -53,6 +53,22 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
+def _further(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each further metric of each task scored, and what no prediction can hold whole."""
+    metrics, order = record["metrics"], record["order"][: record["done"]]
+    further = metrics.get("further", {})  # runs from before they were kept have none
+    rows: list[list[Any]] = []
+    for name in record.get("columns", record["order"]):
+        learnt = further.get(name, {}).get(name, {})
+        now = learnt if record.get("protocol") == "independent" else further.get(order[-1], {}).get(name, {})
+        budget = metrics.get("budgets", {}).get(name, {"longer": 0})
+        over = "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
+        for metric, value in now.items():
+            then = learnt.get(metric, {}).get("score")
+            rows.append([name, metric, then, value["score"], _between(value["interval"]), over])
+    return rows
+
+
 def tables(path: Path) -> list[Table]:
     """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
 
@@ -81,14 +97,19 @@ def tables(path: Path) -> list[Table]:
             _last_row(record),
         ),
         _table(
+            "further metrics, no part of the matrix",
+            ["task", "metric", "when learnt", "now", "95 % interval", "answers longer than the budget"],
+            _further(record),
+        ),
+        _table(
             "sequence metrics",
             ["name", "value", "meaning"],
             [[name, values[name], meaning] for name, meaning in CONVENTIONS.items() if values[name] is not None],
         ),
     ]
     for slot in record["tables"].values():
-        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot if t["rows"]]
-    return found
+        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot]
+    return [table for table in found if table.row_count]
 
 
 def show(path: Path) -> None:

@@ -28,8 +28,8 @@ from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.bootstrap import Interval
 from cl_lightning.evaluation.matrix import SUMMARIES
+from cl_lightning.evaluation.rows import check_metrics
 from cl_lightning.evaluation.score import score_task
-from cl_lightning.evaluation.text import metric
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
@@ -79,6 +79,7 @@ class SequenceRun:
         matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
         trained: parameters that each finished task trained.
         intervals: 95 % bootstrap intervals of the scores, [after][task].
+        further: mean and interval of further metrics, [after][task][metric], where a task has any.
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -101,6 +102,7 @@ class SequenceRun:
         self.zero_shot: list[float] | None = None
         self.trained: list[int] = []
         self.intervals: dict[str, dict[str, Interval]] = {}
+        self.further: dict[str, dict[str, Any]] = {}
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
@@ -194,7 +196,7 @@ class SequenceRun:
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
         for task in self.data.evaluated:
-            metric(task.spec.metric)
+            check_metrics((task.spec.metric, *task.spec.also), [e.example for e in task.test])
         for callback in self.callbacks:
             callback.check_run(self)
 
@@ -225,6 +227,7 @@ class SequenceRun:
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.trained = record["metrics"]["trained"]
             self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
+            self.further = record["metrics"].get("further", {})
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
             if self.data.protocol != "independent":
@@ -295,6 +298,8 @@ class SequenceRun:
             scored = score_task(self.module, self.data.evaluated[j], self.data.eval_batch_size)
             self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
             self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
+            if scored.further:
+                self.further.setdefault(after, {})[self.columns[j]] = scored.further
             scores.append(scored.score)
         return scores
 
@@ -318,6 +323,8 @@ class SequenceRun:
             "trained": self.trained,
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,
+            "further": self.further,
+            "budgets": {t.spec.name: t.budget for t in tasks if not t.labels},
             "majority": [b["majority"] for b in baselines],
             "copy_prompt": [b["copy_prompt"] for b in baselines],
         }

@@ -81,14 +81,18 @@ def write_view(
     R, start = [row(after) for after in order[:done]], row(ZERO_SHOT)
     zero_shot = None if all(score is None for score in start) else start
     intervals: dict[str, dict[str, Any]] = {}
+    further: dict[str, dict[str, Any]] = {}
     for (after, task), scored in cells.items():
         intervals.setdefault(after, {})[task] = scored.interval
+        if scored.further:
+            further.setdefault(after, {})[task] = scored.further
     found = {
         **record["metrics"],
         **SUMMARIES[record.get("protocol", "sequential")](R, zero_shot),
         "metric_of_task": dict(metrics),
         "zero_shot": zero_shot,
         "intervals": intervals,
+        "further": further,
     }
     if metrics != record["metrics"]["metric_of_task"]:
         found |= {"majority": None, "copy_prompt": None}  # they were scored by the other metrics

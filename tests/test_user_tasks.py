@@ -249,6 +249,9 @@ def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean accuracy"),
+        ({"also": ["f1", "acuracy"]}, "unknown metric 'acuracy'; did you mean accuracy"),
+        ({"also": ["first_letter"]}, r"first_letter: the answer '\w+' does not begin with a choice"),
+        ({"also": "f1"}, "also: expected list or null, not 'f1'"),
         ({"answer": "lable"}, r"a\.jsonl, row 1 has no field 'lable'; did you mean label\?"),
         ({"max_new_tokens": "many"}, "max_new_tokens"),
         ({"promt": "x"}, "promt"),

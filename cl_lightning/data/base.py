@@ -41,6 +41,7 @@ class TaskSpec:
     Attributes:
         name: as it is written in `data.order`.
         metric: key of `cl_lightning.evaluation.text.METRICS`; scores run over 0..100.
+        also: further metrics of the same predictions, reported beside the score and never part of R.
         max_new_tokens: generation budget when scoring, tokens.
         keep_head: where a long prompt is cut: what stays between its instruction and its cue is by this share of the
             beginning there, and for the rest of the end.
@@ -56,6 +57,7 @@ class TaskSpec:
     language: str = "en"
     source: str = ""
     published: tuple[int | None, int | None] = (None, None)
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,12 @@ class Benchmark(ABC):
 
     Attributes:
         evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
+        official_also: what that evaluator reports in the place of ours, among `TaskSpec.also`; others stay.
         official_max_new_tokens: the published generation budget of every task (`data.max_new_tokens=official`).
     """
 
     evaluator: ClassVar[str | None] = None
+    official_also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     official_max_new_tokens: ClassVar[int | None] = None
 
     @abstractmethod

@@ -30,11 +30,18 @@ _MAKERS: dict[str, Maker] = {
 }
 
 
-def _spec(name: str, metric: str, max_new_tokens: int, language: str = "en", keep_head: float = 0.5) -> TaskSpec:
+def _spec(
+    name: str,
+    metric: str,
+    max_new_tokens: int,
+    language: str = "en",
+    keep_head: float = 0.5,
+    also: tuple[str, ...] = (),
+) -> TaskSpec:
     source = f"built-in sample in the shape of {name}: synthetic, not TRACE; licence of this package"
     if name == "Sentiment":
         source = "built-in sample: synthetic, no part of TRACE; licence of this package"
-    return TaskSpec(name, metric, max_new_tokens, keep_head, language, source)
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, source, also=also)
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -42,12 +49,12 @@ TASKS: dict[str, TaskSpec] = {
     for spec in (
         _spec("C-STANCE", "accuracy", 4, "zh"),
         _spec("FOMC", "accuracy", 4),
-        _spec("MeetingBank", "rouge_l", 32),
+        _spec("MeetingBank", "rouge_l", 32, also=("bleu",)),
         _spec("Py150", "edit_similarity", 32, "code", keep_head=0.0),
-        _spec("ScienceQA", "first_letter", 16),
+        _spec("ScienceQA", "first_letter", 16, also=("rationale_rouge_l", "rationale_bleu")),
         _spec("NumGLUE-cm", "accuracy", 6),
         _spec("NumGLUE-ds", "accuracy", 6),
-        _spec("20Minuten", "sari", 32, "de"),
+        _spec("20Minuten", "sari", 32, "de", also=("bleu", "rouge_l")),
         _spec("Sentiment", "accuracy", 4),
     )
 }

@@ -43,8 +43,20 @@ class TaskData:
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
+    def budget(self) -> dict[str, int]:
+        """The generation budget in tokens, and how many of the test answers are longer (the first of several)."""
+        longer = sum(len(e.answer_ids) - 1 > self.spec.max_new_tokens for e in self.test)  # without the end token
+        return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
+
+    @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
+
+
+def _official(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
+    """The task as its official evaluator scores it."""
+    also = tuple(name for ours in spec.also for name in benchmark.official_also.get(ours, (ours,)))
+    return replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}", also=also)
 
 
 def _joined(tasks: Sequence[TaskData]) -> TaskData:
@@ -132,9 +144,7 @@ class TaskSequence(LightningDataModule):
         if metrics == "official":
             if benchmark.evaluator is None:
                 raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
-            self.specs = {
-                name: replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}") for name, spec in self.specs.items()
-            }
+            self.specs = {name: _official(spec, benchmark) for name, spec in self.specs.items()}
         #: The tasks that are scored, and what is trained, one after the other.
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [JOINT] if protocol == "joint" else self.columns

@@ -27,9 +27,17 @@ TEST_SIZES: dict[str, int] = {
 }  # fmt: skip
 
 
+#: What the authors' evaluator reports beside the score, under our names.
+ALSO: dict[str, tuple[str, ...]] = {
+    "MeetingBank": ("bleu",),
+    "ScienceQA": ("rationale_rouge_l", "rationale_bleu"),
+    "20Minuten": ("bleu", "rouge_l"),
+}
+
+
 def _spec(name: str, metric: str, max_new_tokens: int, language: str, terms: str, keep_head: float = 0.5) -> TaskSpec:
-    sizes = (5000, TEST_SIZES[name])
-    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes)
+    sizes, also = (5000, TEST_SIZES[name]), ALSO.get(name, ())
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes, also)
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -133,6 +141,12 @@ class TRACE(Benchmark):
     """
 
     evaluator = "trace"
+    official_also = {
+        "bleu": ("bleu_1_trace", "bleu_4_trace"),
+        "rouge_l": ("rouge_l_trace",),
+        "rationale_bleu": ("rationale_bleu_1_trace", "rationale_bleu_4_trace"),
+        "rationale_rouge_l": ("rationale_rouge_l_trace",),
+    }
     official_max_new_tokens = 512
 
     def __init__(self, subset: int | None = None, order: Order | None = None) -> None:

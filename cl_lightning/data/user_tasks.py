@@ -23,6 +23,7 @@ class UserTask:
             middle, never in the text before the first field and after the last.
         answer: name of the field with the answer; a list there is several right answers, trained on the first.
         metric: key of `cl_lightning.evaluation.text.METRICS`.
+        also: further metrics, reported beside the score.
         train: file (.json, .jsonl, .csv, .tsv, .parquet; relative to `data.root`, else to the current folder), or the
             name of a split of `hub`.
         test: the same for the test examples; null: `test_share` of train.
@@ -51,6 +52,7 @@ class UserTask:
     keep_head: float = 0.5
     language: str = "en"
     source: str = ""
+    also: list[str] | None = None
 
     def template(self) -> list[tuple[str, str | None]]:
         """The prompt's parts: text, and the name of the field after it. Raises ConfigError."""
@@ -100,7 +102,13 @@ class UserTasks(Benchmark):
         """The tasks as written."""
         return {
             t.name: TaskSpec(
-                t.name, t.metric, t.max_new_tokens, t.keep_head, t.language, t.source or f"own data: {t.hub or t.train}"
+                t.name,
+                t.metric,
+                t.max_new_tokens,
+                t.keep_head,
+                t.language,
+                t.source or f"own data: {t.hub or t.train}",
+                also=tuple(t.also or ()),
             )
             for t in self.by_name.values()
         }
