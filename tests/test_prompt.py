@@ -4,10 +4,12 @@ import re
 from dataclasses import replace
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+import cl_lightning.data
 from cl_lightning.backbone import Backbone
 from cl_lightning.data import trace
 from cl_lightning.data.base import Example, Splits, TaskSpec, digest
@@ -17,7 +19,7 @@ from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.data.superni import SuperNI
 from cl_lightning.errors import ConfigError
 from cl_lightning.random_model import random_tokenizer
-from tests.conftest import SHARED
+from tests.conftest import ROOT, SHARED
 
 SPEC = TaskSpec("t", "accuracy", 4)
 
@@ -213,3 +215,30 @@ def test_what_is_instruction_and_cue_in_trace() -> None:
         "C-STANCE": {(49, 4)}, "FOMC": {(128, 8)}, "MeetingBank": {(75, 9)}, "Py150": {(0, 0)}, "ScienceQA": {(78, 9)},
         "NumGLUE-cm": {(44, 8)}, "NumGLUE-ds": {(44, 8)}, "20Minuten": {(79, 17)},
     }  # fmt: skip
+
+
+@pytest.mark.skipif(not (REAL / "superni").is_dir(), reason="no benchmark files beside this checkout")
+def test_no_shipped_experiment_is_refused_on_the_published_files(words: PreTrainedTokenizerBase) -> None:
+    """Whatever the length of what stands between, instruction and cue of every task find room."""
+    base = yaml.safe_load((ROOT / "experiments/_base.yaml").read_text())["data"]
+    settings = set()
+    for path in (ROOT / "experiments").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        data = {**base, **config.get("data", {})}
+        bytewise = "random-llama" in str(config.get("model"))
+        names = tuple(data["order"]) if bytewise else ()
+        settings.add((data["benchmark"]["class_path"], data["max_prompt_tokens"], data["system_prompt"], names))
+    assert len(settings) >= 6
+    for benchmark, budget, system, names in settings:
+        kind = getattr(cl_lightning.data, benchmark.rpartition(".")[2])()
+        made = PromptEncoder(random_tokenizer() if names else words, budget, system)
+        for name in names or kind.default_order(REAL):
+            if not any(path.exists() for path in kind.places(REAL, name) or [REAL]) or name == "Lima":
+                continue
+            splits = kind.load(REAL, name)
+            edges = {
+                (e.prompt[: e.instruction], e.prompt[len(e.prompt) - e.cue :]) for e in (*splits.train, *splits.test)
+            }
+            for instruction, cue in edges:
+                long = Example(name, f"{instruction}{'words ' * 2000}{cue}", "x", (), len(instruction), len(cue))
+                assert made.encode(long, SPEC).cut
