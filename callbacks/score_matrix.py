@@ -19,5 +19,7 @@ class ScoreMatrix(TaskCallback):
         run.say(f"  scores after task {task + 1}/{len(run.order)}: {cells}")
         metrics = {f"cl/{k}": v for k, v in run.summary().items() if v is not None}
         scores = {f"task/{name}/score": score for name, score in row.items()}
+        also = run.further.get(run.order[task], {})
+        further = {f"task/{name}/{m}": value["score"] for name, each in also.items() for m, value in each.items()}
         new = {"cl/learned": row[run.order[task]]} if run.order[task] in row else {}
-        run.log({**metrics, **scores, **new, "cl/tasks_done": task + 1})
+        run.log({**metrics, **scores, **further, **new, "cl/tasks_done": task + 1})

@@ -22,6 +22,7 @@ from rich.table import Table
 import cl_lightning.data
 from cl_lightning.data import published
 from cl_lightning.data.base import Benchmark, data_root
+from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError
@@ -89,9 +90,9 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
         dev = benchmark.development(root, task)
     except DataError:  # no dev split, or an unusable one: nothing of ours reads it
         dev = ()
-    spec = benchmark.tasks(root)[task]
+    spec = with_budget(benchmark.tasks(root), benchmark, limits.generated)[task]
     try:
-        unfit = misfits(spec.metric, splits.test)
+        unfit = [told for metric in (spec.metric, *spec.also) for told in misfits(metric, splits.test)]
     except UserError as error:
         unfit = [f"cannot be scored: {error}"]
     return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit))
@@ -150,6 +151,11 @@ def _tokens(model: str) -> Measure:
     return lambda texts: [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
 
 
+def budget(text: str) -> Budget:
+    """A number, or "official"."""
+    return "official" if text == "official" else int(text)
+
+
 def run(options: argparse.Namespace) -> None:
     """Check and print. Raises UserError."""
     root = data_root(options.root)
@@ -165,7 +171,7 @@ def run(options: argparse.Namespace) -> None:
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
     measure = words if options.words else _tokens(options.model)
-    limits = Limits(options.max_prompt_tokens, options.max_answer_tokens)
+    limits = Limits(options.max_prompt_tokens, options.max_answer_tokens, options.max_new_tokens)
     console = Console(width=None if sys.stdout.isatty() else 200)
     shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
     checked = [check(root, *task, measure, limits) for task in shown]
@@ -193,6 +199,9 @@ def main() -> int:
     parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
     parser.add_argument("--max-prompt-tokens", type=int, default=Limits.prompt, help="as data.max_prompt_tokens")
     parser.add_argument("--max-answer-tokens", type=int, default=Limits.answer, help="as data.max_answer_tokens")
+    parser.add_argument(
+        "--max-new-tokens", type=budget, metavar="N", help="as data.max_new_tokens: a number for all tasks, or official"
+    )
     try:
         run(parser.parse_args())
     except UserError as error:

@@ -60,6 +60,22 @@ def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
     return [found.get(task) for task in columns(record)] if found else []
 
 
+def _further(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each further metric of each task scored, and what no prediction can hold whole."""
+    metrics, order = record["metrics"], record["order"][: record["done"]]
+    further = metrics.get("further", {})  # runs from before they were kept have none
+    rows: list[list[Any]] = []
+    for name in columns(record):
+        learnt = further.get(name, {}).get(name, {})
+        now = learnt if record.get("protocol") == "independent" else further.get(order[-1], {}).get(name, {})
+        budget = metrics.get("budgets", {}).get(name, {"longer": 0})
+        over = "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
+        for metric, value in now.items():
+            then = learnt.get(metric, {}).get("score")
+            rows.append([name, metric, then, value["score"], between(value["interval"]), over])
+    return rows
+
+
 def tables(path: Path) -> list[Table]:
     """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
 
@@ -91,6 +107,11 @@ def tables(path: Path) -> list[Table]:
             _last_row(record),
         ),
         _table(
+            "further metrics, no part of the matrix",
+            ["task", "metric", "when learnt", "now", "95 % interval", "answers longer than the budget"],
+            _further(record),
+        ),
+        _table(
             "sequence metrics, with 95 % bootstrap intervals over the test examples",
             ["name", "value", "95 % interval", "meaning"],
             [
@@ -101,8 +122,8 @@ def tables(path: Path) -> list[Table]:
         ),
     ]
     for slot in record["tables"].values():
-        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot if t["rows"]]
-    return found
+        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot]
+    return [table for table in found if table.row_count]
 
 
 def show(path: Path) -> None:

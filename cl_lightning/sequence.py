@@ -24,7 +24,7 @@ from cl_lightning import distributed, run_logs
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import TrainingError, UserError
+from cl_lightning.errors import ConfigError, TrainingError, UserError
 from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.evaluation.bootstrap import Interval, interval
 from cl_lightning.evaluation.fit import self_scores
@@ -80,6 +80,7 @@ class SequenceRun:
         matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
         trained: parameters that each finished task trained.
         intervals: 95 % bootstrap intervals of the scores, [after][task].
+        further: mean and interval of further metrics, [after][task][metric], where a task has any.
         clock: the run's monotone axes.
         facts: identity and provenance, stored in the record.
     """
@@ -102,6 +103,7 @@ class SequenceRun:
         self.zero_shot: list[float] | None = None
         self.trained: list[int] = []
         self.intervals: dict[str, dict[str, Interval]] = {}
+        self.further: dict[str, dict[str, Any]] = {}
         self.clock = Clock()
         self.loggers: list[Logger] = []
         self.attempt = 0
@@ -195,7 +197,11 @@ class SequenceRun:
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
         for task in self.data.evaluated:
-            self_scores(task.spec.metric, [e.example for e in task.test])
+            try:
+                for name in (task.spec.metric, *task.spec.also):
+                    self_scores(name, [e.example for e in task.test])
+            except ConfigError as error:
+                raise ConfigError(f"{task.spec.name}: {error}") from None
         for callback in self.callbacks:
             callback.check_run(self)
 
@@ -226,6 +232,7 @@ class SequenceRun:
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.trained = record["metrics"]["trained"]
             self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
+            self.further = record["metrics"].get("further", {})
             self.clock = Clock(**record["clock"])
             self.attempt = record["attempts"]
             if self.data.protocol != "independent":
@@ -296,6 +303,8 @@ class SequenceRun:
             scored = score_task(self.module, self.data.evaluated[j], self.data.eval_batch_size)
             self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
             self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
+            if scored.further:
+                self.further.setdefault(after, {})[self.columns[j]] = scored.further
             scores.append(scored.score)
         return scores
 
@@ -321,6 +330,8 @@ class SequenceRun:
             "intervals": self.intervals,
             **{name: [mean_score(b[name]) for b in baselines] for name in BASELINES},
             "baseline_intervals": {name: [interval(b[name]) for b in baselines] for name in BASELINES},
+            "further": self.further,
+            "budgets": {t.spec.name: t.budget for t in tasks if not t.labels},
         }
 
     def _commit(self, done: int) -> None:

@@ -16,7 +16,7 @@ from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.errors import ConfigError, StateError, nearest
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.rows import Row, Scored, score_rows
-from cl_lightning.evaluation.text import PROMPTED, metric
+from cl_lightning.evaluation.text import PROMPTED, metric, official
 from cl_lightning.state import (
     ZERO_SHOT,
     RunFolder,
@@ -85,14 +85,18 @@ def write_view(
     R, start = [row(after) for after in order[:done]], row(ZERO_SHOT)
     zero_shot = None if all(score is None for score in start) else start
     intervals: dict[str, dict[str, Any]] = {}
+    further: dict[str, dict[str, Any]] = {}
     for (after, task), scored in cells.items():
         intervals.setdefault(after, {})[task] = scored.interval
+        if scored.further:
+            further.setdefault(after, {})[task] = scored.further
     found = {
         **record["metrics"],
         **SUMMARIES[record.get("protocol", "sequential")](R, zero_shot),
         "metric_of_task": dict(metrics),
         "zero_shot": zero_shot,
         "intervals": intervals,
+        "further": further,
     }
     if metrics != record["metrics"]["metric_of_task"]:
         # They were scored by the other metrics.
@@ -116,11 +120,8 @@ def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dic
     if scheme == "own":
         return own
     if scheme == "official":
-        benchmark = _benchmark(config)
-        if benchmark.evaluator is None:
-            raise ConfigError(f"official: {type(benchmark).__name__} names no official evaluator")
-        ending = f"_{benchmark.evaluator}"
-        chosen = {task: f"{name.removesuffix(ending)}{ending}" for task, name in own.items()}
+        evaluator = _benchmark(config).evaluator
+        chosen = {task: official(name, evaluator) for task, name in own.items()}
     elif "=" in scheme:
         pairs = [pair.partition("=") for pair in scheme.split(",")]
         for task, _, _ in pairs:

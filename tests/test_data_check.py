@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +28,8 @@ def examples(split: str, *pairs: tuple[str, str]) -> tuple[Example, ...]:
 
 
 def test_a_profile_by_hand() -> None:
-    train = examples("train", ("a b", "x"), ("a b", "y"), ("c", "x"), ("d e f", "x y z"))
+    first, second, third, fourth = examples("train", ("a b", "x"), ("a b", "y"), ("c", "x"), ("d e f", "x y z"))
+    train = (first, second, third, replace(fourth, instruction=3, cue=2))
     test = (Example("test/0", "c", "far too long", ("far too long", "short")), *examples("t", ("c", "one two three")))
     dev = examples("dev", ("c", "x"), ("q", "x"))
     spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
@@ -45,8 +47,10 @@ def test_a_profile_by_hand() -> None:
         prompts=(2, 3, 3),
         answers=(1, 3, 3),
         cut_prompts=1,
+        no_room=1,
         long_answers=1,
         over_budget=1,
+        budget=2,
         expected=(6, 3),
         contradicted=1,
     )
@@ -57,13 +61,19 @@ def test_a_profile_by_hand() -> None:
         "1 test prompts (2 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
         "6/2 train/test examples, published are 6/3",
-        "1 of 2 test answers are longer than the generation budget",
+        "1 of 4 training prompts are over data.max_prompt_tokens by instruction and cue alone: training will refuse "
+        "them",
+        "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
+        "(data.max_new_tokens)",
     ]
     first_letter = TaskSpec("t", "first_letter", max_new_tokens=2)
     clean = profile(
         first_letter, Splits(examples("train", ("a", "x")), examples("test", ("b", "A b c"))), (), words, Limits()
     )
-    assert clean.flaws() == []
+    assert clean.flaws() == [
+        "1 of 1 test answers are longer than the generation budget of 2: the letter is scored, the rationale is cut "
+        "(data.max_new_tokens)"
+    ]
 
 
 def test_contradicted_prompts_are_counted_once_and_exactly() -> None:

@@ -9,6 +9,7 @@ import pytest
 from cl_lightning.data import sample
 from cl_lightning.data.base import Example, Splits
 from cl_lightning.data.flipped import NEW_ANSWERS, Flipped
+from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.data.superni import SuperNI
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, DataError
@@ -73,9 +74,18 @@ def test_an_instruction_says_what_to_answer_instead(kind: str) -> None:
 
 
 def test_the_instruction_outlives_a_cut_in_the_middle() -> None:
-    base = Flipped(task="Py150", instructed=True).tasks(None)
-    assert base["Py150"].keep_head == 0.0
-    assert base["Py150-flipped-instructed"].keep_head == 0.5
+    for instructed in (True, False):
+        flipped = Flipped(instructed=instructed)
+        original, twin = pair(flipped)
+        for one, other in zip(original.train, twin.train, strict=True):
+            told = len(other.prompt) - len(one.prompt)
+            assert (other.instruction, other.cue) == (told + one.instruction, one.cue)
+            assert one.instruction > 0
+            assert one.cue > 0
+        encoder = PromptEncoder(random_tokenizer(), 300, None)
+        for example in twin.test:
+            kept = encoder.tokenizer.decode(encoder.encode(example, flipped.tasks(None)[flipped.twin]).prompt_ids)
+            assert example.prompt[: example.instruction] in kept
 
 
 def test_the_pair_is_scored_alike_by_exact_match() -> None:

@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_old_prompts(run: Path) -> float:
     """Largest a of the second task's gate on what the first task trained on, 30 prompts in 64 dimensions."""
     module = load_run(run).module
-    encoder, spec = PromptEncoder(module.tokenizer, 160, ""), TASKS["FOMC"]
+    encoder, spec = PromptEncoder(module.tokenizer, 176, ""), TASKS["FOMC"]
     train = load("FOMC").train
     seed = record(run)["seed"]
     order = torch.randperm(len(train), generator=generator(seed, "samples", "FOMC")).tolist()

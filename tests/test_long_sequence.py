@@ -29,6 +29,7 @@ def written(root: Path, name: str, definition: Any, count: int = 2, base: str = 
 def test_prompts_are_the_published_ones(tmp_path: Path, base: str) -> None:
     splits = LongSequence().load(written(tmp_path, "yelp", [" Choose {one}. \n"], base=base), "yelp")
     assert splits.test[1].prompt == "Choose {one}.\ntest {1}?\n\nOutput: "
+    assert splits.test[1].prompt[splits.test[1].instruction : -splits.test[1].cue] == "test {1}?\n"
     assert (splits.train[0].id, splits.train[0].answer) == ("yelp/train/0", "very positive")
 
 
@@ -36,6 +37,7 @@ def test_prompts_are_the_published_ones(tmp_path: Path, base: str) -> None:
 def test_copa_has_no_instruction(tmp_path: Path, definition: Any) -> None:
     splits = LongSequence().load(written(tmp_path, "copa", definition), "copa")
     assert splits.train[0].prompt == "train {0}?\n\nOutput: "
+    assert (splits.train[0].instruction, splits.train[0].cue) == (0, len("\nOutput: "))
 
 
 def test_orders() -> None:

@@ -41,6 +41,7 @@ def test_a_file_is_found_by_its_number_and_split(tmp_path: Path, folder: str) ->
     assert len(everything) == 205
     one = everything["task088/7"]
     assert (one.prompt, one.answer, one.references) == ("Do {it}.\n\nInput: in 7", "out 7", ("out 7", "same"))
+    assert (one.prompt[one.instruction :], one.cue) == ("in 7", 0)
 
 
 def test_the_held_out_rows_are_those_of_the_datasets_library() -> None:

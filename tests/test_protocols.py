@@ -79,6 +79,10 @@ def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
         (["--data.protocol=joint"], "boundary.memory keeps what earlier tasks were, with data.protocol=joint there"),
         ([*PLAIN, "--data.protocol=joint", "--data.epochs=[1,2]"], "data.epochs: [1, 2] differ"),
         ([*PLAIN, "--data.protocol=both"], "data.protocol: 'both' is not valid"),
+        (
+            [*PLAIN, "--data.max_prompt_tokens=100"],
+            "data.max_prompt_tokens: 100 leaves no room for the prompt of FOMC/tra",
+        ),
         ([*PLAIN, "--data.protocol=joint", "--sequence.continue_from=x"], "nothing goes on under data.protocol=joint"),
     ],
 )

@@ -34,6 +34,7 @@ def test_prompts_are_the_published_ones_and_references_are_kept(tmp_path: Path) 
     root = written(tmp_path, task({"input": "a {b}", "output": ["x", "y", "x"]}, {"input": "c", "output": "z"}))
     both, one = SuperNI().load(root, NAME).test
     assert both.prompt == "Definition: Copy {this}.\n\nNow complete the following example -\nInput: a {b}\nOutput: "
+    assert both.prompt[both.instruction : -both.cue] == "a {b}"
     assert (both.answer, both.references, both.accepted) == ("x", ("x", "y"), ("x", "y"))
     assert (one.answer, one.references, one.accepted) == ("z", (), ("z",))
     assert both.id == f"{NAME}/test/0"

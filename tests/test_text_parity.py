@@ -15,6 +15,7 @@ from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.parity import DEVIATIONS
 from cl_lightning.evaluation.text import METRICS, best_scores
+from cl_lightning.evaluation.text import official as official_name
 from tests.conftest import SHARED
 
 ORACLES = SHARED / "oracles"
@@ -30,6 +31,8 @@ TRACES = {
     ("Py150", "similarity", 1): "edit_similarity_trace",
     ("ScienceQA", "accuracy", 100): "first_letter_trace",
     ("ScienceQA", "rouge-L", 100): "rationale_rouge_l_trace",
+    ("ScienceQA", "bleu-1", 100): "rationale_bleu_1_trace",
+    ("ScienceQA", "bleu-4", 100): "rationale_bleu_4_trace",
     ("20Minuten", "sari", 1): "sari_trace",
     ("20Minuten", "rouge-L", 100): "rouge_l_trace",
     ("20Minuten", "bleu-1", 100): "bleu_1_trace",
@@ -90,6 +93,8 @@ APART = {
     ("rationale_rouge_l", "rationale_rouge_l_trace"): (" B) it floats", "B\nit floats", "", 100.0, 80.0),
     ("bleu", "bleu_1_trace"): ("the cat sat", "the cat sat down", "", 71.65, 71.65),
     ("bleu", "bleu_4_trace"): ("the cat sat", "the cat sat down", "", 71.65, 0.0),
+    ("rationale_bleu", "rationale_bleu_1_trace"): (" B) it floats", "B\nit floats", "", 55.03, 66.67),
+    ("rationale_bleu", "rationale_bleu_4_trace"): (" B) it floats", "B\nit floats", "", 55.03, 0.0),
     ("edit_similarity", "edit_similarity_trace"): ("<STR_LIT>", "<STR_LIT>", "", 100.0, 0.0),
     # leaving out the instruction counts as good deleting
     ("sari", "sari_trace"): ("a", "a b", "Simplify it.\nParagraph: a b Simplification:", 72.22, 86.66),
@@ -132,6 +137,12 @@ def test_the_switch_needs_an_official_evaluator() -> None:
 
     with pytest.raises(ConfigError, match=r"data\.metrics: Own names no official evaluator"):
         TaskSequence(Own(), metrics="official")
+
+
+def test_an_evaluator_without_the_metric_is_told() -> None:
+    assert official_name("rouge_l", "sapt") == official_name("rouge_l_sapt", "sapt") == "rouge_l_sapt"
+    with pytest.raises(ConfigError, match=r"the official evaluator \(sapt\) has no accuracy"):
+        official_name("accuracy", "sapt")
 
 
 # --- new to both ------------------------------------------

@@ -106,6 +106,24 @@ def test_templates_answers_and_labels(tmp_path: Path) -> None:
     assert (second.prompt, second.answer, second.references) == ("{x} 2.5: False", "very good", ("very good", "bad"))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "cue"),
+    [
+        (PROMPT, "Text: ", "\nAnswer:"),
+        ("{text}{label}", "", ""),
+        ("{{as}} JSON: {text} and {label}", "{as} JSON: ", ""),
+        ("{text} {label}, {{x}} it is {{y}}", "", ", {x} it is {y}"),
+    ],
+)
+def test_the_text_around_the_fields_is_instruction_and_cue(
+    tmp_path: Path, prompt: str, instruction: str, cue: str
+) -> None:
+    written(tmp_path / "a.jsonl", jsonl(ROWS))
+    for example in load(tmp_path, prompt=prompt).train:
+        assert example.prompt[: example.instruction] == instruction
+        assert example.prompt[len(example.prompt) - example.cue :] == cue
+
+
 def test_a_share_is_held_out_whatever_the_order_of_rows(tmp_path: Path) -> None:
     rows = [{"text": f"text {i % 150}", "label": str(i)} for i in range(200)]
     written(tmp_path / "a.jsonl", jsonl(rows))
@@ -282,6 +300,9 @@ def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
             {"metric": "first_letter"},
             r"parity/train/\d+: first_letter: the answer '(odd|even)' does not begin with a choice",
         ),
+        ({"also": ["f1", "acuracy"]}, "unknown metric 'acuracy'; did you mean accuracy"),
+        ({"also": ["first_letter"]}, r"first_letter: the answer '\w+' does not begin with a choice"),
+        ({"also": "f1"}, "also: expected list or null, not 'f1'"),
         ({"answer": "lable"}, r"a\.jsonl, row 1 has no field 'lable'; did you mean label\?"),
         ({"max_new_tokens": "many"}, "max_new_tokens"),
         ({"promt": "x"}, "promt"),

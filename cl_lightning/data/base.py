@@ -17,12 +17,16 @@ class Example:
         id: unique inside its task and stable over runs.
         answer: what is trained on.
         references: all answers that count as right, `answer` among them; empty where it is the only one.
+        instruction: characters at the prompt's beginning that are instruction, which a cut leaves.
+        cue: characters at its end that ask for the answer, which a cut leaves too.
     """
 
     id: str
     prompt: str
     answer: str
     references: tuple[str, ...] = ()
+    instruction: int = 0
+    cue: int = 0
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -37,9 +41,10 @@ class TaskSpec:
     Attributes:
         name: as it is written in `data.order`.
         metric: key of `cl_lightning.evaluation.text.METRICS`; scores run over 0..100.
+        also: further metrics of the same predictions, reported beside the score and never part of R.
         max_new_tokens: generation budget when scoring, tokens.
-        keep_head: share of the prompt budget kept from its beginning when a long prompt is cut in the
-            middle (the rest is kept from its end); 0.5 keeps instruction and answer cue alike.
+        keep_head: where a long prompt is cut: what stays between its instruction and its cue is by this share of the
+            beginning there, and for the rest of the end.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
         published: examples in the published train and test files, for `data_check`; None: not known to us.
@@ -52,6 +57,7 @@ class TaskSpec:
     language: str = "en"
     source: str = ""
     published: tuple[int | None, int | None] = (None, None)
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,13 @@ class Benchmark(ABC):
 
     Attributes:
         evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
+        official_also: what that evaluator reports in the place of ours, among `TaskSpec.also`; others stay.
+        official_max_new_tokens: the published generation budget of every task (`data.max_new_tokens=official`).
     """
 
     evaluator: ClassVar[str | None] = None
+    official_also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    official_max_new_tokens: ClassVar[int | None] = None
 
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:

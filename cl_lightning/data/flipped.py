@@ -90,8 +90,6 @@ class Flipped(Benchmark):
             original,
             name=self.twin,
             max_new_tokens=max(original.max_new_tokens, 0 if self.kind == "labels" else ROOM, longest),
-            # The instruction stands at the beginning, which a cut must leave.
-            keep_head=max(original.keep_head, 0.5) if self.instructed else original.keep_head,
             source=f"{original.source}; answers changed ({self.kind})",
         )
         return {**known, self.task: original, self.twin: twin}
@@ -177,7 +175,14 @@ class Flipped(Benchmark):
         told = ", ".join(f"{new} instead of {old}" for old, new in answers.items())
         instruction = f"In this task answer {told}.\n" if self.instructed else ""
         for e in examples:
-            yield Example(e.id.replace(self.task, self.twin, 1), instruction + e.prompt, answers[e.answer.strip()])
+            yield replace(
+                e,
+                id=e.id.replace(self.task, self.twin, 1),
+                prompt=instruction + e.prompt,
+                answer=answers[e.answer.strip()],
+                references=(),
+                instruction=len(instruction) + e.instruction,
+            )
 
 
 def _labels(task: str, splits: Splits) -> list[str]:

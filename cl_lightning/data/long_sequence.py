@@ -75,6 +75,7 @@ class LongSequence(Benchmark):
     """
 
     evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order3") -> None:
         self.order = order
@@ -131,7 +132,14 @@ def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...],
     # copa comes without an instruction: its inputs ask the question themselves.
     before = f"{file.definition}\n" if file.definition else ""
     examples = tuple(
-        Example(f"{name}/{split}/{i.index}", f"{before}{i.input}{CUE}", i.answers[0], i.references)
+        Example(
+            f"{name}/{split}/{i.index}",
+            f"{before}{i.input}{CUE}",
+            i.answers[0],
+            i.references,
+            instruction=len(before),
+            cue=len(CUE),
+        )
         for i in file.instances
     )
     return examples, file.blank

@@ -65,6 +65,7 @@ class NISeq(Benchmark):
     """
 
     evaluator = "slice"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, sequence: Sequences = "C1") -> None:
         self.sequence = sequence
@@ -95,7 +96,9 @@ class NISeq(Benchmark):
         file = read_task(found[0], skip_blank=True)
         before = f"{file.definition}\n\nInput: "
         examples = {
-            i.index: Example(f"{name}/{i.index}", f"{before}{i.input}", i.answers[0], i.references)
+            i.index: Example(
+                f"{name}/{i.index}", f"{before}{i.input}", i.answers[0], i.references, instruction=len(before)
+            )
             for i in file.instances
         }
         order = shuffled(len(examples) + file.blank)  # blank ones have their place in it

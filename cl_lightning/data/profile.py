@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.budget import Budget
 
 #: Lengths of texts, in words or tokens.
 Measure = Callable[[Sequence[str]], list[int]]
 
-#: Metrics for which an answer need not be generated whole.
+#: Metrics that read how an answer opens; what a budget cuts off is its rationale.
 READ_THE_OPENING = ("first_letter",)
 
 #: Of no more different answers than these, each of few words and none of them rare, a task has a closed label set.
@@ -19,10 +20,12 @@ MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`)."""
+    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), and the
+    choice of generation budgets (`data.max_new_tokens`)."""
 
     prompt: int = 256
     answer: int = 256
+    generated: Budget = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ class Profile:
         labels: answer -> share of train, where the answers are a closed set; else empty.
         prompts, answers: lengths in train: median, 95th percentile, longest.
         cut_prompts: training prompts over the limit, which lose their middle.
+        no_room: those of them whose instruction and cue alone are over it, which training refuses.
         long_answers: training answers over the limit, which are refused or dropped.
-        over_budget: test answers longer than the task's generation budget, which no prediction can reach; not counted
-            where the metric reads only how an answer opens.
+        over_budget: test answers longer than the task's generation budget, which no prediction can reach whole.
+        budget: that budget.
+        opening_scored: whether the metric reads only how an answer opens, so that its score suffers nothing by that.
         expected: numbers of examples in the published train and test files, None where not known.
     """
 
@@ -56,8 +61,11 @@ class Profile:
     prompts: tuple[int, int, int] = (0, 0, 0)
     answers: tuple[int, int, int] = (0, 0, 0)
     cut_prompts: int = 0
+    no_room: int = 0
     long_answers: int = 0
     over_budget: int = 0
+    budget: int = 0
+    opening_scored: bool = False
     expected: tuple[int | None, int | None] = (None, None)
     contradicted: int = 0
 
@@ -66,6 +74,10 @@ class Profile:
         sizes = (self.train + self.blank, self.test)
         other = any(known not in (None, size) for known, size in zip(self.expected, sizes, strict=True))
         published = "/".join("?" if known is None else str(known) for known in self.expected)
+        short = f"{self.over_budget} of {self.test} test answers are longer than the generation budget of {self.budget}"
+        cut_off = (
+            "the letter is scored, the rationale is cut" if self.opening_scored else "no prediction reaches them whole"
+        )
         said = {
             f"dev equals test (all {self.dev} prompts): select nothing on it": 0 < self.dev == self.dev_in_test,
             f"{self.dev_in_test} of {self.dev} dev prompts are in test": 0 < self.dev_in_test < self.dev,
@@ -75,7 +87,9 @@ class Profile:
             "(data.drop_leaks)": self.leaked,
             f"{self.blank} training answers are blank and left out": self.blank,
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
-            f"{self.over_budget} of {self.test} test answers are longer than the generation budget": self.over_budget,
+            f"{self.no_room} of {self.train} training prompts are over data.max_prompt_tokens by instruction and cue "
+            "alone: training will refuse them": self.no_room,
+            f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
         }
         return [text for text, holds in said.items() if holds]
 
@@ -90,6 +104,9 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
     """
     seen, tested = {e.prompt for e in splits.train}, {e.prompt for e in splits.test}
     prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
+    edges = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e in splits.train]
+    distinct = list(dict.fromkeys(edges))
+    long_edges = {text for text, n in zip(distinct, measure(distinct), strict=True) if n > limits.prompt}
     # The shortest of several right answers is the one to reach.
     shortest = measure([min(e.accepted, key=len) for e in splits.test])
     return Profile(
@@ -105,8 +122,11 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         prompts=percentiles(prompts),
         answers=percentiles(answers),
         cut_prompts=sum(n > limits.prompt for n in prompts),
+        no_room=sum(edge in long_edges for edge in edges),
         long_answers=sum(n > limits.answer for n in answers),
-        over_budget=0 if spec.metric in READ_THE_OPENING else sum(n > spec.max_new_tokens for n in shortest),
+        over_budget=sum(n > spec.max_new_tokens for n in shortest),
+        budget=spec.max_new_tokens,
+        opening_scored=spec.metric in READ_THE_OPENING,
         expected=spec.published,
         contradicted=contradicted(splits.train),
     )

@@ -2,7 +2,7 @@
 
 Prompt and answer are tokenised apart and then joined, so the label mask is exact by construction. A prompt
 over the budget loses the middle of its content: the template around it, the instruction at its beginning
-and the answer cue at its end stay. Answers are never cut.
+and the answer cue at its end (`Example.instruction`, `Example.cue`) stay. Answers are never cut.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.errors import ConfigError
+
+#: Tokens between instruction and cue that a cut must leave.
+LEAST_CONTEXT = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PromptEncoder:
         self.end = trained_end(tokenizer)
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
-        prompt_ids, cut, own = self.prompt(example.prompt, spec.keep_head)
+        prompt_ids, cut, own = self.prompt(example, spec.keep_head)
         return Encoded(example, tuple(prompt_ids), self.answer(example.answer), cut, own)
 
     def answer(self, text: str) -> tuple[int, ...]:
@@ -59,13 +62,13 @@ class PromptEncoder:
         answer_ids = self.tokenizer(text if self.chat else f" {text}", add_special_tokens=False).input_ids
         return *answer_ids, self.end
 
-    def prompt(self, content: str, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
+    def prompt(self, example: Example, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
         """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.
 
         Raises:
-            ConfigError: the budget does not even hold the template.
+            ConfigError: the budget does not even hold template, instruction, cue and a few tokens between.
         """
-        text, start, end = self._render(content)
+        text, origin, start, end = self._render(example.prompt)
         encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
         ids, offsets = encoding.input_ids, encoding.offset_mapping
         excess = max(0, len(ids) - self.max_prompt_tokens)
@@ -73,24 +76,28 @@ class PromptEncoder:
         own = (inside[0], inside[-1] + 1 - excess) if inside else (0, len(ids))
         if not excess:
             return ids, 0, own
-        keep = len(inside) - excess
-        if keep < 2:
+        low, high = origin + example.instruction, origin + len(example.prompt) - example.cue
+        context = [i for i in inside if offsets[i][0] >= low and offsets[i][1] <= high]
+        keep = len(context) - excess
+        if keep < LEAST_CONTEXT:
+            held = len(ids) - len(context)
             raise ConfigError(
-                f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no room for the prompt beside the "
-                f"template's {len(ids) - len(inside)} tokens"
+                f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no room for the prompt of {example.id}: "
+                f"template, instruction and cue alone take {held} tokens; give {held + LEAST_CONTEXT} or more"
             )
         head = round(keep * keep_head)
-        first, last = inside[head], inside[head + excess - 1]
+        first, last = context[head], context[head + excess - 1]
         return ids[:first] + ids[last + 1 :], excess, own
 
-    def _render(self, content: str) -> tuple[str, int, int]:
-        """The rendered prompt and where `content` lies in it, in characters."""
+    def _render(self, content: str) -> tuple[str, int, int, int]:
+        """The rendered prompt, and in it, in characters: `content`'s origin, and its span without blanks around it."""
         if not self.chat:
-            return content, 0, len(content)
+            return content, 0, 0, len(content)
         messages = [{"role": "user", "content": content}]
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # Some templates strip the content; the last occurrence is ours, a system prompt comes before.
-        start = text.rfind(content.strip())
-        return text, start, start + len(content.strip())
+        stripped = content.strip()
+        start = text.rfind(stripped)
+        return text, start - content.find(stripped), start, start + len(stripped)

@@ -11,6 +11,7 @@ from random import Random
 
 from cl_lightning.data import sample_code, sample_labels, sample_numbers, sample_science, sample_text
 from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.edges import marked
 from cl_lightning.data.sample_bank import Maker
 from cl_lightning.errors import DataError, nearest
 
@@ -29,11 +30,18 @@ _MAKERS: dict[str, Maker] = {
 }
 
 
-def _spec(name: str, metric: str, max_new_tokens: int, language: str = "en", keep_head: float = 0.5) -> TaskSpec:
+def _spec(
+    name: str,
+    metric: str,
+    max_new_tokens: int,
+    language: str = "en",
+    keep_head: float = 0.5,
+    also: tuple[str, ...] = (),
+) -> TaskSpec:
     source = f"built-in sample in the shape of {name}: synthetic, not TRACE; licence of this package"
     if name == "Sentiment":
         source = "built-in sample: synthetic, no part of TRACE; licence of this package"
-    return TaskSpec(name, metric, max_new_tokens, keep_head, language, source)
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, source, also=also)
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -41,12 +49,12 @@ TASKS: dict[str, TaskSpec] = {
     for spec in (
         _spec("C-STANCE", "accuracy", 4, "zh"),
         _spec("FOMC", "accuracy", 4),
-        _spec("MeetingBank", "rouge_l", 32),
+        _spec("MeetingBank", "rouge_l", 32, also=("bleu",)),
         _spec("Py150", "edit_similarity", 32, "code", keep_head=0.0),
-        _spec("ScienceQA", "first_letter", 16),
+        _spec("ScienceQA", "first_letter", 16, also=("rationale_rouge_l", "rationale_bleu")),
         _spec("NumGLUE-cm", "accuracy", 6),
         _spec("NumGLUE-ds", "accuracy", 6),
-        _spec("20Minuten", "sari", 32, "de"),
+        _spec("20Minuten", "sari", 32, "de", also=("bleu", "rouge_l")),
         _spec("Sentiment", "accuracy", 4),
     )
 }
@@ -60,7 +68,7 @@ def load(name: str) -> Splits:
     """
     if name not in TASKS:
         raise DataError(f"the built-in sample has no task {name!r}; {nearest(name, TASKS)}")
-    return Splits(train=_split(name, "train"), test=_split(name, "test"))
+    return marked(Splits(train=_split(name, "train"), test=_split(name, "test")))
 
 
 def _split(name: str, split: str) -> tuple[Example, ...]:

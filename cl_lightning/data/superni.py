@@ -76,6 +76,7 @@ class SuperNI(Benchmark):
     """
 
     evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order1") -> None:
         self.order = order
@@ -128,7 +129,14 @@ def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...],
     # Joined, not formatted: definitions and inputs contain braces.
     before, after = f"{PROMPT[0]}{file.definition}{PROMPT[1]}", PROMPT[2]
     examples = tuple(
-        Example(f"{name}/{split}/{i.index}", f"{before}{i.input}{after}", i.answers[0], i.references)
+        Example(
+            f"{name}/{split}/{i.index}",
+            f"{before}{i.input}{after}",
+            i.answers[0],
+            i.references,
+            instruction=len(before),
+            cue=len(after),
+        )
         for i in file.instances
     )
     return examples, file.blank

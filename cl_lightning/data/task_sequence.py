@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
+from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.labels import label_set
@@ -42,8 +43,20 @@ class TaskData:
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
+    def budget(self) -> dict[str, int]:
+        """The generation budget in tokens, and how many of the test answers are longer (the first of several)."""
+        longer = sum(len(e.answer_ids) - 1 > self.spec.max_new_tokens for e in self.test)  # without the end token
+        return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
+
+    @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
+
+
+def _official(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
+    """The task as its official evaluator scores it."""
+    also = tuple(name for ours in spec.also for name in benchmark.official_also.get(ours, (ours,)))
+    return replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}", also=also)
 
 
 def _joined(tasks: Sequence[TaskData]) -> TaskData:
@@ -85,6 +98,8 @@ class TaskSequence(LightningDataModule):
         max_prompt_tokens: longer prompts are cut in the middle.
         max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
+        max_new_tokens: longest generated answer, tokens; null: each task's own budget, "official": the benchmark's
+            published one, a number for all tasks, or one for each task named (the others keep theirs).
         system_prompt: chat system message; null leaves it to the model's template.
         score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
             set, the most likely label (every table says so); other tasks still generate.
@@ -113,6 +128,7 @@ class TaskSequence(LightningDataModule):
         max_prompt_tokens: int = 256,
         max_answer_tokens: int = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
+        max_new_tokens: Budget = None,
         system_prompt: str | None = None,
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
@@ -124,13 +140,11 @@ class TaskSequence(LightningDataModule):
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
-        self.specs = dict(benchmark.tasks(self.root))
+        self.specs = with_budget(benchmark.tasks(self.root), benchmark, max_new_tokens)
         if metrics == "official":
             if benchmark.evaluator is None:
                 raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
-            self.specs = {
-                name: replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}") for name, spec in self.specs.items()
-            }
+            self.specs = {name: _official(spec, benchmark) for name, spec in self.specs.items()}
         #: The tasks that are scored, and what is trained, one after the other.
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [JOINT] if protocol == "joint" else self.columns

@@ -12,6 +12,7 @@ from typing import Literal
 
 from cl_lightning.data import sample
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.edges import marked
 from cl_lightning.data.files import kind, read_json, records_in, text_of
 from cl_lightning.errors import DataError, nearest
 
@@ -39,9 +40,17 @@ def published_sizes(name: str, subset: int) -> tuple[int | None, int | None]:
     return subset, min(100, TEST_SIZES[name]) if subset == min(SUBSETS) else TEST_SIZES[name]
 
 
+#: What the authors' evaluator reports beside the score, under our names.
+ALSO: dict[str, tuple[str, ...]] = {
+    "MeetingBank": ("bleu",),
+    "ScienceQA": ("rationale_rouge_l", "rationale_bleu"),
+    "20Minuten": ("bleu", "rouge_l"),
+}
+
+
 def _spec(name: str, metric: str, max_new_tokens: int, language: str, terms: str, keep_head: float = 0.5) -> TaskSpec:
-    sizes = published_sizes(name, max(SUBSETS))
-    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes)
+    sizes, also = published_sizes(name, max(SUBSETS)), ALSO.get(name, ())
+    return TaskSpec(name, metric, max_new_tokens, keep_head, language, f"TRACE {name}: {terms}", sizes, also)
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -95,10 +104,11 @@ def load(root: Path, name: str, subset: int | None = None) -> Splits:
             an empty split; one line that names the place.
     """
     folder = _find(Path(root), name, subset)
-    return Splits(
+    splits = Splits(
         train=tuple(_examples(folder / "train.json", f"{name}/train")),
         test=tuple(_examples(folder / "test.json", f"{name}/test")),
     )
+    return marked(splits)
 
 
 def _find(root: Path, name: str, subset: int | None) -> Path:
@@ -155,6 +165,13 @@ class TRACE(Benchmark):
     """
 
     evaluator = "trace"
+    official_also = {
+        "bleu": ("bleu_1_trace", "bleu_4_trace"),
+        "rouge_l": ("rouge_l_trace",),
+        "rationale_bleu": ("rationale_bleu_1_trace", "rationale_bleu_4_trace"),
+        "rationale_rouge_l": ("rationale_rouge_l_trace",),
+    }
+    official_max_new_tokens = 512
 
     def __init__(self, subset: int | None = None, order: Order | None = None) -> None:
         self.subset, self.order = subset, order

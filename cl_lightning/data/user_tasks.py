@@ -25,9 +25,11 @@ class UserTask:
 
     Attributes:
         name: as it is written in `data.order`; no blanks or slashes.
-        prompt: template with {field}s, {{ and }} for braces; fields may hold anything.
+        prompt: template with {field}s, {{ and }} for braces; fields may hold anything. A long prompt is cut in the
+            middle, never in the text before the first field and after the last.
         answer: name of the field with the answer; a list there is several right answers, trained on the first.
         metric: key of `cl_lightning.evaluation.text.METRICS`.
+        also: further metrics, reported beside the score.
         train: file (.json, .jsonl, .csv, .tsv, .parquet; relative to `data.root`, else to the current folder), or the
             name of a split of `hub`.
         test: the same for the test examples; null: `test_share` of train.
@@ -56,6 +58,7 @@ class UserTask:
     keep_head: float = 0.5
     language: str = "en"
     source: str = ""
+    also: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:  # YAML reads {0: no} with a number, fields are compared as text
@@ -109,7 +112,13 @@ class UserTasks(Benchmark):
         """The tasks as written."""
         return {
             t.name: TaskSpec(
-                t.name, t.metric, t.max_new_tokens, t.keep_head, t.language, t.source or f"own data: {t.hub or t.train}"
+                t.name,
+                t.metric,
+                t.max_new_tokens,
+                t.keep_head,
+                t.language,
+                t.source or f"own data: {t.hub or t.train}",
+                also=tuple(t.also or ()),
             )
             for t in self.by_name.values()
         }
@@ -149,6 +158,7 @@ class UserTasks(Benchmark):
 
 def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
     template = task.template()
+    before, after = _edges(template)
     for index, (where, row) in enumerate(rows):
         # Joined, not formatted: what fields hold may contain braces.
         fields = ["" if field is None else _text(row, field, where) for _, field in template]
@@ -160,7 +170,16 @@ def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Examp
         answers = tuple(dict.fromkeys(_answer(task, v, where) for v in (value if isinstance(value, list) else [value])))
         if not answers:
             raise DataError(f"{where}: {task.answer!r} is empty")
-        yield Example(f"{task.name}/{split}/{index}", prompt, answers[0], answers if len(answers) > 1 else ())
+        several = answers if len(answers) > 1 else ()
+        yield Example(f"{task.name}/{split}/{index}", prompt, answers[0], several, instruction=before, cue=after)
+
+
+def _edges(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
+    """Characters before the first field, and after the last one."""
+    texts, fields = zip(*template, strict=True)
+    first = next(i for i, field in enumerate(fields) if field is not None)
+    last = max(i for i, field in enumerate(fields) if field is not None)
+    return sum(map(len, texts[: first + 1])), sum(map(len, texts[last + 1 :]))
 
 
 def _field(row: Mapping[str, Any], field: str, where: str) -> Any:

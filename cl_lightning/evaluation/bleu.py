@@ -12,7 +12,7 @@ from functools import cache
 from nltk.translate.bleu_score import sentence_bleu
 from sacrebleu.metrics.bleu import BLEU
 
-from cl_lightning.evaluation.match import spaced
+from cl_lightning.evaluation.match import rationale, spaced
 
 
 @cache
@@ -28,6 +28,11 @@ def bleu(prediction: str, reference: str, _prompt: str) -> float:
     if prediction.strip() == reference.strip():
         return 100.0
     return min(100.0, _scorer().sentence_score(spaced(prediction), [spaced(reference)]).score)
+
+
+def rationale_bleu(prediction: str, reference: str, prompt: str) -> float:
+    """`bleu` of what follows the choice: the reasons of a ScienceQA answer."""
+    return bleu(rationale(prediction), rationale(reference), prompt)
 
 
 def _trace(prediction: str, reference: str, weights: tuple[float, ...]) -> float:
@@ -47,3 +52,13 @@ def bleu_1_trace(prediction: str, reference: str, _prompt: str) -> float:
 def bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
     """TRACE's BLEU-4: nltk's, no smoothing (about 0 without a common 4-gram), words split at blanks and "."."""
     return _trace(prediction, reference, (0.25,) * 4)
+
+
+def rationale_bleu_1_trace(prediction: str, reference: str, prompt: str) -> float:
+    """TRACE's BLEU-1 of ScienceQA: of the text from the third character on."""
+    return bleu_1_trace(prediction[2:], reference[2:], prompt)
+
+
+def rationale_bleu_4_trace(prediction: str, reference: str, prompt: str) -> float:
+    """TRACE's BLEU-4 of ScienceQA: of the text from the third character on."""
+    return bleu_4_trace(prediction[2:], reference[2:], prompt)

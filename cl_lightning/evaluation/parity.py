@@ -43,6 +43,14 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "TRACE's is 1e-77 and the like for every answer without a common 4-gram",
     ),
     Deviation(
+        "rationale_bleu", "rationale_bleu_1_trace", "what follows the choice, however it is written; smoothed BLEU-4",
+        "TRACE takes the text from the third character, and its own BLEU",
+    ),
+    Deviation(
+        "rationale_bleu", "rationale_bleu_4_trace", "what follows the choice, however it is written; smoothed BLEU-4",
+        "TRACE takes the text from the third character, and its own BLEU",
+    ),
+    Deviation(
         "edit_similarity", "edit_similarity_trace", "the LCS ratio; an identical answer scores 100",
         "TRACE's value depends on whether python-Levenshtein is installed (up to 8 points a pair; the official name "
         "is without it), and an identical <STR_LIT> is un-masked to nothing and scores 0",

@@ -30,7 +30,7 @@ def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
         {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer}
         for e, p in zip(examples, predictions, strict=True)
     ]
-    return score_rows(task.spec.metric, rows, [e.prompt for e in examples])
+    return score_rows(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
 
 
 def _predict(module: ContinualLM, task: TaskData, share: Sequence[Encoded], batch_size: int) -> list[str]:

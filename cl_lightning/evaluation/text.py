@@ -39,6 +39,7 @@ METRICS: dict[str, Metric] = {
         "rouge_l": rouge.rouge_l,
         "rationale_rouge_l": rouge.rationale_rouge_l,
         "bleu": bleu.bleu,
+        "rationale_bleu": bleu.rationale_bleu,
         "edit_similarity": edit.edit_similarity,
         "sari": sari.sari_of_paragraph,
         "accuracy_trace": match.accuracy_trace,
@@ -47,6 +48,8 @@ METRICS: dict[str, Metric] = {
         "rationale_rouge_l_trace": rouge.rationale_rouge_l_trace,
         "bleu_1_trace": bleu.bleu_1_trace,
         "bleu_4_trace": bleu.bleu_4_trace,
+        "rationale_bleu_1_trace": bleu.rationale_bleu_1_trace,
+        "rationale_bleu_4_trace": bleu.rationale_bleu_4_trace,
         "edit_similarity_trace": edit.edit_similarity_trace,
         "sari_trace": sari.sari_trace,
         "exact_match_sapt": match.exact_match_sapt,
@@ -67,6 +70,17 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         raise ConfigError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
     return METRICS[name]
+
+
+def official(name: str, evaluator: str | None) -> str:
+    """The metric `name` as that evaluator computes it (`Benchmark.evaluator`). Raises ConfigError where it does not."""
+    if evaluator is None:
+        raise ConfigError("this benchmark names no official evaluator; take ours")
+    ending = f"_{evaluator}"
+    found = f"{name.removesuffix(ending)}{ending}"
+    if found not in METRICS:
+        raise ConfigError(f"the official evaluator ({evaluator}) has no {name}, by which a task is scored; take ours")
+    return found
 
 
 def best_scores(

@@ -1,0 +1,35 @@
+"""How long generated answers may be: what `data.max_new_tokens` makes of each task's own budget. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from cl_lightning.data.base import Benchmark, TaskSpec
+from cl_lightning.errors import ConfigError, nearest
+
+#: Ours, a number for all tasks, the benchmark's published one, or a number for each task named.
+Budget = int | Literal["official"] | dict[str, int] | None
+
+
+def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Budget) -> dict[str, TaskSpec]:
+    """The specs with the chosen generation budgets; a task that none is chosen for keeps its own.
+
+    Raises:
+        ConfigError: less than one token, an unknown task, or a benchmark that has no published budget.
+    """
+    if chosen == "official":
+        if benchmark.official_max_new_tokens is None:
+            raise ConfigError(
+                f"data.max_new_tokens: {type(benchmark).__name__} names no official budget; give a number"
+            )
+        chosen = benchmark.official_max_new_tokens
+    if chosen is None:
+        return dict(specs)
+    budgets = chosen if isinstance(chosen, dict) else dict.fromkeys(specs, chosen)
+    for name, tokens in budgets.items():
+        if name not in specs:
+            raise ConfigError(f"data.max_new_tokens: unknown task {name!r}; {nearest(name, specs)}")
+        if tokens < 1:
+            of = f" of {name}" if isinstance(chosen, dict) else ""
+            raise ConfigError(f"data.max_new_tokens: {tokens}{of} must be 1 or more")
+    return {name: replace(spec, max_new_tokens=budgets.get(name, spec.max_new_tokens)) for name, spec in specs.items()}
