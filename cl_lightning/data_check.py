@@ -176,11 +176,10 @@ def run(options: argparse.Namespace) -> None:
     shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
     checked = [check(root, *task, measure, limits) for task in shown]
     console.print(table(checked, "words" if options.words else "tokens"))
-    console.print("[bold]findings[/bold]")
-    for c in checked:
-        for flaw in c.flaws:
-            console.print(f"  {c.benchmark} {c.task}: {flaw}", soft_wrap=True, markup=False, highlight=False)
-    for line in [] if options.config or root is None else changed(root):
+    findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
+    findings += [] if options.config or root is None else changed(root)
+    console.print("[bold]findings[/bold]" if findings else "nothing found")
+    for line in findings:
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
         rows = [c.row() for c in checked]
