@@ -221,18 +221,29 @@ RULES = {
 PLAIN = ("--boundary.memory=null", "--boundary.init=null")
 
 
+ONE_LORA = (*PLAIN, "--model.adapter.per_task=continue")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """One LoRA trained on, without any rule."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    smoke(run, *ONE_LORA)
+    return adapters(run)
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_each_runs_changes_the_second_task_only_where_it_should_and_resumes(rule: str, tmp_path: Path) -> None:
-    one_lora = (*PLAIN, "--model.adapter.per_task=continue")
-    smoke(tmp_path / "plain", *one_lora)
-    smoke(tmp_path / "ruled", *one_lora, *RULES[rule], "--data.order+=Sentiment")
-    plain, ruled = adapters(tmp_path / "plain"), adapters(tmp_path / "ruled")
+def test_each_runs_changes_the_second_task_only_where_it_should_and_resumes(
+    rule: str, plain: dict[str, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    smoke(tmp_path / "ruled", *ONE_LORA, *RULES[rule], "--data.order+=Sentiment")
+    ruled = adapters(tmp_path / "ruled")
     same = all(torch.equal(t, ruled["FOMC"][k]) for k, t in plain["FOMC"].items())
     assert same == (rule != "MIGU"), "EWC and LwF have nothing to hold in the first task"
     assert not all(torch.equal(t, ruled["NumGLUE-cm"][k]) for k, t in plain["NumGLUE-cm"].items())
-    smoke(tmp_path / "two", *one_lora, *RULES[rule])
+    smoke(tmp_path / "two", *ONE_LORA, *RULES[rule])
     more = ("--data.order+=Sentiment", f"--sequence.continue_from={tmp_path / 'two'}")
-    smoke(tmp_path / "three", *one_lora, *RULES[rule], *more)
+    smoke(tmp_path / "three", *ONE_LORA, *RULES[rule], *more)
     assert same_bits(tmp_path / "three", tmp_path / "ruled")
 
 
