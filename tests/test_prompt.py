@@ -186,6 +186,9 @@ def test_lines_that_all_prompts_share_are_instruction_and_cue() -> None:
     asked = marked(splits("Do it.\nText: ab\ncd\nAnswer:", "Do it.\nText: ac\ned\nAnswer:"))
     assert marks(asked) == {("Do it.\n", "\nAnswer:")}
     assert (asked.test[0].instruction, asked.test[0].cue) == (0, 0)
+    odd = [f"Do it.\nText: {i}\nAnswer:" for i in range(19)] + ["Something else"]
+    assert marks(marked(splits(*odd))) == {("Do it.\n", "\nAnswer:"), ("", "")}, "one odd prompt is one"
+    assert marks(marked(splits(*odd[15:]))) == {("", "")}, "one of five is no exception"
     assert marks(marked(splits("<s> a <EOL>", "<s> b <EOL>"))) == {("", "")}
     assert marks(marked(splits("A\nb\nC", "A\nb\nC"))) == {("", "")}, "one prompt alone tells nothing"
     assert marks(marked(splits("A\nA", "A\nA\nA"))) == {("A\n", "")}, "no line is both"

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 from cl_lightning.data.base import Example, Splits
 
+#: Share of the prompts that must have a line in common for it to be instruction or cue: a few odd ones change nothing.
+MOST = 0.9
+
 
 def marked(splits: Splits) -> Splits:
-    """The splits with `Example.instruction` and `Example.cue`: the whole lines that all training prompts begin and
-    end with. A test prompt without them keeps none, and neither does any where all training prompts are one."""
+    """The splits with `Example.instruction` and `Example.cue`: the whole lines that nearly all different training
+    prompts begin and end with. A prompt without them keeps none, and neither does any where all are one."""
     prompts = list({e.prompt for e in splits.train})
     first = _whole_lines(prompts) if len(prompts) > 1 else ""
     # Backwards; what is instruction is no cue.
-    last = _whole_lines([p[len(first) :][::-1] for p in prompts])[::-1] if len(prompts) > 1 else ""
+    last = _whole_lines([p.removeprefix(first)[::-1] for p in prompts])[::-1] if len(prompts) > 1 else ""
 
     def mark(example: Example) -> Example:
         instruction = len(first) if example.prompt.startswith(first) else 0
@@ -23,8 +26,11 @@ def marked(splits: Splits) -> Splits:
 
 
 def _whole_lines(texts: Sequence[str]) -> str:
-    """What all texts begin with, up to its last line break."""
-    # Of sorted texts the outermost differ first.
-    low, high = min(texts), max(texts)
-    shared = low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
-    return shared[: shared.rfind("\n") + 1]
+    """What most texts begin with, up to its last line break."""
+    # Texts with one beginning lie together when sorted, so that where they are most the middle one is of them.
+    middle, found = sorted(texts)[len(texts) // 2], ""
+    for end in (i + 1 for i, character in enumerate(middle) if character == "\n"):
+        if sum(text.startswith(middle[:end]) for text in texts) < MOST * len(texts):
+            break
+        found = middle[:end]
+    return found
