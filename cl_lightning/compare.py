@@ -56,7 +56,8 @@ def text(argv: Sequence[str]) -> tuple[str, Path | None]:
             try:
                 table.value(run, name)
             except ValueError as error:
-                hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if name in FROM_START else ""
+                lacking = name in FROM_START and len(run.tasks) > 1
+                hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
                 raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
     return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
 

@@ -7,6 +7,7 @@ the real parser comes after it and stays the authority on everything else.
 import difflib
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -37,16 +38,19 @@ def check(argv: list[str]) -> None:
     if not argv:
         raise ConfigError(f"nothing to run; say {USAGE}, or --help for all options")
     merged: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
+    sources = []
     for path in config_files(argv):
-        _merge(merged, _read_yaml(path))
-    given = list(_options(argv))
-    for option, value, append in given:
+        sources.append(_read_yaml(path))
+        _merge(merged, deepcopy(sources[-1]))
+    for option, value, append in _options(argv):
         _check_section(option, "the command line")
+        _apply(asked, option, value, append)
         _apply(merged, option, value, append)
     _check_classes(merged)
     _check_trainer(_flat(merged, "trainer"))
     _check_model(_flat(_flat(merged, "model"), "backbone").get("name"))
-    _check_order({option.replace(".init_args", "") for option, _, _ in given}, _flat(merged, "data"))
+    _check_order([*sources, asked], _flat(merged, "data").get("order"))
     _check_tasks(_flat(merged, "data"))
 
 
@@ -190,11 +194,21 @@ def _check_model(name: Any) -> None:
         raise ConfigError(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), [*EMBEDDED, RANDOM])}")
 
 
-def _check_order(given: set[str], data: dict[str, Any]) -> None:
-    """A published order asked for by name, while a file lists the tasks: it would have no effect."""
-    named = given & {"data.benchmark.order", "data.benchmark.sequence"}
-    if named and "data.order" not in given and isinstance(data.get("order"), list):
-        raise ConfigError(f"{named.pop()}: data.order lists the tasks already; add --data.order=null")
+def _check_order(sources: list[dict[str, Any]], order: Any) -> None:
+    """A published order asked for by name later than the list of tasks, which would take its effect away."""
+    last = None
+    for data in (_flat(source, "data") for source in sources):
+        last = None if "order" in data else next(_named_orders(data.get("benchmark")), last)
+    if last is not None and isinstance(order, list):
+        raise ConfigError(f"data.benchmark.{last}: data.order lists the tasks already; add --data.order=null")
+
+
+def _named_orders(node: Any) -> Iterator[str]:
+    """Published orders in a benchmark's options, or in those of one inside it."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key in ("order", "sequence") and isinstance(value, str):
+            yield f"{key}={value}"
+        yield from _named_orders(value)
 
 
 def _check_tasks(data: dict[str, Any]) -> None:

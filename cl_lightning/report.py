@@ -47,8 +47,15 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            rows.append([name, _metric(metrics, name), learnt, now, between(interval), forgotten])
+            told = [between(interval), forgotten, _over_budget(metrics, name)]
+            rows.append([name, _metric(metrics, name), learnt, now, *told])
     return rows
+
+
+def _over_budget(metrics: dict[str, Any], task: str) -> str:
+    """How many references are longer than what may be generated: no prediction can hold them whole."""
+    budget = metrics.get("budgets", {}).get(task, {"longer": 0})
+    return "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
 
 
 def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
@@ -61,18 +68,16 @@ def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
 
 
 def _further(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each further metric of each task scored, and what no prediction can hold whole."""
+    """A line for each further metric of each task scored."""
     metrics, order = record["metrics"], record["order"][: record["done"]]
     further = metrics.get("further", {})  # runs from before they were kept have none
     rows: list[list[Any]] = []
     for name in columns(record):
         learnt = further.get(name, {}).get(name, {})
         now = learnt if record.get("protocol") == "independent" else further.get(order[-1], {}).get(name, {})
-        budget = metrics.get("budgets", {}).get(name, {"longer": 0})
-        over = "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
         for metric, value in now.items():
             then = learnt.get(metric, {}).get("score")
-            rows.append([name, metric, then, value["score"], between(value["interval"]), over])
+            rows.append([name, metric, then, value["score"], between(value["interval"])])
     return rows
 
 
@@ -103,12 +108,12 @@ def tables(path: Path) -> list[Table]:
         _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *tasks], rows),
         _table(
             "each task's last score, with its 95 % bootstrap interval over the test examples",
-            ["task", "metric", "when learnt", "now", "95 % interval", "forgotten"],
+            ["task", "metric", "when learnt", "now", "95 % interval", "forgotten", "long answers"],
             _last_row(record),
         ),
         _table(
             "further metrics, no part of the matrix",
-            ["task", "metric", "when learnt", "now", "95 % interval", "answers longer than the budget"],
+            ["task", "metric", "when learnt", "now", "95 % interval"],
             _further(record),
         ),
         _table(

@@ -24,10 +24,10 @@ from cl_lightning import distributed, run_logs
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, TrainingError, UserError
+from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.evaluation.bootstrap import Interval, interval
-from cl_lightning.evaluation.fit import self_scores
+from cl_lightning.evaluation.fit import check_fit
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.evaluation.text import mean_score
@@ -35,7 +35,16 @@ from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.module import ContinualLM
 from cl_lightning.run_logs import Clock
 from cl_lightning.seeding import derive_seed, generator
-from cl_lightning.state import RunFolder, adapter_file, to_csv, to_json, to_jsonl, write_atomic
+from cl_lightning.state import (
+    RunFolder,
+    adapter_file,
+    check_names,
+    prediction_file,
+    to_csv,
+    to_json,
+    to_jsonl,
+    write_atomic,
+)
 from cl_lightning.task_callback import TaskCallback
 from cl_lightning.task_runner import TaskRunner
 
@@ -196,12 +205,9 @@ class SequenceRun:
 
     def check(self) -> None:
         """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
+        check_names(self.order, self.columns)
         for task in self.data.evaluated:
-            try:
-                for name in (task.spec.metric, *task.spec.also):
-                    self_scores(name, [e.example for e in task.test])
-            except ConfigError as error:
-                raise ConfigError(f"{task.spec.name}: {error}") from None
+            check_fit(task.spec, [e.example for e in task.test])
         for callback in self.callbacks:
             callback.check_run(self)
 
@@ -301,7 +307,7 @@ class SequenceRun:
         scores = []
         for j in tasks:
             scored = score_task(self.module, self.data.evaluated[j], self.data.eval_batch_size)
-            self.write(f"predictions/{after}_{self.columns[j]}.jsonl", to_jsonl(scored.rows))
+            self.write(prediction_file(after, self.columns[j]), to_jsonl(scored.rows))
             self.intervals.setdefault(after, {})[self.columns[j]] = scored.interval
             if scored.further:
                 self.further.setdefault(after, {})[self.columns[j]] = scored.further

@@ -13,8 +13,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,29 @@ def to_json(value: Any) -> bytes:
 def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
     """One JSON object a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def from_jsonl(data: bytes) -> list[dict[str, Any]]:
+    """What `to_jsonl` wrote. Lines end in a line feed alone: texts may hold Unicode's other line ends."""
+    return [json.loads(line) for line in data.decode().split("\n") if line]
+
+
+def prediction_file(after: str, task: str) -> str:
+    """Where a run folder holds the predictions for `task` after training `after` (ZERO_SHOT: before all)."""
+    return f"predictions/{after}_{task}.jsonl"
+
+
+def check_names(trained: Sequence[str], scored: Sequence[str]) -> None:
+    """Refuse task names that would share a prediction file. Raises ConfigError."""
+    seen: dict[str, tuple[str, str]] = {}
+    for pair in product((ZERO_SHOT, *trained), scored):
+        twin = seen.setdefault(prediction_file(*pair), pair)
+        if twin != pair:
+            raise ConfigError(
+                f"data.order: {twin[1]} after {twin[0]} and {pair[1]} after {pair[0]} would share a file; rename a task"
+            )
+    if ZERO_SHOT in trained:
+        raise ConfigError(f"data.order: a task named {ZERO_SHOT} cannot be told from the untrained model; rename it")
 
 
 def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:

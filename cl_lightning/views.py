@@ -4,7 +4,6 @@
 adapters. Reports and comparisons read a view like any run; the run itself is never written to.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from cl_lightning.state import (
     ZERO_SHOT,
     RunFolder,
     columns,
+    from_jsonl,
+    prediction_file,
     read_checked,
     read_record,
     to_csv,
@@ -36,10 +37,9 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
     """(after, task, rows) of every stored prediction file, ZERO_SHOT first. Raises StateError for a damaged one."""
     for after in (ZERO_SHOT, *record["order"]):
         for task in columns(record):
-            name = f"predictions/{after}_{task}.jsonl"
+            name = prediction_file(after, task)
             if name in record["files"]:
-                lines = read_checked(path, record, name).decode().splitlines()
-                yield after, task, [json.loads(line) for line in lines]
+                yield after, task, from_jsonl(read_checked(path, record, name))
 
 
 def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
@@ -59,6 +59,7 @@ def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
     record = read_record(path)
     config = yaml.safe_load(read_checked(path, record, "config.yaml"))
     metrics = _metrics(scheme, record, config)
+    others = _benchmark(config).official_also if scheme == "official" else {}
     prompts: dict[str, dict[str, str]] = {}
     cells: dict[tuple[str, str], Scored] = {}
     for after, task, rows in predictions(path, record):
@@ -66,7 +67,8 @@ def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
         if name in PROMPTED and task not in prompts:
             prompts[task] = _prompts(config, root, task, rows)
         texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
-        cells[after, task] = score_rows(name, rows, texts)
+        also = [new for old in rows[0].get("also", ()) for new in others.get(old, (old,))] if others else ()
+        cells[after, task] = score_rows(name, rows, texts, also)
     return write_view(path, record, path / "rescored" / scheme, f"re-scored: {scheme}", metrics, cells)
 
 
@@ -105,7 +107,7 @@ def write_view(
     folder.open(record["identity"], fresh=True)
     folder.write("config.yaml", read_checked(run, record, "config.yaml"))
     for (after, task), scored in cells.items():
-        folder.write(f"predictions/{after}_{task}.jsonl", to_jsonl(scored.rows))
+        folder.write(prediction_file(after, task), to_jsonl(scored.rows))
     folder.commit({**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}})
     rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
     write_atomic(to / "matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))

@@ -41,6 +41,7 @@ FILES = {
     "list.yaml": b"- model\n",
     "section.yaml": b"modle: {lr: 1}\n",
     "slot.yaml": b"boundary: {init: SliceInt}\n",
+    "named.yaml": b"data: {benchmark: {class_path: cl_lightning.data.TRACE, init_args: {order: order2}}}\n",
     "scalar.yaml": b"trainer: 3\nmodel: 4\ndata: {benchmark: TRACE, order: [FOCM]}\n",
     "file.txt": b"",
 }
@@ -97,7 +98,19 @@ EARLY: dict[str, tuple[list[str], str]] = {
     "sections that are no sections": (["--config={files}/scalar.yaml"], r"unknown task 'FOCM'; did you mean FOMC\?"),
     "an order by name beside a list": (
         ["--data.benchmark.init_args.order=order2"],
-        r"^data\.benchmark\.order: data\.order lists the tasks already; add --data\.order=null",
+        r"^data\.benchmark\.order=order2: data\.order lists the tasks already; add --data\.order=null",
+    ),
+    "an order by name, written whole": (
+        ["--data.benchmark={{class_path: cl_lightning.data.TRACE, init_args: {{order: order2}}}}"],
+        r"^data\.benchmark\.order=order2: data\.order lists the tasks already",
+    ),
+    "an order by name in a benchmark's base": (
+        ["--data.benchmark=Flipped", "--data.benchmark.base.order=order2"],
+        r"^data\.benchmark\.order=order2: data\.order lists the tasks already",
+    ),
+    "an order by name in a file": (
+        ["--config={files}/named.yaml"],
+        r"^data\.benchmark\.order=order2: data\.order li",
     ),
     "task twice": (["--data.order+=FOMC"], r"^data\.order: FOMC appears twice"),
     "data root that is a file": (["--data.root={files}/file.txt"], r"^data\.root: .*file\.txt is not a folder"),

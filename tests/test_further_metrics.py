@@ -93,11 +93,16 @@ def lines(run: Path, after: str, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / f"predictions/{after}_{task}.jsonl").read_text().splitlines()]
 
 
-def table(run: Path) -> dict[tuple[str, str], list[str]]:
-    """The report's rows by task and metric."""
-    (found,) = [t for t in tables(run) if str(t.title).startswith("further metrics")]
+def table(run: Path, title: str = "further metrics") -> dict[tuple[str, str], list[str]]:
+    """A report's rows by task and metric."""
+    (found,) = [t for t in tables(run) if str(t.title).startswith(title)]
     columns = [list(column.cells) for column in found.columns]
     return {(task, metric): list(rest) for task, metric, *rest in zip(*columns, strict=True)}
+
+
+def long_answers(run: Path) -> dict[str, str]:
+    """What the report says of each task's answers that are longer than its budget."""
+    return {task: row[-1] for (task, _), row in table(run, "each task's last score").items()}
 
 
 def test_they_are_stored_with_intervals_and_leave_R_alone(finished: Path) -> None:
@@ -127,12 +132,13 @@ def test_they_are_stored_with_intervals_and_leave_R_alone(finished: Path) -> Non
 def test_they_are_shown_and_logged_and_the_budget_with_them(finished: Path) -> None:
     further, shown = record(finished)["metrics"]["further"], table(finished)
     assert list(shown) == [("parity", "edit_similarity"), ("parity", "f1"), ("next", "edit_similarity")]
-    for (task, metric), (learnt, now, between, over) in shown.items():
+    for (task, metric), (learnt, now, between) in shown.items():
         assert learnt == f"{further[task][task][metric]['score']:.2f}"
         assert now == f"{further['third'][task][metric]['score']:.2f}"
         assert " .. " in between
-        # A token is a byte: "even" has four, "the 7" five.
-        assert over == ("" if task == "parity" else "6 of 6 over 4 tokens")
+    # A token is a byte: "even" has four, "the 7" five.
+    assert long_answers(finished)["next"] == "6 of 6 over 4 tokens"
+    assert long_answers(finished)["parity"] == ""
     logged = [row["task/parity/edit_similarity"] for row in history(finished) if "cl/tasks_done" in row]
     assert logged == [further[after]["parity"]["edit_similarity"]["score"] for after in record(finished)["order"]]
 
@@ -166,6 +172,10 @@ def test_new_scores_keep_them_and_new_predictions_have_new_ones(finished: Path) 
 
 def test_the_sample_of_trace_has_them(tmp_path: Path) -> None:
     smoke(tmp_path / "run", *PLAIN, "--data.order=[ScienceQA]", "--data.max_answer_tokens=120")
-    assert {key: row[-1] for key, row in table(tmp_path / "run").items()} == dict.fromkeys(
-        [("ScienceQA", "rationale_rouge_l"), ("ScienceQA", "rationale_bleu")], "6 of 6 over 16 tokens"
-    )
+    assert [*table(tmp_path / "run")] == [("ScienceQA", "rationale_rouge_l"), ("ScienceQA", "rationale_bleu")]
+    assert long_answers(tmp_path / "run") == {"ScienceQA": "6 of 6 over 16 tokens"}
+    official = rescore(tmp_path / "run", "official")
+    assert [name for _, name in table(official)] == [
+        "rationale_rouge_l_trace", "rationale_bleu_1_trace", "rationale_bleu_4_trace",
+    ]  # fmt: skip
+    assert table(rescore(official, "official")) == table(official)

@@ -8,10 +8,10 @@ import pytest
 
 from cl_lightning.comparison.resampled import metric_intervals
 from cl_lightning.comparison.table import compare
-from cl_lightning.errors import StateError
+from cl_lightning.errors import ConfigError, StateError
 from cl_lightning.evaluation.baselines import BASELINES
 from cl_lightning.report import tables
-from cl_lightning.state import RunFolder, read_record
+from cl_lightning.state import RunFolder, check_names, from_jsonl, read_record, to_jsonl
 from tests.test_compare import INDEPENDENT, JOINT, START, WHOLE, MakeRun, run
 from tests.test_sequence import record, smoke
 
@@ -52,6 +52,22 @@ def test_an_interval_by_hand(run: MakeRun) -> None:
     none_right = comb(4, 0) / 2**4
     assert none_right > 0.025, "so the 2.5 % quantile is 0"
     assert metric_rows(path)["fp"] == ["50.00", "0.0 .. 100.0"]
+
+
+def test_texts_may_hold_other_line_ends() -> None:
+    rows = [{"prediction": "one\u2028two\x85\r\n\x0c", "score": 1.0}, {"prediction": "", "score": 0.0}]
+    assert from_jsonl(to_jsonl(rows)) == rows
+    assert len(to_jsonl(rows).decode().splitlines()) > 2, "and so it can fail"
+
+
+def test_tasks_that_would_share_a_file_of_predictions_are_refused() -> None:
+    order = ["b_c", "a", "c", "a_b"]
+    with pytest.raises(ConfigError, match=r"data\.order: b_c after a and c after a_b would share a file"):
+        check_names(order, order)
+    with pytest.raises(ConfigError, match=r"data\.order: a task named zero-shot"):
+        check_names(["a", "zero-shot"], ["a", "zero-shot"])
+    check_names(order[:3], order[:3])
+    check_names(["joint"], order)
 
 
 @pytest.mark.parametrize(("scores", "protocol", "name"), [(JOINT, "joint", "fp"), (INDEPENDENT, "independent", "ap")])

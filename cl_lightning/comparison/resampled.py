@@ -1,6 +1,5 @@
 """R of a run on resampled test examples: what intervals of sequence metrics are made of. No torch here."""
 
-import json
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from cl_lightning.errors import StateError
 from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
 from cl_lightning.evaluation.matrix import SUMMARIES
-from cl_lightning.state import ZERO_SHOT, columns, read_checked
+from cl_lightning.state import ZERO_SHOT, columns, from_jsonl, prediction_file, read_checked
 
 #: Row of the untrained model, as an index of a resampled R.
 START = -1
@@ -36,8 +35,8 @@ def stored_cells(path: Path, record: dict[str, Any]) -> Cells:
     numbered = [*enumerate(rows), (START, (ZERO_SHOT, record["zero_shot"] or []))]
     for i, (after, scores) in numbered:
         for j in (j for j, score in enumerate(scores) if score is not None):
-            name = f"predictions/{after}_{tasks[j]}.jsonl"
-            found = [json.loads(line) for line in read_checked(path, record, name).decode().splitlines()]
+            name = prediction_file(after, tasks[j])
+            found = from_jsonl(read_checked(path, record, name))
             cells[i, j] = tuple(row["id"] for row in found), [row["score"] for row in found]
             if cells[i, j][0] != examples.setdefault(j, cells[i, j][0]):
                 raise StateError(f"{path}: {name} holds other examples than earlier scores of the task")

@@ -28,7 +28,7 @@ def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Bud
     budgets = chosen if isinstance(chosen, dict) else dict.fromkeys(specs, chosen)
     for name, tokens in budgets.items():
         if name not in specs:
-            raise ConfigError(f"data.max_new_tokens: unknown task {name!r}; {nearest(name, specs)}")
+            raise ConfigError(f"data.max_new_tokens: unknown task {name!r}; {nearest(str(name), specs)}")
         if tokens < 1:
             of = f" of {name}" if isinstance(chosen, dict) else ""
             raise ConfigError(f"data.max_new_tokens: {tokens}{of} must be 1 or more")

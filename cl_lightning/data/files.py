@@ -31,6 +31,18 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+class _TwiceError(Exception):
+    """An object names a key twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return made
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value that `text` writes; `where` names its place, as "FILE" or "FILE, row 3".
 
@@ -39,10 +51,12 @@ def parse_json(text: str, where: str) -> Any:
             text and could be neither tokenised nor hashed.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if "\n" in text.rstrip() else ""
         raise DataError(f"{where}{line}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except _TwiceError as error:
+        raise DataError(f"{where}: an object has {error.args[0]!a} twice; which of them counts is not clear") from None
     except RecursionError:
         raise DataError(f"{where}: not usable JSON (lists or objects are nested too deeply)") from None
     except ValueError as error:  # an integer of thousands of digits

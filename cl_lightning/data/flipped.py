@@ -70,6 +70,16 @@ class Flipped(Benchmark):
         return self.base.evaluator if self.base.evaluator == TRACE.evaluator else None
 
     @property
+    def official_also(self) -> Mapping[str, tuple[str, ...]]:
+        """As the evaluator."""
+        return self.base.official_also if self.evaluator else {}
+
+    @property
+    def official_max_new_tokens(self) -> int | None:
+        """The base's."""
+        return self.base.official_max_new_tokens
+
+    @property
     def twin(self) -> str:
         """The twin's name."""
         suffix = "flipped" if self.kind == "labels" else self.kind

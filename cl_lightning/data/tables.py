@@ -4,6 +4,7 @@ No torch here; what Parquet and the hub need is imported when used.
 """
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -130,8 +131,7 @@ def _refuse_twins(names: Sequence[str], path: Path) -> None:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from file
+        yield from io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -150,6 +150,8 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start} of a field)") from None
+    except (OverflowError, ValueError, KeyError) as error:  # a date out of range, an unknown time zone
+        raise DataError(f"{path}: holds a value that Python cannot ({' '.join(str(error).split())})") from None
     return _numbered(iter(rows), str(path))
 
 

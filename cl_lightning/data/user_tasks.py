@@ -61,7 +61,7 @@ class UserTask:
     also: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None:  # YAML reads {0: no} with a number, fields are compared as text
+        if self.labels is not None:  # YAML reads {0: bad} with a number, fields are compared as text
             object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
 
     def template(self) -> list[tuple[str, str | None]]:

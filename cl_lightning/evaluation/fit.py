@@ -6,8 +6,8 @@ reference is wrong, or an empty prediction right, measures nothing of the model.
 
 from collections.abc import Sequence
 
-from cl_lightning.data.base import Example
-from cl_lightning.errors import DataError
+from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.text import best_scores
 
 #: A reference should score this much against itself, of 100.
@@ -24,6 +24,16 @@ def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
         DataError: the metric cannot read a reference; one line that names the example.
     """
     return [_score(name, example, example.answer.strip()) for example in examples]
+
+
+def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
+    """Refuse, before there is a prediction, what scoring these examples by the task's metrics would. Raises as
+    `self_scores` does, the task named."""
+    try:
+        for name in (spec.metric, *spec.also):
+            self_scores(name, examples)
+    except ConfigError as error:
+        raise ConfigError(f"{spec.name}: {error}") from None
 
 
 def misfits(name: str, examples: Sequence[Example]) -> list[str]:

@@ -81,14 +81,14 @@ def first_letter_trace(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def rationale(text: str) -> str:
-    """What follows the choice of a ScienceQA answer; the whole text where it opens with none.
+    """What follows the choice of a ScienceQA answer, however that is set off; the whole text where it opens with none.
 
     Example:
         >>> rationale("B. Because it floats.")
-        '. Because it floats.'
+        'Because it floats.'
     """
     found = _CHOICE.match(text)
-    return text[found.end() :] if found else text
+    return text[found.end() :].lstrip(" \n\r\t.:,;)-") if found else text
 
 
 def words(text: str) -> list[str]:
