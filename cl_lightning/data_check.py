@@ -2,8 +2,8 @@
 
 For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
 and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the
-tasks written there instead (`data.UserTasks`). Findings are no errors: the exit code is 0 unless there is nothing to
-look at.
+tasks written there instead (`data.UserTasks`), with the limits written there. Findings are no errors: the exit code is
+0 unless there is nothing to look at.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from rich.table import Table
 
 import cl_lightning.data
 from cl_lightning.data import published
-from cl_lightning.data.base import Benchmark, data_root
+from cl_lightning.data.base import Benchmark, Example, data_root
 from cl_lightning.data.budget import Budget, with_budget
+from cl_lightning.data.files import read_text
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError
@@ -65,17 +66,18 @@ def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
                 yield name, benchmark, task
 
 
-def written(config: Path) -> UserTasks:
-    """The own tasks of a configuration file. Raises ConfigError."""
+def written(config: Path) -> tuple[UserTasks, dict[str, Any]]:
+    """The own tasks of a configuration file, and its section `data`. Raises ConfigError, DataError."""
     try:
-        benchmark = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["benchmark"]["init_args"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        data = yaml.safe_load(read_text(config))["data"]
+        benchmark = data["benchmark"]["init_args"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"{config}: holds no data.benchmark.init_args of UserTasks ({told})") from None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(UserTasks, "benchmark")
     try:
-        return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark
+        return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
     except ArgumentError as error:
         raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
 
@@ -128,11 +130,13 @@ def changed(root: Path) -> list[str]:
     return said
 
 
-def table(checked: Sequence[Checked], unit: str) -> Table:
+def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
     """All tasks that could be read, one a line."""
     columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
-    made = Table(title=f"data: {unit} are median/95 %/longest", title_justify="left", title_style="bold")
+    cut, long = limits.prompt - limits.template, limits.answer
+    title = f"data: {unit} are median/95 %/longest; prompts over {cut} are cut, answers over {long} long"
+    made = Table(title=title, title_justify="left", title_style="bold")
     for column in ("task", *columns):
         made.add_column(column, justify="left" if column in ("task", "labels") else "right", overflow="fold")
     for c in checked:
@@ -144,11 +148,18 @@ def table(checked: Sequence[Checked], unit: str) -> Table:
     return made
 
 
-def _tokens(model: str) -> Measure:
+def _tokens(model: str, system_prompt: str | None) -> tuple[Measure, int]:
+    """Lengths in a model's tokens, and how many its chat template takes of every prompt."""
     from cl_lightning.backbone import Backbone
+    from cl_lightning.data.prompt import PromptEncoder
 
     tokenizer = Backbone(model).load_tokenizer()
-    return lambda texts: [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
+    ids, _, own = PromptEncoder(tokenizer, sys.maxsize, system_prompt).prompt(Example("", "x", "x"), keep_head=0.5)
+
+    def measure(texts: Sequence[str]) -> list[int]:
+        return [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
+
+    return measure, len(ids) - (own[1] - own[0])
 
 
 def budget(text: str) -> Budget:
@@ -158,11 +169,11 @@ def budget(text: str) -> Budget:
 
 def run(options: argparse.Namespace) -> None:
     """Check and print. Raises UserError."""
-    root = data_root(options.root)
+    own, said = written(Path(options.config)) if options.config else (None, {})
+    root = data_root(options.root or said.get("root"))
     if root is not None and not root.is_dir():
         raise ConfigError(f"{root} is not a folder")
-    if options.config:
-        own = written(Path(options.config))
+    if own is not None:
         tasks = [("own", own, name) for name in own.tasks(root)]
     elif root is None:
         raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
@@ -170,12 +181,18 @@ def run(options: argparse.Namespace) -> None:
         tasks = list(found(root))
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
-    measure = words if options.words else _tokens(options.model)
-    limits = Limits(options.max_prompt_tokens, options.max_answer_tokens, options.max_new_tokens)
+    measure, template = (words, 0) if options.words else _tokens(options.model, said.get("system_prompt", ""))
+    chosen = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
+    limits = Limits(
+        chosen.get("max_prompt_tokens", Limits.prompt),
+        chosen.get("max_answer_tokens", Limits.answer),
+        chosen.get("max_new_tokens"),
+        template,
+    )
     console = Console(width=None if sys.stdout.isatty() else 200)
     shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
     checked = [check(root, *task, measure, limits) for task in shown]
-    console.print(table(checked, "words" if options.words else "tokens"))
+    console.print(table(checked, "words" if options.words else "tokens", limits))
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
     findings += [] if options.config or root is None else changed(root)
     console.print("[bold]findings[/bold]" if findings else "nothing found")
@@ -196,8 +213,8 @@ def main() -> int:
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
     )
     parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
-    parser.add_argument("--max-prompt-tokens", type=int, default=Limits.prompt, help="as data.max_prompt_tokens")
-    parser.add_argument("--max-answer-tokens", type=int, default=Limits.answer, help="as data.max_answer_tokens")
+    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="as data.max_prompt_tokens; 256")
+    parser.add_argument("--max-answer-tokens", type=int, metavar="N", help="as data.max_answer_tokens; 256")
     parser.add_argument(
         "--max-new-tokens", type=budget, metavar="N", help="as data.max_new_tokens: a number for all tasks, or official"
     )

@@ -119,6 +119,11 @@ class ContinualLM(LightningModule):
     def encoder_decoder(self) -> bool:
         return bool(self.llm.config.is_encoder_decoder)
 
+    @property
+    def context(self) -> int | None:
+        """How many positions the model has; None where it names no limit (T5's are relative)."""
+        return None if self.encoder_decoder else getattr(self.llm.config, "max_position_embeddings", None)
+
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Whether logits are the output head of the last hidden state (no soft cap, scale or factor)."""

@@ -27,7 +27,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.evaluation.bootstrap import Interval, interval
-from cl_lightning.evaluation.fit import check_fit
+from cl_lightning.evaluation.fit import check_fit, check_room
 from cl_lightning.evaluation.matrix import SUMMARIES
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.evaluation.text import mean_score
@@ -208,6 +208,7 @@ class SequenceRun:
         check_names(self.order, self.columns)
         for task in self.data.evaluated:
             check_fit(task.spec, [e.example for e in task.test])
+            check_room(task, self.module.context)
         for callback in self.callbacks:
             callback.check_run(self)
 

@@ -60,7 +60,9 @@ def test_the_command_line_takes_each_form(option: str, chosen: int | dict[str, i
         ("={FOMC: -1}", "data.max_new_tokens: -1 of FOMC must be 1 or more"),
         ("={FMOC: 8}", "data.max_new_tokens: unknown task 'FMOC'; did you mean FOMC?"),
         ("=offical", "data.max_new_tokens: 'offical' is not valid; did you mean official? valid:"),
-        ("={FOMC: many}", "data.max_new_tokens: "),
+        ("={FOMC: many}", "data.max_new_tokens: 'many' is not valid"),
+        ("={5: 3}", "data.max_new_tokens: unknown task 5; "),
+        ("=2000", "FOMC: needs 2"),
     ],
 )
 def test_what_is_refused(option: str, said: str) -> None:

@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from cl_lightning import data_check
+from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
+from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
@@ -30,7 +32,8 @@ def examples(split: str, *pairs: tuple[str, str]) -> tuple[Example, ...]:
 def test_a_profile_by_hand() -> None:
     first, second, third, fourth = examples("train", ("a b", "x"), ("a b", "y"), ("c", "x"), ("d e f", "x y z"))
     train = (first, second, third, replace(fourth, instruction=3, cue=2))
-    test = (Example("test/0", "c", "far too long", ("far too long", "short")), *examples("t", ("c", "one two three")))
+    long = Example("test/1", "c d e", "one two three", instruction=3, cue=2)
+    test = (Example("test/0", "c", "far too long", ("far too long", "short")), long)
     dev = examples("dev", ("c", "x"), ("q", "x"))
     spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
     found = profile(spec, Splits(train, test, blank=2), dev, words, Limits(prompt=2, answer=1))
@@ -41,13 +44,13 @@ def test_a_profile_by_hand() -> None:
         blank=2,
         repeated=1,
         leaked=1,
-        leaked_examples=2,
+        leaked_examples=1,
         dev_in_test=1,
         labels={},
         prompts=(2, 3, 3),
         answers=(1, 3, 3),
         cut_prompts=1,
-        no_room=1,
+        no_room=2,
         long_answers=1,
         over_budget=1,
         budget=2,
@@ -58,11 +61,10 @@ def test_a_profile_by_hand() -> None:
         "1 of 2 dev prompts are in test",
         "1 of 4 training prompts repeat an earlier one (data.dedup)",
         "1 training prompts occur with different answers",
-        "1 test prompts (2 of 2 examples) are also in train (data.drop_leaks)",
+        "1 test prompts (1 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
         "6/2 train/test examples, published are 6/3",
-        "1 of 4 training prompts are over data.max_prompt_tokens by instruction and cue alone: training will refuse "
-        "them",
+        "2 prompts are over data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
         "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
         "(data.max_new_tokens)",
     ]
@@ -189,19 +191,39 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert "nmae" in refused.stderr
 
 
+def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"one two {i},{i % 2}\n" for i in range(16)))
+    task = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "Say.\n{q}", "answer": "a", "metric": "f1"}
+    data = {"root": str(tmp_path), "max_prompt_tokens": 20, "benchmark": {"init_args": {"tasks": [task]}}}
+    (config := tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data}))
+    done = launched("--config", str(config))
+    assert "own mine: 32 prompts are over data.max_prompt_tokens by template, instruction and cue alone" in done.stdout
+    # Another limit on the command line comes first.
+    assert "alone" not in launched("--config", str(config), "--max-prompt-tokens", "64").stdout
+    tokenizer = Backbone("smollm2-135m-instruct").load_tokenizer()
+    example = Example("x", "Say.\none two 1", "1", instruction=5)
+    with pytest.raises(ConfigError, match="20 leaves no room"):
+        PromptEncoder(tokenizer, 20, "").encode(example, TaskSpec("mine", "f1", 4))
+    assert not PromptEncoder(tokenizer, 64, "").encode(example, TaskSpec("mine", "f1", 4)).cut
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["{here}/nowhere"], "nowhere is not a folder"),
         (["{here}"], "no data of LongSequence, SuperNI, NISeq, TRACE there"),
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
-        (["--config", "{here}/none.yaml"], "none.yaml: holds no data.benchmark.init_args of UserTasks"),
+        (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
+        (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark.init_args of UserTasks"),
+        (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
     ],
 )
 def test_bad_input_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str
 ) -> None:
     monkeypatch.delenv("CL_DATA", raising=False)
+    (tmp_path / "other.yaml").write_text("data: {}\n")
+    (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
     with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
         assert data_check.main() == 2
     told = capsys.readouterr().err

@@ -93,8 +93,8 @@ APART = {
     ("rationale_rouge_l", "rationale_rouge_l_trace"): (" B) it floats", "B\nit floats", "", 100.0, 80.0),
     ("bleu", "bleu_1_trace"): ("the cat sat", "the cat sat down", "", 71.65, 71.65),
     ("bleu", "bleu_4_trace"): ("the cat sat", "the cat sat down", "", 71.65, 0.0),
-    ("rationale_bleu", "rationale_bleu_1_trace"): (" B) it floats", "B\nit floats", "", 55.03, 66.67),
-    ("rationale_bleu", "rationale_bleu_4_trace"): (" B) it floats", "B\nit floats", "", 55.03, 0.0),
+    ("rationale_bleu", "rationale_bleu_1_trace"): (" B) it floats", "B\nit floats", "", 100.0, 66.67),
+    ("rationale_bleu", "rationale_bleu_4_trace"): (" B) it floats", "B\nit floats", "", 100.0, 0.0),
     ("edit_similarity", "edit_similarity_trace"): ("<STR_LIT>", "<STR_LIT>", "", 100.0, 0.0),
     # leaving out the instruction counts as good deleting
     ("sari", "sari_trace"): ("a", "a b", "Simplify it.\nParagraph: a b Simplification:", 72.22, 86.66),

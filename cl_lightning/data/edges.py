@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from cl_lightning.data.base import Example, Splits
 
+#: Tokens between instruction and cue that a cut must leave.
+LEAST_CONTEXT = 4
 #: Share of the prompts that must have a line in common for it to be instruction or cue: a few odd ones change nothing.
 MOST = 0.9
 

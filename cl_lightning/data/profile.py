@@ -7,6 +7,7 @@ from math import ceil
 
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.budget import Budget
+from cl_lightning.data.edges import LEAST_CONTEXT
 
 #: Lengths of texts, in words or tokens.
 Measure = Callable[[Sequence[str]], list[int]]
@@ -20,12 +21,13 @@ MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), and the
-    choice of generation budgets (`data.max_new_tokens`)."""
+    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), the
+    choice of generation budgets (`data.max_new_tokens`), and how much of a prompt the chat template takes."""
 
     prompt: int = 256
     answer: int = 256
     generated: Budget = None
+    template: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Profile:
         labels: answer -> share of train, where the answers are a closed set; else empty.
         prompts, answers: lengths in train: median, 95th percentile, longest.
         cut_prompts: training prompts over the limit, which lose their middle.
-        no_room: those of them whose instruction and cue alone are over it, which training refuses.
+        no_room: prompts, test ones too, over the limit by template, instruction and cue, which training refuses.
         long_answers: training answers over the limit, which are refused or dropped.
         over_budget: test answers longer than the task's generation budget, which no prediction can reach whole.
         budget: that budget.
@@ -87,8 +89,8 @@ class Profile:
             "(data.drop_leaks)": self.leaked,
             f"{self.blank} training answers are blank and left out": self.blank,
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
-            f"{self.no_room} of {self.train} training prompts are over data.max_prompt_tokens by instruction and cue "
-            "alone: training will refuse them": self.no_room,
+            f"{self.no_room} prompts are over data.max_prompt_tokens by template, instruction and cue alone: training "
+            "will refuse them": self.no_room,
             f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
         }
         return [text for text, holds in said.items() if holds]
@@ -104,9 +106,11 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
     """
     seen, tested = {e.prompt for e in splits.train}, {e.prompt for e in splits.test}
     prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
-    edges = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e in splits.train]
+    room = limits.prompt - limits.template
+    both = zip((*splits.train, *splits.test), (*prompts, *measure([e.prompt for e in splits.test])), strict=True)
+    edges = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
     distinct = list(dict.fromkeys(edges))
-    long_edges = {text for text, n in zip(distinct, measure(distinct), strict=True) if n > limits.prompt}
+    long_edges = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
     # The shortest of several right answers is the one to reach.
     shortest = measure([min(e.accepted, key=len) for e in splits.test])
     return Profile(
@@ -121,7 +125,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         labels=balance([e.answer for e in splits.train]),
         prompts=percentiles(prompts),
         answers=percentiles(answers),
-        cut_prompts=sum(n > limits.prompt for n in prompts),
+        cut_prompts=sum(n > room for n in prompts),
         no_room=sum(edge in long_edges for edge in edges),
         long_answers=sum(n > limits.answer for n in answers),
         over_budget=sum(n > spec.max_new_tokens for n in shortest),

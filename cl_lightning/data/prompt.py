@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.data.edges import LEAST_CONTEXT
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.errors import ConfigError
-
-#: Tokens between instruction and cue that a cut must leave.
-LEAST_CONTEXT = 4
 
 
 @dataclass(frozen=True)

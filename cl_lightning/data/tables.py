@@ -151,7 +151,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start} of a field)") from None
     except (OverflowError, ValueError, KeyError) as error:  # a date out of range, an unknown time zone
-        raise DataError(f"{path}: holds a value that Python cannot ({' '.join(str(error).split())})") from None
+        raise DataError(f"{path}: holds a value out of Python's range ({' '.join(str(error).split())})") from None
     return _numbered(iter(rows), str(path))
 
 

@@ -4,11 +4,17 @@ A metric that cannot read the references fails at the first scoring, when a task
 reference is wrong, or an empty prediction right, measures nothing of the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.text import best_scores
+
+if TYPE_CHECKING:
+    from cl_lightning.data.task_sequence import TaskData
 
 #: A reference should score this much against itself, of 100.
 LEAST = 50.0
@@ -34,6 +40,21 @@ def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
             self_scores(name, examples)
     except ConfigError as error:
         raise ConfigError(f"{spec.name}: {error}") from None
+
+
+def check_room(task: TaskData, context: int | None) -> None:
+    """Refuse texts that the model has no positions for: a test prompt with its generation budget, a training example.
+
+    Args:
+        context: the model's positions; None: no limit. Raises ConfigError.
+    """
+    longest, budget = max((len(e.prompt_ids) for e in task.test), default=0), task.spec.max_new_tokens
+    needed = max(longest + budget, *(e.length for e in task.train))
+    if context is not None and needed > context:
+        raise ConfigError(
+            f"{task.spec.name}: needs {needed} tokens (prompts up to {longest} and {budget} to be generated, or a "
+            f"training example), the model's context is {context}; lower data.max_new_tokens or data.max_prompt_tokens"
+        )
 
 
 def misfits(name: str, examples: Sequence[Example]) -> list[str]:
