@@ -165,6 +165,8 @@ def test_official_metrics_are_the_bases_where_case_counts() -> None:
         specs = TaskSequence(benchmark, metrics="official").specs
         assert {specs[name].metric for name in benchmark.default_order(None)} == {"accuracy_trace"}
         assert {spec.metric for spec in specs.values()} <= METRICS.keys()
+        assert specs["MeetingBank"].also == ("bleu_1_trace", "bleu_4_trace")
+        assert TaskSequence(benchmark, max_new_tokens="official").specs["FOMC"].max_new_tokens == 512
     with pytest.raises(ConfigError, match=r"data\.metrics: Flipped names no official evaluator; use ours"):
         TaskSequence(Flipped(SuperNI(), "Sentiment"), metrics="official")
 

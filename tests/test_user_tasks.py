@@ -175,6 +175,7 @@ def test_specs_say_what_was_written() -> None:
         ("a.jsonl", '{"text": "a", "label": ["b", -1e999]}', {}, r"row 1: 'label' is -inf, expected text or a fin"),
         ("a.jsonl", jsonl([ROWS[0], {"text": " \n", "label": "b"}]), {}, r"row 2: all .* prompt .* is blank \(text\)"),
         ("a.csv", 'text,label\n"  ",b\n', {"prompt": "{text}"}, r"row 1: all that the prompt .* is blank \(text\)"),
+        ("a.jsonl", '{"text": "a", "text": "b", "label": "c"}', {}, r"row 1: an object has 'text' twice"),
         ("a.txt", "x", {}, r"a\.txt: cannot be read; its name must end in one of \.json, \.jsonl"),
         ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', which labels has no word for"),
         ("a.jsonl", jsonl(ROWS), {"test": "b.jsonl"}, r"b\.jsonl is missing; did you mean a\.jsonl\?"),
@@ -207,6 +208,16 @@ def test_what_parquet_may_hold_that_is_no_text_is_told(tmp_path: Path, column: l
     parquet.write_table(twins, tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet: two of its columns are called 'text'"):
         load(tmp_path, train="b.parquet", test="b.parquet")
+    far = pyarrow.array([10**7], pyarrow.date32())
+    parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"], "day": far}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet: holds a value out of Python's range"):
+        load(tmp_path, train="c.parquet", test="c.parquet")
+
+
+def test_a_bad_byte_is_counted_from_the_files_beginning(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"a,b\n" * 30_000 + b"\xff,b\n")
+    with pytest.raises(DataError, match=r"a\.csv: not UTF-8 text \(byte 120011\)"):
+        load(tmp_path, train="a.csv", test="a.csv")
 
 
 def test_one_blank_field_beside_another_is_taken(tmp_path: Path) -> None:
