@@ -97,7 +97,7 @@ def compare(module: ContinualLM, tokenizer: Any, data: TaskSequence, made: dict[
                 different += 1
                 untied += not is_tie(module.llm, example.prompt_ids, x, y)
         examples = [e.example for e in task.test]
-        accepted, prompts = [[r.strip() for r in e.accepted] for e in examples], [e.prompt for e in examples]
+        accepted, prompts = [e.accepted for e in examples], [e.prompt for e in examples]
         both = [mean_score(best_scores(task.spec.metric, said, accepted, prompts)) for said in (a, b)]
         scores.append(both[1] - both[0])
     return {

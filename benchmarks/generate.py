@@ -41,7 +41,7 @@ def plain(llm: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]
         batch = tokenizer.pad(rows, return_tensors="pt").to(device())
         out = llm.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         texts += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return [text.removeprefix(" ") for text in texts]
 
 
 def main() -> int:

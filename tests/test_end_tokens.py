@@ -136,4 +136,4 @@ def test_generation_stops_at_it(make: Callable[[int], PreTrainedModel], special:
 
 
 def text(tokenizer: PreTrainedTokenizerBase, row: list[int], ends: set[int]) -> str:
-    return tokenizer.decode(before_end(row, ends), skip_special_tokens=True).strip()
+    return tokenizer.decode(before_end(row, ends), skip_special_tokens=True).removeprefix(" ")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,3 +208,11 @@ def test_official_zero_padding_changes_nothing(R):
     padded = [[score if j <= i else 0.0 for j, score in enumerate(row)] for i, row in enumerate(R)]
     drops = [max(padded[i][j] for i in range(last)) - padded[last][j] for j in range(last)]
     assert f_ra(R) == pytest.approx(sum(drops) / last, abs=1e-9)
+
+
+def test_arrays_do_as_well():
+    assert bwt(np.array([[80.0, 0.0], [50.0, 70.0]])) == -30.0
+    with pytest.raises(ValueError, match="empty"):
+        bwt(np.zeros((0, 2)))
+    with pytest.raises(ValueError, match=r"\(row 1, column 0\) is nan"):
+        bwt(np.array([[80.0, 0.0], [np.nan, 70.0]]))

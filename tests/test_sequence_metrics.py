@@ -94,9 +94,8 @@ def test_the_zero_shot_row_is_apart_from_the_last_task() -> None:
     for i, j, score in [(ZERO_SHOT, 0, 10.0), (ZERO_SHOT, 1, 20.0), (0, 0, 90.0), (0, 1, 25.0)]:
         metric.update(i, j, score)
     assert metric.matrix() == [[90.0, 25.0]]
-    metric.update(1, 0, 80.0)
     metric.update(1, 1, 85.0)
-    assert metric.compute() == 5.0
+    assert metric.compute() == 5.0, "the cell below the diagonal is not needed"
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("ap", 70.0), ("fp", 55.0), ("bwt", -22.5), ("forget_T", 15.0)])
@@ -111,3 +110,14 @@ def test_diagonal_and_last_row_are_enough_for_what_needs_no_more(name: str, want
         full.update(0, 0, 80.0)
         full.update(2, 2, 70.0)
         full.compute()
+
+
+@pytest.mark.parametrize("name", ["fwt_sapt", "intransigence"])
+def test_the_diagonal_is_enough_beside_references(name: str) -> None:
+    metric, without = SequenceMetric(name, tasks=2, single=[90.0, 80.0]), SequenceMetric(name, tasks=2)
+    for each in (metric, without):
+        each.update(0, 0, 50.0)
+        each.update(1, 1, 70.0)
+    assert abs(float(metric.compute())) == 25.0
+    with pytest.raises(ValueError, match="of task 0 is missing"):
+        without.compute()

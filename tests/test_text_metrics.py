@@ -237,6 +237,8 @@ def test_unmask():
     assert unmask("f ( '<STR_LIT:a b>' , '<STR_LIT>' , <NUM_LIT> , <NUM_LIT:42> , '<CHAR_LIT:\n>' )") == (
         "f ( 'a b' , '' , 0 , 42 , '\n' )"
     )
+    # The first that is found is "<NUM_LIT:5", and goes wherever it stands.
+    assert unmask("<NUM_LIT:5> ( if <STR_LIT:<NUM_LIT:5>>") == "5 ( if <STR_LIT:5>"
 
 
 def test_paragraph():

@@ -14,6 +14,7 @@ from cl_lightning.data.trace import TRACE
 from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.evaluation.parity import DEVIATIONS
+from cl_lightning.evaluation.rows import score_rows
 from cl_lightning.evaluation.text import METRICS, best_scores
 from cl_lightning.evaluation.text import official as official_name
 from tests.conftest import SHARED
@@ -119,6 +120,34 @@ def test_no_official_name_is_left_out_of_the_list() -> None:
     official = {name for name in METRICS if name.endswith(("_trace", "_sapt", "_slice"))}
     assert official == {d.official for d in DEVIATIONS}
     assert {(d.ours, d.official) for d in DEVIATIONS} == APART.keys()
+
+
+OURS = [name for name in METRICS if not name.endswith(("_trace", "_sapt", "_slice"))]
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != "edit_similarity"])
+def test_ours_do_not_see_the_space_around_a_text(name: str) -> None:
+    bare = ("B it floats on = water", "B it sinks on = water at once")
+    padded = (f"\n {bare[0]} \n", f"  {bare[1]}\t")
+    prompt = "Simplify it.\nParagraph: it swims Simplification:"
+    assert score(name, *padded, prompt) == score(name, *bare, prompt)
+
+
+def test_rows_are_scored_as_they_are() -> None:
+    """Stripping one side alone would make an exact answer wrong by the official names."""
+    rows = [{"id": "0", "prediction": "x = 1 ", "reference": "x = 1 "}, {"id": "1", "prediction": "", "reference": ""}]
+    assert [row["score"] for row in score_rows("accuracy_trace", rows, ["", ""]).rows] == [100.0, 0.0]
+    assert [row["score"] for row in score_rows("edit_similarity_trace", rows, ["", ""]).rows] == [100.0, 0.0]
+    assert score_rows("accuracy", [{**rows[0], "prediction": "x = 1\n"}], [""]).score == 100.0
+
+
+@pytest.mark.parametrize(("task", "key", "scale"), [pair for pair in TRACES if pair[0] != "20Minuten"])
+def test_rows_give_traces_mean(task: str, key: str, scale: int) -> None:
+    items = [i for i in oracle("trace_text_metrics.json")[task]["items"] if "error" not in i["official_single"]]
+    rows = [{"id": str(i["idx"]), "prediction": i["prediction"], "reference": i["reference"]} for i in items]
+    official = [scale * item["official_single"][key] for item in items]
+    mine = score_rows(TRACES[task, key, scale], rows, [""] * len(rows)).score
+    assert mine == pytest.approx(sum(official) / len(official), rel=0, abs=1e-9)
 
 
 # --- data.metrics -----------------------------------------

@@ -5,18 +5,22 @@ from difflib import SequenceMatcher
 
 from rapidfuzz import fuzz
 
-_LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
+_LITERAL = re.compile(r"<(STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 
 
 def unmask(code: str) -> str:
     """Put Py150's literals back: `<STR_LIT:x>` is x, a bare `<NUM_LIT>` is 0, a bare string or char is "".
+
+    As TRACE does it, each literal found in turn and wherever it stands, which shows where they are nested.
 
     Example:
         >>> unmask("f ( '<STR_LIT:a>' , '<STR_LIT>' , <NUM_LIT> )")
         "f ( 'a' , '' , 0 )"
     """
     code = code.replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
-    return _LITERAL.sub(r"\1", code)
+    for kind, literal in _LITERAL.findall(code):
+        code = code.replace(f"<{kind}_LIT:{literal}>", literal)
+    return code
 
 
 def edit_similarity(prediction: str, reference: str, _prompt: str) -> float:

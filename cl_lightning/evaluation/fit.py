@@ -23,13 +23,13 @@ LEAST = 50.0
 def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
     """What the answer of each example scores against itself by the metric called `name`, 0..100.
 
-    Where several answers count, it is the best over them, as when predictions are scored; stripped as there.
+    Where several answers count, it is the best over them, as when predictions are scored.
 
     Raises:
         ConfigError: no such metric.
         DataError: the metric cannot read a reference; one line that names the example.
     """
-    return [_score(name, example, example.answer.strip()) for example in examples]
+    return [_score(name, example, example.answer) for example in examples]
 
 
 def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
@@ -72,8 +72,7 @@ def misfits(name: str, examples: Sequence[Example]) -> list[str]:
 
 
 def _score(name: str, example: Example, prediction: str) -> float:
-    references = [answer.strip() for answer in example.accepted]
     try:
-        return best_scores(name, [prediction], [references], [example.prompt])[0]
+        return best_scores(name, [prediction], [example.accepted], [example.prompt])[0]
     except DataError as error:
         raise DataError(f"{example.id}: {error}; choose a metric that fits its answers") from None

@@ -28,12 +28,13 @@ def generate(
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Greedy continuations, in the order of `prompts`, without special tokens and surrounding blanks.
+    """Greedy continuations, in the order of `prompts`, without special tokens and the blank before an answer that
+    sets it off from its prompt where there is no chat template; other space stays, metrics see to it.
 
     Arguments are those of `continuations`.
     """
     made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
-    return [text.strip() for text in texts(llm, tokenizer, made)]
+    return [text.removeprefix(" ") for text in texts(llm, tokenizer, made)]
 
 
 def texts(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:

@@ -28,8 +28,8 @@ def accuracy(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def accuracy_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's accuracy: equality of the raw strings."""
-    return 100.0 * (prediction == reference)
+    """TRACE's accuracy: equality of the raw strings; an empty one is never right."""
+    return 100.0 * (prediction == reference != "")
 
 
 def folded(text: str) -> str:

@@ -36,7 +36,7 @@ CONVENTIONS: dict[str, str] = {
 
 def _size(R: Matrix) -> int:
     """T, after checking every score there is."""
-    if not R:
+    if len(R) == 0:
         raise ValueError("the score matrix is empty: no task was trained")
     for i, row in enumerate(R):
         for j, score in enumerate(row):

@@ -1,8 +1,8 @@
 """Where our text metrics differ from the official evaluators, and why: the one list. No torch, imports nothing.
 
 `data.metrics=official` scores with the second name instead of the first. Two things no switch brings back: TRACE and
-SAPT sample or draw where we do not (temperature 0.1; one of several references at random), and predictions and
-references are stripped before they are scored here, so that `accuracy_trace` sees no trailing newline.
+SAPT sample or draw where we do not (temperature 0.1; one of several references at random), and SAPT and GainLoRA
+decode with `clean_up_tokenization_spaces` ("do n't" becomes "don't").
 """
 
 from dataclasses import dataclass

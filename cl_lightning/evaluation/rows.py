@@ -33,13 +33,11 @@ def score_rows(metric: str, rows: Sequence[Row], prompts: Sequence[str], also: S
 
     Without `also`, further metrics that the rows hold already stay as they are.
 
-    Predictions are stripped where they are made, so references must be: some of TRACE's code lines end in a blank.
     `prompts` are read by some metrics only (`PROMPTED`). Raises ConfigError for an unknown metric.
     """
     references = [[r] if isinstance(r := row["reference"], str) else r for row in rows]
-    stripped = [[text.strip() for text in several] for several in references]
     predictions = [row["prediction"] for row in rows]
-    scores, *others = (best_scores(name, predictions, stripped, prompts) for name in (metric, *also))
+    scores, *others = (best_scores(name, predictions, references, prompts) for name in (metric, *also))
     scored = [{**row, "score": score} for row, score in zip(rows, scores, strict=True)]
     for row, *values in zip(scored, *others, strict=True) if also else ():
         row["also"] = dict(zip(also, values, strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from cl_lightning.errors import nearest
-from cl_lightning.evaluation.matrix import BY_PROTOCOL, CONVENTIONS, summary
+from cl_lightning.evaluation.matrix import CONVENTIONS, FROM_START, FUNCTIONS, REFERENCED, Row
 
 #: The row of the untrained model, for `update(ZERO_SHOT, j, scores)`.
 ZERO_SHOT = -1
@@ -26,6 +26,8 @@ ZERO_SHOT = -1
 
 class SequenceMetric(Metric):
     """One sequence metric, 0..100 or -100..100 as its function in `matrix` says; a float64 scalar.
+
+    Call `update`, then `compute`: the scores of one cell alone have no value, so calling the object raises.
 
     Args:
         name: key of `cl_lightning.evaluation.matrix.CONVENTIONS`.
@@ -70,13 +72,11 @@ class SequenceMetric(Metric):
 
     def compute(self) -> Tensor:
         """The metric of the tasks trained so far: those up to the last row that was updated."""
-        R, alone = self.matrix(), BY_PROTOCOL["sequential"]
-        if self.name in alone:  # cells that only other metrics need may be missing
-            value: float | None = alone[self.name](R)
-        else:
-            value = summary(R, self._means()[ZERO_SHOT], self.single)[self.name]
-        if value is None:
-            raise ValueError(f"{self.name} is undefined here: {CONVENTIONS[self.name]}")
+        R, compared = self.matrix(), REFERENCED | FROM_START
+        rows: dict[str, Row] = dict.fromkeys(REFERENCED, self.single or ())
+        rows |= dict.fromkeys(FROM_START, self._means()[ZERO_SHOT])
+        # Each by its own function: cells that only other metrics need may be missing.
+        value = compared[self.name](R, rows[self.name]) if self.name in rows else FUNCTIONS[self.name](R)
         return torch.tensor(value, dtype=torch.float64, device=self.total.device)
 
     def _means(self) -> list[list[float | None]]:

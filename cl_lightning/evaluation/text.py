@@ -2,7 +2,8 @@
 
 Each takes (predictions, references, prompts) of equal length and returns the scores in that order; unequal
 lengths raise ValueError. `accuracy`, `rouge_l` and the like are ours; a name that ends in `_trace`, `_sapt` or
-`_slice` is what that paper's code computes, `parity` says where the two differ and why.
+`_slice` is what that paper's code computes, `parity` says where the two differ and why. Texts come as they were
+written; of ours only edit similarity, which is TRACE's there, sees the space around them.
 
 A new metric is a function of (prediction, reference, prompt) in a file beside this one and its line in `METRICS`.
 """
