@@ -11,7 +11,7 @@ from cl_lightning.comparison.resampled import metric_intervals
 from cl_lightning.errors import UserError
 from cl_lightning.evaluation.bootstrap import between
 from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
-from cl_lightning.state import ZERO_SHOT, columns, read_record
+from cl_lightning.state import ZERO_SHOT, columns, metric_told, read_record
 
 
 def _cell(value: Any) -> str:
@@ -29,11 +29,6 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return table
 
 
-def _metric(metrics: dict[str, Any], task: str) -> str:
-    """A task's metric, and whether labels were chosen by likelihood instead of generated."""
-    return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics.get("by_likelihood", ()) else "")
-
-
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
@@ -48,7 +43,7 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
             told = [between(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, _metric(metrics, name), learnt, now, *told])
+            rows.append([name, metric_told(metrics, name), learnt, now, *told])
     return rows
 
 
@@ -100,24 +95,24 @@ def tables(path: Path) -> list[Table]:
     tasks = columns(record)
     if metrics.get("trained") and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
-    rows.append(["metric", *[_metric(metrics, n) for n in tasks]])
-    state = "" if done == len(order) else f", {done} of {len(order)} tasks done"
+    rows.append(["metric", *[metric_told(metrics, n) for n in tasks]])
+    state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     ends = metric_intervals(path, record)
     found = [
-        _table(f"{record['experiment']}: scores 0..100 on {record['data']}{state}", ["", *tasks], rows),
+        _table(f"{record['experiment']}: scores 0..100", ["", *tasks], rows),
         _table(
-            "each task's last score, with its 95 % bootstrap interval over the test examples",
+            "each task's last score (95 % bootstrap intervals over the test examples)",
             ["task", "metric", "when learnt", "now", "95 % interval", "forgotten", "long answers"],
             _last_row(record),
         ),
         _table(
-            "further metrics, no part of the matrix",
+            "further metrics (no part of the matrix)",
             ["task", "metric", "when learnt", "now", "95 % interval"],
             _further(record),
         ),
         _table(
-            "sequence metrics, with 95 % bootstrap intervals over the test examples",
+            "sequence metrics (95 % bootstrap intervals over the test examples)",
             ["name", "value", "95 % interval", "meaning"],
             [
                 [name, values[name], between(ends.get(name)), meaning]
@@ -128,6 +123,8 @@ def tables(path: Path) -> list[Table]:
     ]
     for slot in record["tables"].values():
         found += [_table(t["title"], t["columns"], t["rows"]) for t in slot]
+    for table in found:  # a table may be shown alone: which data and what state it is of belongs to each
+        table.title = f"{table.title} on {state}"
     return [table for table in found if table.row_count]
 
 

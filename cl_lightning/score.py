@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from cl_lightning.errors import ConfigError, UserError
-from cl_lightning.evaluation.parity import DEVIATIONS
+from cl_lightning.evaluation.parity import DEVIATIONS, WITHOUT_SWITCH
 from cl_lightning.evaluation.text import METRICS
 from cl_lightning.report import show
 from cl_lightning.views import rescore
@@ -58,6 +58,7 @@ def listed() -> str:
     lines = [f"{name:26} {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in METRICS.items()]
     lines += ["", "Where ours differ from the official evaluators (data.metrics=official takes theirs):"]
     lines += [f"{d.ours} / {d.official}: {d.what}; {d.why}" for d in DEVIATIONS]
+    lines += ["", "Differences that no switch brings back:", *WITHOUT_SWITCH]
     return "\n".join(lines)
 
 

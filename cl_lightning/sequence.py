@@ -369,13 +369,13 @@ class SequenceRun:
 
     def _export(self) -> None:
         """matrix.csv, curves.csv, metrics.json: what the record says, for other programs. Anew after each commit."""
-        columns = [f"after ({self.facts['data']})", *self.columns]
+        after = f"after ({self.facts['data']})"
         rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
-        write_atomic(self.folder.path / "matrix.csv", to_csv(columns, rows))
+        write_atomic(self.folder.path / "matrix.csv", to_csv([after, *self.columns], rows))
         summaries = [SUMMARIES[self.data.protocol](self.matrix[: i + 1]) for i in range(len(self.matrix))]
         curves = [[name, n, *s.values()] for name, n, s in zip(self.order, self.trained, summaries, strict=False)]
         names = list(summaries[0]) if summaries else []
-        write_atomic(self.folder.path / "curves.csv", to_csv(["after", "trained parameters", *names], curves))
+        write_atomic(self.folder.path / "curves.csv", to_csv([after, "trained parameters", *names], curves))
         write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))
 
     def _on_main(self, action: Callable[[], None]) -> None:

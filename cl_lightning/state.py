@@ -229,6 +229,11 @@ def columns(record: dict[str, Any]) -> list[str]:
     return record.get("columns", record["order"])
 
 
+def metric_told(metrics: dict[str, Any], task: str) -> str:
+    """A task's metric, and whether labels were chosen by likelihood instead of generated."""
+    return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics.get("by_likelihood", ()) else "")
+
+
 def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
     """A file that the record names, compared with its checksum."""
     file = path / name

@@ -215,7 +215,7 @@ def test_references_are_one_task_runs_that_agree_in_all_but_the_order(run: MakeR
     assert found.interval[0] < found.mean < found.interval[1]
     ask = [str(sequence), "--metrics", "intransigence", "--references"]
     made, _ = text([*ask, *map(str, references)])
-    assert "| lora | 7.00 | 1 |" in made
+    assert "| lora | 7.00 [" in made
     assert "- reference: Py150: alone, seed 1" in made
     other = alone("Py150", 84.0, **{"data.train_samples": 5})  # another budget
     for lacking in ([references[0]], [references[0], other]):
@@ -233,7 +233,7 @@ def test_forward_transfer_where_it_was_scored(run: MakeRun) -> None:
     found = compare([made]).aggregate(0, 0, "fwt_gem")
     assert found.mean == 20.0
     assert found.interval == pytest.approx((10.0, 30.0)), "both rows see the same draws of two examples"
-    assert "| lora | 20.00 | 65.00 | 1 |" in text([str(made), "--metrics", "fwt_gem", "fp"])[0]
+    assert "| lora | 20.00 [10.00, 30.00] | 65.00 [" in text([str(made), "--metrics", "fwt_gem", "fp"])[0]
     same = run("more", 1, shifted(WHOLE, 0.0), zero_shot=[START[0], [25.0, 5.0]], **OTHER)
     difference = compare([made, same]).difference(1, 0, 0, "fwt_gem")
     assert (difference.mean, difference.interval) == (5.0, pytest.approx((5.0, 5.0)))
@@ -259,7 +259,7 @@ def test_joint_training_and_tasks_alone_are_rows_with_what_they_have(run: MakeRu
     assert table.difference(1, 0, 0, "fp").mean == 12.5
     assert table.difference(1, 0, 0, "ap") is None
     made, _ = text([str(path) for path in runs])
-    assert "| joint |  | 77.50 |  | 1 |" in made and "| alone | 84.50 |  |  | 1 |" in made
+    assert "| joint |  | 77.50 [" in made and "| alone | 84.50 [" in made
     assert "forget_T" not in text([str(runs[1]), "--format=csv"])[0]
 
 
@@ -327,10 +327,24 @@ def test_markdown(run: MakeRun) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made.splitlines() if line.startswith("|")]
     assert len({len(row) for row in rows[:4]}) == 1
     assert rows[0][:5] == ["method", "A: ap", "A: fp", "A: forget_T", "A: seeds"]
-    assert rows[2] == ["lora_1", "56.25 ± 30.05", "43.75 ± 30.05", "12.50 ± 0.00", "2", "", "", "", "", ""]
-    assert rows[3][1:] == ["77.50", "65.00", "12.50", "1", "35.00", "22.50", "12.50", "1", "43.75 / 22.50 (2 orders)"]
+    bare = [[cell.partition(" [")[0] for cell in row] for row in rows]
+    assert bare[2] == ["lora_1", "56.25 ± 30.05", "43.75 ± 30.05", "12.50 ± 0.00", "2", "", "", "", "", ""]
+    assert bare[3][1:] == ["77.50", "65.00", "12.50", "1", "35.00", "22.50", "12.50", "1", "43.75 / 22.50 (2 orders)"]
+    found = compare([Path(path) for path in small(run)]).aggregate(0, 0, "ap")
+    assert rows[2][1] == f"56.25 ± 30.05 [{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
     assert rows[6][:3] == ["slice", "+0.00 [0.00, 0.00]", "+0.00 [0.00, 0.00]"]
-    assert "- A: FOMC > Py150; data: TRACE files; base: tiny; seeds: 1, 2" in made
+    assert "- A: FOMC > Py150; data: TRACE files; scored by: accuracy; base: tiny; seeds: 1, 2" in made
+
+
+def test_every_format_says_how_it_was_scored(run: MakeRun) -> None:
+    """One column is kept apart from no other, so its note alone can tell."""
+    metrics = {"metric_of_task": {"FOMC": "accuracy", "Py150": "rouge_l"}, "by_likelihood": ["FOMC"]}
+    paths = [str(run("lora", 1, facts={"metrics": metrics, "view": "re-scored: own"}))]
+    told = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
+    assert f"scored by: {told};" in text(paths)[0]
+    assert f"scored by: {told};" in text([*paths, "--format=latex"])[0].replace(r"\_", "_")
+    made, _ = text([*paths, "--format=csv", "--metrics", "fp"])
+    assert [row["scored_by"] for row in csv.DictReader(io.StringIO(made))] == [told]
 
 
 def test_csv(run: MakeRun) -> None:
@@ -343,6 +357,9 @@ def test_csv(run: MakeRun) -> None:
     assert float(first["low"]) < 43.75 < float(first["high"])
     assert (first["baseline"], first["difference"], first["paired_seeds"]) == ("slice", "0.0", "1")
     assert {r["baseline"] for r in rows if r["method"] == "slice"} == {""}
+    orders = {(r["method"], r["column"], r["metric"]): (r["orders"], r["orders_mean"], r["orders_worst"]) for r in rows}
+    assert orders["lora_1", "A", "fp"] == ("", "", "")
+    assert orders["slice", "A", "fp"] == orders["slice", "B", "fp"] == ("2", "43.75", "22.5")
 
 
 def test_latex(run: MakeRun) -> None:
@@ -351,7 +368,10 @@ def test_latex(run: MakeRun) -> None:
     body = [line for line in made.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     spec = made.split(r"\begin{tabular}{")[1].split("}")[0]
     assert all(line.count("&") == len(spec) - 1 for line in body[:3])
-    assert r"lora\_1 & 56.25 $\pm$ 30.05 & 43.75 $\pm$ 30.05" in made
+    assert r"lora\_1 & 56.25 $\pm$ 30.05 [" in made
+    assert "%" not in made.replace(r"\%", ""), "notes are printed, no comments"
+    assert r"A: FOMC $>$ Py150; data: TRACE files; scored by: accuracy; base: tiny; seeds: 1, 2\par" in made
+    assert made.replace(r"\{", "").count("{") == made.replace(r"\}", "").count("}")
     assert r"forget\_T" in made
 
 
@@ -366,7 +386,7 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     out = tmp_path / "new" / "table.tex"
     assert told(*runs, "--format=latex", f"--out={out}") == (0, "")
-    assert out.read_text().endswith("\\end{tabular}\n")
+    assert out.read_text().endswith("\\par\n}\n")
     (tmp_path / "file").write_text("in the way")
     for argv, line in [
         (

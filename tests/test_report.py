@@ -107,3 +107,12 @@ def test_a_real_run_halfway_has_intervals_of_all_its_scores(tmp_path: Path) -> N
     folder.record, folder.files = state, state["files"]
     folder.commit({**state, "done": 1, "R": state["R"][:1]})
     assert metric_rows(path)["fp"][1] != ""
+
+
+def test_every_table_says_which_data_it_is_of(run: MakeRun) -> None:
+    metrics = {**METRICS, "further": {"Py150": {"Py150": {"bleu": {"score": 5.0, "interval": [1.0, 9.0]}}}}}
+    own = {"title": "what surgery did", "columns": ["task"], "rows": [["Py150"]]}
+    facts = {"metrics": metrics, "tables": {"slice": [own]}, "data": "TRACE files, without C-STANCE (no data)"}
+    titles = [str(table.title) for table in tables(run("lora", 1, facts=facts))]
+    assert len(titles) == 5
+    assert all(title.endswith(" on TRACE files, without C-STANCE (no data)") for title in titles)

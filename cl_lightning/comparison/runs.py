@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cl_lightning.errors import StateError
-from cl_lightning.state import RECORD, read_checked, read_record
+from cl_lightning.state import RECORD, metric_told, read_checked, read_record
 
 #: Options that say where or how fast, not what; as in the run's identity.
 PLACES = {
@@ -59,6 +59,15 @@ class Run:
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks scored, in the order in which a sequence trains them."""
         return tuple(self.record.get("columns", self.record["order"]))
+
+    @property
+    def scored_by(self) -> str:
+        """The metric, or each metric with its tasks; and what was done after the run to get it, if anything was."""
+        tasks: dict[str, list[str]] = {}
+        for task in self.tasks:
+            tasks.setdefault(metric_told(self.record["metrics"], task), []).append(task)
+        told = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
+        return ", ".join(told) + (f"; {self.record['view']}" if "view" in self.record else "")
 
     @property
     def alone(self) -> dict[str, float]:

@@ -38,11 +38,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Orders:
-    """One metric over task orders of the same tasks: mean of the orders' means, the worst order's, how many."""
+    """One metric over task orders of the same tasks: mean of the orders' means, the worst order's, how many, and the
+    columns of the table that hold them."""
 
     mean: float
     worst: float
     orders: int
+    columns: tuple[int, ...]
 
 
 class Comparison:
@@ -104,12 +106,15 @@ class Comparison:
         Columns count as orders of one another where they differ in nothing else.
         """
         families: dict[str, dict[tuple[str, ...], list[float]]] = {}
+        held: dict[str, list[int]] = {}
         for (r, column), runs in self.cells.items():
             family = repr({k: v for k, v in sorted(self.of_column[column].items()) if k not in ORDER})
-            for run in runs if r == row and self.defined(runs[0], metric) else []:
-                families.setdefault(family, {}).setdefault(run.tasks, []).append(self.value(run, metric))
-        means = [[fmean(values) for values in orders.values()] for orders in families.values()]
-        return [Orders(fsum(m) / len(m), min(m), len(m)) for m in means if len(m) > 1]
+            if r == row and self.defined(runs[0], metric):
+                held.setdefault(family, []).append(column)
+                for run in runs:
+                    families.setdefault(family, {}).setdefault(run.tasks, []).append(self.value(run, metric))
+        means = {family: [fmean(values) for values in orders.values()] for family, orders in families.items()}
+        return [Orders(fsum(m) / len(m), min(m), len(m), tuple(held[f])) for f, m in means.items() if len(m) > 1]
 
     def defined(self, run: Run, metric: str) -> bool:
         """Whether the run's protocol has the metric: joint training has no diagonal, tasks alone have no last row."""
@@ -209,7 +214,11 @@ def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
     for c, (name, column) in enumerate(zip(table.columns, columns, strict=True)):
         runs = [run for (_, j), cell in table.cells.items() if j == c for run in cell]
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
-        lines.append(f"{name}: {column['order']}; data: {column['data.what']}; base: {runs[0].base}; seeds: {seeds}")
+        scored = " / ".join(dict.fromkeys(run.scored_by for run in runs))
+        lines.append(
+            f"{name}: {column['order']}; data: {column['data.what']}; scored by: {scored}; base: {runs[0].base}; "
+            f"seeds: {seeds}"
+        )
     for name, column in zip(table.columns[1:], columns[1:], strict=True):
         told = ", ".join(_told(option, columns[0], column) for option in _apart(columns[0], column))
         lines.append(f"{name} is kept apart from {table.columns[0]}: other {told}")

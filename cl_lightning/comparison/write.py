@@ -5,13 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cl_lightning.comparison.table import Aggregate, Comparison, Difference
+from cl_lightning.evaluation.bootstrap import Interval
 from cl_lightning.evaluation.matrix import CONVENTIONS
 from cl_lightning.state import to_csv
 
 ABOUT = (
-    "± is the standard deviation over seeds; a difference's interval is a paired 95 % bootstrap over test examples, "
-    "the same seeds and examples on both sides"
+    "± is the standard deviation over seeds; [low, high] is a 95 % bootstrap interval over test examples, of a "
+    "difference paired: the same seeds and examples on both sides"
 )
+
+
+#: What a backslash before it does not make LaTeX print.
+TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    "±": r"$\pm$",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,15 @@ def _seeds(group: Sequence[Aggregate | Difference | None]) -> str:
 
 
 def _figure(a: Aggregate) -> str:
-    return f"{a.mean:.2f}" if a.sd is None else f"{a.mean:.2f} ± {a.sd:.2f}"
+    return f"{a.mean:.2f}{'' if a.sd is None else f' ± {a.sd:.2f}'} {_ends(a.interval)}"
 
 
 def _change(d: Difference) -> str:
-    return f"{d.mean:+.2f} [{d.interval[0]:.2f}, {d.interval[1]:.2f}]"
+    return f"{d.mean:+.2f} {_ends(d.interval)}"
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def _notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
@@ -82,15 +94,20 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
-    """LaTeX tabulars for the package booktabs; the notes are comments."""
-    lines = [f"% {note}" for note in _notes(table, metrics)]
+    """LaTeX tabulars for the package booktabs, and the notes below them."""
+    lines: list[str] = []
     for grid in grids(table, metrics, baseline):
         groups = [rf"\multicolumn{{{width}}}{{c}}{{{_tex(name)}}}" for name, width in grid.groups]
-        lines += [f"% {grid.title}", rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}", r"\toprule"]
+        lines += [
+            rf"\textbf{{{_tex(grid.title)}}}\par\smallskip",
+            rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
+            r"\toprule",
+        ]
         lines += [_row(["", *groups]), _row(["method", *map(_tex, grid.heads)]), r"\midrule"]
         lines += [_row([_tex(cell) for cell in row]) for row in grid.rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, ""])
+        lines += [r"\bottomrule", r"\end{tabular}\par\medskip"]
+    notes = [rf"{_tex(note)}\par" for note in _notes(table, metrics)]
+    return "\n".join([*lines, r"{\footnotesize\raggedright", *notes, "}", ""])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -98,23 +115,28 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("±", r"$\pm$")
+    return re.sub(r"[&%$#_{}\\~^<>±]", lambda found: TEX.get(found[0], rf"\{found[0]}"), text)
 
 
 def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
-    """A line for each method, column and metric: figures, interval over test examples, difference from the baseline."""
-    columns = ["method", "column", "order", "data", "metric", "seeds", "mean", "sd", "low", "high"]
+    """A line for each method, column and metric: figures, interval over test examples, difference from the baseline,
+    mean and worst over task orders, where there are several."""
+    columns = ["method", "column", "order", "data", "scored_by", "metric", "seeds", "mean", "sd", "low", "high"]
     columns += ["baseline", "difference", "difference_low", "difference_high", "paired_seeds"]
+    columns += ["orders", "orders_mean", "orders_worst"]
     rows = []
     for r, c in sorted(table.cells):
         facts = table.of_column[c]
         for metric in metrics:
             if (a := table.aggregate(r, c, metric)) is None:
                 continue
-            row = [table.methods[r], table.columns[c], facts["order"], facts["data.what"], metric, a.seeds]
+            scored = table.cells[r, c][0].scored_by
+            row = [table.methods[r], table.columns[c], facts["order"], facts["data.what"], scored, metric, a.seeds]
             row += [a.mean, a.sd, *a.interval]
             d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)
-            rows.append([*row, *([table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5)])
+            row += [table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5
+            o = next((o for o in table.over_orders(r, metric) if c in o.columns), None)
+            rows.append([*row, *([o.orders, o.mean, o.worst] if o else [None] * 3)])
     return to_csv(columns, rows).decode()
 
 

@@ -89,7 +89,11 @@ def forget_T(R: Matrix) -> float:
 
 
 def forget_Tm1(R: Matrix) -> float:
-    """Forgetting `(1/(T-1)) sum_{j<T-1} (R[j][j] - R[T-1][j])` = `-bwt`, -100..100; ValueError for T = 1."""
+    """Forgetting `(1/(T-1)) sum_{j<T-1} (R[j][j] - R[T-1][j])` = `-bwt`, -100..100; ValueError for T = 1.
+
+    Source: the loss side of TRACE's and GEM's BWT; Chaudhry et al. 2018 (RWalk) take the best earlier score instead,
+    which is `f_ra`.
+    """
     count = _earlier(R, "forget_Tm1")
     return fsum(_at(R, j, j) - _at(R, count, j) for j in range(count)) / count
 
