@@ -21,6 +21,7 @@ from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
+from tests.launch import launched
 
 REAL = SHARED / "data"
 
@@ -122,9 +123,8 @@ def test_a_metric_that_does_not_fit_is_found() -> None:
 # ---------------------------------------------------------------- the command
 
 
-def launched(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cl_lightning.data_check", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def checked(*argv: str) -> subprocess.CompletedProcess[str]:
+    return launched(argv, ROOT, module="cl_lightning.data_check")
 
 
 def written(root: Path) -> Path:
@@ -141,7 +141,7 @@ def written(root: Path) -> Path:
 
 def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     root = written(tmp_path / "data")
-    done = launched(str(root), "--csv", str(tmp_path / "new" / "out.csv"))
+    done = checked(str(root), "--csv", str(tmp_path / "new" / "out.csv"))
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
     assert "TRACE Mine: dev equals test (all 12 prompts): select nothing on it" in told
@@ -170,7 +170,7 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     def look(**changes: Any) -> subprocess.CompletedProcess[str]:
         tasks = [{**task, "metric": "accuracy", **changes}]
         config.write_text(yaml.safe_dump({"data": {"benchmark": {"init_args": {"tasks": tasks}}}}))
-        return launched(str(tmp_path), "--words", "--config", str(config))
+        return checked(str(tmp_path), "--words", "--config", str(config))
 
     done = look()
     assert (done.returncode, done.stderr) == (0, "")
@@ -181,7 +181,7 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert (
         "own mine: cannot be scored: unknown metric 'acuracy'; did you mean accuracy" in look(metric="acuracy").stdout
     )
-    refused = launched("--words", "--config", str(config), "--csv", "/proc/no/out.csv", str(tmp_path))
+    refused = checked("--words", "--config", str(config), "--csv", "/proc/no/out.csv", str(tmp_path))
     line = "error: /proc/no/out.csv: cannot be written (No such file or directory); name another file"
     assert (refused.returncode, refused.stderr.splitlines()[-1]) == (2, line)
     assert "Traceback" not in refused.stderr
@@ -196,10 +196,10 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
     task = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "Say.\n{q}", "answer": "a", "metric": "f1"}
     data = {"root": str(tmp_path), "max_prompt_tokens": 20, "benchmark": {"init_args": {"tasks": [task]}}}
     (config := tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data}))
-    done = launched("--config", str(config))
+    done = checked("--config", str(config))
     assert "own mine: 32 prompts are over data.max_prompt_tokens by template, instruction and cue alone" in done.stdout
     # Another limit on the command line comes first.
-    assert "alone" not in launched("--config", str(config), "--max-prompt-tokens", "64").stdout
+    assert "alone" not in checked("--config", str(config), "--max-prompt-tokens", "64").stdout
     tokenizer = Backbone("smollm2-135m-instruct").load_tokenizer()
     example = Example("x", "Say.\none two 1", "1", instruction=5)
     with pytest.raises(ConfigError, match="20 leaves no room"):

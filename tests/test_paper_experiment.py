@@ -1,8 +1,6 @@
 """Published settings build and run on small models of the same architectures; only data sizes are overridden."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cl_lightning.random_model import random_tokenizer
 from tests.conftest import ROOT, save_tiny_t5
+from tests.launch import launched
 
 #: Sizes of the data; what makes the experiment is left as published.
 SIZES = [
@@ -40,13 +39,7 @@ def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     configs = ["--config", "experiments/_base.yaml", "--config", "experiments/trace_slice_paper.yaml"]
     options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
-    done = subprocess.run(
-        [sys.executable, "-m", "cl_lightning", *configs, *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = launched([*configs, *options], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((run / "sequence.json").read_text())
     assert record["done"] == 2
@@ -62,13 +55,7 @@ def test_published_gainlora_settings_run(branches: str, model: str, small_llama:
     folder = small_llama if model == "llama" else save_tiny_t5(tmp_path / "t5", layers=2, dropout=0.1)
     configs = [f"experiments/{name}.yaml" for name in ("_base", f"superni_gainlora_{branches}_{model}_paper")]
     options = [f"--model.backbone.name={folder}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
-    done = subprocess.run(
-        [sys.executable, "-m", "cl_lightning", *[f"--config={c}" for c in configs], *options, "--data.epochs=2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = launched([*[f"--config={c}" for c in configs], *options, "--data.epochs=2"], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((run / "sequence.json").read_text())
     assert record["done"] == 2

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from cl_lightning.loading import load_run
 from tests.conftest import ROOT, batch_of, random_examples
+from tests.launch import launched
 from tests.wandb_offline import history, records
 
 BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
@@ -28,9 +29,7 @@ def command(run: Path, *options: str) -> list[str]:
 def smoke(
     run: Path, *options: str, check: bool = True, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        command(run, *options), cwd=ROOT, capture_output=True, text=True, timeout=180, env={**os.environ, **(env or {})}
-    )
+    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, env)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

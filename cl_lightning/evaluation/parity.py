@@ -80,5 +80,5 @@ DEVIATIONS: tuple[Deviation, ...] = (
 WITHOUT_SWITCH: tuple[str, ...] = (
     "TRACE samples its predictions at temperature 0.1; ours are greedy, the same every time",
     "SAPT and GainLoRA draw one of several references at random; the best of all counts here",
-    "SAPT and GainLoRA tidy blanks while decoding (clean_up_tokenization_spaces: \"do n't\" becomes \"don't\")",
+    'SAPT and GainLoRA tidy blanks while decoding (clean_up_tokenization_spaces: "do n\'t" becomes "don\'t")',
 )

@@ -1,0 +1,58 @@
+"""Runs of the command line for tests: a process each, forked from one that has imported what every run imports.
+
+Importing torch, lightning and transformers takes longer than most of these runs do. What runs is the command's own
+`main`, with its own arguments, environment, working directory and output, as `python -m cl_lightning` would.
+"""
+
+import atexit
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["cl_lightning.cli"])
+
+
+def launched(
+    argv: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 180,
+    module: str = "cl_lightning.__main__",
+) -> subprocess.CompletedProcess[str]:
+    """`python -m cl_lightning ARGV`, or another module's `main`, and what it printed; `env` adds to the environment.
+
+    Raises subprocess.TimeoutExpired; the process is killed then.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("out", "err")]
+        environment = {**os.environ, **(env or {})}
+        process = _forks.Process(target=_run, args=(module, [*argv], str(cwd), environment, *map(str, paths)))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([*argv], timeout)
+        return subprocess.CompletedProcess([*argv], process.exitcode, *(path.read_text() for path in paths))
+
+
+def _run(module: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
+    for descriptor, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    command = importlib.import_module(module)
+    sys.argv = [str(command.__file__), *argv]
+    sys.modules["__main__"] = command  # from which further ranks are started
+    try:
+        sys.exit(command.main())
+    finally:
+        atexit._run_exitfuncs()  # a fork ends without
+        sys.stdout.flush()
