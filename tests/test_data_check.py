@@ -101,7 +101,7 @@ def test_percentiles() -> None:
 
 def test_a_metric_that_does_not_fit_is_found() -> None:
     """Each line of `misfits`, and the metrics that have none on the same answers."""
-    letters, code = examples("t", ("p", "A"), ("p", " B\n")), examples("t", ("p", "x = 1"), ("p", "<STR_LIT>"))
+    letters, code = examples("t", ("p", "A"), ("p", "B\n")), examples("t", ("p", "x = 1"), ("p", "<STR_LIT>"))
     assert self_scores("first_letter", letters) == [100.0, 100.0]
     assert misfits("first_letter", letters) == misfits("edit_similarity", code) == []
     assert misfits("rationale_rouge_l", letters) == [
