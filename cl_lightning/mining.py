@@ -1,5 +1,6 @@
 """Mines conflicting sequences: the first task is learnt, the pool's gradients are compared there, the sets searched."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -61,17 +62,17 @@ def mine(options: MiningOptions, argv: list[str]) -> None:
     _tell_learnt(conflicts, learnt)
     write_atomic(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
     write_atomic(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
-    benchmark = yaml.safe_load(cli.resolved())["data"]["benchmark"]
+    resolved = yaml.safe_load(cli.resolved())["data"]
     start = data.order.index(learnt) if options.start == "learnt" else None
     for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
         for stale in out.glob(f"{kind}-*.yaml"):
             stale.unlink()
         found = search(conflicts.cosines, options.length, options.count, start)
-        _write(kind, found, conflicts, start, benchmark, learnt, out)
-    print(
-        "run one: python -m cl_lightning --config experiments/_base.yaml --config experiments/trace_slice.yaml "
-        f"--config {out}/conflict-1.yaml"
-    )
+        _write(kind, found, conflicts, start, resolved, learnt, out)
+    for file in sorted(out.glob("*-1.yaml"))[:1]:
+        # The options of this run, but not the folder of the one whose options were taken.
+        afresh = ["--sequence.run_dir=null"] if options.run else []
+        print("run one:", shlex.join(["python", "-m", "cl_lightning", *argv, *afresh, f"--config={file}"]))
 
 
 def _check_pool(options: MiningOptions, pool: list[str]) -> None:
@@ -118,21 +119,23 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
 
 
 def _write(
-    kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, benchmark: Any, learnt: str, out: Path
+    kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, data: Any, learnt: str, out: Path
 ) -> None:
-    """One experiment file per set, in its worst order, and a line about it."""
+    """One experiment file per set, in its worst order and with the data it was mined on, and a line about it.
+
+    Controls have positive cosines only. In a pool without conflict the sets that agree least are written, and told so.
+    """
     if not sets:
         print(f"{kind}: none, no set of this length has positive cosines only")
     for number, found in enumerate(sets, 1):
         order = worst_order(conflicts.cosines, found.members, start)
         names = [conflicts.tasks[i] for i in order.members]
         told = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
-        content = yaml.safe_dump(
-            {"data": {"benchmark": benchmark, "order": names}}, sort_keys=False, allow_unicode=True
-        )
+        if kind == "conflict" and found.score >= 0:
+            told += " (no conflict: the pool has none, these agree least)"
+        content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
         write_atomic(out / f"{kind}-{number}.yaml", f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
-        positive = " (no conflict)" if kind == "conflict" and found.score > 0 else ""
-        print(f"{kind}-{number}: {told}{positive}: {' > '.join(names)}")
+        print(f"{kind}-{number}: {told}: {' > '.join(names)}")
 
 
 def _csv(tasks: list[str], values: Tensor) -> bytes:

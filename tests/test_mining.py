@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -24,6 +25,7 @@ from cl_lightning.errors import ConfigError, TrainingError
 from cl_lightning.gradients.conflict_search import cosine_matrix, most_conflicting, worst_order
 from cl_lightning.gradients.count_sketch import CountSketch
 from cl_lightning.mine import main, parse
+from cl_lightning.mining import _write
 from cl_lightning.module import ContinualLM
 from tests.conftest import batch_of
 from tests.test_cli import Told, configs, launch
@@ -193,6 +195,26 @@ def test_a_mined_sequence_is_an_experiment(mined: tuple[Path, str], tmp_path: Pa
     told = launch(*CONFIGS[:2], f"--config={file}", f"--sequence.run_dir={tmp_path}", *quick)
     assert told.code == 0, told.err
     assert {p.name for p in tmp_path.glob("adapters/*")} == {*order}
+
+
+def test_what_it_says_to_run_has_the_data_it_was_mined_on(mined: tuple[Path, str]) -> None:
+    (line,) = (line for line in mined[1].splitlines() if line.startswith("run one: "))
+    command = ["python", "-m", "cl_lightning", *CONFIGS, f"--data.order={POOL}", "--boundary={}"]
+    assert shlex.split(line.removeprefix("run one: ")) == [*command, f"--config={mined[0] / 'conflict-1.yaml'}"]
+    data = yaml.safe_load((mined[0] / "conflict-1.yaml").read_text())["data"]
+    learnt = yaml.safe_load((mined[0] / "first" / "config.yaml").read_text())["data"]
+    assert {k: v for k, v in data.items() if k != "order"} == {k: v for k, v in learnt.items() if k != "order"}
+
+
+@pytest.mark.parametrize(("cosine", "told"), [(0.5, True), (-0.5, False)])
+def test_tasks_that_agree_are_told_to_be_no_conflict(
+    cosine: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pool = Conflicts(["a", "b"], torch.tensor([[1.0, cosine], [cosine, 1.0]]), torch.zeros(2, 2), 1)
+    _write("conflict", most_conflicting(pool.cosines, 2, 1, start=0), pool, 0, {"root": "data"}, "a", tmp_path)
+    written = (tmp_path / "conflict-1.yaml").read_text()
+    assert ("no conflict" in written, "no conflict" in capsys.readouterr().out) == (told, told)
+    assert yaml.safe_load(written)["data"] == {"root": "data", "order": ["a", "b"]}
 
 
 def test_a_run_of_the_first_task_is_taken_and_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:
