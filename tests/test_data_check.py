@@ -36,7 +36,7 @@ def test_a_profile_by_hand() -> None:
     test = (Example("test/0", "c", "far too long", ("far too long", "short")), long)
     dev = examples("dev", ("c", "x"), ("q", "x"))
     spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
-    found = profile(spec, Splits(train, test, blank=2), dev, words, Limits(prompt=2, answer=1))
+    found = profile(spec, Splits(train, test, blank=2, leaked=1), dev, words, Limits(prompt=2, answer=1))
     assert found == Profile(
         train=4,
         dev=2,
@@ -56,6 +56,7 @@ def test_a_profile_by_hand() -> None:
         budget=2,
         expected=(6, 3),
         contradicted=1,
+        dropped=1,
     )
     assert found.flaws() == [
         "1 of 2 dev prompts are in test",
@@ -63,7 +64,8 @@ def test_a_profile_by_hand() -> None:
         "1 training prompts occur with different answers",
         "1 test prompts (1 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
-        "6/2 train/test examples, published are 6/3",
+        "1 training examples are left out: their prompts are in test",
+        "7/2 train/test examples, published are 6/3",
         "2 prompts are over data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
         "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
         "(data.max_new_tokens)",

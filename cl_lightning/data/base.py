@@ -66,11 +66,13 @@ class Splits:
 
     Attributes:
         blank: training examples left out because their answer is blank.
+        leaked: training examples left out because their prompt is in the test split, whatever `data.drop_leaks` says.
     """
 
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     blank: int = 0
+    leaked: int = 0
 
 
 class Benchmark(ABC):

@@ -35,7 +35,8 @@ class Profile:
     """One task's data.
 
     Attributes:
-        train, dev, test: numbers of examples; `blank` training examples without an answer are left out of `train`.
+        train, dev, test: numbers of examples; of `train` the benchmark has left out `blank` examples without an answer
+            and `dropped` ones whose prompt is in test.
         repeated: training prompts that have occurred before.
         contradicted: different training prompts that occur with two or more different answers.
         leaked: different test prompts that are also in train; `leaked_examples`: test examples that have one.
@@ -70,10 +71,11 @@ class Profile:
     opening_scored: bool = False
     expected: tuple[int | None, int | None] = (None, None)
     contradicted: int = 0
+    dropped: int = 0
 
     def flaws(self) -> list[str]:
         """What may spoil a result, each in a few words."""
-        sizes = (self.train + self.blank, self.test)
+        sizes = (self.train + self.blank + self.dropped, self.test)
         other = any(known not in (None, size) for known, size in zip(self.expected, sizes, strict=True))
         published = "/".join("?" if known is None else str(known) for known in self.expected)
         short = f"{self.over_budget} of {self.test} test answers are longer than the generation budget of {self.budget}"
@@ -88,6 +90,7 @@ class Profile:
             f"{self.leaked} test prompts ({self.leaked_examples} of {self.test} examples) are also in train "
             "(data.drop_leaks)": self.leaked,
             f"{self.blank} training answers are blank and left out": self.blank,
+            f"{self.dropped} training examples are left out: their prompts are in test": self.dropped,
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
             f"{self.no_room} prompts are over data.max_prompt_tokens by template, instruction and cue alone: training "
             "will refuse them": self.no_room,
@@ -133,6 +136,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         opening_scored=spec.metric in READ_THE_OPENING,
         expected=spec.published,
         contradicted=contradicted(splits.train),
+        dropped=splits.leaked,
     )
 
 
