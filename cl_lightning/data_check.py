@@ -134,7 +134,7 @@ def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
     """All tasks that could be read, one a line."""
     columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
-    cut, long = limits.prompt - limits.template, limits.answer
+    cut, long = limits.prompt - limits.template, limits.answer - limits.end
     title = f"data: {unit} are median/95 %/longest; prompts over {cut} are cut, answers over {long} long"
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in ("task", *columns):
@@ -188,6 +188,7 @@ def run(options: argparse.Namespace) -> None:
         chosen.get("max_answer_tokens", Limits.answer),
         chosen.get("max_new_tokens"),
         template,
+        end=0 if options.words else 1,
     )
     console = Console(width=None if sys.stdout.isatty() else 200)
     shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
 from cl_lightning.data.prompt import PromptEncoder
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.data.trace import TRACE
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
@@ -67,6 +70,8 @@ def test_a_profile_by_hand() -> None:
         "1 training examples are left out: their prompts are in test",
         "7/2 train/test examples, published are 6/3",
         "2 prompts are over data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
+        "1 of 4 training answers are over data.max_answer_tokens: training refuses them, or leaves them out with "
+        "data.long_answers=drop",
         "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
         "(data.max_new_tokens)",
     ]
@@ -162,6 +167,27 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     assert [r["contradicted"] for r in rows] == ["0", "", "4"]
     # SmolLM2's tokens of "d\n0\nOutput: " and of "a b", counted with its tokenizer.
     assert (rows[0]["prompts_max"], rows[0]["answers_max"]) == ("7", "2")
+
+
+def test_answers_that_training_refuses_are_found_to_the_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"p {i}", "answer": "a b"} for i in range(4)]
+    for split in ("train", "test"):
+        (path := tmp_path / "Mine" / f"{split}.json").parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows))
+    for limit, refused in ((2, True), (3, False)):  # two tokens and the end token
+        monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), f"--max-answer-tokens={limit}"])
+        assert data_check.main() == 0
+        line = "TRACE Mine: 4 of 4 training answers are over data.max_answer_tokens: training refuses them"
+        assert (line in capsys.readouterr().out) is refused
+        data = TaskSequence(
+            TRACE(), root=str(tmp_path), order=["Mine"], max_answer_tokens=limit, validation_samples=0, system_prompt=""
+        )
+        with (
+            pytest.raises(DataError, match=r"has 3 tokens, data\.max_answer_tokens is 2") if refused else nullcontext()
+        ):
+            data.prepare(Backbone("smollm2-135m-instruct").load_tokenizer(), False)
 
 
 def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> None:

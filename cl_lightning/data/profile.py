@@ -22,12 +22,14 @@ MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
 @dataclass(frozen=True)
 class Limits:
     """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), the
-    choice of generation budgets (`data.max_new_tokens`), and how much of a prompt the chat template takes."""
+    choice of generation budgets (`data.max_new_tokens`), and what they hold beside the text: how much of a prompt the
+    chat template takes, of an answer the end token."""
 
     prompt: int = 256
     answer: int = 256
     generated: Budget = None
     template: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Profile:
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
             f"{self.no_room} prompts are over data.max_prompt_tokens by template, instruction and cue alone: training "
             "will refuse them": self.no_room,
+            f"{self.long_answers} of {self.train} training answers are over data.max_answer_tokens: training "
+            "refuses them, or leaves them out with data.long_answers=drop": self.long_answers,
             f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
         }
         return [text for text, holds in said.items() if holds]
@@ -130,7 +134,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         answers=percentiles(answers),
         cut_prompts=sum(n > room for n in prompts),
         no_room=sum(edge in long_edges for edge in edges),
-        long_answers=sum(n > limits.answer for n in answers),
+        long_answers=sum(n + limits.end > limits.answer for n in answers),
         over_budget=sum(n > spec.max_new_tokens for n in shortest),
         budget=spec.max_new_tokens,
         opening_scored=spec.metric in READ_THE_OPENING,
