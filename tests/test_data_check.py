@@ -219,6 +219,32 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert "nmae" in refused.stderr
 
 
+def test_any_benchmark_of_a_configuration_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"{i},{'no' if i % 2 else 'yes'}\n" for i in range(16)))
+    (tmp_path / "b.csv").write_text("q,a\n3,no\n20,yes\n")
+    task = {"name": "mine", "train": "a.csv", "test": "b.csv", "prompt": "{q}", "answer": "a", "metric": "accuracy"}
+    own = {"class_path": "cl_lightning.data.UserTasks", "init_args": {"tasks": [task]}}
+    flipped = {"class_path": "cl_lightning.data.Flipped", "init_args": {"base": own, "task": "mine"}}
+    left_out = "1 training examples are left out: their prompts are in test"
+
+    def look(**data: Any) -> str:
+        (config := tmp_path / "x.yaml").write_text(yaml.safe_dump({"data": {"root": str(tmp_path), **data}}))
+        monkeypatch.setattr(sys, "argv", ["data_check", "--words", "--config", str(config)])
+        assert data_check.main() == 0
+        return capsys.readouterr().out
+
+    told = look(benchmark=flipped)
+    assert told.startswith("DATA = own data (mine)\n")
+    assert f"Flipped mine: {left_out}" in told and f"Flipped mine-flipped: {left_out}" in told
+    told = look(benchmark=flipped, order=["mine-flipped"])
+    assert "Flipped mine-flipped: " in told and "Flipped mine: " not in told
+    monkeypatch.delenv("CL_DATA", raising=False)
+    told = look(benchmark="SuperNI", root=None, order=["FOMC"])
+    assert told.startswith("DATA = built-in sample, NOT Super-NI\n") and "SuperNI FOMC" in told
+
+
 def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"one two {i},{i % 2}\n" for i in range(16)))
     task = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "Say.\n{q}", "answer": "a", "metric": "f1"}
@@ -242,7 +268,10 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
         (["{here}"], "no data of LongSequence, SuperNI, NISeq, TRACE there"),
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
-        (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark.init_args of UserTasks"),
+        (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
+        (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
+        (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
+        (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
     ],
 )
@@ -251,6 +280,9 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.delenv("CL_DATA", raising=False)
     (tmp_path / "other.yaml").write_text("data: {}\n")
+    (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
+    (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
+    (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
     with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
         assert data_check.main() == 2
