@@ -25,6 +25,7 @@ from cl_lightning.data.base import Benchmark, Example, data_root
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.files import read_text
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
+from cl_lightning.data.trace import SUBSETS
 from cl_lightning.data.user_tasks import UserTasks
 from cl_lightning.errors import ConfigError, DataError, UserError, nearest
 from cl_lightning.evaluation.fit import misfits
@@ -138,7 +139,10 @@ def _labels(shares: dict[str, float]) -> str:
 def changed(root: Path) -> list[str]:
     """Files of published tasks, wherever the readers take them from, whose rows are not the published ones."""
     known = [
-        (path, file.checksum) for file in published.files() if file.checksum for path in published.copies(file, root)
+        (path, file.checksum)
+        for file in published.files(SUBSETS)
+        if file.checksum
+        for path in published.copies(file, root)
     ]
     said = []
     for path, checksum in known:
