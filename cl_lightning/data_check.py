@@ -38,13 +38,15 @@ BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
 
 @dataclass(frozen=True)
 class Checked:
-    """One task: where it belongs, its profile or why there is none, and how its metric fails to fit its answers."""
+    """One task: where it belongs, its profile or why there is none, how its metric fails to fit its answers; whether
+    it is a published task of the benchmark, no other folder's and not the sample's."""
 
     benchmark: str
     task: str
     profile: Profile | None
     fault: str = ""
     misfits: tuple[str, ...] = ()
+    published: bool = False
 
     @property
     def flaws(self) -> list[str]:
@@ -119,7 +121,8 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
         unfit = [told for metric in (spec.metric, *spec.also) for told in misfits(metric, splits.test)]
     except UserError as error:
         unfit = [f"cannot be scored: {error}"]
-    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit))
+    known = root is not None and task in benchmark.published_epochs()
+    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit), published=known)
 
 
 def _fields(found: Profile | None) -> dict[str, Any]:
@@ -153,6 +156,17 @@ def changed(root: Path) -> list[str]:
         if not same:
             said.append(f"{path}: its rows are not the published ones")
     return said
+
+
+def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
+    """A line for each benchmark with published tasks whose published size nobody could compare."""
+    found: dict[str, list[str]] = {}
+    for c in checked:
+        if c.profile and c.published:
+            splits = [s for s, n in zip(("train", "test"), c.profile.expected, strict=True) if n is None]
+            if splits:
+                found.setdefault(c.benchmark, []).append(f"{c.task} ({' and '.join(splits)})")
+    return [f"{benchmark}: published size not known of {', '.join(tasks)}" for benchmark, tasks in found.items()]
 
 
 def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
@@ -226,6 +240,8 @@ def run(options: argparse.Namespace) -> None:
     console.print("[bold]findings[/bold]" if findings else "nothing found")
     for line in findings:
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    for line in unknown_sizes(checked):
+        console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
         rows = [c.row() for c in checked]
         write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))

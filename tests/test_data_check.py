@@ -38,8 +38,8 @@ def test_a_profile_by_hand() -> None:
     long = Example("test/1", "c d e", "one two three", instruction=3, cue=2)
     test = (Example("test/0", "c", "far too long", ("far too long", "short")), long)
     dev = examples("dev", ("c", "x"), ("q", "x"))
-    spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
-    found = profile(spec, Splits(train, test, blank=2, leaked=1), dev, words, Limits(prompt=2, answer=1))
+    spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3), source="made")
+    found = profile(spec, Splits(train, test, blank=2, leaked=1, licence="MIT"), dev, words, Limits(prompt=2, answer=1))
     assert found == Profile(
         train=4,
         dev=2,
@@ -60,6 +60,7 @@ def test_a_profile_by_hand() -> None:
         expected=(6, 3),
         contradicted=1,
         dropped=1,
+        source="made; its file says MIT",
     )
     assert found.flaws() == [
         "1 of 2 dev prompts are in test",
@@ -259,6 +260,31 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
     with pytest.raises(ConfigError, match="20 leaves no room"):
         PromptEncoder(tokenizer, 20, "").encode(example, TaskSpec("mine", "f1", 4))
     assert not PromptEncoder(tokenizer, 64, "").encode(example, TaskSpec("mine", "f1", 4)).cut
+
+
+def test_published_sizes_that_are_not_known_are_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"Definition": ["d"], "Instances": [{"input": f"{i}", "output": "a"} for i in range(3)]}
+    rows = [{"prompt": f"p {i}", "answer": "a b c"} for i in range(3)]
+    layouts = {**{f"long_sequence/{t}": file for t in ("yahoo", "dbpedia", "cb", "Mine")}, "trace/Mine": rows}
+    for layout, content in layouts.items():
+        (tmp_path / layout).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / layout / f"{split}.json").write_text(json.dumps(content))
+    (tmp_path / "task088_a.json").write_text(json.dumps({**file, "Instance License": ["CC0"]}))
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), "--words", "--csv", str(out)])
+    assert data_check.main() == 0
+    told = capsys.readouterr().out
+    notes = [line for line in told.splitlines() if "size not known" in line]
+    assert notes == [
+        "note: LongSequence: published size not known of dbpedia (train), yahoo (train and test)",
+        "note: NISeq: published size not known of task088 (train and test)",
+    ]
+    rows = {r["task"]: r for r in csv.DictReader(out.open(encoding="utf-8"))}
+    assert rows["task088"]["source"].endswith("its texts under a licence of their own; its file says CC0")
+    assert "size" not in rows["yahoo"]["flaws"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class Profile:
         budget: that budget.
         opening_scored: whether the metric reads only how an answer opens, so that its score suffers nothing by that.
         expected: numbers of examples in the published train and test files, None where not known.
+        source: where the data comes from, with its licence, also as its own file states it.
     """
 
     train: int
@@ -74,6 +75,7 @@ class Profile:
     expected: tuple[int | None, int | None] = (None, None)
     contradicted: int = 0
     dropped: int = 0
+    source: str = ""
 
     def flaws(self) -> list[str]:
         """What may spoil a result, each in a few words."""
@@ -141,6 +143,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         expected=spec.published,
         contradicted=contradicted(splits.train),
         dropped=splits.leaked,
+        source=f"{spec.source}; its file says {splits.licence}" if splits.licence else spec.source,
     )
 
 
