@@ -2,8 +2,8 @@
 
 For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
 and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the
-tasks written there instead (`data.UserTasks`), with the limits written there. Findings are no errors: the exit code is
-0 unless there is nothing to look at.
+tasks written there instead (`data.benchmark` and `data.order`), with the limits written there. Findings are no errors:
+the exit code is 0 unless there is nothing to look at.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from cl_lightning.data.base import Benchmark, Example, data_root
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.files import read_text
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
+from cl_lightning.data.trace import SUBSETS
 from cl_lightning.data.user_tasks import UserTasks
-from cl_lightning.errors import ConfigError, DataError, UserError
+from cl_lightning.errors import ConfigError, DataError, UserError, nearest
 from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
 from cl_lightning.state import to_csv, write_output
@@ -37,13 +38,15 @@ BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
 
 @dataclass(frozen=True)
 class Checked:
-    """One task: where it belongs, its profile or why there is none, and how its metric fails to fit its answers."""
+    """One task: where it belongs, its profile or why there is none, how its metric fails to fit its answers; whether
+    it is a published task of the benchmark, no other folder's and not the sample's."""
 
     benchmark: str
     task: str
     profile: Profile | None
     fault: str = ""
     misfits: tuple[str, ...] = ()
+    published: bool = False
 
     @property
     def flaws(self) -> list[str]:
@@ -66,20 +69,41 @@ def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
                 yield name, benchmark, task
 
 
-def written(config: Path) -> tuple[UserTasks, dict[str, Any]]:
-    """The own tasks of a configuration file, and its section `data`. Raises ConfigError, DataError."""
+def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
+    """The benchmark of a configuration file, UserTasks where it names no class, and its section `data`.
+
+    Raises:
+        ConfigError, DataError: one line that names the file.
+    """
     try:
         data = yaml.safe_load(read_text(config))["data"]
-        benchmark = data["benchmark"]["init_args"]
+        benchmark = data["benchmark"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"{config}: holds no data.benchmark.init_args of UserTasks ({told})") from None
+        raise ConfigError(f"{config}: holds no data.benchmark ({told})") from None
+    if isinstance(benchmark, dict):
+        benchmark = {"class_path": "cl_lightning.data.UserTasks", **benchmark}
+    for name in cl_lightning.data.EXPORTS:
+        getattr(cl_lightning.data, name)  # imported classes are known to class_path by their short names
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(UserTasks, "benchmark")
+    parser.add_argument("--benchmark", type=Benchmark, required=True)
     try:
         return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
     except ArgumentError as error:
         raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
+
+
+def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:
+    """The tasks that `data.order` names, as `found`. Raises ConfigError for an unknown one."""
+    known = benchmark.tasks(root)
+    names = benchmark.default_order(root) if order is None else order
+    if not isinstance(names, list):
+        raise ConfigError(f"data.order: {names!r} is no list of task names")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), known)}")
+    kind = "own" if isinstance(benchmark, UserTasks) else type(benchmark).__name__
+    return [(kind, benchmark, name) for name in names]
 
 
 def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure: Measure, limits: Limits) -> Checked:
@@ -97,7 +121,8 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
         unfit = [told for metric in (spec.metric, *spec.also) for told in misfits(metric, splits.test)]
     except UserError as error:
         unfit = [f"cannot be scored: {error}"]
-    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit))
+    known = root is not None and task in benchmark.published_epochs()
+    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit), published=known)
 
 
 def _fields(found: Profile | None) -> dict[str, Any]:
@@ -117,7 +142,10 @@ def _labels(shares: dict[str, float]) -> str:
 def changed(root: Path) -> list[str]:
     """Files of published tasks, wherever the readers take them from, whose rows are not the published ones."""
     known = [
-        (path, file.checksum) for file in published.files() if file.checksum for path in published.copies(file, root)
+        (path, file.checksum)
+        for file in published.files(SUBSETS)
+        if file.checksum
+        for path in published.copies(file, root)
     ]
     said = []
     for path, checksum in known:
@@ -130,11 +158,22 @@ def changed(root: Path) -> list[str]:
     return said
 
 
+def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
+    """A line for each benchmark with published tasks whose published size nobody could compare."""
+    found: dict[str, list[str]] = {}
+    for c in checked:
+        if c.profile and c.published:
+            splits = [s for s, n in zip(("train", "test"), c.profile.expected, strict=True) if n is None]
+            if splits:
+                found.setdefault(c.benchmark, []).append(f"{c.task} ({' and '.join(splits)})")
+    return [f"{benchmark}: published size not known of {', '.join(tasks)}" for benchmark, tasks in found.items()]
+
+
 def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
     """All tasks that could be read, one a line."""
     columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
-    cut, long = limits.prompt - limits.template, limits.answer
+    cut, long = limits.prompt - limits.template, limits.answer - limits.end
     title = f"data: {unit} are median/95 %/longest; prompts over {cut} are cut, answers over {long} long"
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in ("task", *columns):
@@ -174,7 +213,7 @@ def run(options: argparse.Namespace) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"{root} is not a folder")
     if own is not None:
-        tasks = [("own", own, name) for name in own.tasks(root)]
+        tasks = chosen(own, root, said.get("order"))
     elif root is None:
         raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
     else:
@@ -182,14 +221,17 @@ def run(options: argparse.Namespace) -> None:
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
     measure, template = (words, 0) if options.words else _tokens(options.model, said.get("system_prompt", ""))
-    chosen = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
+    given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
-        chosen.get("max_prompt_tokens", Limits.prompt),
-        chosen.get("max_answer_tokens", Limits.answer),
-        chosen.get("max_new_tokens"),
+        given.get("max_prompt_tokens", Limits.prompt),
+        given.get("max_answer_tokens", Limits.answer),
+        given.get("max_new_tokens"),
         template,
+        end=0 if options.words else 1,
     )
     console = Console(width=None if sys.stdout.isatty() else 200)
+    if own is not None:
+        console.print(f"DATA = {own.describe(root)}", soft_wrap=True, markup=False, highlight=False)
     shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
     checked = [check(root, *task, measure, limits) for task in shown]
     console.print(table(checked, "words" if options.words else "tokens", limits))
@@ -198,6 +240,8 @@ def run(options: argparse.Namespace) -> None:
     console.print("[bold]findings[/bold]" if findings else "nothing found")
     for line in findings:
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    for line in unknown_sizes(checked):
+        console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
     if options.csv:
         rows = [c.row() for c in checked]
         write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
@@ -207,7 +251,7 @@ def run(options: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cl_lightning.data_check", description=__doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
-    parser.add_argument("--config", metavar="FILE", help="look at the own tasks written there instead")
+    parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
     parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
     parser.add_argument(
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"

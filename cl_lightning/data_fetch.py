@@ -2,7 +2,8 @@
 
 Files under open licences are fetched. Others only where you say that their terms suit you (`--accept non-commercial`,
 `--accept unclear`); else each is named with its address and where to put it. A download goes on where it broke off, is
-checked against the checksum of the published rows where that is known, and is not repeated.
+checked against the checksum of the published rows where that is known, and is not repeated. Development splits come
+along for the data check; one that cannot be had stops nothing.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def fetch(file: PublishedFile, root: Path, host: str) -> bool:
 def fetch_all(
     root: Path, accepted: Sequence[Use], host: str = HOST, subsets: Sequence[int] = (max(trace.SUBSETS),)
 ) -> list[str]:
-    """Fetch what may be fetched and tell so, TRACE in these sizes; what could not be had, a line each.
+    """Fetch what may be fetched and tell so, TRACE in these sizes; what could not be had and is needed, a line each.
 
     Raises:
         DataError: there can be no folder `root`.
@@ -101,7 +102,10 @@ def fetch_all(
         try:
             fresh = fetch(file, root, host)
         except DataError as error:
-            failed.append(str(error))
+            if file.needed:
+                failed.append(str(error))
+            else:
+                print(f"done without, no run reads it: {error}", flush=True)
             continue
         checked = "checked" if file.checksum else "not checked: no checksum known"
         print(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})", flush=True)

@@ -1,6 +1,7 @@
 """Cleaning: what goes, what stays, and that a run says so."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def splits(train: str, test: str) -> Splits:
         tuple(Example(f"{s}/{i}", p, str(i)) for i, p in enumerate(text)) for s, text in (("a", train), ("b", test))
     ]
     return Splits(*made, blank=3)
+
+
+def test_what_the_benchmark_left_out_itself_is_counted_too() -> None:
+    assert clean(replace(splits("ab", "bx"), leaked=5), False, True)[1] == Removed(0, 6)
+    assert clean(replace(splits("ab", "bx"), leaked=5), False, False)[1] == Removed(0, 5)
 
 
 def prompts(cleaned: Splits) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
 from cl_lightning.data.prompt import PromptEncoder
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.data.trace import TRACE
 from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.fit import misfits, self_scores
 from tests.conftest import ROOT, SHARED
@@ -36,8 +39,8 @@ def test_a_profile_by_hand() -> None:
     long = Example("test/1", "c d e", "one two three", instruction=3, cue=2)
     test = (Example("test/0", "c", "far too long", ("far too long", "short")), long)
     dev = examples("dev", ("c", "x"), ("q", "x"))
-    spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3))
-    found = profile(spec, Splits(train, test, blank=2), dev, words, Limits(prompt=2, answer=1))
+    spec = TaskSpec("t", "rouge_l", max_new_tokens=2, published=(6, 3), source="made")
+    found = profile(spec, Splits(train, test, blank=2, leaked=1, licence="MIT"), dev, words, Limits(prompt=2, answer=1))
     assert found == Profile(
         train=4,
         dev=2,
@@ -57,6 +60,8 @@ def test_a_profile_by_hand() -> None:
         budget=2,
         expected=(6, 3),
         contradicted=1,
+        dropped=1,
+        source="made; its file says MIT",
     )
     assert found.flaws() == [
         "1 of 2 dev prompts are in test",
@@ -64,8 +69,11 @@ def test_a_profile_by_hand() -> None:
         "1 training prompts occur with different answers",
         "1 test prompts (1 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
-        "6/2 train/test examples, published are 6/3",
+        "1 training examples are left out: their prompts are in test",
+        "7/2 train/test examples, published are 6/3",
         "2 prompts are over data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
+        "1 of 4 training answers are over data.max_answer_tokens: training refuses them, or leaves them out with "
+        "data.long_answers=drop",
         "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
         "(data.max_new_tokens)",
     ]
@@ -162,6 +170,27 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     assert (rows[0]["prompts_max"], rows[0]["answers_max"]) == ("7", "2")
 
 
+def test_answers_that_training_refuses_are_found_to_the_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"p {i}", "answer": "a b"} for i in range(4)]
+    for split in ("train", "test"):
+        (path := tmp_path / "Mine" / f"{split}.json").parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows))
+    for limit, refused in ((2, True), (3, False)):  # two tokens and the end token
+        monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), f"--max-answer-tokens={limit}"])
+        assert data_check.main() == 0
+        line = "TRACE Mine: 4 of 4 training answers are over data.max_answer_tokens: training refuses them"
+        assert (line in capsys.readouterr().out) is refused
+        data = TaskSequence(
+            TRACE(), root=str(tmp_path), order=["Mine"], max_answer_tokens=limit, validation_samples=0, system_prompt=""
+        )
+        with (
+            pytest.raises(DataError, match=r"has 3 tokens, data\.max_answer_tokens is 2") if refused else nullcontext()
+        ):
+            data.prepare(Backbone("smollm2-135m-instruct").load_tokenizer(), False)
+
+
 def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"{i % 8},{i % 2}\n" for i in range(16)))
     task: dict[str, Any] = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "{q}", "answer": "a"}
@@ -191,6 +220,32 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert "nmae" in refused.stderr
 
 
+def test_any_benchmark_of_a_configuration_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"{i},{'no' if i % 2 else 'yes'}\n" for i in range(16)))
+    (tmp_path / "b.csv").write_text("q,a\n3,no\n20,yes\n")
+    task = {"name": "mine", "train": "a.csv", "test": "b.csv", "prompt": "{q}", "answer": "a", "metric": "accuracy"}
+    own = {"class_path": "cl_lightning.data.UserTasks", "init_args": {"tasks": [task]}}
+    flipped = {"class_path": "cl_lightning.data.Flipped", "init_args": {"base": own, "task": "mine"}}
+    left_out = "1 training examples are left out: their prompts are in test"
+
+    def look(**data: Any) -> str:
+        (config := tmp_path / "x.yaml").write_text(yaml.safe_dump({"data": {"root": str(tmp_path), **data}}))
+        monkeypatch.setattr(sys, "argv", ["data_check", "--words", "--config", str(config)])
+        assert data_check.main() == 0
+        return capsys.readouterr().out
+
+    told = look(benchmark=flipped)
+    assert told.startswith("DATA = own data (mine)\n")
+    assert f"Flipped mine: {left_out}" in told and f"Flipped mine-flipped: {left_out}" in told
+    told = look(benchmark=flipped, order=["mine-flipped"])
+    assert "Flipped mine-flipped: " in told and "Flipped mine: " not in told
+    monkeypatch.delenv("CL_DATA", raising=False)
+    told = look(benchmark="SuperNI", root=None, order=["FOMC"])
+    assert told.startswith("DATA = built-in sample, NOT Super-NI\n") and "SuperNI FOMC" in told
+
+
 def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"one two {i},{i % 2}\n" for i in range(16)))
     task = {"name": "mine", "train": "a.csv", "test": "a.csv", "prompt": "Say.\n{q}", "answer": "a", "metric": "f1"}
@@ -207,6 +262,31 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
     assert not PromptEncoder(tokenizer, 64, "").encode(example, TaskSpec("mine", "f1", 4)).cut
 
 
+def test_published_sizes_that_are_not_known_are_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"Definition": ["d"], "Instances": [{"input": f"{i}", "output": "a"} for i in range(3)]}
+    rows = [{"prompt": f"p {i}", "answer": "a b c"} for i in range(3)]
+    layouts = {**{f"long_sequence/{t}": file for t in ("yahoo", "dbpedia", "cb", "Mine")}, "trace/Mine": rows}
+    for layout, content in layouts.items():
+        (tmp_path / layout).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / layout / f"{split}.json").write_text(json.dumps(content))
+    (tmp_path / "task088_a.json").write_text(json.dumps({**file, "Instance License": ["CC0"]}))
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), "--words", "--csv", str(out)])
+    assert data_check.main() == 0
+    told = capsys.readouterr().out
+    notes = [line for line in told.splitlines() if "size not known" in line]
+    assert notes == [
+        "note: LongSequence: published size not known of dbpedia (train), yahoo (train and test)",
+        "note: NISeq: published size not known of task088 (train and test)",
+    ]
+    rows = {r["task"]: r for r in csv.DictReader(out.open(encoding="utf-8"))}
+    assert rows["task088"]["source"].endswith("its texts under a licence of their own; its file says CC0")
+    assert "size" not in rows["yahoo"]["flaws"]
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -214,7 +294,10 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
         (["{here}"], "no data of LongSequence, SuperNI, NISeq, TRACE there"),
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
-        (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark.init_args of UserTasks"),
+        (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
+        (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
+        (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
+        (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
     ],
 )
@@ -223,6 +306,9 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.delenv("CL_DATA", raising=False)
     (tmp_path / "other.yaml").write_text("data: {}\n")
+    (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
+    (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
+    (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
     with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
         assert data_check.main() == 2

@@ -12,7 +12,9 @@ import pytest
 
 from cl_lightning import data_check, data_fetch
 from cl_lightning.data.long_sequence import LongSequence
+from cl_lightning.data.profile import Limits, words
 from cl_lightning.data.published import CHECKSUMS, HOST, PublishedFile, checksum, copies, files
+from cl_lightning.data.trace import SUBSETS, TRACE
 from cl_lightning.errors import DataError
 from tests.conftest import SHARED
 
@@ -143,24 +145,31 @@ def test_the_checksum_is_of_the_rows(tmp_path: Path) -> None:
 
 def test_the_list_says_where_and_on_which_terms() -> None:
     listed = files()
-    assert len(listed) == 2 * (15 + 15 + 8) == len({file.path for file in listed})
+    assert len(listed) == 3 * (15 + 15 + 8) == len({file.path for file in listed})
     by_path = {str(file.path): file for file in listed}
     wic = by_path["long_sequence/wic/train.json"]
     assert (wic.use, wic.place.endswith("/CL_Benchmark/Long_Sequence/wic/train.json")) == ("non-commercial", True)
     assert by_path["LLM-CL-Benchmark_5000/NumGLUE-cm/test.json"].use == "open"
     assert by_path["superni/task1572_samsum_summary/train.json"].use == "non-commercial"
     assert by_path["superni/task363_sst2_polarity_classification/train.json"].use == "unclear"
-    assert {file.checksum for file in listed} >= {*CHECKSUMS.values()}
+    development = {path: file for path, file in by_path.items() if not file.needed}
+    assert len(development) == 15 + 15 + 8
+    assert development["LLM-CL-Benchmark_5000/FOMC/eval.json"].place.endswith("_5000/FOMC/eval.json")
+    assert development["superni/task363_sst2_polarity_classification/dev.json"].checksum == "c1507f1f279f47b1"
+    assert development["long_sequence/yahoo/dev.json"].checksum is None
+    assert {file.checksum for file in files(SUBSETS)} == {*CHECKSUMS.values(), None}
 
 
 def test_the_smaller_sizes_of_trace_are_listed_where_they_are_asked_for() -> None:
     more = {str(file.path): file for file in files((500, 1000))}
-    assert len(more) == 2 * (15 + 15 + 2 * 8)
+    assert len(more) == 3 * (15 + 15 + 2 * 8)
     small = more["LLM-CL-Benchmark_500/FOMC/train.json"]
     assert small.place.endswith("/TRACE-Benchmark/LLM-CL-Benchmark_500/FOMC/train.json")
-    assert (small.use, small.checksum) == ("non-commercial", None), "our checksums are of 5000"
+    assert (small.use, small.checksum) == ("non-commercial", None), "only 5000 is known"
+    assert more["LLM-CL-Benchmark_500/Py150/test.json"].checksum == CHECKSUMS["LLM-CL-Benchmark_500/Py150/test.json"]
+    assert more["LLM-CL-Benchmark_1000/Py150/test.json"].checksum is None
     assert more["LLM-CL-Benchmark_1000/FOMC/test.json"].checksum is None
-    assert more["long_sequence/cb/train.json"].checksum == CHECKSUMS["cb", "train"]
+    assert more["long_sequence/cb/train.json"].checksum == CHECKSUMS["long_sequence/cb/train.json"]
 
 
 def launch(root: Path, server: Server, *argv: str) -> int:
@@ -194,6 +203,30 @@ def test_the_command_fetches_what_terms_allow_and_names_the_rest(
     assert not (tmp_path / wic.path).exists()
 
 
+def test_a_development_split_that_cannot_be_had_stops_nothing(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "i", "answer": "A"}]
+    listed = [
+        PublishedFile(Path(f"LLM-CL-Benchmark_5000/FOMC/{split}.json"), f"a/{split}.json", "MIT", "open", None)
+        for split in ("eval", "test", "train")
+    ]
+    monkeypatch.setattr(data_fetch, "files", lambda subsets: listed)
+    server.bodies |= {f"/a/{split}.json": json.dumps(rows).encode() for split in ("train", "test")}
+    assert launch(tmp_path, server) == 0
+    told = capsys.readouterr()
+    assert f"done without, no run reads it: {server.url}/a/eval.json: the server says 404" in told.out
+    assert told.err == ""
+    assert data_check.check(tmp_path, "TRACE", TRACE(), "FOMC", words, Limits()).profile.dev == 0
+    server.bodies["/a/eval.json"] = json.dumps(rows).encode()
+    assert launch(tmp_path, server) == 0
+    found = data_check.check(tmp_path, "TRACE", TRACE(), "FOMC", words, Limits())
+    assert "dev equals test (all 1 prompts): select nothing on it" in found.flaws
+    del server.bodies["/a/test.json"]
+    (tmp_path / listed[1].path).unlink()
+    assert launch(tmp_path, server) == 2, "a split that runs read is missed"
+
+
 @pytest.mark.parametrize("place", ["file", "file/deeper", "/proc/no"])
 def test_a_folder_that_cannot_be_is_one_line(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], place: str
@@ -214,7 +247,7 @@ def test_a_file_in_the_way_of_a_download_is_told(tmp_path: Path, server: Server)
 @pytest.mark.skipif(not (REAL / "superni").is_dir(), reason="no data beside this checkout")
 def test_the_real_files_have_the_checksums() -> None:
     known = [path for file in files() if file.checksum for path in copies(file, REAL)]
-    assert len(known) == 53
+    assert len(known) == 53 + 15 + 4 + 6, "and the development splits: Super-NI, Long Sequence, TRACE"
     made_here = {REAL / "long_sequence/yelp/train.json", REAL / "long_sequence/imdb/test.json"}
     assert not made_here & {*known}
     assert REAL / "trace/FOMC/train.json" in known
@@ -232,6 +265,11 @@ def test_the_real_files_have_the_checksums() -> None:
         ("FOMC/test.json", True),
         ("LLM-CL-Benchmark_5000/FOMC/train.json", True),
         ("LLM-CL-Benchmark_500/FOMC/train.json", False),  # other rows, whose checksum is not known
+        ("LLM-CL-Benchmark_500/Py150/test.json", True),
+        ("LLM-CL-Benchmark_1000/ScienceQA/train.json", True),
+        ("trace/Py150/test.json", False),  # counts as the largest size's, which is not known
+        ("superni/task363_sst2_polarity_classification/dev.json", True),
+        ("trace/FOMC/eval.json", True),
         ("trace/MeetingBank/train.json", False),
     ],
 )

@@ -47,6 +47,16 @@ def test_an_order_by_name_is_the_published_one(tmp_path: Path) -> None:
     assert trace.TRACE().default_order(tmp_path) == [*trace.TASKS, "Mine"]
 
 
+def test_published_epochs_are_those_of_the_orders_authors() -> None:
+    traces = {"C-STANCE": 5, "FOMC": 3, "MeetingBank": 7, "Py150": 5, "ScienceQA": 3, "NumGLUE-cm": 5, "NumGLUE-ds": 5}
+    for order in (None, "order1", "order2"):
+        assert trace.TRACE(order=order).published_epochs() == {**traces, "20Minuten": 7}
+    six = trace.TRACE(order="slice6")
+    assert TaskSequence(six, epochs="published").epochs_per_task == [3] * 6
+    with pytest.raises(UserError, match="none is published for NumGLUE-ds"):
+        TaskSequence(six, order=["FOMC", "NumGLUE-ds"], epochs="published")
+
+
 def test_an_absent_task_is_left_out_when_asked(tmp_path: Path) -> None:
     write_task(tmp_path / "LLM-CL-Benchmark_500" / "FOMC")
     options = {"root": str(tmp_path), "order": ["C-STANCE", "FOMC"]}

@@ -102,10 +102,27 @@ def test_no_test_prompt_of_one_is_trained_on_in_the_other(tmp_path: Path) -> Non
         assert [e.prompt for e in original.train] == [f"p{i}" for i in (0, 1, 2, 5, 6, 7, 8, 9)]
         assert [e.id.rpartition("/")[2] for e in original.train] == [e.id.rpartition("/")[2] for e in twin.train]
         assert len(original.test) == len(twin.test) == 3
+        assert (original.leaked, twin.leaked) == (2, 2)
     leaking = tmp_path / "leaking"
     leaking.mkdir()
     with pytest.raises(DataError, match="every training prompt is a test prompt too"):
         Flipped(task="Own").load(write(leaking, [("p", "x"), ("q", "y")], [("p", "x"), ("q", "y")]), "Own")
+
+
+def test_a_run_says_how_many_leaking_prompts_were_left_out(tmp_path: Path) -> None:
+    train = [(f"p{i}", "xy"[i % 2]) for i in range(10)]
+    root = write(tmp_path, train, [("p3\n", "y"), ("p4", "x"), ("q", "x")])
+    nested = Flipped(Flipped(task="Own"), "Own", "upper")
+    for benchmark, names in ((Flipped(task="Own"), ("Own", "Own-flipped")), (nested, ("Own", "Own-upper"))):
+        data = TaskSequence(benchmark, root=str(root), validation_samples=0)
+        data.prepare(random_tokenizer(), False)
+        assert data.source == f"TRACE files, left out: {names[0]} 2 leaked, {names[1]} 2 leaked"
+        cleaned = TaskSequence(benchmark, root=str(root), validation_samples=0, drop_leaks=True)
+        cleaned.prepare(random_tokenizer(), False)
+        assert cleaned.source == f"TRACE files, cleaned (left out: {names[0]} 2 leaked, {names[1]} 2 leaked)"
+    whole = TaskSequence(Flipped())
+    whole.prepare(random_tokenizer(), False)
+    assert whole.source == "built-in sample, NOT TRACE", "nothing was left out"
 
 
 def test_flips_nest() -> None:

@@ -66,11 +66,15 @@ class Splits:
 
     Attributes:
         blank: training examples left out because their answer is blank.
+        leaked: training examples left out because their prompt is in the test split, whatever `data.drop_leaks` says.
+        licence: what the task's file says of its texts' licence; "" where it says nothing or is not asked.
     """
 
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     blank: int = 0
+    leaked: int = 0
+    licence: str = ""
 
 
 class Benchmark(ABC):

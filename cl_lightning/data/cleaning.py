@@ -15,7 +15,8 @@ class Removed:
 
 
 def clean(splits: Splits, dedup: bool, drop_leaks: bool) -> tuple[Splits, Removed]:
-    """The splits without what is asked to go, and how much that was. Prompts are compared exactly.
+    """The splits without what is asked to go, and how much that was, with what the benchmark itself left out as leaked.
+    Prompts are compared exactly.
 
     Args:
         splits: one task's; the test split stays as it is.
@@ -28,7 +29,9 @@ def clean(splits: Splits, dedup: bool, drop_leaks: bool) -> tuple[Splits, Remove
     unique = tuple(first.values()) if dedup else splits.train
     tested = {e.prompt for e in splits.test} if drop_leaks else set()
     train = tuple(e for e in unique if e.prompt not in tested)
-    return replace(splits, train=train), Removed(len(splits.train) - len(unique), len(unique) - len(train))
+    return replace(splits, train=train), Removed(
+        len(splits.train) - len(unique), splits.leaked + len(unique) - len(train)
+    )
 
 
 def told(removed: Mapping[str, Removed]) -> str:

@@ -37,7 +37,8 @@ class Flipped(Benchmark):
 
     The twin is called `<task>-flipped` for a label flip and `<task>-<kind>` for a format flip, with `-instructed` after
     it where it is. Flips nest: `base` may be a Flipped again, of the same or of another task. A training prompt
-    that is a test prompt too is left out of both tasks; both are scored by exact match, since other metrics fold case.
+    that is a test prompt too (blanks around it apart) is left out of both tasks and counted in `Splits.leaked`. Both
+    are scored by exact match, since other metrics fold case.
 
     Args:
         base: where the tasks come from.
@@ -120,15 +121,17 @@ class Flipped(Benchmark):
         splits, answers = self._pair(root)
         if name == self.task:
             return splits
-        return Splits(tuple(self._twins(splits.train, answers)), tuple(self._twins(splits.test, answers)), splits.blank)
+        train, test = (tuple(self._twins(examples, answers)) for examples in (splits.train, splits.test))
+        return replace(splits, train=train, test=test)
 
     def _pair(self, root: Path | None) -> tuple[Splits, dict[str, str]]:
         """The original as it is used, and the twin's answer for each of its labels."""
         splits = self.base.load(root, self.task)
         tested = {e.prompt.strip() for e in splits.test}
-        splits = replace(splits, train=tuple(e for e in splits.train if e.prompt.strip() not in tested))
-        if not splits.train:
+        train = tuple(e for e in splits.train if e.prompt.strip() not in tested)
+        if not train:
             raise DataError(f"{self.task}: every training prompt is a test prompt too; nothing is left to learn from")
+        splits = replace(splits, train=train, leaked=splits.leaked + len(splits.train) - len(train))
         return splits, self._answers(_labels(self.task, splits))
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:

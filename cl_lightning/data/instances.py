@@ -28,11 +28,13 @@ class Instance:
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A file's instruction ("" where none is allowed and there is none), its instances, and how many were blank."""
+    """A file's instruction ("" where none is allowed and there is none), its instances, how many were blank, and its
+    "Instance License" ("" where it has none)."""
 
     definition: str
     instances: tuple[Instance, ...]
     blank: int
+    licence: str = ""
 
 
 def read_task(path: Path, skip_blank: bool, needs_definition: bool = True) -> TaskFile:
@@ -53,7 +55,13 @@ def read_task(path: Path, skip_blank: bool, needs_definition: bool = True) -> Ta
     definition = _definition(data, path, needs_definition)
     records = records_in(data.get("Instances"), f"{path}: Instances")
     instances = tuple(_instances(records, path, skip_blank))
-    return TaskFile(definition, instances, len(records) - len(instances))
+    licence = data.get("Instance License", "")
+    told = ", ".join(text.strip() for text in (licence if isinstance(licence, list) else [licence]) if _is_text(text))
+    return TaskFile(definition, instances, len(records) - len(instances), told)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _definition(data: dict[str, Any], path: Path, needed: bool) -> str:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from cl_lightning.data import sample
+from cl_lightning.data import sample, superni
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.instances import read_task
 from cl_lightning.errors import DataError
@@ -53,7 +53,10 @@ ORDERS: dict[str, tuple[str, ...]] = {
 
 
 def _spec(name: str) -> TaskSpec:
-    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts under licences of their own"
+    # Super-NI's fifteen files have been seen; what others say of themselves is `Splits.licence`.
+    seen = name in {task.partition("_")[0] for task in superni.ORDERS["order1"]}
+    licence = superni.LICENCES.get(name, "no licence stated") if seen else "under a licence of their own"
+    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts {licence}"
     return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source)
 
 
@@ -109,7 +112,7 @@ class NISeq(Benchmark):
                 f"{found[0]}: {len(order)} instances, {file.blank} without an answer; with {held_out} held out for the "
                 f"test there is none to {'test' if train else 'train'} on"
             )
-        return Splits(tuple(train), tuple(test), file.blank)
+        return Splits(tuple(train), tuple(test), file.blank, licence=file.licence)
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
         """The files of that number; where there is none, a pattern that says what to look for."""

@@ -22,12 +22,14 @@ MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
 @dataclass(frozen=True)
 class Limits:
     """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), the
-    choice of generation budgets (`data.max_new_tokens`), and how much of a prompt the chat template takes."""
+    choice of generation budgets (`data.max_new_tokens`), and what they hold beside the text: how much of a prompt the
+    chat template takes, of an answer the end token."""
 
     prompt: int = 256
     answer: int = 256
     generated: Budget = None
     template: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Profile:
     """One task's data.
 
     Attributes:
-        train, dev, test: numbers of examples; `blank` training examples without an answer are left out of `train`.
+        train, dev, test: numbers of examples; of `train` the benchmark has left out `blank` examples without an answer
+            and `dropped` ones whose prompt is in test.
         repeated: training prompts that have occurred before.
         contradicted: different training prompts that occur with two or more different answers.
         leaked: different test prompts that are also in train; `leaked_examples`: test examples that have one.
@@ -49,6 +52,7 @@ class Profile:
         budget: that budget.
         opening_scored: whether the metric reads only how an answer opens, so that its score suffers nothing by that.
         expected: numbers of examples in the published train and test files, None where not known.
+        source: where the data comes from, with its licence, also as its own file states it.
     """
 
     train: int
@@ -70,10 +74,12 @@ class Profile:
     opening_scored: bool = False
     expected: tuple[int | None, int | None] = (None, None)
     contradicted: int = 0
+    dropped: int = 0
+    source: str = ""
 
     def flaws(self) -> list[str]:
         """What may spoil a result, each in a few words."""
-        sizes = (self.train + self.blank, self.test)
+        sizes = (self.train + self.blank + self.dropped, self.test)
         other = any(known not in (None, size) for known, size in zip(self.expected, sizes, strict=True))
         published = "/".join("?" if known is None else str(known) for known in self.expected)
         short = f"{self.over_budget} of {self.test} test answers are longer than the generation budget of {self.budget}"
@@ -88,9 +94,12 @@ class Profile:
             f"{self.leaked} test prompts ({self.leaked_examples} of {self.test} examples) are also in train "
             "(data.drop_leaks)": self.leaked,
             f"{self.blank} training answers are blank and left out": self.blank,
+            f"{self.dropped} training examples are left out: their prompts are in test": self.dropped,
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
             f"{self.no_room} prompts are over data.max_prompt_tokens by template, instruction and cue alone: training "
             "will refuse them": self.no_room,
+            f"{self.long_answers} of {self.train} training answers are over data.max_answer_tokens: training "
+            "refuses them, or leaves them out with data.long_answers=drop": self.long_answers,
             f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
         }
         return [text for text, holds in said.items() if holds]
@@ -127,12 +136,14 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         answers=percentiles(answers),
         cut_prompts=sum(n > room for n in prompts),
         no_room=sum(edge in long_edges for edge in edges),
-        long_answers=sum(n > limits.answer for n in answers),
+        long_answers=sum(n + limits.end > limits.answer for n in answers),
         over_budget=sum(n > spec.max_new_tokens for n in shortest),
         budget=spec.max_new_tokens,
         opening_scored=spec.metric in READ_THE_OPENING,
         expected=spec.published,
         contradicted=contradicted(splits.train),
+        dropped=splits.leaked,
+        source=f"{spec.source}; its file says {splits.licence}" if splits.licence else spec.source,
     )
 
 

@@ -153,7 +153,7 @@ class TaskSequence(LightningDataModule):
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
         self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
-        #: What cleaning left out of each task.
+        #: What cleaning, or the benchmark itself, left out of each task.
         self.removed: dict[str, Removed] = {}
         #: Tasks of the order whose data is absent.
         self.skipped: list[str] = []
@@ -291,8 +291,12 @@ class TaskSequence(LightningDataModule):
     def source(self) -> str:
         """Which data this is, for people; once prepared, also what was left out of it."""
         left_out = f", without {', '.join(self.skipped)} (no data)" if self.skipped else ""
-        cleaned = f", cleaned ({told(self.removed)})" if self.dedup or self.drop_leaks else ""
-        return f"{self.benchmark.describe(self.root)}{left_out}{cleaned}"
+        removed = ""
+        if self.dedup or self.drop_leaks:
+            removed = f", cleaned ({told(self.removed)})"
+        elif any(r != Removed() for r in self.removed.values()):  # by the benchmark itself
+            removed = f", {told(self.removed)}"
+        return f"{self.benchmark.describe(self.root)}{left_out}{removed}"
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""

@@ -82,6 +82,9 @@ match and ROUGE-L; here each has its own test split and metric)."""
 EPOCHS: dict[str, int] = dict(zip(TASKS, (5, 3, 7, 5, 3, 5, 5, 7), strict=True))
 """Passes over each task's train set in the TRACE authors' own LoRA runs, by task name (order-independent)."""
 
+#: Passes over each task's train set in SLICE's runs, its six tasks of TRACE like all others.
+SLICE_EPOCHS = 3
+
 
 #: Folders of the authors' that are no tasks: Lima is for replay, and the answers of its test file are empty.
 NO_TASKS = ("Lima",)
@@ -210,8 +213,8 @@ class TRACE(Benchmark):
         return tuple(_examples(_find(root, name, self.subset) / "eval.json", f"{name}/eval"))
 
     def published_epochs(self) -> Mapping[str, int]:
-        """TRACE's own for LoRA."""
-        return EPOCHS
+        """TRACE's own for LoRA; with order slice6 SLICE's for its six tasks."""
+        return dict.fromkeys(ORDERS["slice6"], SLICE_EPOCHS) if self.order == "slice6" else EPOCHS
 
     def describe(self, root: Path | None) -> str:
         """Says plainly when it is not TRACE."""
