@@ -7,13 +7,14 @@ the exit code is 0 unless there is nothing to look at.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import track
@@ -27,10 +28,11 @@ from cl_lightning.data.files import read_text
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.trace import SUBSETS
 from cl_lightning.data.user_tasks import UserTasks
-from cl_lightning.errors import ConfigError, DataError, UserError, nearest
+from cl_lightning.errors import ConfigError, DataError, UserError, nearest, unknown_task
 from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
-from cl_lightning.state import to_csv, write_output
+from cl_lightning.state import check_names, to_csv, write_output
+from cl_lightning.yaml_files import parse_yaml
 
 #: Those that a folder can hold; where two would read the same files, the first does.
 BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
@@ -59,11 +61,11 @@ class Checked:
 
 def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
     """Benchmark and task of all data under `root`, each file once."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for name in BENCHMARKS:
         benchmark: Benchmark = getattr(cl_lightning.data, name)()
         for task in benchmark.tasks(root):
-            there = [path.resolve() for path in benchmark.places(root, task) if path.exists()]
+            there = [os.path.realpath(path) for path in benchmark.places(root, task) if path.exists()]
             if there and there[0] not in seen:
                 seen.add(there[0])
                 yield name, benchmark, task
@@ -76,11 +78,17 @@ def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
         ConfigError, DataError: one line that names the file.
     """
     try:
-        data = yaml.safe_load(read_text(config))["data"]
+        data = parse_yaml(read_text(config), str(config))["data"]
         benchmark = data["benchmark"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"{config}: holds no data.benchmark ({told})") from None
+    from cl_lightning.data.task_sequence import TaskSequence  # slow to import, and needed here alone
+
+    options = signature(TaskSequence).parameters
+    for name in data:
+        if str(name).rstrip("+") not in options:
+            raise ConfigError(f"{config}: unknown option 'data.{name}'; {nearest(str(name), options)}")
     if isinstance(benchmark, dict):
         benchmark = {"class_path": "cl_lightning.data.UserTasks", **benchmark}
     for name in cl_lightning.data.EXPORTS:
@@ -101,7 +109,8 @@ def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[st
         raise ConfigError(f"data.order: {names!r} is no list of task names")
     for name in names:
         if name not in known:
-            raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), known)}")
+            raise ConfigError(unknown_task(name, names, known))
+    check_names(names, names)
     kind = "own" if isinstance(benchmark, UserTasks) else type(benchmark).__name__
     return [(kind, benchmark, name) for name in names]
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.errors import ConfigError, nearest, unknown_task
 from cl_lightning.model_names import EMBEDDED, RANDOM
+from cl_lightning.yaml_files import parse_yaml
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
 PARSER_OPTIONS = ("config", "help", "print_config")
@@ -71,11 +72,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         hint = nearest(path.stem, there) if there else f"no .yaml file in {path.parent.absolute()}"
         raise ConfigError(f"no configuration file {path}; {hint}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     if not isinstance(content, dict):
@@ -230,6 +227,6 @@ def _check_tasks(data: dict[str, Any]) -> None:
     valid = kind().tasks(root)
     for name in order:
         if name not in valid:
-            raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), valid)}")
+            raise ConfigError(unknown_task(name, order, valid))
         if order.count(name) > 1:
             raise ConfigError(f"data.order: {name} appears twice")

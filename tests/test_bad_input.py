@@ -39,6 +39,7 @@ FILES = {
     "malformed.yaml": b"model:\n  lr: 1.0e-3\n  adapter: {init_args: {rank: 4}\ndata: {}\n",
     "latin.yaml": "# Gr\u00f6\u00dfe\n".encode("latin-1"),
     "list.yaml": b"- model\n",
+    "twice.yaml": b"data:\n  order: [FOMC]\n  max_prompt_tokens: 64\n  order: null\n",
     "section.yaml": b"modle: {lr: 1}\n",
     "slot.yaml": b"boundary: {init: SliceInt}\n",
     "named.yaml": b"data: {benchmark: {class_path: cl_lightning.data.TRACE, init_args: {order: order2}}}\n",
@@ -50,6 +51,10 @@ FILES = {
 EARLY: dict[str, tuple[list[str], str]] = {
     "malformed YAML": (["--config={files}/malformed.yaml"], r"malformed\.yaml, line 4: not valid YAML \("),
     "YAML in another encoding": (["--config={files}/latin.yaml"], r"latin\.yaml: not UTF-8 text \(byte 4\)"),
+    "an option written twice": (
+        ["--config={files}/twice.yaml"],
+        r"twice\.yaml, line 4: not valid YAML \('order' is written twice; which of them counts is not clear\)",
+    ),
     "YAML without names": (["--config={files}/list.yaml"], r"list\.yaml: must hold options by name"),
     "unknown section in a file": (
         ["--config={files}/section.yaml"],

@@ -15,7 +15,7 @@ from cl_lightning.data.user_tasks import UserTask, UserTasks
 from cl_lightning.errors import ConfigError
 from tests.test_cli import TINY, configs, launch, parse, record
 from tests.test_compare import LOW, MakeRun, run  # noqa: F401
-from tests.test_data_check import launched, written
+from tests.test_data_check import checked, written
 
 
 def budgets(benchmark: Benchmark | None = None, **options: Any) -> dict[str, int]:
@@ -113,7 +113,7 @@ def test_data_check_measures_with_the_budget_that_would_hold(tmp_path: Path) -> 
     root = written(tmp_path / "data")
 
     def over(*options: str) -> list[str]:
-        done = launched(str(root), "--words", "--csv", str(tmp_path / "out.csv"), *options)
+        done = checked(str(root), "--words", "--csv", str(tmp_path / "out.csv"), *options)
         assert done.returncode == 0, done.stderr
         with (tmp_path / "out.csv").open() as file:
             rows = {row["task"]: row for row in csv.DictReader(file)}
@@ -122,5 +122,5 @@ def test_data_check_measures_with_the_budget_that_would_hold(tmp_path: Path) -> 
     assert over() == ["64", "0", "50", "0"]
     assert over("--max-new-tokens=1") == ["1", "0", "1", "3"]
     assert over("--max-new-tokens=official") == ["512", "0", "50", "0"]
-    done = launched(str(root), "--words", "--max-new-tokens=0")
+    done = checked(str(root), "--words", "--max-new-tokens=0")
     assert (done.returncode, done.stderr) == (2, "error: data.max_new_tokens: 0 must be 1 or more\n")

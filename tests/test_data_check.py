@@ -95,7 +95,7 @@ def test_contradicted_prompts_are_counted_once_and_exactly() -> None:
 
 def test_labels_are_a_small_closed_set() -> None:
     assert balance(["b", "a", "a", "a"] * 5) == {"a": 0.75, "b": 0.25}
-    assert balance(["a"] * 10) == {}, "one answer is no choice"
+    assert balance(["a"] * 10) == {"a": 1.0}
     assert balance([*"ab"] * 5 + ["c"]) == {}, "an answer that is hardly used"
     assert balance([str(i) for i in range(21)] * 5) == {}
     assert balance(["one two three four five", "a"] * 5) == {}
@@ -126,6 +126,27 @@ def test_a_metric_that_does_not_fit_is_found() -> None:
         self_scores("first_letter", several)
     with pytest.raises(ConfigError, match="unknown metric 'first_leter'"):
         self_scores("first_leter", several)
+
+
+def test_labels_that_train_lacks_and_that_are_nearly_all_there_is_are_found() -> None:
+    train = [Example(f"train/{i}", f"p{i}", "yes" if i else "no") for i in range(20)]
+    test = [
+        Example("test/0", "q", "maybe"),
+        Example("test/1", "r", "maybe", ("maybe", " no\n")),
+        Example("t", "s", "x"),
+    ]
+
+    def flaws(train: list[Example], test: list[Example]) -> list[str]:
+        spec = TaskSpec("t", "accuracy", max_new_tokens=4)
+        return profile(spec, Splits(tuple(train), tuple(test)), (), words, Limits()).flaws()
+
+    assert flaws(train, test) == [
+        "2 of 3 test answers never occur in train",
+        "95% of the training answers are the same",
+    ]
+    assert flaws([replace(train[0], prompt="another"), *train], test[1:2]) == [], "no more than nine tenths"
+    free = [Example(f"train/{i}", f"p{i}", f"answer {i}") for i in range(20)]
+    assert flaws(free, test) == [], "answers in words of their own may be new"
 
 
 # ---------------------------------------------------------------- the command
@@ -287,6 +308,19 @@ def test_published_sizes_that_are_not_known_are_a_note(
     assert "size" not in rows["yahoo"]["flaws"]
 
 
+def test_a_link_to_itself_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = written(tmp_path / "data")
+    (root / "trace" / "FOMC").mkdir()
+    for split in ("train", "test"):
+        (root / "trace" / "FOMC" / f"{split}.json").symlink_to(f"{split}.json")
+    (root / "trace" / "C-STANCE").symlink_to("C-STANCE")
+    monkeypatch.setattr(sys, "argv", ["data_check", str(root), "--words"])
+    assert data_check.main() == 0
+    assert "FOMC/train.json: cannot be read (Too many levels of symbolic links)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -298,6 +332,8 @@ def test_published_sizes_that_are_not_known_are_a_note(
         (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
         (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
         (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
+        (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
+        (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is written twice"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
     ],
 )
@@ -309,6 +345,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
     (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
     (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
+    (tmp_path / "option.yaml").write_text("data: {benchmark: TRACE, dedupe: true}\n")
+    (tmp_path / "twice.yaml").write_text("data: {dedup: true, benchmark: TRACE, dedup: false}\n")
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
     with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
         assert data_check.main() == 2

@@ -121,3 +121,10 @@ def test_the_diagonal_is_enough_beside_references(name: str) -> None:
     assert abs(float(metric.compute())) == 25.0
     with pytest.raises(ValueError, match="of task 0 is missing"):
         without.compute()
+
+
+def test_what_each_task_has_forgotten_is_a_vector() -> None:
+    metric = SequenceMetric("per_task_forgetting", tasks=3)
+    for row, column, score in ((0, 0, 80.0), (1, 0, 50.0), (1, 1, 70.0)):
+        metric.update(row, column, score)
+    assert metric.compute().tolist() == [30.0, 0.0], "of the tasks trained so far"

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 #: Who may import whom; the longest matching prefix decides.
 GROUND = {"cl_lightning.errors", "cl_lightning.lazy", "cl_lightning.state", "cl_lightning.seeding",
-          "cl_lightning.distributed", "cl_lightning.arithmetic", "cl_lightning.model_names"}  # fmt: skip
+          "cl_lightning.distributed", "cl_lightning.arithmetic", "cl_lightning.model_names",
+          "cl_lightning.yaml_files"}  # fmt: skip
 MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.operators", "cl_lightning.initializers",
                "cl_lightning.subspaces", "cl_lightning.evaluation.matrix"}  # fmt: skip
 ALLOWED = {

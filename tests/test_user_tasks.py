@@ -179,7 +179,7 @@ def test_specs_say_what_was_written() -> None:
         ("a.txt", "x", {}, r"a\.txt: cannot be read; its name must end in one of \.json, \.jsonl"),
         ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', which labels has no word for"),
         ("a.jsonl", jsonl(ROWS), {"test": "b.jsonl"}, r"b\.jsonl is missing; did you mean a\.jsonl\?"),
-        ("a.jsonl", jsonl(ROWS), {"test_share": 1e-9}, r"mine: test_share=1e-09 of 2 rows leaves one side empty"),
+        ("a.jsonl", jsonl(ROWS), {"test_share": 1e-9}, r"of 2 rows leaves one side empty; they have 2 diff"),
     ],
 )
 def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, options: dict[str, Any], said: str) -> None:
@@ -212,6 +212,15 @@ def test_what_parquet_may_hold_that_is_no_text_is_told(tmp_path: Path, column: l
     parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"], "day": far}), tmp_path / "c.parquet")
     with pytest.raises(DataError, match=r"c\.parquet: holds a value out of Python's range"):
         load(tmp_path, train="c.parquet", test="c.parquet")
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    with pytest.raises(DataError, match=r"folder\.jsonl: is a folder, not a file of rows$"):
+        load(tmp_path, train="folder.jsonl", test="folder.jsonl")
+    with pytest.raises(DataError, match=r"loop\.jsonl: is a link that leads to no file$"):
+        load(tmp_path, train="loop.jsonl", test="loop.jsonl")
 
 
 def test_a_bad_byte_is_counted_from_the_files_beginning(tmp_path: Path) -> None:
@@ -250,6 +259,9 @@ def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
         ({"prompt": "{}"}, "prompt: {} must be the plain name of a field"),
         ({"prompt": "{text:>10}"}, "prompt: {text} must be the plain name"),
         ({"name": "a b"}, "'a b': a name has no blanks"),
+        ({"name": ".."}, "'..': a name .* is not dots alone"),
+        ({"name": "a\x07"}, "a name has no blanks"),
+        ({"name": "ä" * 51}, "a name has at most 100 bytes"),
         ({"test": None}, "needs test or test_share, and not both"),
         ({"test": "a.csv", "test_share": 0.5}, "needs test or test_share, and not both"),
         ({"test_share": 1.0}, r"test_share: 1\.0 must lie between 0 and 1"),
@@ -334,3 +346,5 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
 def test_an_unknown_task_raises_before_anything_is_read() -> None:
     with pytest.raises(UserError, match=r"data\.order: unknown task 'mien'; did you mean mine"):
         TaskSequence(UserTasks([task()]), order=["mien"])
+    with pytest.raises(UserError, match=r"'FOMC'; valid: mine; data\.order=null takes the benchmark's own"):
+        TaskSequence(UserTasks([task()]), order=["FOMC", "Py150"])

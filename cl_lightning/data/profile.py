@@ -15,8 +15,10 @@ Measure = Callable[[Sequence[str]], list[int]]
 #: Metrics that read how an answer opens; what a budget cuts off is its rationale.
 READ_THE_OPENING = ("first_letter",)
 
-#: Of no more different answers than these, each of few words and none of them rare, a task has a closed label set.
+#: Of no more different answers than these, each of few words and used so often on average, a task has a label set.
 MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
+#: From this share of one answer on, saying it always scores nearly as much as knowing it.
+MOST_OF_ONE = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Profile:
         budget: that budget.
         opening_scored: whether the metric reads only how an answer opens, so that its score suffers nothing by that.
         expected: numbers of examples in the published train and test files, None where not known.
+        unlearnt: test examples none of whose answers occurs in train, where those are few.
+        commonest: share of the commonest training answer, where there are few; else 0.
         source: where the data comes from, with its licence, also as its own file states it.
     """
 
@@ -75,6 +79,8 @@ class Profile:
     expected: tuple[int | None, int | None] = (None, None)
     contradicted: int = 0
     dropped: int = 0
+    unlearnt: int = 0
+    commonest: float = 0.0
     source: str = ""
 
     def flaws(self) -> list[str]:
@@ -93,6 +99,8 @@ class Profile:
             f"{self.contradicted} training prompts occur with different answers": self.contradicted,
             f"{self.leaked} test prompts ({self.leaked_examples} of {self.test} examples) are also in train "
             "(data.drop_leaks)": self.leaked,
+            f"{self.unlearnt} of {self.test} test answers never occur in train": self.unlearnt,
+            f"{self.commonest:.0%} of the training answers are the same": self.commonest >= MOST_OF_ONE,
             f"{self.blank} training answers are blank and left out": self.blank,
             f"{self.dropped} training examples are left out: their prompts are in test": self.dropped,
             f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
@@ -122,6 +130,8 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
     long_edges = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
     # The shortest of several right answers is the one to reach.
     shortest = measure([min(e.accepted, key=len) for e in splits.test])
+    said = [e.answer.strip() for e in splits.train]
+    learnt, few = set(said), closed(said)
     return Profile(
         train=len(splits.train),
         dev=len(dev),
@@ -143,6 +153,8 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         expected=spec.published,
         contradicted=contradicted(splits.train),
         dropped=splits.leaked,
+        unlearnt=sum(not {a.strip() for a in e.accepted} & learnt for e in splits.test) if few else 0,
+        commonest=max(Counter(said).values()) / len(said) if few else 0.0,
         source=f"{spec.source}; its file says {splits.licence}" if splits.licence else spec.source,
     )
 
@@ -155,12 +167,16 @@ def contradicted(train: Sequence[Example]) -> int:
     return sum(len(different) > 1 for different in answers.values())
 
 
+def closed(answers: Sequence[str]) -> bool:
+    """Whether they look like a closed set of labels: few, short, and on average used some times each."""
+    distinct = set(answers)
+    few = 0 < len(distinct) <= MOST_LABELS and len(distinct) * LEAST_USES <= len(answers)
+    return few and all(len(answer.split()) <= MOST_LABEL_WORDS for answer in distinct)
+
+
 def balance(answers: Sequence[str]) -> dict[str, float]:
-    """Share of each answer, the commonest first; empty where they are no closed set of labels."""
-    counts = Counter(answers)
-    few = 1 < len(counts) <= MOST_LABELS and min(counts.values()) >= LEAST_USES
-    if not few or any(len(answer.split()) > MOST_LABEL_WORDS for answer in counts):
-        return {}
+    """Share of each answer, the commonest first; empty where they are no closed set of labels (`closed`)."""
+    counts = Counter(answers) if closed(answers) else Counter()
     return {answer: count / len(answers) for answer, count in counts.most_common()}
 
 

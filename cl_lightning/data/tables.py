@@ -29,9 +29,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     if path.suffix.lower() not in READERS:
         raise DataError(f"{path}: cannot be read; its name must end in one of {', '.join(READERS)}")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file of rows")
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: is a link that leads to no file")
     if not path.is_file():
-        there = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"{path} is missing; {nearest(path.name, there) if there else 'there is nothing'}")
+        there = [p.name for p in path.parent.glob("*") if p.suffix.lower() in READERS and p.is_file()]
+        raise DataError(f"{path} is missing; {nearest(path.name, there) if there else 'there is no such file'}")
     return _with_some(READERS[path.suffix.lower()](path), str(path))
 
 

@@ -17,7 +17,7 @@ from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
 from cl_lightning.data.trace import TRACE
-from cl_lightning.errors import ConfigError, DataError, nearest
+from cl_lightning.errors import ConfigError, DataError, unknown_task
 from cl_lightning.seeding import generator
 
 Protocol = Literal["sequential", "joint", "independent"]
@@ -184,7 +184,7 @@ class TaskSequence(LightningDataModule):
             raise ConfigError("data.order: names no task")
         for name in self.columns:
             if name not in self.specs:
-                raise ConfigError(f"data.order: unknown task {name!r}; {nearest(name, self.specs)}")
+                raise ConfigError(unknown_task(name, self.columns, self.specs))
             if self.columns.count(name) > 1:
                 raise ConfigError(f"data.order: {name} appears twice")
         self.epochs_per_task = self._epochs()

@@ -5,6 +5,7 @@ parts are non-commercial or state no licence (see `TaskSpec.source` of each task
 the layout, so a folder of the user's own tasks in the same layout loads in the same way. No torch here.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,7 @@ def _subsets(root: Path) -> dict[int, Path]:
 
 def subset_of(folder: Path) -> int | None:
     """The size in the name of the authors' folder that holds a task's `folder`; None where another one does."""
-    name = folder.resolve().parent.name
+    name = Path(os.path.realpath(folder)).parent.name  # a link to itself is no error here, it is when read
     size = name.removeprefix(PREFIX)
     return int(size) if size.isdecimal() and size != name else None
 

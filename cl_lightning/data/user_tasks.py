@@ -18,13 +18,16 @@ from cl_lightning.errors import ConfigError, DataError, nearest
 #: What a field may hold: its text is what anyone would write. A datetime is a date, a boolean an int.
 WRITTEN = (str, int, float, Decimal, date, time)
 
+#: Bytes of a task's name: the names of two stand in the name of a file, which has 255.
+LONGEST_NAME = 100
+
 
 @dataclass(frozen=True)
 class UserTask:
     """One task, as it is written in `data.benchmark.tasks`.
 
     Attributes:
-        name: as it is written in `data.order`; no blanks or slashes.
+        name: as it is written in `data.order`; no blanks or slashes, at most 100 bytes.
         prompt: template with {field}s, {{ and }} for braces; fields may hold anything. A long prompt is cut in the
             middle, never in the text before the first field and after the last.
         answer: name of the field with the answer; a list there is several right answers, trained on the first.
@@ -94,8 +97,12 @@ class UserTasks(Benchmark):
         if not tasks:
             raise ConfigError("data.benchmark.tasks: names no task")
         for task in tasks:
-            if not task.name or set(task.name) & {" ", "/", "\\"}:
-                raise ConfigError(f"{_where(task.name)}: a name has no blanks and no slashes")
+            if not task.name.strip(".") or set(task.name) & {" ", "/", "\\"} or not task.name.isprintable():
+                raise ConfigError(f"{_where(task.name)}: a name has no blanks and no slashes, and is not dots alone")
+            if len(task.name.encode()) > LONGEST_NAME:
+                raise ConfigError(
+                    f"{_where(task.name)}: a name has at most {LONGEST_NAME} bytes; files are named by it"
+                )
             if [t.name for t in tasks].count(task.name) > 1:
                 raise ConfigError(f"{_where(task.name)}: the name appears twice")
             if (task.test is None) == (task.test_share is None):
@@ -140,7 +147,10 @@ class UserTasks(Benchmark):
             tuple(e for e, out in zip(train, held_out, strict=True) if out),
         )
         if not splits.train or not splits.test:
-            raise DataError(f"{name}: test_share={task.test_share} of {len(train)} rows leaves one side empty")
+            raise DataError(
+                f"{name}: test_share={task.test_share} of {len(train)} rows leaves one side empty; they have "
+                f"{len({e.prompt for e in train})} different prompts, and a prompt is never on both sides"
+            )
         return splits
 
     def _rows(self, root: Path | None, task: UserTask, what: str) -> Iterator[Row]:

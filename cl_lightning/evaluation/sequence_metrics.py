@@ -11,26 +11,29 @@ Example:
     -30.0
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from cl_lightning.errors import nearest
-from cl_lightning.evaluation.matrix import CONVENTIONS, FROM_START, FUNCTIONS, REFERENCED, Row
+from cl_lightning.evaluation.matrix import FROM_START, FUNCTIONS, REFERENCED, Matrix, Row, per_task_forgetting
 
 #: The row of the untrained model, for `update(ZERO_SHOT, j, scores)`.
 ZERO_SHOT = -1
+#: What needs R alone.
+_ALONE: dict[str, Callable[[Matrix], float | list[float]]] = {**FUNCTIONS, "per_task_forgetting": per_task_forgetting}
 
 
 class SequenceMetric(Metric):
-    """One sequence metric, 0..100 or -100..100 as its function in `matrix` says; a float64 scalar.
+    """One sequence metric, 0..100 or -100..100 as its function in `matrix` says; a float64 scalar, of
+    "per_task_forgetting" a vector (tasks trained).
 
     Call `update`, then `compute`: the scores of one cell alone have no value, so calling the object raises.
 
     Args:
-        name: key of `cl_lightning.evaluation.matrix.CONVENTIONS`.
+        name: key of `cl_lightning.evaluation.matrix.CONVENTIONS`, or "per_task_forgetting".
         tasks: length of the sequence, T at its end.
         single: reference scores, one per task, for `fwt_sapt` and `intransigence`.
 
@@ -44,8 +47,8 @@ class SequenceMetric(Metric):
 
     def __init__(self, name: str, tasks: int, single: Sequence[float] | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        if name not in CONVENTIONS:
-            raise ValueError(f"no sequence metric {name!r}; {nearest(name, CONVENTIONS)}")
+        if name not in _ALONE | REFERENCED | FROM_START:
+            raise ValueError(f"no sequence metric {name!r}; {nearest(name, _ALONE | REFERENCED | FROM_START)}")
         if tasks < 1:
             raise ValueError(f"tasks is {tasks}, must be 1 or more")
         self.name, self.tasks, self.single = name, tasks, single
@@ -76,7 +79,7 @@ class SequenceMetric(Metric):
         rows: dict[str, Row] = dict.fromkeys(REFERENCED, self.single or ())
         rows |= dict.fromkeys(FROM_START, self._means()[ZERO_SHOT])
         # Each by its own function: cells that only other metrics need may be missing.
-        value = compared[self.name](R, rows[self.name]) if self.name in rows else FUNCTIONS[self.name](R)
+        value = compared[self.name](R, rows[self.name]) if self.name in rows else _ALONE[self.name](R)
         return torch.tensor(value, dtype=torch.float64, device=self.total.device)
 
     def _means(self) -> list[list[float | None]]:

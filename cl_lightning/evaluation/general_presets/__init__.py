@@ -13,9 +13,8 @@ lm-eval here.
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).parent
 #: The name of a setting's mean in tables.
@@ -56,9 +55,9 @@ def read_preset(name: str) -> Preset:
     if not path.is_file():
         raise ConfigError(f"observers.general: no preset {name!r}, nor a file; {nearest(name, shipped())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must map settings (GP, IP) to tasks")
     return {str(setting): _setting(path, str(setting), tasks) for setting, tasks in content.items()}
