@@ -68,6 +68,8 @@ def start(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     if arguments.dtype == "auto":
         arguments.dtype = str(held_dtype(torch.bfloat16)).removeprefix("torch.")
+        if arguments.dtype != "bfloat16":
+            print(f"auto: this machine holds bfloat16 in {arguments.dtype}")
     print(f"{machine()}; {BACKBONE} in {arguments.dtype}; {arguments.clock} seconds")
 
 

@@ -40,13 +40,13 @@ class GeneralAbility(TaskCallback):
 
     A setting's mean difference from the base is TRACE's Delta R^G (arXiv 2310.06762). Its Delta R^I (instruction
     following) and Delta R^S (safety) count what GPT-4 prefers to the base model's answers, on Self-Instruct with LIMA
-    and on CoNa. Without that judge, a preset with the task `local_instructions` measures the former by ROUGE-L where
-    there are references; the latter is not measured: CoNa's prompts have none, and whether an answer is safe is a
-    judgement.
+    and on CoNa. Without that judge, the preset "instructions" measures the former by ROUGE-L where there are
+    references; the latter is not measured: CoNa's prompts have none, and whether an answer is safe is a judgement.
 
     Args:
         preset: "slice_core" (GP and IP of SLICE), "trace" (TRACE's six tasks), "offline" (MMLU, GSM8K, BBH, BoolQ, PIQA
-            from local JSONL files), or a YAML file of the same form, see `cl_lightning.evaluation.general_presets`.
+            from local JSONL files), "instructions" (one's own, from instructions.jsonl), or a YAML file of the same
+            form, see `cl_lightning.evaluation.general_presets`.
         when: after the last task only ("ends") or after "each".
         limit: items of each lm-eval task (of each member of a group); null: all.
         data_dir: folder of the local files; null: "general" in the data root.

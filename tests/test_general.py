@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -20,6 +21,7 @@ datasets = pytest.importorskip("datasets", reason="lm-eval is not installed (the
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
 
 
+from callbacks.general_ability import GeneralAbility
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
 from cl_lightning.evaluation.bootstrap import interval
@@ -57,28 +59,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- a real model, real items --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def real() -> ContinualLM:
+    torch.set_num_threads(1)
+    module = ContinualLM(Backbone("smollm2-135m-instruct", dtype="float32"), SeqLoRA())
+    module.load(module.backbone.load_tokenizer())
+    return module
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
-def test_the_offline_preset_on_a_real_model_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_offline_preset_on_a_real_model_without_network(
+    real: ContinualLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setattr(socket.socket, "connect", refused)
-    preset = read_preset("offline")
-    # Generation on two cores takes half a minute more; the tiny model's run below has it.
-    wanted = {"GP": ("MMLU", "BBH", "BoolQ", "PIQA"), "IP": ("MMLU", "PIQA")}
-    loaded = load([preset[setting][name] for setting, names in wanted.items() for name in names], REAL)
-    module = ContinualLM(Backbone("smollm2-135m-instruct", dtype="float32"), SeqLoRA())
-    module.load(module.backbone.load_tokenizer())
-    lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, 8)
-    module.llm.train()
+    told: list[str] = []
+    files: dict[str, bytes] = {}
+    run = SimpleNamespace(order=["FOMC"], data=SimpleNamespace(root=REAL.parent), module=real)
+    run.say, run.log, run.write = told.append, lambda values: None, files.__setitem__
+    real.llm.train()
     before = torch.get_rng_state()
-    scores = measure(lm, loaded, 4, False)
-    assert module.llm.training and torch.equal(torch.get_rng_state(), before)
-    assert len(scores) == 6 and {score.items for score in scores.values()} == {4}
-    module.llm.eval()
-    assert scores[preset["GP"]["BoolQ"]].value == boolq_by_hand(module, 4)
-    assert scores[preset["GP"]["PIQA"]].value == piqa_by_hand(module, 4)
+    ability = GeneralAbility("offline", limit=1)
+    ability.check_run(run)
+    ability.on_base(run)
+    assert real.llm.training and torch.equal(torch.get_rng_state(), before)
+    assert ability.base.keys() == {"GP", "IP"}
+    for scores in ability.base.values():
+        assert scores.keys() == {"MMLU", "GSM8K", "BBH", "BoolQ", "PIQA"}
+        assert {score.items for score in scores.values()} == {1}
+        assert {score.value for score in scores.values()} <= {0.0, 100.0}
+    # One item each: the real model is right in some and wrong in others, and what is told is their mean.
+    right = {s: sum(score.value for score in scores.values()) / 5 for s, scores in ability.base.items()}
+    assert all(0 < mean < 100 for mean in right.values())
+    assert f"GP {right['GP']:.1f} (+0.0)  IP {right['IP']:.1f} (+0.0) (first 1 items" in told[0] and len(told) == 1
+    rows = [json.loads(line) for line in files["general/samples_base.jsonl"].splitlines()]
+    assert [row["score"] for row in rows] == [score.value for of in ability.base.values() for score in of.values()]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
+def test_scores_are_those_of_plain_forward_passes(real: ContinualLM) -> None:
+    entries = {name: read_preset("offline")["GP"][name] for name in ("BoolQ", "PIQA")}
+    scores = measure(
+        HarnessLM(real.llm, real.tokenizer, real.answer_logits, 8), load(list(entries.values()), REAL), 4, False
+    )
+    real.llm.eval()
+    assert {score.items for score in scores.values()} == {4}
+    assert scores[entries["BoolQ"]].value == boolq_by_hand(real, 4)
+    assert scores[entries["PIQA"]].value == piqa_by_hand(real, 4)
 
 
 def likelihood(module: ContinualLM, context: str, continuation: str) -> float:

@@ -75,7 +75,7 @@ def shown(config: dict[str, Any]) -> float:
     return math.inf if any(config.get(f"{split}_split") for split in ("fewshot", "training", "validation")) else 0
 
 
-@pytest.mark.parametrize("name", ["offline", "slice_core", "trace"])
+@pytest.mark.parametrize("name", ["instructions", "offline", "slice_core", "trace"])
 def test_shipped_presets_ask_for_metrics_and_demonstrations_that_are_there(index: dict[str, Any], name: str) -> None:
     for entry in (entry for tasks in read_preset(name).values() for entry in tasks.values()):
         metric, _, chosen = entry.metric.rpartition(",")
@@ -102,16 +102,14 @@ def test_without_the_hub_a_run_says_so_before_training(tmp_path: Path) -> None:
 
 
 def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
-    assert shipped() == ["offline", "slice_core", "trace"]
+    assert shipped() == ["instructions", "offline", "slice_core", "trace"]
     known = set(index)
     presets = {name: read_preset(name) for name in shipped()}
     for preset in presets.values():
         assert {"GP", "IP"} <= preset.keys()
         assert all(entry.task in known for tasks in preset.values() for entry in tasks.values())
         assert {entry.shots for entry in preset["GP"].values()} == {0}
-        shots = {name: entry.shots for name, entry in preset["IP"].items()}
-        assert {n for name, n in shots.items() if name.startswith("BBH")} == {3}
-        assert {n for name, n in shots.items() if not name.startswith("BBH")} == {5}
+        assert all(e.shots == (3 if name.startswith("BBH") else 5) for name, e in preset["IP"].items())
     assert set(presets["slice_core"]["GP"]) == {"HellaSwag", "CommonsenseQA", "BBH object counting", "Alpaca"}
     assert set(presets["trace"]["GP"]) == {"MMLU", "GSM8K", "BBH", "TyDiQA", "BoolQ", "PIQA"}
 
@@ -294,6 +292,35 @@ def test_instructions_of_ones_own_are_scored_by_rouge_l(
     assert prompts[3].startswith(
         "### Instruction:\nSay 0 twice.\n\n### Response:\nnumber 0 0\n\n### Instruction:\nSay 5"
     )
+
+
+def test_the_preset_of_instructions(
+    tiny: Callable[..., ContinualLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the data root's folder, zero-shot and in context; where the file is absent, one line before training."""
+
+    def generate_until(_: HarnessLM, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Knows the form of an answer only where five were shown."""
+        prompts = [request.args[0] for request in requests]
+        numbers = [prompt.split("Say ")[-1].split()[0] for prompt in prompts]
+        return [f"number {n} {n}" if p.count("Say ") == 6 else n for n, p in zip(numbers, prompts, strict=True)]
+
+    monkeypatch.setattr(HarnessLM, "generate_until", generate_until)
+    run = SimpleNamespace(order=["FOMC"], data=SimpleNamespace(root=tmp_path), module=tiny("float32"))
+    run.say, run.log, run.write = (lambda *_: None for _ in range(3))
+    ability = GeneralAbility("instructions")
+    with pytest.raises(DataError) as error:
+        ability.check_run(run)
+    file = tmp_path / "general" / "instructions.jsonl"
+    assert str(error.value) == f"{file} is missing; observers.general data_dir must hold the preset's files"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(row) + "\n" for row in INSTRUCTIONS))
+    ability.check_run(run)
+    ability.on_base(run)
+    found = {setting: scores["Instructions"] for setting, scores in ability.base.items()}
+    assert {score.items for score in found.values()} == {3}, "of eight, five are demonstrations"
+    # "6" against "number 6 6": precision 1, recall 1/3.
+    assert found["GP"].value == pytest.approx(50.0) and found["IP"].value == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(

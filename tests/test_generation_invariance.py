@@ -12,19 +12,27 @@ from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.backbone import Backbone
+from cl_lightning.data import trace
 from cl_lightning.data.base import TaskSpec
-from cl_lightning.data.prompt import PromptEncoder
+from cl_lightning.data.collate import prompt_batch
+from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sample import TASKS, load
 from cl_lightning.data.task_sequence import TaskData
 from cl_lightning.evaluation.generate import continuations
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.module import ContinualLM
+from cl_lightning.shared_prefix import common_prefix
 from cl_lightning.state import to_jsonl
+from tests.conftest import SHARED
 
 BUDGET = 6
 #: Two candidates whose logits differ by less are a tie that rounding decides.
 TIE = 1e-4
 NAMES = ("FOMC", "20Minuten", "Py150")
+FILES = SHARED / "data" / "trace"
+#: Prompts of TRACE's own files, at most this many tokens: two tasks whole, three cut in the middle.
+REAL_COUNTS = {"FOMC": 3, "ScienceQA": 2, "C-STANCE": 1, "MeetingBank": 1, "Py150": 1}
+REAL_TOKENS = 112
 
 
 def real() -> ContinualLM:
@@ -55,13 +63,15 @@ def prompts(model: ContinualLM) -> list[tuple[int, ...]]:
 @pytest.fixture(scope="module")
 def alone(model: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[int]]:
     """transformers' own generate, one prompt at a time, without padding."""
-    rows = []
+    return [row for prompt in prompts for row in plain(model, [prompt])]
+
+
+def plain(model: ContinualLM, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """One call of transformers' own generate, left-padded to the longest, in the order given."""
+    batch = prompt_batch(prompts, model.tokenizer.pad_token_id, left=True)
     with torch.no_grad():
-        for prompt in prompts:
-            ids = torch.tensor([prompt])
-            options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": BUDGET, "do_sample": False}
-            rows.append(model.llm.generate(input_ids=ids, **options)[0, len(prompt) :].tolist())
-    return rows
+        made = model.llm.generate(**batch, max_new_tokens=BUDGET, do_sample=False)
+    return made[:, batch["input_ids"].shape[1] :].tolist()
 
 
 def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[int]) -> bool:
@@ -98,6 +108,44 @@ def test_batch_size_and_padding(
 def test_one_task_with_its_prefix_shared(model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]]):
     ours = continuations(model.llm, model.tokenizer, prompts[:4], BUDGET, 32)
     assert_same(model, prompts[:4], ours, alone[:4])
+
+
+@pytest.fixture(scope="module")
+def genuine(model: ContinualLM) -> list[Encoded]:
+    if not FILES.is_dir():
+        pytest.skip("needs ../shared/data/trace")
+    encoder = PromptEncoder(model.tokenizer, REAL_TOKENS, "")
+    first = {name: trace.load(FILES, name).test[:count] for name, count in REAL_COUNTS.items()}
+    found = [encoder.encode(e, trace.TASKS[name]) for name, examples in first.items() for e in examples]
+    assert {e.cut > 0 for e in found} == {True, False} and len({len(e.prompt_ids) for e in found}) > 3
+    return found
+
+
+@pytest.fixture(scope="module")
+def genuine_alone(model: ContinualLM, genuine: list[Encoded]) -> list[list[int]]:
+    rows = [row for e in genuine for row in plain(model, [e.prompt_ids])]
+    assert len({tuple(row) for row in rows}) > 4
+    return rows
+
+
+def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]]) -> None:
+    """As they come, by transformers, and sorted, by ours."""
+    prompts = [e.prompt_ids for e in genuine]
+    lengths = [len(prompt) for prompt in prompts]
+    assert lengths != sorted(lengths, reverse=True), "sorting changes their order"
+    assert_same(model, prompts, plain(model, prompts), genuine_alone)
+    assert_same(model, prompts, continuations(model.llm, model.tokenizer, prompts, BUDGET, 32), genuine_alone)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_real_prompts_of_one_task_with_their_prefix_shared(
+    model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]], batch_size: int
+) -> None:
+    count = REAL_COUNTS["FOMC"]
+    prompts = [e.prompt_ids for e in genuine[:count]]
+    assert common_prefix(prompts) > 20
+    ours = continuations(model.llm, model.tokenizer, prompts, BUDGET, batch_size)
+    assert_same(model, prompts, ours, genuine_alone[:count])
 
 
 def test_another_token_is_no_tie(model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]]) -> None:
