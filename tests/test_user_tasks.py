@@ -177,7 +177,13 @@ def test_specs_say_what_was_written() -> None:
         ("a.csv", 'text,label\n"  ",b\n', {"prompt": "{text}"}, r"row 1: all that the prompt .* is blank \(text\)"),
         ("a.jsonl", '{"text": "a", "text": "b", "label": "c"}', {}, r"row 1: an object has 'text' twice"),
         ("a.txt", "x", {}, r"a\.txt: cannot be read; its name must end in one of \.json, \.jsonl"),
-        ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', which labels has no word for"),
+        ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', .* no word for; it has yes$"),
+        (
+            "a.jsonl",
+            jsonl(ROWS),
+            {"labels": {True: "1", False: "0"}},
+            r"'yes', .*; it has True, False; quote words like",
+        ),
         ("a.jsonl", jsonl(ROWS), {"test": "b.jsonl"}, r"b\.jsonl is missing; did you mean a\.jsonl\?"),
         ("a.jsonl", jsonl(ROWS), {"test_share": 1e-9}, r"of 2 rows leaves one side empty; they have 2 diff"),
     ],
@@ -266,6 +272,7 @@ def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
         ({"test": "a.csv", "test_share": 0.5}, "needs test or test_share, and not both"),
         ({"test_share": 1.0}, r"test_share: 1\.0 must lie between 0 and 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
+        ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is no text; quote words like yes, no"),
         ({"keep_head": 2.0}, r"keep_head: 2\.0 must lie in 0\.\.1"),
     ],
 )

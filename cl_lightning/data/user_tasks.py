@@ -18,6 +18,8 @@ from cl_lightning.errors import ConfigError, DataError, nearest
 #: What a field may hold: its text is what anyone would write. A datetime is a date, a boolean an int.
 WRITTEN = (str, int, float, Decimal, date, time)
 
+#: Of words that YAML reads as booleans.
+QUOTES = "quote words like yes, no, on, off, true, false in YAML"
 #: Bytes of a task's name: the names of two stand in the name of a file, which has 255.
 LONGEST_NAME = 100
 
@@ -40,7 +42,8 @@ class UserTask:
             equal prompts on one side.
         hub: a hub data set instead of files, read with the library `datasets`.
         hub_config: its configuration.
-        labels: words for answers, as {0: negative, 1: positive}; an answer without one is refused.
+        labels: words for answers, as {0: negative, 1: positive}; an answer without one is refused. Words such as
+            yes and no need quotes in YAML, where they are booleans without; a boolean is refused.
         max_new_tokens: generation budget when scoring, tokens.
         keep_head: see TaskSpec.
         language: ISO 639-1 code, or "code".
@@ -56,7 +59,7 @@ class UserTask:
     test_share: float | None = None
     hub: str | None = None
     hub_config: str | None = None
-    labels: dict[str, str] | None = None
+    labels: dict[str, str | bool] | None = None
     max_new_tokens: int = 32
     keep_head: float = 0.5
     language: str = "en"
@@ -66,6 +69,9 @@ class UserTask:
     def __post_init__(self) -> None:
         if self.labels is not None:  # YAML reads {0: bad} with a number, fields are compared as text
             object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
+            for answer, word in self.labels.items():
+                if isinstance(word, bool):
+                    raise ConfigError(f"{_where(self.name)}.labels: {answer!r} has {word}, which is no text; {QUOTES}")
 
     def template(self) -> list[tuple[str, str | None]]:
         """The prompt's parts: text, and the name of the field after it. Raises ConfigError."""
@@ -212,14 +218,14 @@ def _answer(task: UserTask, value: Any, where: str) -> str:
     if task.labels is not None:
         if text not in task.labels:
             raise DataError(f"{where}: {task.answer!r} is {text!r}, which labels has no word for; {_some(task.labels)}")
-        text = task.labels[text]
+        text = str(task.labels[text])
     if not text.strip():
         raise DataError(f"{where}: {task.answer!r} is empty")
     return text
 
 
-def _some(labels: Mapping[str, str]) -> str:
-    return f"it has {', '.join(labels)}"
+def _some(labels: Mapping[str, Any]) -> str:
+    return f"it has {', '.join(labels)}{f'; {QUOTES}' if {'True', 'False'} & labels.keys() else ''}"
 
 
 def _hash_share(prompt: str) -> float:
