@@ -76,7 +76,7 @@ def ours(llm: PreTrainedModel, tokenizer: Any, task: TaskData, budget: int) -> R
 
 
 def texts(tokenizer: Any, rows: Rows) -> list[str]:
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+    return [tokenizer.decode(row, skip_special_tokens=True).removeprefix(" ") for row in rows]
 
 
 @torch.no_grad()

@@ -204,6 +204,7 @@ def run() -> None:
     facts = {
         "experiment": experiment,
         "data": data.source,
+        "benchmark": data.benchmark.describe(data.root),
         "base": module.base_hash,
         "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
         "sources": {t.spec.name: t.whole for t in data.evaluated},

@@ -22,13 +22,13 @@ from rich.table import Table
 
 import cl_lightning.data
 from cl_lightning.data import published
-from cl_lightning.data.base import Benchmark, Example, data_root
+from cl_lightning.data.base import Benchmark, Example, check_order, data_root
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.files import read_text
 from cl_lightning.data.profile import Limits, Measure, Profile, profile, words
 from cl_lightning.data.trace import SUBSETS
 from cl_lightning.data.user_tasks import UserTasks
-from cl_lightning.errors import ConfigError, DataError, UserError, nearest, unknown_task
+from cl_lightning.errors import ConfigError, DataError, UserError, nearest
 from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
 from cl_lightning.state import check_names, to_csv, write_output
@@ -107,9 +107,7 @@ def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[st
     names = benchmark.default_order(root) if order is None else order
     if not isinstance(names, list):
         raise ConfigError(f"data.order: {names!r} is no list of task names")
-    for name in names:
-        if name not in known:
-            raise ConfigError(unknown_task(name, names, known))
+    check_order(names, known)
     check_names(names, names)
     kind = "own" if isinstance(benchmark, UserTasks) else type(benchmark).__name__
     return [(kind, benchmark, name) for name in names]
@@ -215,10 +213,17 @@ def budget(text: str) -> Budget:
     return "official" if text == "official" else int(text)
 
 
+def _limit(given: dict[str, Any], name: str, default: int) -> int:
+    value = default if given.get(name) is None else given[name]
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"data.{name}: {value!r} is no number of tokens")
+    return value
+
+
 def run(options: argparse.Namespace) -> None:
     """Check and print. Raises UserError."""
     own, said = written(Path(options.config)) if options.config else (None, {})
-    root = data_root(options.root or said.get("root"))
+    root = data_root(options.root or (said.get("root") and str(said["root"])))
     if root is not None and not root.is_dir():
         raise ConfigError(f"{root} is not a folder")
     if own is not None:
@@ -232,8 +237,8 @@ def run(options: argparse.Namespace) -> None:
     measure, template = (words, 0) if options.words else _tokens(options.model, said.get("system_prompt", ""))
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
-        given.get("max_prompt_tokens", Limits.prompt),
-        given.get("max_answer_tokens", Limits.answer),
+        _limit(given, "max_prompt_tokens", Limits.prompt),
+        _limit(given, "max_answer_tokens", Limits.answer),
         given.get("max_new_tokens"),
         template,
         end=0 if options.words else 1,

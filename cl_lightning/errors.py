@@ -45,11 +45,3 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
-
-
-def unknown_task(name: object, order: Iterable[object], valid: Iterable[str]) -> str:
-    """What is wrong with a task in `data.order` that is none of the valid ones."""
-    names = set(valid)
-    # None of the order is: most likely it is another benchmark's, from an earlier configuration file.
-    other = "" if names & set(order) else "; data.order=null takes the benchmark's own order"
-    return f"data.order: unknown task {name!r}; {nearest(str(name), names)}{other}"

@@ -62,14 +62,17 @@ def mine(options: MiningOptions, argv: list[str]) -> None:
     _tell_learnt(conflicts, learnt)
     write_atomic(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
     write_atomic(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
-    resolved = yaml.safe_load(cli.resolved())["data"]
+    # The root may come from the environment, and an order that is drawn is none of those found.
+    asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
+    asked["root"] = None if data.root is None else str(data.root.resolve())
+    files: list[Path] = []
     start = data.order.index(learnt) if options.start == "learnt" else None
     for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
         for stale in out.glob(f"{kind}-*.yaml"):
             stale.unlink()
         found = search(conflicts.cosines, options.length, options.count, start)
-        _write(kind, found, conflicts, start, resolved, learnt, out)
-    for file in sorted(out.glob("*-1.yaml"))[:1]:
+        files += _write(kind, found, conflicts, start, asked, learnt, out)
+    for file in files[:1]:
         # The options of this run, but not the folder of the one whose options were taken.
         afresh = ["--sequence.run_dir=null"] if options.run else []
         print("run one:", shlex.join(["python", "-m", "cl_lightning", *argv, *afresh, f"--config={file}"]))
@@ -120,11 +123,13 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
 
 def _write(
     kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, data: Any, learnt: str, out: Path
-) -> None:
+) -> list[Path]:
     """One experiment file per set, in its worst order and with the data it was mined on, and a line about it.
 
-    Controls have positive cosines only. In a pool without conflict the sets that agree least are written, and told so.
+    Controls have positive cosines only. A pool may have fewer conflicting sets than asked for: those that follow are
+    told to be none. Returns the files.
     """
+    files = []
     if not sets:
         print(f"{kind}: none, no set of this length has positive cosines only")
     for number, found in enumerate(sets, 1):
@@ -132,10 +137,12 @@ def _write(
         names = [conflicts.tasks[i] for i in order.members]
         told = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
         if kind == "conflict" and found.score >= 0:
-            told += " (no conflict: the pool has none, these agree least)"
+            told += " (on average no conflict)"
         content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
-        write_atomic(out / f"{kind}-{number}.yaml", f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
+        files.append(out / f"{kind}-{number}.yaml")
+        write_atomic(files[-1], f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
         print(f"{kind}-{number}: {told}: {' > '.join(names)}")
+    return files
 
 
 def _csv(tasks: list[str], values: Tensor) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cl_lightning.errors import ConfigError, nearest, unknown_task
+from cl_lightning.errors import ConfigError, nearest
 from cl_lightning.model_names import EMBEDDED, RANDOM
 from cl_lightning.yaml_files import parse_yaml
 
@@ -210,7 +210,7 @@ def _named_orders(node: Any) -> Iterator[str]:
 
 def _check_tasks(data: dict[str, Any]) -> None:
     import cl_lightning.data
-    from cl_lightning.data.base import data_root
+    from cl_lightning.data.base import check_order, data_root
 
     root = data_root(data["root"] if isinstance(data.get("root"), str) else None)
     if root is not None and not root.is_dir():
@@ -225,8 +225,4 @@ def _check_tasks(data: dict[str, Any]) -> None:
     if needs or options.keys() - {"class_path", "init_args"}:
         return  # which tasks there are depends on them: the parser's to say
     valid = kind().tasks(root)
-    for name in order:
-        if name not in valid:
-            raise ConfigError(unknown_task(name, order, valid))
-        if order.count(name) > 1:
-            raise ConfigError(f"data.order: {name} appears twice")
+    check_order(order, valid)

@@ -1,7 +1,7 @@
 """Runs of the command line for tests: a process each, forked from one that has imported what every run imports.
 
 Importing torch, lightning and transformers takes longer than most of these runs do. What runs is the command's own
-`main`, with its own arguments, environment, working directory and output, as `python -m cl_lightning` would.
+`main`, with its own arguments, working directory and output, as `python -m cl_lightning` would.
 """
 
 import atexit
@@ -11,34 +11,30 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cl_lightning.cli"])
+#: Seconds that a run may take.
+TIMEOUT = 180
 
 
-def launched(
-    argv: Sequence[str],
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    timeout: float = 180,
-    module: str = "cl_lightning.__main__",
-) -> subprocess.CompletedProcess[str]:
-    """`python -m cl_lightning ARGV`, or another module's `main`, and what it printed; `env` adds to the environment.
+def launched(argv: Sequence[str], cwd: Path, module: str = "cl_lightning.__main__") -> subprocess.CompletedProcess[str]:
+    """`python -m cl_lightning ARGV`, or another module's `main`, and what it printed.
 
     Raises subprocess.TimeoutExpired; the process is killed then.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("out", "err")]
-        environment = {**os.environ, **(env or {})}
+        environment = dict(os.environ)
         process = _forks.Process(target=_run, args=(module, [*argv], str(cwd), environment, *map(str, paths)))
         process.start()
-        process.join(timeout)
+        process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired([*argv], timeout)
+            raise subprocess.TimeoutExpired([*argv], TIMEOUT)
         return subprocess.CompletedProcess([*argv], process.exitcode, *(path.read_text() for path in paths))
 
 

@@ -197,6 +197,19 @@ def test_orders_drawn_by_seed_are_one_column(run: MakeRun) -> None:
     assert [(o.mean, o.worst, o.orders) for o in table.over_orders(0, "fp")] == [(43.75, 22.5, 2)]
 
 
+def test_what_was_left_out_of_which_task_keeps_nothing_apart(run: MakeRun) -> None:
+    """Its text depends on the order; options and checksums of the tasks are compared."""
+    one = {"data": "TRACE files, left out: FOMC 8 leaked, Py150 1 leaked", "benchmark": "TRACE files"}
+    other = {"data": "TRACE files, left out: Py150 1 leaked, FOMC 8 leaked", "benchmark": "TRACE files"}
+    drawn = {"data.random_order": True}
+    table = compare([run("a", 1, facts=one, **drawn), run("a", 2, LOW, ("Py150", "FOMC"), facts=other, **drawn)])
+    assert table.columns == ["A"]
+    assert table.aggregate(0, 0, "fp").seeds == 2
+    assert f"data: {one['data']} / {other['data']}; scored by: accuracy; base" in table.notes[0]
+    table = compare([run("b", 1, facts=one), run("b", 1, LOW, ("Py150", "FOMC"), facts=other)])
+    assert [o.orders for o in table.over_orders(0, "fp")] == [2]
+
+
 def test_other_budgets_are_no_orders_of_one_another(run: MakeRun) -> None:
     table = compare([run("a", 1), run("a", 1, order=("Py150", "FOMC"), **{"data.train_samples": 500})])
     assert table.over_orders(0, "fp") == []
@@ -339,7 +352,8 @@ def test_markdown(run: MakeRun) -> None:
 def test_every_format_says_how_it_was_scored(run: MakeRun) -> None:
     """One column is kept apart from no other, so its note alone can tell."""
     metrics = {"metric_of_task": {"FOMC": "accuracy", "Py150": "rouge_l"}, "by_likelihood": ["FOMC"]}
-    paths = [str(run("lora", 1, facts={"metrics": metrics, "view": "re-scored: own"}))]
+    facts = {"metrics": metrics, "view": "re-scored: own"}
+    paths = [str(run("lora", 1, facts=facts)), str(run("lora", 2, facts=facts))]
     told = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
     assert f"scored by: {told};" in text(paths)[0]
     assert f"scored by: {told};" in text([*paths, "--format=latex"])[0].replace(r"\_", "_")

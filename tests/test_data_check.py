@@ -96,7 +96,7 @@ def test_contradicted_prompts_are_counted_once_and_exactly() -> None:
 def test_labels_are_a_small_closed_set() -> None:
     assert balance(["b", "a", "a", "a"] * 5) == {"a": 0.75, "b": 0.25}
     assert balance(["a"] * 10) == {"a": 1.0}
-    assert balance([*"ab"] * 5 + ["c"]) == {}, "an answer that is hardly used"
+    assert balance([*"ab"] * 5 + ["c"]) == {}, "answers that are used less than five times on average"
     assert balance([str(i) for i in range(21)] * 5) == {}
     assert balance(["one two three four five", "a"] * 5) == {}
 
@@ -144,7 +144,7 @@ def test_labels_that_train_lacks_and_that_are_nearly_all_there_is_are_found() ->
         "2 of 3 test answers never occur in train",
         "95% of the training answers are the same",
     ]
-    assert flaws([replace(train[0], prompt="another"), *train], test[1:2]) == [], "no more than nine tenths"
+    assert flaws([replace(train[0], prompt="another"), *train], test[1:2]) == [], "less than 95 %"
     free = [Example(f"train/{i}", f"p{i}", f"answer {i}") for i in range(20)]
     assert flaws(free, test) == [], "answers in words of their own may be new"
 
@@ -304,7 +304,7 @@ def test_published_sizes_that_are_not_known_are_a_note(
         "note: NISeq: published size not known of task088 (train and test)",
     ]
     rows = {r["task"]: r for r in csv.DictReader(out.open(encoding="utf-8"))}
-    assert rows["task088"]["source"].endswith("its texts under a licence of their own; its file says CC0")
+    assert rows["task088"]["source"].endswith("licence of its texts: one of their own; its file says CC0")
     assert "size" not in rows["yahoo"]["flaws"]
 
 
@@ -332,6 +332,10 @@ def test_a_link_to_itself_is_a_finding(
         (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
         (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
         (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
+        (["--config", "{here}/nested.yaml"], "data.order: unknown task {'FOMC': 1}; did you mean FOMC? valid: 20Min"),
+        (["--config", "{here}/empty.yaml"], "data.order: names no task"),
+        (["--config", "{here}/double.yaml"], "data.order: FOMC appears twice"),
+        (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is no number of tokens"),
         (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
         (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is written twice"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
@@ -345,6 +349,10 @@ def test_bad_input_is_one_line(
     (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
     (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
     (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
+    (tmp_path / "nested.yaml").write_text("data: {benchmark: TRACE, order: [{FOMC: 1}]}\n")
+    (tmp_path / "empty.yaml").write_text("data: {benchmark: TRACE, order: []}\n")
+    (tmp_path / "double.yaml").write_text("data: {benchmark: TRACE, order: [FOMC, FOMC]}\n")
+    (tmp_path / "limit.yaml").write_text("data: {benchmark: TRACE, order: [FOMC], max_answer_tokens: many}\n")
     (tmp_path / "option.yaml").write_text("data: {benchmark: TRACE, dedupe: true}\n")
     (tmp_path / "twice.yaml").write_text("data: {dedup: true, benchmark: TRACE, dedup: false}\n")
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")

@@ -30,7 +30,7 @@ def evaluate() -> ModuleType:
     return module
 
 
-class Sequence:
+class TwoTasks:
     """As much of a task sequence as is compared: two tasks of four and two prompts, scored by exact match."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -64,7 +64,7 @@ def said(module: ContinualLM, *answers: str) -> list[list[list[int]]]:
 def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: ContinualLM) -> None:
     rows = said(module, "ABCB", "AA")
     shorter = [[row[:-1] for row in task] for task in rows]
-    told = evaluate.compare(module, module.tokenizer, Sequence(module.tokenizer), {"plain": rows, "ours": shorter})
+    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), {"plain": rows, "ours": shorter})
     assert told == {
         "strings": 6,
         "different": 0,
@@ -78,7 +78,7 @@ def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: Continual
 def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> None:
     """Of ABCA three right by plain, one by ours; of AB one by plain, both by ours. B for A is a tie, C for A is not."""
     rows = {"plain": said(module, "ABCB", "AA"), "ours": said(module, "BCCB", "AB")}
-    told = evaluate.compare(module, module.tokenizer, Sequence(module.tokenizer), rows)
+    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
     assert told == {
         "strings": 6,
         "different": 3,
@@ -88,7 +88,7 @@ def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> N
         "largest_score_difference": 50.0,
     }
     rows["ours"] = said(module, "ABCB", "CA")
-    told = evaluate.compare(module, module.tokenizer, Sequence(module.tokenizer), rows)
+    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
     assert (told["different"], told["different_not_at_a_tie"], told["equal_share"]) == (1, 1, 0.8333)
     assert (told["mean_score_difference"], told["largest_score_difference"]) == (-25.0, 50.0)
 
@@ -96,7 +96,7 @@ def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> N
 def test_an_answer_that_goes_on_is_no_tie(evaluate: ModuleType, module: ContinualLM) -> None:
     rows = {"plain": said(module, "ABCA", "AB"), "ours": said(module, "ABCA", "AB")}
     rows["ours"][0][0] = rows["plain"][0][0][:1] * 2
-    told = evaluate.compare(module, module.tokenizer, Sequence(module.tokenizer), rows)
+    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
     assert (told["different"], told["different_not_at_a_tie"]) == (1, 1)
 
 

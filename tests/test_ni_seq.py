@@ -75,9 +75,9 @@ def test_a_small_file_leaves_one_to_train_on_as_in_slice(tmp_path: Path, count: 
 
 def test_the_licence_of_the_texts_is_super_nis_or_what_the_file_says(tmp_path: Path) -> None:
     tasks = NISeq().tasks(tmp_path)
-    assert tasks["task1290"].source.endswith("collection Apache-2.0, its texts MIT")
-    assert tasks["task363"].source.endswith("its texts no licence stated")
-    assert tasks["task088"].source.endswith("its texts under a licence of their own")
+    assert tasks["task1290"].source.endswith("collection Apache-2.0, licence of its texts: MIT")
+    assert tasks["task363"].source.endswith("licence of its texts: none stated")
+    assert tasks["task088"].source.endswith("licence of its texts: one of their own")
     for value, told in ((["CC BY 4.0", "MIT"], "CC BY 4.0, MIT"), ("MIT", "MIT"), ([" "], ""), (None, ""), ([3], "")):
         written(tmp_path / "task088_a.json", **{"Instance License": value})
         assert NISeq().load(tmp_path, "task088").licence == told

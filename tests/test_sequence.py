@@ -26,10 +26,8 @@ def command(run: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "cl_lightning", *BASE, f"--sequence.run_dir={run}", *options]
 
 
-def smoke(
-    run: Path, *options: str, check: bool = True, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess:
-    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, env)
+def smoke(run: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

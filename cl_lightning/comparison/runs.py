@@ -64,7 +64,7 @@ class Run:
     def scored_by(self) -> str:
         """The metric, or each metric with its tasks; and what was done after the run to get it, if anything was."""
         tasks: dict[str, list[str]] = {}
-        for task in self.tasks:
+        for task in sorted(self.tasks):  # seeds may have orders of their own
             tasks.setdefault(metric_told(self.record["metrics"], task), []).append(task)
         told = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
         return ", ".join(told) + (f"; {self.record['view']}" if "view" in self.record else "")
@@ -121,7 +121,9 @@ def read(path: Path) -> Run:
     column = {
         "order": f"{len(tasks)} tasks, drawn by seed" if drawn else " > ".join(tasks),
         "tasks": ", ".join(sorted(tasks)),
-        "data": {"what": record["data"], **data},
+        # What was left out of which task depends on the order, is no difference in itself and follows from the options
+        # and the checksums; runs from before it was kept apart have it in one line.
+        "data": {"what": record.get("benchmark", record["data"]), **data},
         # Without a checksum of the whole files, those of the examples drawn: then seeds cannot be told from other data.
         "checksum": record.get("sources") or record["fingerprints"],
         "metric": record["metrics"]["metric_of_task"],

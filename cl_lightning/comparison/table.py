@@ -214,15 +214,19 @@ def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
     for c, (name, column) in enumerate(zip(table.columns, columns, strict=True)):
         runs = [run for (_, j), cell in table.cells.items() if j == c for run in cell]
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
-        scored = " / ".join(dict.fromkeys(run.scored_by for run in runs))
+        data, scored = each(run.record["data"] for run in runs), each(run.scored_by for run in runs)
         lines.append(
-            f"{name}: {column['order']}; data: {column['data.what']}; scored by: {scored}; base: {runs[0].base}; "
-            f"seeds: {seeds}"
+            f"{name}: {column['order']}; data: {data}; scored by: {scored}; base: {runs[0].base}; seeds: {seeds}"
         )
     for name, column in zip(table.columns[1:], columns[1:], strict=True):
         told = ", ".join(_told(option, columns[0], column) for option in _apart(columns[0], column))
         lines.append(f"{name} is kept apart from {table.columns[0]}: other {told}")
     return lines
+
+
+def each(texts: Iterable[str]) -> str:
+    """What the runs of a column or cell say of themselves, once each."""
+    return " / ".join(dict.fromkeys(texts))
 
 
 def _apart(one: Options, other: Options) -> list[str]:

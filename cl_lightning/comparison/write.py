@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cl_lightning.comparison.table import Aggregate, Comparison, Difference
+from cl_lightning.comparison.table import Aggregate, Comparison, Difference, each
 from cl_lightning.evaluation.bootstrap import Interval
 from cl_lightning.evaluation.matrix import CONVENTIONS
 from cl_lightning.state import to_csv
@@ -14,11 +14,10 @@ ABOUT = (
     "difference paired: the same seeds and examples on both sides"
 )
 
-
 #: What a backslash before it does not make LaTeX print.
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-    "±": r"$\pm$",
+    "±": r"$\pm$", "|": r"\textbar{}",
 }  # fmt: skip
 
 
@@ -115,7 +114,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"[&%$#_{}\\~^<>±]", lambda found: TEX.get(found[0], rf"\{found[0]}"), text)
+    return re.sub(r"[&%$#_{}\\~^<>±|]", lambda found: TEX.get(found[0], rf"\{found[0]}"), text)
 
 
 def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
@@ -130,8 +129,9 @@ def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
         for metric in metrics:
             if (a := table.aggregate(r, c, metric)) is None:
                 continue
-            scored = table.cells[r, c][0].scored_by
-            row = [table.methods[r], table.columns[c], facts["order"], facts["data.what"], scored, metric, a.seeds]
+            runs = table.cells[r, c]
+            data, scored = each(run.record["data"] for run in runs), each(run.scored_by for run in runs)
+            row = [table.methods[r], table.columns[c], facts["order"], data, scored, metric, a.seeds]
             row += [a.mean, a.sd, *a.interval]
             d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)
             row += [table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5

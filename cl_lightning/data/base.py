@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from cl_lightning.errors import ConfigError, nearest
+
 
 @dataclass(frozen=True)
 class Example:
@@ -127,6 +129,20 @@ def digest(examples: Iterable[Example]) -> str:
     for example in examples:
         hashed.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
     return hashed.hexdigest()
+
+
+def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
+    """Refuse an order of tasks that names none, one that is unknown, or one twice. Raises ConfigError."""
+    names, asked = set(valid), [str(name) for name in order]
+    if not asked:
+        raise ConfigError("data.order: names no task")
+    for name in order:
+        if str(name) not in names:
+            # None of them is known: most likely they are another benchmark's, from an earlier configuration file.
+            other = "" if names & {*asked} else "; data.order=null takes the benchmark's own order"
+            raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), names)}{other}")
+        if asked.count(str(name)) > 1:
+            raise ConfigError(f"data.order: {name} appears twice")
 
 
 def data_root(option: str | None) -> Path | None:

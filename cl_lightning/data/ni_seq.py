@@ -51,12 +51,13 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }
 """The same by the names that `data.order` takes."""
 
+#: Super-NI's fifteen files have been read; what others say of themselves is `Splits.licence`.
+_SEEN = frozenset(task.partition("_")[0] for task in superni.ORDERS["order1"])
+
 
 def _spec(name: str) -> TaskSpec:
-    # Super-NI's fifteen files have been seen; what others say of themselves is `Splits.licence`.
-    seen = name in {task.partition("_")[0] for task in superni.ORDERS["order1"]}
-    licence = superni.LICENCES.get(name, "no licence stated") if seen else "under a licence of their own"
-    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts {licence}"
+    licence = superni.LICENCES.get(name, "none stated") if name in _SEEN else "one of their own"
+    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, licence of its texts: {licence}"
     return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source)
 
 

@@ -141,7 +141,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         leaked=len(seen & tested),
         leaked_examples=sum(e.prompt in seen for e in splits.test),
         dev_in_test=sum(e.prompt in tested for e in dev),
-        labels=balance([e.answer for e in splits.train]),
+        labels=balance(said),
         prompts=percentiles(prompts),
         answers=percentiles(answers),
         cut_prompts=sum(n > room for n in prompts),

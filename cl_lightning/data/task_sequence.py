@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from cl_lightning.data.base import Benchmark, Example, TaskSpec, data_root, digest
+from cl_lightning.data.base import Benchmark, Example, TaskSpec, check_order, data_root, digest
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
@@ -17,7 +17,7 @@ from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import MicroBatch, StepSampler
 from cl_lightning.data.trace import TRACE
-from cl_lightning.errors import ConfigError, DataError, unknown_task
+from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.seeding import generator
 
 Protocol = Literal["sequential", "joint", "independent"]
@@ -180,13 +180,7 @@ class TaskSequence(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"data.{name}: {value} must be {least} or more")
-        if not self.columns:
-            raise ConfigError("data.order: names no task")
-        for name in self.columns:
-            if name not in self.specs:
-                raise ConfigError(unknown_task(name, self.columns, self.specs))
-            if self.columns.count(name) > 1:
-                raise ConfigError(f"data.order: {name} appears twice")
+        check_order(self.columns, self.specs)
         self.epochs_per_task = self._epochs()
 
     def _epochs(self) -> list[int]:

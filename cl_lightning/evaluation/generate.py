@@ -28,13 +28,14 @@ def generate(
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Greedy continuations, in the order of `prompts`, without special tokens and the blank before an answer that
-    sets it off from its prompt where there is no chat template; other space stays, metrics see to it.
+    """Greedy continuations, in the order of `prompts`, without special tokens, and where there is no chat template
+    without the blank that sets an answer off from its prompt; other space stays, metrics see to it.
 
     Arguments are those of `continuations`.
     """
     made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
-    return [text.removeprefix(" ") for text in texts(llm, tokenizer, made)]
+    blank = "" if tokenizer.chat_template else " "
+    return [text.removeprefix(blank) for text in texts(llm, tokenizer, made)]
 
 
 def texts(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:

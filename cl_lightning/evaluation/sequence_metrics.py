@@ -30,7 +30,7 @@ class SequenceMetric(Metric):
     """One sequence metric, 0..100 or -100..100 as its function in `matrix` says; a float64 scalar, of
     "per_task_forgetting" a vector (tasks trained).
 
-    Call `update`, then `compute`: the scores of one cell alone have no value, so calling the object raises.
+    Call `update`, then `compute`; what calling the object itself returns is of that one cell and means nothing.
 
     Args:
         name: key of `cl_lightning.evaluation.matrix.CONVENTIONS`, or "per_task_forgetting".

@@ -1,0 +1,37 @@
+"""YAML as people write it: merge keys go, doubles do not."""
+
+import pytest
+
+from cl_lightning.errors import ConfigError
+from cl_lightning.yaml_files import parse_yaml
+
+
+def test_merged_keys_are_not_written_twice() -> None:
+    text = "a: &a {x: 0, y: 2}\nb: &b\n  <<: *a\n  x: 1\nc:\n  <<: *b\n  x: 3\n"
+    assert parse_yaml(text, "f.yaml")["c"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a: 1\nb: {c: 1, d: 2, c: 3}\n",
+            r"f.yaml, line 2: not valid YAML ('c' is written twice; which of them counts is not clear)",
+        ),
+        (
+            "- {a: 1}\n- {1: a, 1: b}\n",
+            "f.yaml, line 2: not valid YAML ('1' is written twice; which of them counts is not clear)",
+        ),
+        ("a: [1\n", "f.yaml, line 2: not valid YAML (expected ',' or ']', but got '<stream end>')"),
+        ("a: 2024-13-45\n", "f.yaml: not valid YAML (month must be in 1..12)"),
+    ],
+)
+def test_what_is_wrong_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "f.yaml")
+    assert str(caught.value) == said
+
+
+def test_a_control_character_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^f\.yaml: not valid YAML [^\n]*$"):
+        parse_yaml("a: \x07\n", "f.yaml")
