@@ -2,12 +2,12 @@
 
 Measured: seconds to generate greedily for the test prompts of all eight tasks, each with its own budget of new tokens,
 by the same model with a LoRA that was shortly taught all of them, so that it ends its answers as a trained model does.
-Plain: in data order, batches of 8, left-padded to the longest. Ours: batches of 32, which need less memory than that;
-the peak of both is reported. The ratio is the median over rounds of seconds plain / ours: of one round by default, as
-real files take minutes; `--rounds 3` gives a median. Strings must be equal in float32 (but for ties: at the first token
-that differs the logits of both, recomputed alone, differ by less than 1e-4); in the timed dtype the share of equal
-strings and the differences of the mean score and of a task's score are reported. The goal, a ratio of 2, is stated for
-bfloat16: where the machine holds that in float32 (`--dtype auto`), a note beside the ratio says so.
+Plain: in data order, batches of 8, left-padded to the longest. Ours: batches of 32; the peak memory of both is
+reported. The ratio is the median over rounds of seconds plain / ours: of one round by default, as real files take
+minutes; `--rounds 3` gives a median. Strings must be equal in float32 (but for ties: at the first token that differs
+the logits of both, recomputed alone, differ by less than 1e-4); in the timed dtype the share of equal strings and the
+differences of the mean score and of a task's score are reported. The goal, a ratio of 2, is stated for bfloat16: where
+the machine holds that in float32 (`--dtype auto`), a note beside the ratio says so.
 """
 
 import sys
