@@ -81,4 +81,5 @@ WITHOUT_SWITCH: tuple[str, ...] = (
     "TRACE samples its predictions at temperature 0.1; ours are greedy, the same every time",
     "SAPT and GainLoRA draw one of several references at random; the best of all counts here",
     'SAPT and GainLoRA tidy blanks while decoding (clean_up_tokenization_spaces: "do n\'t" becomes "don\'t")',
+    'SAPT and GainLoRA take of a decoder model what follows the last "Output:", also where it wrote that itself',
 )
