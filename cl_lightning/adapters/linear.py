@@ -69,13 +69,19 @@ class _Product(torch.autograd.Function):
         gating: Gating,
     ) -> Tensor:
         owners, newest = gating.owners, gating.newest
+        out = next(len(t) for t in (weight, lora_B, factors[3]) if t is not None)
+        # In its final shape from the start: a view as output could not be added to in place, as parallel blocks do.
+        y = x.new_empty(*x.shape[:-1], out)
         # Under mixed precision too, everything here is in x's dtype.
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, x.shape[-1])
+            rows = y.view(len(flat), out)
             if weight is None:
-                y = flat.new_zeros(len(flat), (lora_B if lora_B is not None else factors[3]).shape[0])
+                rows.zero_()
+            elif bias is None:
+                torch.mm(flat, weight.to(x.dtype).t(), out=rows)
             else:
-                y = nn.functional.linear(flat, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+                torch.addmm(bias.to(x.dtype), flat, weight.to(x.dtype).t(), out=rows)
             # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
             hidden = None
             old, new = _columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)
@@ -83,17 +89,17 @@ class _Product(torch.autograd.Function):
                 gated = flat @ old[0].to(x.dtype).t()
                 if gates is not None:
                     gated = _per_sample(gated, gates[:, owners])
-                y.addmm_(gated, old[1].to(x.dtype).t())
+                rows.addmm_(gated, old[1].to(x.dtype).t())
             if new is not None:
                 hidden = flat @ new[0].to(x.dtype).t()
                 gated = hidden if gates is None else _per_sample(hidden, gates[:, newest : newest + 1])
-                y.addmm_(gated, new[1].to(x.dtype).t())
+                rows.addmm_(gated, new[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
         # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
         kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
         ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
         ctx.weight, ctx.factors, ctx.scaling, ctx.gating = weight, factors, scaling, gating
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return y
 
     @staticmethod
     @once_differentiable
