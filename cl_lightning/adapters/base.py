@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.adapters.targets import chosen_layers, left_out
+from cl_lightning.errors import ConfigError
 
 
 class AdapterStrategy(nn.Module, ABC):
@@ -28,7 +29,7 @@ class AdapterStrategy(nn.Module, ABC):
         offset: what keeps a start with B0 A0 != 0 from changing the logits. "displacement": training the
             differences from the start (exact everywhere); "baked": W - s B0 A0 (float32 bases only).
         targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
-            they end, e.g. ["q_proj", "v_proj"].
+            they end, e.g. ["q_proj", "v_proj"], each of which must match one.
     """
 
     #: Factors that training moves; an initialiser may set these only.
@@ -59,6 +60,8 @@ class AdapterStrategy(nn.Module, ABC):
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
         self.offset = offset
+        #: What the user is told when a run starts, a line each; known once attached.
+        self.remarks: list[str] = []
         self._layers: dict[str, AdaptedLinear] = {}
 
     @property
@@ -75,17 +78,11 @@ class AdapterStrategy(nn.Module, ABC):
         """Put an AdaptedLinear around every target layer of the frozen LLM.
 
         Raises:
-            ConfigError: no layer matches `targets`, or the rank exceeds a matrix.
+            ConfigError: one of `targets` matches no linear layer, or the rank exceeds a matrix.
         """
-        linear = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not output_head}
-        wanted = self.targets
-        chosen = linear if wanted == "all-linear" else {
-            n: m for n, m in linear.items() if any(n == t or n.endswith(f".{t}") for t in wanted)
-        }  # fmt: skip
-        if not chosen:
-            ends = {n.rsplit(".", 1)[-1] for n in linear}
-            hint = nearest(wanted[0], ends) if isinstance(wanted, list) and wanted else f"there are {sorted(ends)}"
-            raise ConfigError(f"model.adapter.targets: {wanted} matches no linear layer of the model; {hint}")
+        chosen = chosen_layers(llm, output_head, self.targets)
+        remark = left_out(llm, output_head, self.targets)
+        self.remarks = [remark] if remark else []
         for name, base in chosen.items():
             small = min(base.out_features, base.in_features)
             if self.rank > small:
