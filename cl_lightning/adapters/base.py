@@ -8,14 +8,22 @@ old, add the new; logits unchanged), training, `end_task`, and stores `task_stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
 from cl_lightning.adapters.targets import chosen_layers, left_out
 from cl_lightning.errors import ConfigError
+
+
+def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
+    raise ConfigError(
+        "an adapted model cannot be saved or pushed as a model of transformers, which would draw the adapted layers at "
+        "random when it loads them; keep the run folder, cl_lightning.load_run(folder) makes the model from it"
+    )
 
 
 class AdapterStrategy(nn.Module, ABC):
@@ -75,7 +83,7 @@ class AdapterStrategy(nn.Module, ABC):
         return self._layers
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
-        """Put an AdaptedLinear around every target layer of the frozen LLM.
+        """Put an AdaptedLinear around every target layer of the frozen LLM, which from then on refuses to be saved.
 
         Raises:
             ConfigError: one of `targets` matches no linear layer, or the rank exceeds a matrix.
@@ -94,6 +102,9 @@ class AdapterStrategy(nn.Module, ABC):
             layer = AdaptedLinear(base, self.dropout)
             setattr(llm.get_submodule(parent) if parent else llm, leaf, layer)
             self._layers[name] = layer
+        for part in llm.modules():
+            if isinstance(part, PreTrainedModel):
+                part.save_pretrained = part.push_to_hub = _refuse_to_save
         if self.offset == "baked" and not self.exact_base:
             raise ConfigError(
                 "model.adapter.offset: baked needs a float32 base (a bf16 or 4-bit W loses small updates); "

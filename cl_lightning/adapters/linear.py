@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from cl_lightning.errors import ConfigError
+
 #: The trainable branch's tensors; only the first two are always there.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
 BOTH = frozenset({"A", "B"})
@@ -192,6 +194,7 @@ class AdaptedLinear(nn.Module):
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
         self.baked = False
         self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
+        self.gated = False  # True: branches never run without gates; set by `adapters.binding`
         self.old_gates_learn = self.detach_old = False  # see `Gating`
         self.columns: list[int] = []  # of the stack, by branch
         self._owners: Tensor | None = None  # branch of each column of the stack
@@ -339,6 +342,12 @@ class AdaptedLinear(nn.Module):
         fused = with_base and not self.quantized
         weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
         gates, owners = self.gates, self._owners if stack[0] is not None else None
+        if self.gated and gates is None:
+            raise ConfigError(
+                "this model weighs its branches by the prompt, and no gates came with the call: generate by "
+                "cl_lightning.evaluation.generate.generate(.., extra=module.adapter.forward_kwargs), take likelihoods "
+                "from module.answer_logits or module.sample_nll"
+            )
         if gates is not None and (x.dim() != 3 or len(x) != len(gates)):
             raise ValueError(f"gates of {len(gates)} samples do not fit an input of shape {tuple(x.shape)}")
         if owners is not None and owners.device != x.device:
