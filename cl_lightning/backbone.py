@@ -13,9 +13,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -23,6 +20,7 @@ from transformers import (
 )
 
 from cl_lightning.arithmetic import held_dtype
+from cl_lightning.checkpoint import load_whole, refuse_adapter, stored_file
 from cl_lightning.distributed import local_rank
 from cl_lightning.errors import ConfigError
 from cl_lightning.float64 import keep_float64, widened
@@ -71,7 +69,7 @@ class Backbone:
         """The frozen LLM on the CPU. `vocabulary`: tokenizer size, for the random model.
 
         Raises:
-            ConfigError: the name is no folder, file, package or reachable hub model.
+            ConfigError: the name is no folder, file, package or reachable hub model, or no whole language model.
         """
         dtype = getattr(torch, self.dtype)
         random = self.name == RANDOM
@@ -104,10 +102,7 @@ class Backbone:
             if torch.accelerator.is_available():
                 # Quantised while loading, so on this process's own device (several GPUs: not run by us).
                 options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
-        source = self._source()
-        config = AutoConfig.from_pretrained(source, **self._hub())
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return kind.from_pretrained(source, **options)
+        return load_whole(self.name, self._source(), **options)
 
     def _hub(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
@@ -119,22 +114,14 @@ class Backbone:
         path = Path(self.name).expanduser()
         if path.suffix == ".gguf":
             return str(converted(path))
-        if path.is_dir() or _on_hub(self.name):
-            return str(path) if path.is_dir() else self.name
+        source = str(path) if path.is_dir() else self.name
+        refuse_adapter(self.name, source, self.revision)
+        if path.is_dir() or stored_file(source, "config.json", self.revision):
+            return source
         raise ConfigError(
             f"model.backbone.name: {self.name!r} is no folder, no .gguf file and not a model that can be loaded from "
             f"the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
         )
-
-
-def _on_hub(name: str) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from transformers.utils import cached_file
-
-    try:
-        return cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False) is not None
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return False
 
 
 def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:

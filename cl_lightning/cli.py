@@ -222,7 +222,7 @@ def run() -> None:
             continuing.adopt(parent, folder, facts, data.order, resolved.encode())
         elif not folder.record:
             folder.write("config.yaml", resolved.encode())
-        print(_first_line(experiment, cli, data), flush=True)
+        print(_first_line(experiment, cli, data), *module.adapter.remarks, sep="\n", flush=True)
     else:
         folder.attach()
     with disk_errors_told(folder.path):  # what loggers and callbacks write, too

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
+from cl_lightning.checkpoint import load_whole, refuse_adapter
 from cl_lightning.errors import ConfigError
 from cl_lightning.model_names import EMBEDDED
 
@@ -29,12 +30,12 @@ def converted(gguf: Path) -> Path:
     """The folder that holds `gguf` as bf16 safetensors with its tokenizer; made on first use, safe for many processes.
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: no such file, or it lacks weights.
     """
     if not gguf.is_file():
         raise ConfigError(f"model.backbone.name: no file {gguf}")
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.name} {stat.st_size} {_head(gguf)}".encode()).hexdigest()[:16]
+    refuse_adapter(str(gguf), str(gguf.parent))
+    key = hashlib.sha256(f"{gguf.name} {_sampled(gguf)}".encode()).hexdigest()[:16]
     folder = cache_root() / f"{gguf.stem}-{key}"
     if folder.is_dir():
         return folder
@@ -58,17 +59,23 @@ def embedded(name: str) -> Path:
     return converted(Path(spec.origin).parent / file)
 
 
-def _head(gguf: Path) -> str:
+def _sampled(gguf: Path) -> str:
+    """Hash of a file's size, its head and pieces all over it: models of one shape differ in their weights only."""
+    size = gguf.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
     with gguf.open("rb") as file:
-        return hashlib.sha256(file.read(1 << 20)).hexdigest()
+        digest.update(file.read(1 << 20))
+        for start in range(0, size, max(1, size // 256)):
+            file.seek(start)
+            digest.update(file.read(1 << 12))
+    return digest.hexdigest()
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
-        llm = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(scratch)
+        llm = load_whole(str(gguf), str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
         _forget_quantizer(llm)
         llm.save_pretrained(scratch)
         os.replace(scratch, folder)

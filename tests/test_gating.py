@@ -156,6 +156,8 @@ def test_all_coefficients_one_are_incremental_lora(make: Make) -> None:
     batch = batch_for(module)
     plain = module.adapter.forward_kwargs
     module.adapter.forward_kwargs = lambda batch: {}
+    for layer in module.adapter.layers.values():
+        layer.gated = False
     alone = module.sample_nll(batch)
     ones = torch.ones(4, 3, dtype=torch.float64)
     module.adapter.forward_kwargs = lambda batch: {"gates": ones}
@@ -276,7 +278,10 @@ def test_scoring_hands_each_prompt_its_own_gates(make: Make) -> None:
         generate(module.llm, module.tokenizer, [p], 5, 1, [o], extra)[0] for p, o in zip(prompts, own, strict=True)
     ]
     assert together == alone
-    assert together != generate(module.llm, module.tokenizer, prompts, 5, 4), "negative control: without gates"
+    opened = generate(
+        module.llm, module.tokenizer, prompts, 5, 4, own, lambda b: {"gates": torch.ones_like(extra(b)["gates"])}
+    )
+    assert together != opened, "negative control: all gates open"
 
 
 def test_nothing_stays_behind_after_a_pass_or_a_failure(make: Make) -> None:

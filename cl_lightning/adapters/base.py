@@ -8,13 +8,22 @@ old, add the new; logits unchanged), training, `end_task`, and stores `task_stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.adapters.targets import chosen_layers, left_out
+from cl_lightning.errors import ConfigError
+
+
+def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
+    raise ConfigError(
+        "an adapted model cannot be saved or pushed as a model of transformers, which would draw the adapted layers at "
+        "random when it loads them; keep the run folder, cl_lightning.load_run(folder) makes the model from it"
+    )
 
 
 class AdapterStrategy(nn.Module, ABC):
@@ -28,7 +37,7 @@ class AdapterStrategy(nn.Module, ABC):
         offset: what keeps a start with B0 A0 != 0 from changing the logits. "displacement": training the
             differences from the start (exact everywhere); "baked": W - s B0 A0 (float32 bases only).
         targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
-            they end, e.g. ["q_proj", "v_proj"].
+            they end, e.g. ["q_proj", "v_proj"], each of which must match one.
     """
 
     #: Factors that training moves; an initialiser may set these only.
@@ -59,6 +68,8 @@ class AdapterStrategy(nn.Module, ABC):
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
         self.offset = offset
+        #: What the user is told when a run starts, a line each; known once attached.
+        self.remarks: list[str] = []
         self._layers: dict[str, AdaptedLinear] = {}
 
     @property
@@ -72,20 +83,14 @@ class AdapterStrategy(nn.Module, ABC):
         return self._layers
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
-        """Put an AdaptedLinear around every target layer of the frozen LLM.
+        """Put an AdaptedLinear around every target layer of the frozen LLM, which from then on refuses to be saved.
 
         Raises:
-            ConfigError: no layer matches `targets`, or the rank exceeds a matrix.
+            ConfigError: one of `targets` matches no linear layer, or the rank exceeds a matrix.
         """
-        linear = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not output_head}
-        wanted = self.targets
-        chosen = linear if wanted == "all-linear" else {
-            n: m for n, m in linear.items() if any(n == t or n.endswith(f".{t}") for t in wanted)
-        }  # fmt: skip
-        if not chosen:
-            ends = {n.rsplit(".", 1)[-1] for n in linear}
-            hint = nearest(wanted[0], ends) if isinstance(wanted, list) and wanted else f"there are {sorted(ends)}"
-            raise ConfigError(f"model.adapter.targets: {wanted} matches no linear layer of the model; {hint}")
+        chosen = chosen_layers(llm, output_head, self.targets)
+        remark = left_out(llm, output_head, self.targets)
+        self.remarks = [remark] if remark else []
         for name, base in chosen.items():
             small = min(base.out_features, base.in_features)
             if self.rank > small:
@@ -97,6 +102,9 @@ class AdapterStrategy(nn.Module, ABC):
             layer = AdaptedLinear(base, self.dropout)
             setattr(llm.get_submodule(parent) if parent else llm, leaf, layer)
             self._layers[name] = layer
+        for part in llm.modules():
+            if isinstance(part, PreTrainedModel):
+                part.save_pretrained = part.push_to_hub = _refuse_to_save
         if self.offset == "baked" and not self.exact_base:
             raise ConfigError(
                 "model.adapter.offset: baked needs a float32 base (a bf16 or 4-bit W loses small updates); "

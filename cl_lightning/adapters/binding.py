@@ -4,7 +4,8 @@
 
 transformers hands keyword arguments down to its layers, not to their linears, and calls a layer's `forward` again under
 gradient checkpointing. So each layer becomes an instance of a subclass whose forward binds `gates` to the adapted
-linears inside it and lets go again. Nothing stays behind: a pass without gates finds none, whatever came before it.
+linears inside it and lets go again. Nothing stays behind: a pass without gates finds none, whatever came before it, and
+is refused once there are branches in place.
 The model's class gets an explicit `gates` parameter, so that `generate` accepts it, repeats it for beams and passes it
 on at every step.
 """
@@ -32,11 +33,14 @@ def bind_gates(llm: PreTrainedModel) -> None:
     layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
     reached = {id(linear) for layer in layers for linear in _adapted(layer)}
     for name, module in llm.named_modules():
-        if isinstance(module, AdaptedLinear) and id(module) not in reached:
+        if not isinstance(module, AdaptedLinear):
+            continue
+        if id(module) not in reached:
             raise ConfigError(
                 f"model.adapter.targets: gates cannot reach {name}, which is in none of the model's layers; "
                 "leave it out"
             )
+        module.gated = True
     for layer in layers:
         layer.__class__ = _bound(type(layer), _layer_forward)
     llm.__class__ = _bound(type(llm), _model_forward)

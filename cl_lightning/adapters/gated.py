@@ -50,7 +50,7 @@ class GatedBranches(AdapterStrategy):
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
         self.branches.attach(llm, output_head)
-        self._layers = self.branches.layers
+        self._layers, self.remarks = self.branches.layers, self.branches.remarks
         bind_gates(llm)
         self._embedding = (llm.get_input_embeddings(),)  # in a tuple: the LLM's module, not ours
 

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from cl_lightning.errors import ConfigError
+
 #: The trainable branch's tensors; only the first two are always there.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
 BOTH = frozenset({"A", "B"})
@@ -69,13 +71,19 @@ class _Product(torch.autograd.Function):
         gating: Gating,
     ) -> Tensor:
         owners, newest = gating.owners, gating.newest
+        out = next(len(t) for t in (weight, lora_B, factors[3]) if t is not None)
+        # In its final shape from the start: a view as output could not be added to in place, as parallel blocks do.
+        y = x.new_empty(*x.shape[:-1], out)
         # Under mixed precision too, everything here is in x's dtype.
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, x.shape[-1])
+            rows = y.view(len(flat), out)
             if weight is None:
-                y = flat.new_zeros(len(flat), (lora_B if lora_B is not None else factors[3]).shape[0])
+                rows.zero_()
+            elif bias is None:
+                torch.mm(flat, weight.to(x.dtype).t(), out=rows)
             else:
-                y = nn.functional.linear(flat, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+                torch.addmm(bias.to(x.dtype), flat, weight.to(x.dtype).t(), out=rows)
             # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
             hidden = None
             old, new = _columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)
@@ -83,17 +91,17 @@ class _Product(torch.autograd.Function):
                 gated = flat @ old[0].to(x.dtype).t()
                 if gates is not None:
                     gated = _per_sample(gated, gates[:, owners])
-                y.addmm_(gated, old[1].to(x.dtype).t())
+                rows.addmm_(gated, old[1].to(x.dtype).t())
             if new is not None:
                 hidden = flat @ new[0].to(x.dtype).t()
                 gated = hidden if gates is None else _per_sample(hidden, gates[:, newest : newest + 1])
-                y.addmm_(gated, new[1].to(x.dtype).t())
+                rows.addmm_(gated, new[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
         # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
         kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
         ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
         ctx.weight, ctx.factors, ctx.scaling, ctx.gating = weight, factors, scaling, gating
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return y
 
     @staticmethod
     @once_differentiable
@@ -186,6 +194,7 @@ class AdaptedLinear(nn.Module):
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
         self.baked = False
         self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
+        self.gated = False  # True: branches never run without gates; set by `adapters.binding`
         self.old_gates_learn = self.detach_old = False  # see `Gating`
         self.columns: list[int] = []  # of the stack, by branch
         self._owners: Tensor | None = None  # branch of each column of the stack
@@ -333,6 +342,12 @@ class AdaptedLinear(nn.Module):
         fused = with_base and not self.quantized
         weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
         gates, owners = self.gates, self._owners if stack[0] is not None else None
+        if self.gated and gates is None:
+            raise ConfigError(
+                "this model weighs its branches by the prompt, and no gates came with the call: generate by "
+                "cl_lightning.evaluation.generate.generate(.., extra=module.adapter.forward_kwargs), take likelihoods "
+                "from module.answer_logits or module.sample_nll"
+            )
         if gates is not None and (x.dim() != 3 or len(x) != len(gates)):
             raise ValueError(f"gates of {len(gates)} samples do not fit an input of shape {tuple(x.shape)}")
         if owners is not None and owners.device != x.device:

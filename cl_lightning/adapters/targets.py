@@ -1,0 +1,94 @@
+"""Which layers of an LLM get an adapter, by `model.adapter.targets`, and which weights are left out."""
+
+import re
+from typing import Literal
+
+from torch import nn
+
+from cl_lightning.errors import ConfigError, nearest
+
+#: "all-linear", or names of layers as they end.
+Targets = Literal["all-linear"] | list[str]
+
+
+def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Targets) -> dict[str, nn.Linear]:
+    """The linear layers (plain or quantised) that `targets` mean, by name; never the output head.
+
+    Raises:
+        ConfigError: a name matches no linear layer, or there are none.
+    """
+    linear = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not output_head}
+    missing = [] if targets == "all-linear" else [t for t in targets if not any(_meant(n, [t]) for n in linear)]
+    if linear and targets and not missing:
+        return {n: m for n, m in linear.items() if _meant(n, targets)}
+    asked = f"model.adapter.targets: {missing or targets} matches no linear layer of the model"
+    if not linear:
+        raise ConfigError(f"{asked}, whose blocks have {_kinds(llm)} and no nn.Linear; choose another base model")
+    ends = {n.rsplit(".", 1)[-1] for n in linear}
+    if not missing:
+        raise ConfigError(f"{asked}; there are {sorted(ends)}")
+    raise ConfigError(f"{asked}; {_instead(llm, output_head, missing[0])}{nearest(missing[0], ends)}")
+
+
+def left_out(llm: nn.Module, output_head: nn.Module | None, targets: Targets) -> str | None:
+    """One line on the blocks' weights that `targets` mean too but that no adapter takes (stacked experts, Conv1D):
+    which, and their share of all the blocks' numbers. None without any. To be called before layers are replaced.
+    """
+    weights = {n: p for n, p in _other_weights(llm).items() if _meant(n.removesuffix(".weight"), targets)}
+    if not weights:
+        return None
+    left = sum(p.numel() for p in weights.values())
+    return (
+        f"not adapted, being no nn.Linear: {_names(weights)} ({len(weights)} weight{'s' * (len(weights) > 1)}, "
+        f"{100 * left / _size_of_blocks(llm, output_head):.1f} % of the blocks' parameters)"
+    )
+
+
+def _meant(name: str, targets: Targets) -> bool:
+    return targets == "all-linear" or any(name == t or name.endswith(f".{t}") for t in targets)
+
+
+def _instead(llm: nn.Module, output_head: nn.Module | None, target: str) -> str:
+    """What a name matches that is no linear layer to be adapted, if anything."""
+    found = [m for n, m in llm.named_modules() if _meant(n, [target])]
+    found += [p for n, p in llm.named_parameters() if _meant(n, [target])]
+    if not found:
+        return ""
+    kinds = {"the output head" if m is output_head else f"of type {type(m).__name__}" for m in found}
+    return f"{target} is {' or '.join(sorted(kinds))}, only nn.Linear layers of the blocks are adapted; "
+
+
+def _other_weights(llm: nn.Module) -> dict[str, nn.Parameter]:
+    """Matrices, and stacks of them, that belong to no linear layer and no embedding, by name."""
+    known = {n for n, m in llm.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    return {
+        n: p
+        for n, p in llm.named_parameters()
+        if n.rpartition(".")[0] not in known and p.numel() > max(p.shape, default=1) and not n.endswith("bias")
+    }
+
+
+def _size_of_blocks(llm: nn.Module, output_head: nn.Module | None) -> int:
+    """Numbers in all parameters but the embeddings' and the output head's."""
+    outside = [m for m in llm.modules() if isinstance(m, nn.Embedding) or m is output_head]
+    counted = {id(p) for m in outside for p in m.parameters()}
+    total = 0
+    for module in llm.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if id(p) not in counted:
+                counted.add(id(p))
+                # A quantised weight holds several numbers in one.
+                packed = isinstance(module, nn.Linear) and name == "weight"
+                total += module.in_features * module.out_features if packed else p.numel()
+    return total
+
+
+def _names(weights: dict[str, nn.Parameter]) -> str:
+    """Names without the number of the block, each once."""
+    return ", ".join(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in weights))
+
+
+def _kinds(llm: nn.Module) -> str:
+    weights = _other_weights(llm)
+    owners = sorted({type(llm.get_submodule(name.rpartition(".")[0])).__name__ for name in weights})
+    return f"{' and '.join(owners)} ({_names(weights)})" if weights else "no weight matrices"
