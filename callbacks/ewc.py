@@ -8,6 +8,8 @@ theta* is theta when the task before ended (one anchor for all tasks: online EWC
 Kirkpatrick et al. 2017 (arXiv 1612.00796); online form: Schwarz et al. 2018 (arXiv 1805.06370). The Fisher is empirical
 (true answers), of examples one by one, not of batches. theta is either what the branches add to W, which means the
 same for one LoRA and for a branch per task, or the factors A and B of one LoRA that is trained on (the usual baseline).
+Under gates, y = W x + a(prompt) theta x, and F is of that theta: an example counts by a^2, a being the gate of the
+branch that learnt it.
 
 Memory: one float32 number per entry of theta (product: m n per layer), twice that while F is taken.
 """
@@ -119,8 +121,11 @@ class EWC(TaskCallback):
                     F += g.square()
                 of_one[name].total.zero_()
 
+        def take(name: str, dy: Tensor, x: Tensor) -> None:
+            of_one[name].add(dy, x)
+
         weighted = (examples, [1.0] * len(examples))
-        run.products(weighted, 1, "answer", lambda n, dy, x: of_one[n].add(dy, x), square, with_new=True)
+        run.products(weighted, 1, "answer", take, square, gated=True, with_new=True)
         for name, parts in new.items():
             means = [distributed.sum_(F) / len(examples) for F in parts]
             old = self.fisher.get(name)

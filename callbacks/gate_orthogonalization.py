@@ -49,6 +49,8 @@ class GateOrthogonalization(GrownSubspaces):
         energy, count: see `InputSubspaces`; the published code's are eigen_squared, below.
         key: direction of the key's start: leading one of the new prompts' features outside M ("pca"; "pca_one_sided":
             the published code's of May 2025), or "random" (that of November 2025).
+        key_norm: of a key's start from the second task on; null: as the key was drawn. 64 / sqrt 3 in the published
+            Llama code, which is what is drawn on average at an embedding width of 4096.
         chunks: blocks of coordinates with a subspace each (of embeddings and of the key's features).
         counting: "equal": each prompt weighs the same in the features' covariances; "published": that of the second
             weight's is a running mean whose count is ahead by a batch, as in the published code.
@@ -69,6 +71,7 @@ class GateOrthogonalization(GrownSubspaces):
         energy: Energy = "eigen",
         count: Count = "reach",
         key: Design = "pca",
+        key_norm: float | None = None,
         chunks: int = 1,
         counting: Literal["equal", "published"] = "equal",
         samples: int = 256,
@@ -80,7 +83,9 @@ class GateOrthogonalization(GrownSubspaces):
         super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
         if probes < 1:
             raise ConfigError(f"boundary.gates.probes: {probes} must be 1 or more")
-        self.key, self.counting, self.probes = key, counting, probes
+        if key_norm is not None and not key_norm > 0:
+            raise ConfigError(f"boundary.gates.key_norm: {key_norm} must be positive")
+        self.key, self.key_norm, self.counting, self.probes = key, key_norm, counting, probes
         self.starts_outside = ablation not in ("no_init", "none")
         self.moves_outside = ablation not in ("no_update", "none")
         self.row_norms = row_norms
@@ -125,7 +130,8 @@ class GateOrthogonalization(GrownSubspaces):
                     f"boundary of task {name}: earlier prompts fill all {len(M)} dimensions of the gate's features, "
                     "no key is left that they would not open; lower boundary.gates.share"
                 ) from None
-            direction = direction.to(key) * (key.detach().norm() / direction.norm())
+            norm = self.key_norm if self.key_norm is not None and M.shape[1] else float(key.detach().norm())
+            direction = direction.to(key) * (norm / direction.norm())
             key.data.copy_(distributed.broadcast_(direction.contiguous(), 0))
         if self._outside < LITTLE:
             run.say(

@@ -59,27 +59,29 @@ class MIGU(TaskCallback):
         self._masks = lambda name: pl_module.token_mask(name, batch)
 
     def _listen(self, name: str) -> Callable[[AdaptedLinear, tuple[Tensor, ...]], None]:
-        @torch.no_grad()
         def hook(layer: AdaptedLinear, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            if not layer.training or not layer.active or self._masks is None:
-                return
-            mask = self._masks(name)
-            # A beginning that all samples share may run once for all: x then is (1, its length, n), without padding.
-            weight = mask[:, -x.shape[1] :] if len(x) == len(mask) else torch.full_like(x[..., 0], len(mask))
-            A, B = (factor.to(x.dtype) for factor in layer.factors())
-            hidden = x @ A.t()
-            for k, h in enumerate((hidden, hidden @ B.t())):
-                loud = h.abs().to(torch.float32)
-                loud = loud / loud.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-                summed = (loud * weight[..., None].to(loud.dtype)).sum((0, 1))
-                kept = self._magnitudes.setdefault(name, [])
-                if len(kept) > k:
-                    kept[k] += summed
-                else:
-                    kept.append(summed)
+            # Only the pass that is trained counts: a teacher (LwF) is asked without gradients.
+            if self._masks is not None and layer.training and layer.active and torch.is_grad_enabled():
+                self._count(name, layer, inputs[0], self._masks(name))
 
         return hook
+
+    @torch.no_grad()
+    def _count(self, name: str, layer: AdaptedLinear, x: Tensor, mask: Tensor) -> None:
+        """Add the magnitudes on one call's input x (B, L, n)."""
+        # A beginning that all samples share may run once for all: x then is (1, its length, n), without padding.
+        weight = mask[:, -x.shape[1] :] if len(x) == len(mask) else torch.full_like(x[..., 0], len(mask))
+        A, B = (factor.to(x.dtype) for factor in layer.factors())
+        hidden = x @ A.t()
+        for k, h in enumerate((hidden, hidden @ B.t())):
+            loud = h.abs().to(torch.float32)
+            loud = loud / loud.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            summed = (loud * weight[..., None].to(loud.dtype)).sum((0, 1))
+            kept = self._magnitudes.setdefault(name, [])
+            if len(kept) > k:
+                kept[k] += summed
+            else:
+                kept.append(summed)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Mask the whole step's gradient, before it is clipped."""

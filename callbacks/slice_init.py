@@ -247,9 +247,12 @@ class SliceInit(TaskCallback):
             return lambda take, after: run.products(samples, self.batch_size, self.loss_on, take, after, gated)
 
         gated = self.gate_weighting == "both"
-        memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
         over = passes({run.order[task]: self._new_examples(run, task)}, self.gate_weighting != "none")
-        return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
+        try:
+            memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
+            return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
+        except ValueError as error:
+            raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
     def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
         """Examples and weights whose loss is the mean over tasks of each task's token mean."""

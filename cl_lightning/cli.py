@@ -209,6 +209,7 @@ def run() -> None:
         "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
         "sources": {t.spec.name: t.whole for t in data.evaluated},
         "adapter": continuing.adapter_settings(module),
+        "template": data.template,
         "continues": parent.record["identity"] if parent else None,
     }
     facts["identity"] = _identity(cli.config, facts)
@@ -299,6 +300,7 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     # Nothing to replay in the first task; after it every new example is still seen once per epoch.
     steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(tasks)]
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
+    date = data.template["date"]
     return (
         f"{experiment}: DATA = {data.source}; {PROTOCOLS[data.protocol].format(len(data.columns))} "
         f"{_span([len(t.train) for t in tasks])} training "
@@ -309,6 +311,7 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
         f"{_span([len(t.test) for t in data.evaluated])} scored prompts per task; lr {cli.model.lr:g}; "
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
         f"{_held(cli.model)}, seed {data.seed}"
+        f"{f'; the chat template writes the date {date} (data.date)' if date else ''}"
     )
 
 

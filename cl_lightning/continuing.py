@@ -54,6 +54,11 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
     if record["adapter"] != adapter_settings(module):
         raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    if differing := [name for name, value in data.template.items() if record["template"][name] != value]:
+        raise StateError(
+            f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
+            "the same"
+        )
     for task in data.tasks[:done]:
         if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
             raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")

@@ -194,13 +194,15 @@ def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
     return made
 
 
-def _tokens(model: str, system_prompt: str | None) -> tuple[Measure, int]:
+def _tokens(model: str, said: dict[str, Any]) -> tuple[Measure, int]:
     """Lengths in a model's tokens, and how many its chat template takes of every prompt."""
     from cl_lightning.backbone import Backbone
+    from cl_lightning.data.chat import DAY
     from cl_lightning.data.prompt import PromptEncoder
 
     tokenizer = Backbone(model).load_tokenizer()
-    ids, _, own = PromptEncoder(tokenizer, sys.maxsize, system_prompt).prompt(Example("", "x", "x"), keep_head=0.5)
+    given = said.get("system_prompt", ""), str(said.get("date", DAY)), said.get("template_args")
+    ids, _, own = PromptEncoder(tokenizer, sys.maxsize, *given).prompt(Example("", "x", "x"), keep_head=0.5)
 
     def measure(texts: Sequence[str]) -> list[int]:
         return [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
@@ -234,7 +236,7 @@ def run(options: argparse.Namespace) -> None:
         tasks = list(found(root))
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
-    measure, template = (words, 0) if options.words else _tokens(options.model, said.get("system_prompt", ""))
+    measure, template = (words, 0) if options.words else _tokens(options.model, said)
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
         _limit(given, "max_prompt_tokens", Limits.prompt),

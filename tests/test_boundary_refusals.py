@@ -92,16 +92,22 @@ def saved(folder: Path, **faults: float) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("faults", "expected"),
+    ("faults", "budget", "expected"),
     [
         # Nothing of the values reaches the loss behind an output projection of zeros.
-        ({"o_proj": 0.0}, r"matrix model\.layers\.1\.self_attn\.[qkv]_proj: the gradient is all zero"),
-        ({"q_proj": float("nan")}, r"model\.layers\.0\.self_attn\.q_proj: the new gradient is not finite$"),
+        ({"o_proj": 0.0}, "null", r"matrix model\.layers\.1\.self_attn\.[qkv]_proj: the gradient is all zero"),
+        ({"q_proj": float("nan")}, "null", r"model\.layers\.0\.self_attn\.q_proj: the new gradient is not finite$"),
+        ({"q_proj": float("nan")}, "150000", r"model\.layers\.0\.self_attn\.q_proj: the gradient is not finite$"),
     ],
 )
-def test_a_gradient_without_direction_names_its_matrix(tmp_path: Path, faults: dict[str, Any], expected: str) -> None:
+def test_a_gradient_without_direction_names_its_matrix(
+    tmp_path: Path, faults: dict[str, Any], budget: str, expected: str
+) -> None:
     model, run = saved(tmp_path / "model", **faults), tmp_path / "run"
-    options = (f"--model.backbone.name={model}", f"--sequence.run_dir={run}", "--sequence.zero_shot=false")
+    options = (
+        f"--model.backbone.name={model}", f"--sequence.run_dir={run}", "--sequence.zero_shot=false",
+        f"--boundary.init.memory_budget={budget}",
+    )  # fmt: skip
     told = launch(*SMALL, *options)
     assert told.code == 1, told.err
     assert re.search(rf"^error: boundary of task FOMC, {expected}", told.err.splitlines()[-1])

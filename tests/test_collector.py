@@ -156,3 +156,23 @@ def test_the_mean_of_rank_means_is_another_gradient(module: ContinualLM) -> None
             means[name] = means.get(name, 0) + g
     union = module.gradients(batches(2))
     assert max(relative(means[name], g) for name, g in union.items()) > 1e-3
+
+
+# --- not finite -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["two_pass", "single_pass"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_sketched_gradient_that_is_not_finite_is_named(module: ContinualLM, mode: str, bad: float) -> None:
+    name = list(module.adapter.layers)[5]
+    good = over(module, batches(1))
+
+    def run_pass(take: Any, after: Any) -> None:
+        def spoilt(where: str, dy: Tensor, x: Tensor) -> None:
+            take(where, dy.clone().index_fill_(0, torch.tensor([0]), bad) if where == name else dy, x)
+
+        good(spoilt, after)
+
+    with pytest.raises(ValueError, match=rf"^{name}: the gradient is not finite$"):
+        collector(module, mode).collect(run_pass)
+    collector(module, mode).collect(good)

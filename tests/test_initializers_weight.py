@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cl_lightning.errors import ConfigError
 from cl_lightning.initializers import LoRAM, MiLoRA, OLoRA, PiSSA
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
@@ -95,6 +96,38 @@ def test_loram_has_the_directions_of_the_slice_authors_code() -> None:
         for a, b in ((ours[0].numpy(), A), (ours[1].numpy(), B)):
             # Their W is not stored, so the common scale beta is: compare without it.
             assert np.abs(a / np.linalg.norm(a) - b / np.linalg.norm(b)).max() < 1e-5, (name, info.keys())
+
+
+@pytest.mark.skipif(not ORACLES.exists(), reason="the authors' outputs are not here")
+def test_loram_with_centred_variance_has_the_scale_of_the_slice_authors_code() -> None:
+    arrays = np.load(ORACLES / "slice_decompose.npz")
+    for name, about in json.loads((ORACLES / "slice_decompose.json").read_text())["loram"].items():
+        W = weight((about["d_out"], about["d_in"]))
+        W = (W - W.mean()) / W.std() * about["weight_var"] ** 0.5 + 0.3  # of their variance; the mean does not count
+        A, B = LoRAM("centred").factors(W, None, about["r"], 1.0, torch.Generator())
+        for ours, theirs in ((A.numpy(), arrays[f"{name}|loram|A"]), (B.numpy(), arrays[f"{name}|loram|B"])):
+            assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max(), name
+        assert np.linalg.norm(A[0]) == pytest.approx(about["beta"], rel=1e-5)
+        other = LoRAM().factors(W - W.mean(), None, about["r"], 1.0, torch.Generator())[0]
+        assert np.linalg.norm(A[0]) > 1.01 * np.linalg.norm(other[0]), "negative control: uncentred is smaller"
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40)])
+@pytest.mark.parametrize("rank", [1, 2, 6])
+def test_loram_with_centred_variance_against_a_formed_product(shape: tuple[int, int], rank: int) -> None:
+    """Their equation: beta^4 = log_min(m, n) max(r, 2) Var(W) / Var(B A), sample variances."""
+    W = weight(shape) + 0.01
+    A, B = start(LoRAM("centred"), W, rank=rank)
+    beta = np.linalg.norm(A[0])
+    product = (B / beta) @ (A / beta)
+    rho = math.log(max(2, rank)) / math.log(min(shape))
+    assert beta**4 == pytest.approx(rho * np.var(W.numpy(), ddof=1) / np.var(product, ddof=1), rel=1e-9)
+    assert beta > 0, "rank 1 too"
+
+
+def test_loram_knows_two_variances() -> None:
+    with pytest.raises(ConfigError, match="LoRAM variance 'centered': did you mean centred"):
+        LoRAM("centered")
 
 
 @pytest.mark.parametrize("initializer", [LoRAM(), PiSSA(), MiLoRA(), OLoRA()])

@@ -114,7 +114,7 @@ def cut(made: PromptEncoder, example: Example, keep_head: float) -> str:
     text = made.tokenizer.decode(out.prompt_ids)
     if not made.chat:
         return text
-    before, after = made._render("MIDDLE")[0].split("MIDDLE")
+    before, after = made.chat.before, made.chat.after
     assert text.startswith(before)
     assert text.endswith(after)
     return text.removeprefix(before).removesuffix(after)
@@ -136,7 +136,7 @@ def test_a_cut_leaves_instruction_and_cue_whole(
     example = Example("t/1", "".join(parts), "x", instruction=len(instruction), cue=len(cue))
     for tokenizer in (words, random_tokenizer()):
         made = PromptEncoder(tokenizer, 0, "")
-        made.chat = chat
+        made.chat = made.chat if chat else None
         with pytest.raises(ConfigError) as refused:
             cut(made, example, keep_head)
         least = int(re.search(r"give (\d+) or more", str(refused.value))[1])

@@ -34,14 +34,16 @@ class OneRank:
     def draw(self, task: int, count: int, purpose: str) -> list[Any]:
         return self.examples[:count]
 
-    def products(self, samples: Any, size: int, loss_on: str, take: Any, after: Any, with_new: bool = False) -> None:
+    def products(
+        self, samples: Any, size: int, loss_on: str, take: Any, after: Any, gated: bool = False, with_new: bool = False
+    ) -> None:
         def batches() -> Iterator[dict[str, Any]]:
             for example in samples[0]:
                 batch = training_batch([example], pad_id=0)
                 yield {**batch, "sample_weight": torch.ones(1, dtype=torch.float64)}
 
         assert size == 1
-        self.module.products(batches(), take, after, with_new=with_new)
+        self.module.products(batches(), take, after, gated, with_new)
 
 
 def learnt(tiny: Make, adapter: AdapterStrategy) -> ContinualLM:
@@ -94,6 +96,9 @@ def test_fisher_and_penalty_of_products_equal_the_equation(tiny: Make, adapter: 
     rule.on_task_end(run, 0)
     got = [F for parts in rule.fisher.values() for F in parts]
     assert all(torch.allclose(a.double(), b, rtol=1e-5, atol=1e-9) for a, b in zip(got, wanted, strict=True))
+    of_W = fishers_of_weights(module, run, gated=False)
+    alike = [torch.allclose(a.double(), b, rtol=1e-2, atol=1e-9) for a, b in zip(got, of_W, strict=True)]
+    assert all(alike) if not adapter.per_sample else not any(alike), "negative control: of W, as if all gates were open"
     anchors = [layer.update().detach() if module.adapter.continues else 0 for layer in module.adapter.layers.values()]
     module.adapter.end_task(0)
     begin(module, 1)
@@ -105,17 +110,19 @@ def test_fisher_and_penalty_of_products_equal_the_equation(tiny: Make, adapter: 
     assert torch.allclose(rule.loss_terms(step_of(module))["ewc"], by_hand, rtol=1e-5)
 
 
-def fishers_of_weights(module: ContinualLM, run: OneRank) -> list[Tensor]:
-    """As `fishers`, of W: the adapted output is y = x W^T + branch, with an own differentiable copy of the product."""
+def fishers_of_weights(module: ContinualLM, run: OneRank, gated: bool = True) -> list[Tensor]:
+    """As `fishers`, of what a branch adds: y = x W^T + branches + a x theta^T, a the newest branch's gate, at 0."""
     layers = list(module.adapter.layers.values())
     total = [torch.zeros_like(layer.base.weight) for layer in layers]
     for example in run.examples:
         seen: list[tuple[int, Tensor, Tensor]] = []
+        gates = module.adapter.forward_kwargs(training_batch([example], pad_id=0)).get("gates") if gated else None
+        a = 1.0 if gates is None else float(gates[0, -1])
 
-        def keep(layer: Any, inputs: tuple[Tensor, ...], output: Tensor, seen: list = seen) -> Tensor:
+        def keep(layer: Any, inputs: tuple[Tensor, ...], output: Tensor, seen: list = seen, a: float = a) -> Tensor:
             extra = torch.zeros_like(layer.base.weight, requires_grad=True)
             seen.append((layers.index(layer), extra, output))
-            return output + inputs[0] @ extra.t()
+            return output + a * (inputs[0] @ extra.t())
 
         hooks = [layer.register_forward_hook(keep) for layer in layers]
         nll = module.sample_nll(training_batch([example], pad_id=0), share_prefix=False).sum()

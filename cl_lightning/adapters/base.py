@@ -35,7 +35,8 @@ class AdapterStrategy(nn.Module, ABC):
         rslora: rank-stabilised scaling.
         dropout: on the trainable branch's input, 0..1.
         offset: what keeps a start with B0 A0 != 0 from changing the logits. "displacement": training the
-            differences from the start (exact everywhere); "baked": W - s B0 A0 (float32 bases only).
+            differences from the start (exact everywhere); "baked": W - s B0 A0 until the task ends (float32 bases
+            only, up to rounding).
         targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
             they end, e.g. ["q_proj", "v_proj"], each of which must match one.
     """
@@ -125,7 +126,8 @@ class AdapterStrategy(nn.Module, ABC):
         """Freeze what the task learnt. Logits change by rounding at most."""
 
     def discard(self) -> None:
-        """Forget the current branch: logits are again what they were before `begin_task`. Not after `offset=baked`."""
+        """Forget the current branch: logits are again what they were before `begin_task`, after `offset=baked` up to
+        rounding."""
         for layer in self._layers.values():
             layer.discard_branch()
 

@@ -36,7 +36,9 @@ class GainLoRA(GatedBranches):
         temperature: of the cosine.
         inner: activation of the hidden layers before the last; "none" in the published Llama code.
         pooling: mean over the "task"'s own prompt tokens or over the whole "prompt"; "padded", as in the published
-            code: the prompt's sum divided by the padded length, which makes a gate depend on the batch.
+            code: the prompt's sum divided by the longest prompt's length, which makes a gate depend on the batch.
+        skip_token: a token id that pooling does not count; 1 in the published Llama code, which begins Llama 2's
+            prompts. null: none.
         detach_old: no gradient through earlier branches, as in the published code: a trained parameter below one
             gets a wrong gradient. For comparison only.
     """
@@ -52,6 +54,7 @@ class GainLoRA(GatedBranches):
         inner: Literal["silu", "none"] = "silu",
         pooling: Literal["task", "prompt", "padded"] = "task",
         detach_old: bool = False,
+        skip_token: int | None = None,
     ) -> None:
         for name, value in (("width", width), ("layers", layers)):
             if value < 1:
@@ -59,7 +62,7 @@ class GainLoRA(GatedBranches):
         if not temperature > 0:
             raise ConfigError(f"model.adapter.temperature: {temperature} must be positive")
         super().__init__(branches, partial(pool, padded=pooling == "padded"), own_tokens=pooling == "task")
-        self.detach_old = detach_old
+        self.detach_old, self.skip_token, self._padded = detach_old, skip_token, pooling == "padded"
         self._options = (width, layers, output, head, inner, temperature)
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
@@ -91,6 +94,15 @@ class GainLoRA(GatedBranches):
             count = sum(key.startswith("gate.") for key in state)
             self.gates.begin([state[f"gate.{index}"].to(self.like().device) for index in range(count)])
             self.gates.freeze()
+
+    def seen(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        tokens, mask = super().seen(batch)
+        prompts = batch.get("prompt_mask")
+        if self._padded and prompts is not None and (prompts != batch["attention_mask"]).any():
+            # Columns that hold answers alone are no part of the prompts' padded length.
+            width = int(prompts.sum(1).max())
+            tokens, mask = tokens[:, :width], mask[:, :width]
+        return tokens, mask if self.skip_token is None else mask * (tokens != self.skip_token)
 
     def coefficients(self, pooled: Tensor) -> Tensor | None:
         return self.gates(pooled) if len(self.gates) else None

@@ -70,10 +70,15 @@ class GatedBranches(AdapterStrategy):
 
     def pooled(self, batch: dict[str, Any]) -> Tensor:
         """p_0 (B, d) of a batch from `data.collate`."""
-        whole = batch.get("prompt_mask", batch["attention_mask"])  # batches for generation are prompts
+        tokens, mask = self.seen(batch)
         with torch.no_grad():
-            embedded = self._embedding[0](batch["input_ids"])
-        return self._pool(embedded, batch["own_mask"] if self._own_tokens else whole)
+            embedded = self._embedding[0](tokens)
+        return self._pool(embedded, mask)
+
+    def seen(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) that pooling reads, and 1 where they count (B, L)."""
+        whole = batch.get("prompt_mask", batch["attention_mask"])  # batches for generation are prompts
+        return batch["input_ids"], batch["own_mask"] if self._own_tokens else whole
 
     def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
         gates = self.coefficients(self.pooled(batch))

@@ -6,8 +6,9 @@ The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, b
 in every dtype and on a quantised base, and without the cancellation of two large products. W is not
 edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0, nor does a start that is meant to change
 the output. Two variants: *baked*, W <- W - s B0 A0 while the branch trains as s B A (float32 W only, exact up to
-rounding), and a trained core R between frozen factors, A = R A' (LoRA-SB). With gates (`adapters.binding`) each
-branch's term is multiplied by the sample's coefficient of that branch.
+rounding; what was taken off comes back when the branch is folded or left out), and a trained core R between frozen
+factors, A = R A' (LoRA-SB). With gates (`adapters.binding`) each branch's term is multiplied by the sample's
+coefficient of that branch.
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
     W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in; core (r, r).
@@ -275,6 +276,7 @@ class AdaptedLinear(nn.Module):
         self, tensors: dict[str, Tensor], scaling: float, baked: bool = False, trained: Set[str] = BOTH
     ) -> None:
         """Take a stored branch as the trainable one."""
+        self.discard_branch()
         self.scaling, self.baked = scaling, baked and "lora_B0" in tensors
         moving = {"lora_R"} if "lora_R" in tensors else {f"lora_{factor}" for factor in trained}
         for name in BRANCH:
@@ -284,21 +286,32 @@ class AdaptedLinear(nn.Module):
             self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
 
     def _branch_tensors(self) -> tuple[Tensor | None, ...]:
-        """A, B, A0, B0 as the forward pass uses them."""
+        """A, B, A0, B0 of the trainable branch."""
         A = self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
-        return (A, self.lora_B, None, None) if self.baked else (A, self.lora_B, self.lora_A0, self.lora_B0)
+        return A, self.lora_B, self.lora_A0, self.lora_B0
+
+    def _in_forward(self) -> tuple[Tensor | None, ...]:
+        """A, B, A0, B0 as the forward pass uses them. A baked start is off W: with B A, or alone, it is on again."""
+        if not self.baked:
+            return self._branch_tensors() if self.active else (None,) * 4
+        return (*(self.factors() if self.active else (self.lora_A0, self.lora_B0)), None, None)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (r, n) and B (m, r) of the trainable branch as they act, with gradients; R A where a core is trained."""
         return self._branch_tensors()[:2]
 
     def update(self) -> Tensor:
-        """What the trainable branch adds to W: (m, n), formed, with its gradient."""
+        """What the trainable branch adds to W as it was before: (m, n), formed, with its gradient; 0 at a start that
+        was taken off again, however that was done."""
         down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
         return up @ down
 
+    @torch.no_grad()
     def discard_branch(self) -> None:
-        """Take the trainable branch away."""
+        """Take the trainable branch away, and put back on W what was taken off it."""
+        if self.baked:
+            self.base.weight += self.scaling * (self.lora_B0 @ self.lora_A0)
+            self.baked = False
         for name in BRANCH:
             setattr(self, name, None)
 
@@ -319,10 +332,10 @@ class AdaptedLinear(nn.Module):
             self.stack_B = _frozen(torch.cat([self.stack_B, up], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self._branch_tensors() if self.active else (None,) * 4
+        branch = self._in_forward()
         trained, start = branch[:2], branch[2:]
         stack = (self.stack_A, self.stack_B)
-        if self.dropout and self.training and trained[0] is not None:
+        if self.dropout and self.training and self.active and trained[0] is not None:
             # One mask for both terms of the new branch; earlier branches see the input as it is.
             y = self._product(x, (None, None), (None, None), stack, with_base=True)
             dropped = nn.functional.dropout(x, self.dropout)

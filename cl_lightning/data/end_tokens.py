@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
+from cl_lightning.data.chat import PROBE, render
+from cl_lightning.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-#: Stands for the assistant's answer where a conversation is rendered; no template writes it.
-PROBE = "Xq7probe7qX"
 
 
 def trained_end(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -43,7 +43,10 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    try:
+        text = render(tokenizer, turns)
+    except ConfigError:  # some begin with a system message only
+        text = render(tokenizer, [{"role": "system", "content": ""}, *turns])
     # A template that leaves the answer out ends no turn.
     after = text.rpartition(PROBE)[2].lstrip() if PROBE in text else ""
     # The longest first: one may begin with another.

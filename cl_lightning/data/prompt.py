@@ -5,11 +5,14 @@ over the budget loses the middle of its content: the template around it, the ins
 and the answer cue at its end (`Example.instruction`, `Example.cue`) stay. Answers are never cut.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.data.chat import DAY, ChatPrompt
 from cl_lightning.data.edges import LEAST_CONTEXT
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.errors import ConfigError
@@ -40,14 +43,26 @@ class PromptEncoder:
     """Renders and tokenises examples for one tokenizer.
 
     Args:
-        tokenizer: a fast tokenizer; its chat template is used where it has one.
+        tokenizer: a fast tokenizer; its chat template is used where it has one, and fixed in place (`data.chat.fix`).
         max_prompt_tokens: budget of the whole rendered prompt.
-        system_prompt: system message; None leaves it to the template's own default.
+        system_prompt, day, variables: see `data.chat.ChatPrompt`.
+
+    Raises:
+        ConfigError: the chat template fails, or cannot be given these.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, system_prompt: str | None) -> None:
-        self.tokenizer, self.max_prompt_tokens, self.system_prompt = tokenizer, max_prompt_tokens, system_prompt
-        self.chat = bool(tokenizer.chat_template)
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_tokens: int,
+        system_prompt: str | None,
+        day: str = DAY,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.max_prompt_tokens = tokenizer, max_prompt_tokens
+        self.chat = ChatPrompt(tokenizer, system_prompt, day, variables or {}) if tokenizer.chat_template else None
+        if variables and self.chat is None:
+            raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
@@ -66,7 +81,7 @@ class PromptEncoder:
         Raises:
             ConfigError: the budget does not even hold template, instruction, cue and a few tokens between.
         """
-        text, origin, start, end = self._render(example.prompt)
+        text, start, end = self._placed(example)
         encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
         ids, offsets = encoding.input_ids, encoding.offset_mapping
         excess = max(0, len(ids) - self.max_prompt_tokens)
@@ -74,7 +89,7 @@ class PromptEncoder:
         own = (inside[0], inside[-1] + 1 - excess) if inside else (0, len(ids))
         if not excess:
             return ids, 0, own
-        low, high = origin + example.instruction, origin + len(example.prompt) - example.cue
+        low, high = self._between(example, start, end)
         context = [i for i in inside if offsets[i][0] >= low and offsets[i][1] <= high]
         keep = len(context) - excess
         if keep < LEAST_CONTEXT:
@@ -87,15 +102,25 @@ class PromptEncoder:
         first, last = context[head], context[head + excess - 1]
         return ids[:first] + ids[last + 1 :], excess, own
 
-    def _render(self, content: str) -> tuple[str, int, int, int]:
-        """The rendered prompt, and in it, in characters: `content`'s origin, and its span without blanks around it."""
-        if not self.chat:
-            return content, 0, 0, len(content)
-        messages = [{"role": "user", "content": content}]
-        if self.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # Some templates strip the content; the last occurrence is ours, a system prompt comes before.
-        stripped = content.strip()
-        start = text.rfind(stripped)
-        return text, start - content.find(stripped), start, start + len(stripped)
+    def _placed(self, example: Example) -> tuple[str, int, int]:
+        """The rendered prompt; in it, first and last + 1 character of the content, blanks around it apart."""
+        if self.chat is None:
+            return example.prompt, 0, len(example.prompt)
+        try:
+            return self.chat.placed(example.prompt)
+        except ConfigError as error:
+            raise ConfigError(f"{example.id}: {error}") from None
+
+    def _between(self, example: Example, start: int, end: int) -> tuple[int, int]:
+        """Where in the rendered prompt the content's instruction ends and its cue begins.
+
+        A template may strip the content, or write other characters for some of it, but one for one.
+        """
+        content = example.prompt if self.chat is None else example.prompt.strip()
+        if end - start != len(content):
+            raise ConfigError(
+                f"data.max_prompt_tokens: {self.max_prompt_tokens} cuts the prompt of {example.id}, but the model's "
+                "chat template changes its text, so that instruction and cue cannot be told; raise it"
+            )
+        origin = start - (example.prompt.find(content) if content else 0)
+        return origin + example.instruction, origin + len(example.prompt) - example.cue

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, check_order, data_root, digest
 from cl_lightning.data.budget import Budget, with_budget
+from cl_lightning.data.chat import DAY, check_variables, parsed_day
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.labels import label_set
@@ -100,7 +101,11 @@ class TaskSequence(LightningDataModule):
         long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
         max_new_tokens: longest generated answer, tokens; null: each task's own budget, "official": the benchmark's
             published one, a number for all tasks, or one for each task named (the others keep theirs).
-        system_prompt: chat system message; null leaves it to the model's template.
+        system_prompt: chat system message; null leaves it to the model's template; "": none, or an empty one where the
+            template would insert its own instead.
+        date: the day that the model's chat template takes for today, if it writes one: so that tokens do not change.
+        template_args: further variables of the chat template, e.g. {enable_thinking: false}; a `date_string` wins over
+            `date`.
         score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
             set, the most likely label (every table says so); other tasks still generate.
         metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
@@ -130,6 +135,8 @@ class TaskSequence(LightningDataModule):
         long_answers: Literal["refuse", "drop"] = "refuse",
         max_new_tokens: Budget = None,
         system_prompt: str | None = None,
+        date: str = DAY,
+        template_args: dict[str, Any] | None = None,
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
@@ -152,6 +159,7 @@ class TaskSequence(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
+        self.date, self.template_args = date, template_args or {}
         self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
         #: What cleaning, or the benchmark itself, left out of each task.
         self.removed: dict[str, Removed] = {}
@@ -180,6 +188,8 @@ class TaskSequence(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"data.{name}: {value} must be {least} or more")
+        parsed_day(self.date)
+        check_variables(self.template_args)
         check_order(self.columns, self.specs)
         self.epochs_per_task = self._epochs()
 
@@ -231,7 +241,9 @@ class TaskSequence(LightningDataModule):
             DataError, ConfigError: one line naming file or record.
         """
         self.tokenizer, self.encoder_decoder = tokenizer, encoder_decoder
-        self.encoder = PromptEncoder(tokenizer, self.max_prompt_tokens, self.system_prompt)
+        self.encoder = PromptEncoder(
+            tokenizer, self.max_prompt_tokens, self.system_prompt, self.date, self.template_args
+        )
         epochs = self.epochs_per_task * (len(self.columns) if self.protocol == "joint" else 1)
         self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
         if self.score_by == "likelihood" and not any(t.labels for t in self.evaluated):
@@ -291,6 +303,13 @@ class TaskSequence(LightningDataModule):
         elif any(r != Removed() for r in self.removed.values()):  # by the benchmark itself
             removed = f", {told(self.removed)}"
         return f"{self.benchmark.describe(self.root)}{left_out}{removed}"
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """What the chat template is given beside the texts; once prepared, `date` is None where it writes none."""
+        dated = self.encoder.chat is not None and self.encoder.chat.dated
+        date = self.date if dated else None
+        return {"system_prompt": self.system_prompt, "date": date, "template_args": self.template_args}
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
         """Content hash of the examples used (text, not tokens), 16 hex digits."""

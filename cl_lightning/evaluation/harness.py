@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning import distributed
 from cl_lightning.data.base import Example
+from cl_lightning.data.chat import PROBE, around, between, render
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import continuations, texts
@@ -79,14 +80,16 @@ class HarnessLM(TemplateLM):
         return not begins if wanted is None else wanted
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        first, last = (chat_history[i]["content"].strip() for i in (0, -1))
-        self._contents[text] = text.find(first), text.rfind(last) + len(last)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        text = render(self.tokenizer, chat_history, **options)
+        # What stands before the first text and after the last one is the same around any other.
+        probe = {"content": PROBE}
+        one = render(self.tokenizer, [chat_history[0] | probe, *chat_history[1:]], **options)
+        other = render(self.tokenizer, [*chat_history[:-1], chat_history[-1] | probe], **options)
+        self._contents[text] = between(text, around(one)[0], around(other)[1])
         return text
 
     def _own(self, context: str, cut: int) -> tuple[int, int] | None:

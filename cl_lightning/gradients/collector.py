@@ -78,6 +78,9 @@ class GradientCollector:
         Args:
             memories: gradients whose inner products with this one are wanted.
             by_batch: batch-wise inner products also where gradients are exact (sketches always have them).
+
+        Raises:
+            ValueError: a sketched gradient is not finite; names the matrix. Exact ones are not looked at.
         """
         if self.plan.mode == "exact":
             return self._exact(run_pass, memories if by_batch else ())
@@ -122,6 +125,8 @@ class GradientCollector:
             for name in list(sketches):
                 for tensor in sketches[name].tensors():
                     distributed.sum_(tensor)
+                    if not tensor.isfinite().all():  # on all ranks alike; what follows would fail in LAPACK
+                        raise ValueError(f"{name}: the gradient is not finite")
                 if (result := sketches[name].finish_pass()) is not None:
                     results[name] = result
                     del sketches[name]

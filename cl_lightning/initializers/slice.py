@@ -5,9 +5,14 @@ from torch import Tensor
 
 from cl_lightning.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import DIRECTIONS, Directions, Variance, unit_factors, variance_scale
-
-VARIANCES = ("uncentred", "centred")
+from cl_lightning.initializers.spectral import (
+    DIRECTIONS,
+    Directions,
+    Variance,
+    check_variance,
+    unit_factors,
+    variance_scale,
+)
 
 
 class SLICE(Initializer):
@@ -35,8 +40,8 @@ class SLICE(Initializer):
     Source: SLICE (arXiv 2605.12752) and its code (RamiroNB/slice, cl_lora/slice/decompose.py); the scale is
     LoRAM's (arXiv 2507.06558). We differ from the code: the default is LoRA-GA's ArB2r (theirs: A2rBr, same
     first step); signs of the singular vectors are fixed and the variance is uncentred (theirs is centred, so
-    that beta moves by up to 2.5e-3 with the arbitrary signs); rank 1 is given a scale (theirs is 0); factors
-    stay float32; their top-r/top-r selection, whose first step has rank r only, is left out.
+    that beta moves by up to 2.5e-3 with the arbitrary signs); factors stay float32; their top-r/top-r selection, whose
+    first step has rank r only, is left out. Rank 1 has rank 2's rho in both.
     """
 
     needs = "gradients"
@@ -46,9 +51,7 @@ class SLICE(Initializer):
     def __init__(self, directions: Directions = "ArB2r", variance: Variance = "uncentred") -> None:
         if directions not in DIRECTIONS:
             raise ConfigError(f"SLICE directions {directions!r}: {nearest(str(directions), DIRECTIONS)}")
-        if variance not in VARIANCES:
-            raise ConfigError(f"SLICE variance {variance!r}: {nearest(str(variance), VARIANCES)}")
-        self.directions, self.variance = directions, variance
+        self.directions, self.variance = directions, check_variance("SLICE", variance)
 
     def factors(
         self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator

@@ -13,11 +13,12 @@ left and right singular vectors of G of *disjoint* indices that together make 1.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from cl_lightning.errors import ConfigError, nearest
 from cl_lightning.gradients.low_rank import LowRank
 
 Directions = Literal["ArB2r", "A2rBr", "interleaved", "random"]
@@ -163,6 +164,13 @@ def unit_factors(
     return split(U, V, rank, directions, generator)
 
 
+def check_variance(initializer: str, variance: str) -> Variance:
+    """The name of a variance. Raises ConfigError for another one."""
+    if variance not in get_args(Variance):
+        raise ConfigError(f"{initializer} variance {variance!r}: {nearest(str(variance), get_args(Variance))}")
+    return variance
+
+
 def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred") -> float:
     """The beta that makes Var(beta B beta A) = rho Var(W), rho = ln r / ln min(m, n), without forming B A:
 
@@ -170,7 +178,7 @@ def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Va
 
     variance "uncentred" takes second moments on both sides: then ||s B0 A0||_F = s sqrt(rho) ||W||_F whatever
     the signs of the singular vectors. "centred" is the authors' variance; it depends on those signs.
-    ln 1 = 0 would start rank 1 at zero, where it never learns: rank 1 gets the rho of rank 2.
+    ln 1 = 0 would start rank 1 at zero, where it never learns: rank 1 gets the rho of rank 2, as in the authors' code.
 
     Source: LoRAM (arXiv 2507.06558), in the form used by the SLICE authors' code, which forms B A.
 

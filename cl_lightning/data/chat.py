@@ -1,0 +1,232 @@
+"""A tokenizer's chat template: the one way to render it, with all that its text depends on beside the messages fixed.
+
+A template may write today's date (`strftime_now(..)` of transformers' environment, or the variable `date_string` of
+Llama's), insert a system message of its own where none is given, refuse one, or change what it is given. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from itertools import takewhile
+from re import escape, search
+from typing import TYPE_CHECKING, Any
+
+from cl_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: The day that templates take for today: a constant, so that a configuration gives the same tokens on any day.
+DAY = "2024-07-26"
+#: Stands for a text where a conversation is rendered; no template writes it, or changes its case.
+PROBE = "9170352846190357"
+
+Message = dict[str, str]
+
+#: Ends what `fix` puts before a template, which then begins a line: else jinja would keep other blanks.
+_END = "{% set fixed_before_this = true %}\n"
+#: What a rendering gives to a template itself.
+_GIVEN = ("messages", "add_generation_prompt", "strftime_now")
+_REMEDY = "mend the template beside the model, or use another model"
+#: Two days that share no part of a date.
+_TWO_DAYS = ("1999-11-03", "2024-07-26")
+
+
+def parsed_day(text: str) -> date:
+    """A day written as 2024-07-26. Raises ConfigError."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != text:
+        raise ConfigError(f"data.date: {text!r} is no day; write it as {DAY}")
+    return day
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Raise ConfigError for variables that no template can be given."""
+    for name, value in variables.items():
+        if not name.isidentifier() or name in _GIVEN:
+            raise ConfigError(f"data.template_args: {name!r} cannot be given to a chat template; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"data.template_args.{name}: {value!r} is no text, number, true, false, null, list or mapping; quote it"
+            ) from None
+
+
+def fix(tokenizer: PreTrainedTokenizerBase, day: str, variables: Mapping[str, Any]) -> None:
+    """Write day and variables into the tokenizer's chat template, for whoever renders it; earlier ones are replaced.
+
+    Args:
+        day: what `strftime_now` gives and, in Llama's form (26 Jul 2024), `date_string`.
+        variables: further variables of the template; they win over `date_string`.
+
+    Raises:
+        ConfigError: a faulty day or variable, one that the template does not read, or no template to choose.
+    """
+    template = _own(tokenizer)
+    check_variables(variables)
+    for name in variables:
+        if not search(rf"\b{escape(name)}\b", template):
+            raise ConfigError(
+                f"data.template_args: the model's chat template reads no variable {name!r}; correct its name, or leave "
+                "it out"
+            )
+    tokenizer.chat_template = _before(parsed_day(day), variables) + template
+
+
+def _own(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template as it came."""
+    try:
+        return tokenizer.get_chat_template().rpartition(_END)[2]
+    except ValueError as error:  # several templates, none of them the default
+        raise ConfigError(f"model.backbone.name: {_one_line(error)}") from None
+
+
+def _before(day: date, variables: Mapping[str, Any]) -> str:
+    """What `fix` puts before a template. Variables of a call would do, but transformers gives no function through."""
+    moment = datetime.combine(day, time())
+    letters = string.ascii_letters.replace("s", "")  # %s depends on the time zone
+    parts = [f"%{dash}{letter}" for letter in letters for dash in ("", "-")]
+    table = [("%%", "\0"), *((part, moment.strftime(part)) for part in parts), ("\0", "%")]
+    known = {"date_string": f"{day:%d %b %Y}", **variables}
+    return (
+        "{% macro strftime_now(format) %}{% set told = namespace(text=format) %}"
+        f"{{% for part, value in {table!r} %}}"
+        "{% set told.text = told.text.replace(part, value) %}{% endfor %}{{ told.text }}{% endmacro %}"
+        + "".join(f"{{% set {name} = {value!r} %}}" for name, value in known.items())
+        + _END
+    )
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
+    """The text of a conversation. `options`: of `apply_chat_template`.
+
+    Raises:
+        ConfigError: the template fails, whatever it raises: it is the model's code.
+    """
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+    except Exception as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ConfigError(
+            f"model.backbone.name: the model's chat template cannot write a conversation of {roles} "
+            f"({_one_line(error)}); {_REMEDY}"
+        ) from error
+
+
+def around(text: str) -> tuple[str, str]:
+    """What stands before and after PROBE in a rendering. Raises ConfigError where it is left out."""
+    before, found, _ = text.partition(PROBE)
+    if not found:
+        raise ConfigError(f"model.backbone.name: the model's chat template leaves the user's text out; {_REMEDY}")
+    return before, text.rpartition(PROBE)[2]
+
+
+def between(text: str, before: str, after: str) -> tuple[int, int]:
+    """First and last + 1 character of what a rendering has between `before` and `after`, blanks apart.
+
+    Raises:
+        ConfigError: it has something else around this text than it had around PROBE, or nothing between.
+    """
+    start, end = len(before), len(text) - len(after)
+    if start > end or not (text.startswith(before) and text.endswith(after)):
+        raise ConfigError(
+            f"model.backbone.name: the model's chat template writes something else around this text than around others;"
+            f" {_REMEDY}"
+        )
+    written = text[start:end]
+    if not written.strip():
+        raise ConfigError(f"model.backbone.name: the model's chat template leaves this text out; {_REMEDY}")
+    start += len(written) - len(written.lstrip())
+    return start, start + len(written.strip())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class ChatPrompt:
+    """How a template puts one user message: what stands before and after it, and which system message it is given.
+
+    Args:
+        tokenizer: with a chat template, which is fixed in place (`fix`).
+        system_prompt: system message; None leaves it to the template. "" means none where the template can do
+            without, and an empty one where the template would insert its own instead.
+        day, variables: see `fix`.
+
+    Attributes:
+        system: the system message that is sent, [] or [message].
+        dated: whether the template writes a day.
+
+    Raises:
+        ConfigError: the template fails, writes nothing of the message, or takes no system message where one is wanted.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None, day: str, variables: Mapping[str, Any]
+    ) -> None:
+        fix(tokenizer, day, variables)
+        self.tokenizer = tokenizer
+        self.system = [] if system_prompt is None else self._system(system_prompt)
+        self.before, self.after = around(self.text(PROBE))
+        days = {self.text(PROBE, chat_template=self._on(other, variables)) for other in _TWO_DAYS}
+        self.dated = len(days) > 1
+
+    def text(self, content: str, **options: Any) -> str:
+        """The prompt for `content`, the assistant's turn begun."""
+        return self._with(self.system, content, **options)
+
+    def placed(self, content: str) -> tuple[str, int, int]:
+        """The prompt for `content`; in it, first and last + 1 character of what stands for `content`, blanks apart.
+
+        Raises:
+            ConfigError: the template writes something else around this content than around others, or nothing of it.
+        """
+        text = self.text(content)
+        return text, *between(text, self.before, self.after)
+
+    def _with(self, system: Sequence[Message], content: str, **options: Any) -> str:
+        messages = [*system, {"role": "user", "content": content}]
+        return render(self.tokenizer, messages, add_generation_prompt=True, **options)
+
+    def _on(self, day: str, variables: Mapping[str, Any]) -> str:
+        return _before(parsed_day(day), variables) + _own(self.tokenizer)
+
+    def _system(self, prompt: str) -> list[Message]:
+        """The system message to send for a system prompt, "" included."""
+        message = {"role": "system", "content": prompt}
+        (without, fault), (text, refused) = (self._tried(system) for system in ([], [message]))
+        if without is None and text is None:
+            raise fault
+        if not prompt:
+            return [message] if text is not None and (without is None or _adds(without, text)) else []
+        if text is None or text == without:
+            why = f" ({_one_line(refused.__cause__)})" if refused else ""
+            raise ConfigError(
+                f"data.system_prompt: the model's chat template takes no system message{why}; set "
+                "data.system_prompt='' and say it in the tasks' own instructions"
+            )
+        return [message]
+
+    def _tried(self, system: Sequence[Message]) -> tuple[str | None, ConfigError | None]:
+        try:
+            return self._with(system, PROBE), None
+        except ConfigError as error:
+            return None, error
+
+
+def _adds(without: str, empty: str) -> bool:
+    """Whether `without` is more than `empty` with a piece left out, blanks apart."""
+    shared, ending = _alike(without, empty), _alike(without[::-1], empty[::-1])
+    return bool(without[shared : max(shared, len(without) - ending)].strip())
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
