@@ -65,7 +65,7 @@ class SliceInit(TaskCallback):
         memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
         gate_z: surgery only where the inner product over batches lies this many standard errors below 0; null: always.
         samples: examples of the new task, drawn by (seed, task).
-        memory_samples: memory examples per boundary in all, divided among the past tasks.
+        memory_samples: memory examples per boundary in all, divided among the past tasks, at least one of each.
         batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
         memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
@@ -151,7 +151,17 @@ class SliceInit(TaskCallback):
         self._check_rank(run.module.adapter)
         if self.initializer.needs == "gradients":
             self._check_samples(run)
+            self._check_memory(run)
             self._plan(run)
+
+    def _check_memory(self, run: SequenceRun) -> None:
+        memory, past = run.boundary.get("memory"), len(run.order) - 1
+        asked = self.operator is not None and self.memory_gradient == "last"
+        if asked and isinstance(memory, ReplayBuffer) and memory.capacity < past:
+            raise ConfigError(
+                f"boundary.init.memory_gradient: the last task need not be among those that keep an example in a "
+                f"memory of capacity {memory.capacity}; raise boundary.memory.capacity to {past}, or use mean"
+            )
 
     def _check_rank(self, adapter: AdapterStrategy) -> None:
         per_rank = self.initializer.directions_per_rank
