@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.replay_buffer import ReplayBuffer
 from callbacks.slice_init import SliceInit
+from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
@@ -55,20 +56,22 @@ class Keep(LoRAGA):
 
 
 def boundary(
-    folder: Path, index: int | None, past: int = 3, capacity: int = 9, **options: Any
+    folder: Path,
+    operator: int | SurgeryOperator | None,
+    past: int = 3,
+    capacity: int = 9,
+    adapter: AdapterStrategy | None = None,
+    **options: Any,
 ) -> tuple[SequenceRun, SliceInit, Gradients]:
-    """A run at the boundary after `past` tasks, and the gradients that reached the initialiser.
+    """A run at the boundary after `past` tasks, and the gradients that reached the initialiser (a number: see `Take`).
 
     Branches of the past tasks are there and far from zero.
     """
-    init = SliceInit(
-        Keep(), None if index is None else Take(index), batch_size=2, **{"memory_samples": 6, "samples": 5, **options}
-    )
+    operator = Take(operator) if isinstance(operator, int) else operator
+    init = SliceInit(Keep(), operator, batch_size=2, **{"memory_samples": 6, "samples": 5, **options})
     memory = ReplayBuffer(capacity)
-    # Linear layers of one block: enough to tell, and quick.
-    run = small_run(
-        folder, words(), {"memory": memory, "init": init}, adapter=IncLoRA(rank=2, targets=["q_proj", "o_proj"])
-    )
+    adapter = adapter or IncLoRA(rank=2, targets=["q_proj", "o_proj"])  # enough to tell, and quick
+    run = small_run(folder, words(), {"memory": memory, "init": init}, adapter=adapter)
     for task in range(past):
         run.module.adapter.begin_task(task, torch.Generator().manual_seed(task))
         for layer in run.module.adapter.layers.values():

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cl_lightning.data.collate import training_batch
+from cl_lightning.seeding import generator
 from cl_lightning.task_callback import TaskCallback
 from tests.ragged_words import small_run, words
 
@@ -109,3 +111,32 @@ def test_the_gradient_is_clipped_to_norm_1_as_a_whole(tmp_path: Path) -> None:
     for raw, clipped, size in zip(watch.raw, watch.gradients, sizes, strict=True):
         assert norm(clipped) == pytest.approx(min(1.0, size), rel=1e-4)
         assert all(torch.allclose(c, r * min(1.0, 1 / size), rtol=1e-4) for r, c in zip(raw, clipped, strict=True))
+
+
+class Lean(TaskCallback):
+    """Adds the mean of all factors B, as callbacks add terms to the loss."""
+
+    def loss_terms(self, step: Any) -> dict[str, Tensor]:
+        return {"lean": sum(layer.lora_B.sum() for layer in step.module.adapter.layers.values())}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_steps_gradient_is_of_the_token_mean_and_of_each_term_once(tmp_path: Path, accumulate: int) -> None:
+    """At the start: plain LoRA has B = 0, so dLoss/dB is all there is, and the term adds 1 to each entry."""
+    watch, data = Watch(), words(("five",), batch_size=9)
+    run = small_run(tmp_path, data, {"lean": Lean()}, {"watch": watch}, accumulate=accumulate, lr=1e-12)
+    run.run()
+    run.module.adapter.begin_task(0, generator(42, "adapter", 0))  # the same start again; training moved nothing
+    examples = data.tasks[0].train
+    parameters = [p for group in run.module.adapter.param_groups() for p in group["params"]]
+
+    def gradients(weights: list[float]) -> list[Tensor]:
+        nll = run.module.sample_nll(training_batch(examples, pad_id=0))
+        loss = (nll * torch.tensor(weights, dtype=torch.float64)).sum()
+        return [g + (g.shape[1] == 2) for g in torch.autograd.grad(loss, parameters)]
+
+    (found,) = watch.raw
+    answers = [len(e.answer_ids) for e in examples]
+    by_token, by_sample = gradients([1 / sum(answers)] * 9), gradients([1 / (9 * n) for n in answers])
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(found, by_token, strict=True))
+    assert max(float((a - b).abs().max()) for a, b in zip(found, by_sample, strict=True)) > 1e-3, "negative control"

@@ -200,6 +200,7 @@ def test_every_batch_has_its_quota_of_memory_and_every_epoch_all_new_examples(
             assert set(drawn) == set(kept), "of the memory alone"
             assert max(drawn.values()) - min(drawn.values()) <= 1, "all of it before any of it again"
     assert len({json.dumps(batches) for batches in epochs}) == 4
+    assert len({json.dumps([i for b in batches for i in b if i not in new]) for batches in epochs}) > 1
     assert [[sorted(b) for b in e] for e in epochs] == [
         [sorted(b) for b in steps(data, 3, epoch)] for epoch in range(4)
     ], "the same steps for any ranks and accumulation"
