@@ -56,6 +56,15 @@ class ReplayBuffer(TaskCallback):
                 f"a new one; {remedy}"
             )
 
+    def check_keeps_last(self, run: SequenceRun) -> None:
+        """Refuse a memory in which the last task may be missing, for those who ask for its examples."""
+        past = len(run.order) - 1
+        if self.capacity < past:
+            raise ConfigError(
+                f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe the "
+                f"last one; use {past} or more, or boundary.init.memory_gradient=mean"
+            )
+
     def on_task_start(self, run: SequenceRun, task: int) -> None:
         if self.train_ratio and self.examples:
             memory = [e for name in self.examples for e in self.encoded(run, name)]

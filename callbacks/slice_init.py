@@ -151,17 +151,9 @@ class SliceInit(TaskCallback):
         self._check_rank(run.module.adapter)
         if self.initializer.needs == "gradients":
             self._check_samples(run)
-            self._check_memory(run)
+            if self.operator is not None and self.memory_gradient == "last":
+                run.boundary["memory"].check_keeps_last(run)
             self._plan(run)
-
-    def _check_memory(self, run: SequenceRun) -> None:
-        memory, past = run.boundary.get("memory"), len(run.order) - 1
-        asked = self.operator is not None and self.memory_gradient == "last"
-        if asked and isinstance(memory, ReplayBuffer) and memory.capacity < past:
-            raise ConfigError(
-                f"boundary.init.memory_gradient: the last task need not be among those that keep an example in a "
-                f"memory of capacity {memory.capacity}; raise boundary.memory.capacity to {past}, or use mean"
-            )
 
     def _check_rank(self, adapter: AdapterStrategy) -> None:
         per_rank = self.initializer.directions_per_rank

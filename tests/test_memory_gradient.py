@@ -201,6 +201,25 @@ def test_full_sequences_are_weighed_by_their_predicted_tokens(tmp_path: Path) ->
 
 
 def test_a_memory_that_may_lack_the_last_task_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"memory_gradient: the last task .* capacity 3; raise .*capacity to 4"):
+    with pytest.raises(
+        ConfigError, match=r"boundary\.memory\.capacity: 3 keeps no .* of 4 past tasks, .*; use 4 or more"
+    ):
         boundary(tmp_path / "a", 1, capacity=3, memory_gradient="last")
     boundary(tmp_path / "b", 1, capacity=4, memory_gradient="last")
+
+
+def test_gradients_are_taken_without_the_new_branch(tmp_path: Path) -> None:
+    run, _, _ = boundary(tmp_path, None)
+    examples = list(run.data.tasks[3].train)
+    wanted = of(run, examples, [1.0] * len(examples))
+    batch = {**training_batch(examples, pad_id=0), "sample_weight": torch.ones(len(examples), dtype=torch.float64)}
+    for layer in run.module.adapter.layers.values():
+        layer.lora_B.data += 0.3
+    assert far(run.module.gradients([batch]), wanted) < 1e-9
+    with_new: Gradients = {name: torch.zeros_like(g) for name, g in wanted.items()}
+
+    def add(name: str, dy: Tensor, x: Tensor) -> None:
+        with_new[name] += dy.t() @ x
+
+    run.module.products([batch], add, lambda: None, with_new=True)
+    assert far(with_new, wanted) > 1e-2, "negative control: it is in place"

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,19 @@ def test_what_is_kept_of_a_task_depends_on_seed_and_task_alone(data: TaskSequenc
     one, other = filled(data, 12, (0, 1, 2)), filled(data, 12, (2, 0, 1))
     assert one.examples == {name: other.examples[name] for name in one.examples}
     assert filled(data, 12, (0, 1, 2), seed=1).examples != one.examples
+    places = [[ids([e.example for e in data.tasks[TASKS.index(name)].train]).index(i) for i in ids(kept)]
+              for name, kept in one.examples.items()]  # fmt: skip
+    assert len({tuple(at) for at in places}) == 3, "each task has a draw of its own"
+
+
+def test_equal_examples_come_in_another_order_in_another_task() -> None:
+    data = words(TASKS[:2], batch_size=2)
+    data.tasks = [data.tasks[0], replace(data.tasks[1], train=data.tasks[0].train)]
+    orders = []
+    for task in (0, 1):
+        data.activate(task)
+        orders.append(steps(data, task, 0))
+    assert orders[0] != orders[1]
 
 
 def test_every_training_example_is_as_likely_to_be_kept(data: TaskSequence) -> None:

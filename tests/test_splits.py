@@ -34,6 +34,7 @@ def test_what_is_drawn_depends_on_seed_and_task_alone() -> None:
     assert drawn(words(("three", "one"))) == {name: one[name] for name in ("three", "one")}
     other = drawn(words(seed=3))
     assert all(one[name][k] != other[name][k] for name in one for k in (0, 1)), "another seed draws others"
+    assert any(one[name][2] != other[name][2] for name in one), "of the test split too"
     assert len({tuple(sorted(int(i.rsplit("/")[-1]) for i in one[name][1])) for name in one}) > 1, "and another task"
     few = drawn(words(train_samples=5))
     assert all(few[name][0] == one[name][0][:5] and few[name][1] == one[name][1] for name in one), (
