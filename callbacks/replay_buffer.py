@@ -1,7 +1,7 @@
 """A bounded memory of earlier tasks' training examples.
 
-Filled at each task's end, shared equally by the tasks seen; what it holds depends on (seed, task) only, so all
-ranks agree without talking. It serves the memory gradient of `SliceInit` and, at `train_ratio` > 0, replay
+Filled at each task's end, shared equally by the tasks seen; what it holds depends on the seed and the tasks' names
+only, so all ranks agree without talking. It serves the memory gradient of `SliceInit` and, at `train_ratio` > 0, replay
 in training. It is user data: the examples' text is kept in the run folder under state/.
 """
 
@@ -16,7 +16,7 @@ from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.errors import ConfigError
-from cl_lightning.seeding import generator
+from cl_lightning.seeding import derive_seed, generator
 from cl_lightning.task_callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 class ReplayBuffer(TaskCallback):
     """Keep at most `capacity` examples of earlier tasks.
 
+    Each of t seen tasks keeps capacity // t examples, drawn at random. Beyond `capacity` tasks, that many keep one
+    example each: those with the lowest lots. A task's lot is drawn once, from (seed, name), so each set of tasks is as
+    likely as any other, old or new, and a task that has left never returns. What reads the memory then knows nothing
+    of the tasks that left.
+
     Args:
-        capacity: examples in all; each of t seen tasks keeps capacity // t.
+        capacity: examples in all, never exceeded.
         train_ratio: share of every training batch drawn from memory, 0..1; 0: none, the memory then only
             serves others. New examples are all seen all the same, so steps grow by 1 / (1 - train_ratio).
     """
@@ -43,10 +48,21 @@ class ReplayBuffer(TaskCallback):
         self.examples: dict[str, list[Example]] = {}
 
     def check_run(self, run: SequenceRun) -> None:
-        if self.train_ratio and not memory_per_step(run.data.batch_size, self.train_ratio):
+        size = run.data.batch_size
+        if self.train_ratio and not memory_per_step(size, self.train_ratio):
+            remedy = f"use {1 / size:.3g} or more, or 0" if size > 1 else "raise data.batch_size, or use 0"
             raise ConfigError(
-                f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={run.data.batch_size} is no whole "
-                f"example; use {1 / run.data.batch_size:.3g} or more, or 0"
+                f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={size} is no whole example beside "
+                f"a new one; {remedy}"
+            )
+
+    def check_keeps_last(self, run: SequenceRun) -> None:
+        """Refuse a memory in which the last task may be missing, for those who ask for its examples."""
+        past = len(run.order) - 1
+        if self.capacity < past:
+            raise ConfigError(
+                f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe the "
+                f"last one; use {past} or more, or boundary.init.memory_gradient=mean"
             )
 
     def on_task_start(self, run: SequenceRun, task: int) -> None:
@@ -58,9 +74,10 @@ class ReplayBuffer(TaskCallback):
         data = run.data.tasks[task]
         order = torch.randperm(len(data.train), generator=generator(run.seed, "memory", data.spec.name)).tolist()
         self.examples[data.spec.name] = [data.train[i].example for i in order]
-        quota = max(1, self.capacity // len(self.examples))
+        staying = sorted(self.examples, key=lambda name: derive_seed(run.seed, "lot", name))[: self.capacity]
+        quota = self.capacity // len(staying)
         # Each list is in random order, so its beginning is a fair draw.
-        self.examples = {name: kept[:quota] for name, kept in self.examples.items()}
+        self.examples = {name: kept[:quota] for name, kept in self.examples.items() if name in staying}
 
     def encoded(self, run: SequenceRun, name: str, count: int | None = None) -> list[Encoded]:
         """The first `count` examples kept of a task (None: all), as tokens."""
@@ -68,7 +85,11 @@ class ReplayBuffer(TaskCallback):
         return [run.data.encoder.encode(e, spec) for e in self.examples[name][:count]]
 
     def draw(self, run: SequenceRun, count: int) -> dict[str, list[Encoded]]:
-        """`count` examples in all, divided among the tasks kept, at least one of each."""
+        """`count` examples, divided equally among the tasks kept: name -> the first of its list.
+
+        At least one of each task, so more than `count` in all if there are more tasks; fewer where a task keeps fewer
+        than its share.
+        """
         names = list(self.examples)
         shares = [max(1, count // len(names) + (i < count % len(names))) for i in range(len(names))]
         return {name: self.encoded(run, name, share) for name, share in zip(names, shares, strict=True)}

@@ -65,7 +65,7 @@ class SliceInit(TaskCallback):
         memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
         gate_z: surgery only where the inner product over batches lies this many standard errors below 0; null: always.
         samples: examples of the new task, drawn by (seed, task).
-        memory_samples: memory examples per boundary in all, divided among the past tasks.
+        memory_samples: memory examples per boundary in all, divided among the past tasks, at least one of each.
         batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
         memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
@@ -151,6 +151,8 @@ class SliceInit(TaskCallback):
         self._check_rank(run.module.adapter)
         if self.initializer.needs == "gradients":
             self._check_samples(run)
+            if self.operator is not None and self.memory_gradient == "last":
+                run.boundary["memory"].check_keeps_last(run)
             self._plan(run)
 
     def _check_rank(self, adapter: AdapterStrategy) -> None:

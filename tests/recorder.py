@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 
+from cl_lightning import distributed
+from cl_lightning.errors import TrainingError
 from cl_lightning.task_callback import TaskCallback
 
 
@@ -57,3 +64,43 @@ class Stateful(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with open(self.file, "a") as file:
             file.write(f"{self.batches}\n")
+
+
+def digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+class Batches(TaskCallback):
+    """Writes what each task drew at its beginning and what every micro-batch of training held: a file for each rank.
+
+    `fail_in`: a task that breaks off at its second micro-batch.
+    """
+
+    def __init__(self, folder: str, fail_in: int | None = None) -> None:
+        self.folder, self.fail_in, self.task = folder, fail_in, -1
+
+    def note(self, **facts: Any) -> None:
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        with (Path(self.folder) / f"{distributed.rank()}.jsonl").open("a") as file:
+            file.write(json.dumps({"task": self.task, **facts}) + "\n")
+
+    def on_task_start(self, run: Any, task: int) -> None:
+        self.task = task
+        factors = [layer.lora_A.detach().float() for layer in run.module.adapter.layers.values()]
+        self.note(start=digest([A.flatten().tolist() for A in factors]))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        generators = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
+        self.note(generators=[digest(state) for state in generators])
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.fail_in == self.task and batch_idx == 1:
+            raise TrainingError("told to break off")
+        kept = batch["attention_mask"].bool()
+        rows = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], kept, strict=True)]
+        labelled = [labels[labels != -100].tolist() for labels in batch["labels"]]
+        step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
+        self.note(
+            epoch=trainer.current_epoch, step=step, part=part, rows=rows, labels=labelled, weight=batch["weight"],
+            tokens=batch["step_tokens"],
+        )  # fmt: skip

@@ -33,12 +33,19 @@ def three(**options: object) -> Gates:
     return gates
 
 
-def by_hand(gates: Gates, p: Tensor, t: int, head: str = "cosine") -> Tensor:
+def hidden(weights: list[Tensor], p: Tensor, inner: str = "silu") -> list[Tensor]:
+    """p_0 .. p_L of one sample: the last hidden layer has its SiLU whatever those before it have."""
+    out = [p]
+    for index, G in enumerate(weights, start=1):
+        z = G @ out[-1]
+        out.append(z / (1 + torch.exp(-z)) if inner == "silu" or index == len(weights) else z)
+    return out
+
+
+def by_hand(gates: Gates, p: Tensor, t: int, head: str = "cosine", inner: str = "silu") -> Tensor:
     """Gate t of one sample, written from the equation."""
     weights = [w[t] for w in gates._stacked()]
-    for G in weights[:-1]:
-        z = G @ p
-        p = z / (1 + torch.exp(-z))
+    p = hidden(weights[:-1], p, inner)[-1]
     key = weights[-1][0]
     b = key @ p if head == "linear" else 4 * (key @ p) / (key.norm() * p.norm())
     return (2 / (1 + torch.exp(-b)) - 1).abs()
@@ -46,12 +53,16 @@ def by_hand(gates: Gates, p: Tensor, t: int, head: str = "cosine") -> Tensor:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @pytest.mark.parametrize("head", ["cosine", "linear"])
-def test_all_gates_at_once_equal_the_equation_one_by_one(layers: int, head: str) -> None:
-    gates, x = three(layers=layers, head=head), normal(5, D, seed=9)
+@pytest.mark.parametrize("inner", ["silu", "none"])
+def test_all_gates_at_once_equal_the_equation_one_by_one(layers: int, head: str, inner: str) -> None:
+    gates, x = three(layers=layers, head=head, inner=inner), normal(5, D, seed=9)
     a = gates(x)
     assert a.shape == (5, 3)
-    wanted = torch.stack([torch.stack([by_hand(gates, p, t, head) for t in range(3)]) for p in x])
+    wanted = torch.stack([torch.stack([by_hand(gates, p, t, head, inner) for t in range(3)]) for p in x])
     assert torch.allclose(a, wanted, atol=1e-12)
+    features = [hidden(list(gates.new)[:-1], p, inner) for p in x]
+    for level, found in enumerate(gates.features(x)):
+        assert torch.allclose(found, torch.stack([f[level] for f in features]), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -159,6 +159,28 @@ def test_distillation_equals_the_equation_and_is_of_the_model_before_the_task(
         assert not torch.equal(module.answer_logits(batch)[0], before), "what training has done is back in place"
 
 
+def test_the_model_before_the_task_speaks_without_dropout(tiny: Make) -> None:
+    """One LoRA trained on: its branch, and with it its dropout, is part of the model before the task too."""
+    module = learnt(tiny, SeqLoRA(rank=2, per_task="continue", dropout=0.5))
+    module.adapter.end_task(0)
+    batch = batch_of(random_examples(5, 5))
+    module.llm.eval()
+    with torch.no_grad():
+        before = module.answer_logits(batch)[0]
+    begin(module, 1)
+    rule = LwF(strength=1.0, temperature=1.0)
+    rule.on_task_start(OneRank(module), 1)
+    train(module, 2, steps=8)
+    module.llm.train()
+    step = step_of(module)
+    p, q = before.softmax(-1), step.logits.softmax(-1)
+    by_hand = (p * (p / q).log()).sum() / batch["step_tokens"]
+    assert torch.allclose(rule.loss_terms(step)["distillation"], by_hand, rtol=1e-8)
+    assert all(layer.dropout == 0.5 and layer.training for layer in module.adapter.layers.values()), "and it is back"
+    with torch.no_grad(), module.adapter.before_task():
+        assert not torch.allclose(module.answer_logits(batch)[0], before, atol=1e-3), "negative control: with dropout"
+
+
 def test_distillation_pulls_the_model_back(tiny: Make) -> None:
     far = []
     for strength in (0.0, 50.0):

@@ -12,7 +12,7 @@ from cl_lightning.errors import ConfigError, StateError
 from cl_lightning.evaluation.baselines import BASELINES
 from cl_lightning.report import tables
 from cl_lightning.state import RunFolder, check_names, from_jsonl, read_record, to_jsonl
-from tests.test_compare import INDEPENDENT, JOINT, START, WHOLE, MakeRun, run
+from tests.test_compare import INDEPENDENT, JOINT, PLAIN, START, WHOLE, MakeRun, run
 from tests.test_sequence import record, smoke
 
 __all__ = ["run"]  # the fixture
@@ -44,6 +44,16 @@ def test_sequence_metrics_have_the_intervals_of_a_comparison(run: MakeRun) -> No
         expected = table.aggregate(0, 0, name)
         assert (value, ends) == (f"{expected.mean:.2f}", f"{expected.interval[0]:.1f} .. {expected.interval[1]:.1f}")
     assert found["fwt_gem"] == ["20.00", "10.0 .. 30.0"]
+
+
+def test_forgotten_is_what_was_lost_since_a_task_was_learnt(run: MakeRun) -> None:
+    """75 when learnt and 50 at the end are 25 forgotten; a later gain is below 0; the last task has had no time."""
+    lost = cells(reported(run, "lost", 1), "each task's last score")
+    assert [[row[0], row[2], row[3], row[5]] for row in lost] == [
+        ["FOMC", "75.00", "50.00", "25.00"], ["Py150", "80.00", "80.00", "0.00"],
+    ]  # fmt: skip
+    gained = cells(reported(run, "gained", 1, {**PLAIN, (0, 0): [0.0, 0.0, 100.0, 0.0]}), "each task's last score")
+    assert [row[5] for row in gained] == ["-25.00", "0.00"]
 
 
 def test_an_interval_by_hand(run: MakeRun) -> None:

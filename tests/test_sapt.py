@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from callbacks.attentive_reflection import AttentiveReflection
 from cl_lightning.adapters.gate import pool_max
 from cl_lightning.adapters.sapt import SAPTLoRA
-from cl_lightning.module import ContinualLM
+from cl_lightning.module import ContinualLM, Step
 from tests.conftest import batch_of, random_examples
 from tests.test_branch_strategies import begin, train
 from tests.test_sequence import adapters, record, same_bits, smoke
@@ -73,6 +74,27 @@ def test_gradients_through_every_branchs_coefficient_agree_with_finite_differenc
         layer.old_gates_learn = False
     module.sample_nll(batch).sum().backward()
     assert (module.adapter.router.query[0].weight.grad - right).norm() > 1e-3 * right.norm()
+
+
+def test_reflection_is_the_divergence_of_the_recorded_shares_from_those_of_now(tiny: Make) -> None:
+    """strength * mean over kept prompts of sum_i a_i log(a_i / now_i); branches that came later have a_i = 0."""
+    module, rule = routed(tiny), AttentiveReflection(strength=0.7)
+    rng = torch.Generator().manual_seed(3)
+    rule.pooled = [torch.randn(n, module.adapter.embedding_size, dtype=torch.float64, generator=rng) for n in (3, 5)]
+    rule.recorded = [torch.ones(3, 1, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64, generator=rng)]
+    rule.recorded[1] /= rule.recorded[1].sum(1, keepdim=True)
+    batch = batch_of(random_examples(2))
+    term = rule.loss_terms(Step(module, batch, torch.zeros(1), 1.0))["reflection"]
+    forth, back = [], []
+    for pooled, recorded in zip(rule.pooled, rule.recorded, strict=True):
+        for p, a in zip(pooled, recorded, strict=True):
+            now = module.adapter.router(p[None])[0]
+            assert len(now) == 3
+            forth.append(sum(a[i] * torch.log(a[i] / now[i]) for i in range(len(a))))
+            back.append(sum(now[i] * torch.log(now[i] / a[i]) for i in range(len(a))))
+    assert torch.allclose(term, 0.7 * sum(forth) / 8, rtol=1e-10)
+    assert abs(float(term - 0.7 * sum(back) / 8)) > 1e-2, "negative control: the other way round"
+    assert rule.loss_terms(Step(module, batch, torch.zeros(1), 0.1))["reflection"] == term, "once a step, as it is"
 
 
 def test_what_is_old_keeps_its_bits_and_the_model_before_the_task_is_told(tiny: Make) -> None:
