@@ -3,12 +3,14 @@
 import os
 import sys
 
-from cl_lightning import precheck
-from cl_lightning.errors import UserError
+from cl_lightning import stopping
 
 
 def main() -> int:
     """Run an experiment. Exit code 0: done; 1: stopped, state kept; 2: bad input, told in one line."""
+    from cl_lightning import precheck
+    from cl_lightning.errors import UserError
+
     try:
         precheck.check(sys.argv[1:])
         from cl_lightning.cli import run
@@ -22,5 +24,11 @@ def main() -> int:
     return 0
 
 
+def command() -> int:
+    """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
+    stopping.end_on_signals()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -24,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from callbacks.replay_buffer import ReplayBuffer
-from cl_lightning import continuing, distributed, report
+from cl_lightning import continuing, distributed, report, standing, stopping
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
@@ -223,6 +223,7 @@ def run() -> None:
         elif not folder.record:
             folder.write("config.yaml", resolved.encode())
         print(_first_line(experiment, cli, data), flush=True)
+        _tell_standing(folder, data.order)
     else:
         folder.attach()
     with disk_errors_told(folder.path):  # what loggers and callbacks write, too
@@ -310,6 +311,13 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
         f"{_held(cli.model)}, seed {data.seed}"
     )
+
+
+def _tell_standing(folder: RunFolder, order: list[str]) -> None:
+    done = folder.record.get("done", 0)
+    stopping.saved(standing.saved(folder.path, done, order))
+    if told := standing.continuation(done, order):
+        print(told, flush=True)
 
 
 def _held(module: ContinualLM) -> str:

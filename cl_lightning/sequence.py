@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from cl_lightning import distributed, run_logs
+from cl_lightning import distributed, run_logs, standing, stopping
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
@@ -224,6 +225,7 @@ class SequenceRun:
             self.data.activate(task)
             self.module.task_name, self.clock.task = self.order[task], task
             trainer = self.make_trainer(task, [*self.callbacks, TaskRunner(self, task)], self.loggers)
+            stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
             if len(self.matrix) <= task:
                 raise TrainingError(f"task {self.order[task]} was interrupted; run the same command again to go on")
@@ -366,6 +368,7 @@ class SequenceRun:
                 "tables": {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()},
             }
         )
+        stopping.saved(standing.saved(folder.path, done, self.order))
 
     def _export(self) -> None:
         """matrix.csv, curves.csv, metrics.json: what the record says, for other programs. Anew after each commit."""
