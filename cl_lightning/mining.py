@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from cl_lightning import stopping
 from cl_lightning.backbone import set_threads
 from cl_lightning.cli import make_cli, quiet
 from cl_lightning.conflicts import Conflicts, compare, task_sketches
