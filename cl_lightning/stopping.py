@@ -40,6 +40,7 @@ class _Command:
     saved: str = "nothing had started; what was saved before is kept"
     held: tuple[signal.Signals, ...] = ()
     ranks: list[Callable[[], Sequence[Process]]] = field(default_factory=list)
+    closing: list[Callable[[int], None]] = field(default_factory=list)
     speaker: Process | None = None
 
 
@@ -76,6 +77,11 @@ def saved(text: str) -> None:
 def end_ranks(processes: Callable[[], Sequence[Process]]) -> None:
     """End these processes together with this one; `processes` is asked when it comes to that."""
     _command.ranks.append(processes)
+
+
+def close_at_end(close: Callable[[int], None]) -> None:
+    """Call `close` with the exit code before the process ends; it gets PATIENCE, and what it says is not shown."""
+    _command.closing.append(close)
 
 
 @contextmanager
@@ -136,8 +142,17 @@ def _end(signum: int) -> None:
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
         _end_all([process.pid for process in children])
+        _close_all(128 + signum)
     finally:
         os._exit(128 + signum)
+
+
+def _close_all(code: int) -> None:
+    threads = [threading.Thread(target=close, args=(code,), daemon=True) for close in _command.closing]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
 
 
 def _is_rank_zero() -> bool:
