@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from cl_lightning import stopping
 
@@ -24,11 +25,11 @@ def main() -> int:
     return 0
 
 
-def command() -> int:
+def command() -> NoReturn:
     """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
     stopping.end_on_signals()
-    return main()
+    stopping.leave(main())
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    command()

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning import continuing, distributed, report, standing, stopping
+from cl_lightning.arithmetic import loaded_stays
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
@@ -226,7 +227,7 @@ def run() -> None:
         _tell_standing(folder, data.order)
     else:
         folder.attach()
-    with disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
         sequence.run()
     if _launches_here():
         report.show(folder.path)

@@ -214,7 +214,7 @@ class SequenceRun:
             callback.check_run(self)
 
     def run(self) -> None:
-        """Train and score all tasks that are not done yet.
+        """Train and score all tasks that are not done yet. What is loaded by now is taken to stay.
 
         Raises:
             UserError: what the user can put right; finished tasks are kept.
@@ -281,7 +281,6 @@ class SequenceRun:
         self.module.adapter.begin_task(first, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
-        give_back_memory()
 
     def end(self, task: int) -> None:
         """After the last optimiser step: freeze, score, commit."""

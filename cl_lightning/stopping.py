@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that child processes get to end by themselves, and that the main thread waits for the end at most.
@@ -42,6 +42,7 @@ class _Command:
     ranks: list[Callable[[], Sequence[Process]]] = field(default_factory=list)
     closing: list[Callable[[int], None]] = field(default_factory=list)
     speaker: Process | None = None
+    code: int | None = None
 
 
 _command = _Command()
@@ -61,7 +62,7 @@ def end_on_signals(text: str = _Command.saved) -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     os.register_at_fork(after_in_child=_let_go)
-    atexit.register(_without_threads)
+    atexit.register(_leave)
 
 
 def hold_signals() -> None:
@@ -77,6 +78,12 @@ def saved(text: str) -> None:
 def end_ranks(processes: Callable[[], Sequence[Process]]) -> None:
     """End these processes together with this one; `processes` is asked when it comes to that."""
     _command.ranks.append(processes)
+
+
+def leave(code: int) -> NoReturn:
+    """`sys.exit`, but for the second or two in which Python frees every object while signals are no longer ours."""
+    _command.code = code
+    sys.exit(code)
 
 
 def close_at_end(close: Callable[[int], None]) -> None:
@@ -113,15 +120,12 @@ def _wait(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 
 
-def _without_threads() -> None:
-    """The last thing before the interpreter winds up, which stops all threads but the main one."""
-    signal.set_wakeup_fd(-1)
-    _handle(_end_here)
-
-
-def _end_here(signum: int, frame: FrameType | None) -> None:
-    _handle(signal.SIG_IGN)
-    _end(signum)
+def _leave() -> None:
+    """The last thing that Python does before it gives the signals back."""
+    if _command.code is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_command.code)
 
 
 def _let_go() -> None:

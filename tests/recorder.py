@@ -1,13 +1,16 @@
-"""Callbacks that write down what happens, for the test of the order of events."""
+"""Callbacks that write down what happens, or hold it up."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
+from cl_lightning import distributed
 from cl_lightning.task_callback import TaskCallback
+from tests.holding import write_and_hold
 
 
 class Recorder(TaskCallback):
@@ -57,3 +60,14 @@ class Stateful(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with open(self.file, "a") as file:
             file.write(f"{self.batches}\n")
+
+
+class Hold(TaskCallback):
+    """Rank 1 writes its process number to `file` at the end of the first task, and goes no further."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_task_end(self, run: Any, task: int) -> None:
+        if distributed.rank() == 1:
+            write_and_hold(self.file)
