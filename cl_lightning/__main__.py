@@ -2,13 +2,16 @@
 
 import os
 import sys
+from typing import NoReturn
 
-from cl_lightning import precheck
-from cl_lightning.errors import UserError
+from cl_lightning import stopping
 
 
 def main() -> int:
     """Run an experiment. Exit code 0: done; 1: stopped, state kept; 2: bad input, told in one line."""
+    from cl_lightning import precheck
+    from cl_lightning.errors import UserError
+
     try:
         precheck.check(sys.argv[1:])
         from cl_lightning.cli import run
@@ -22,5 +25,11 @@ def main() -> int:
     return 0
 
 
+def command() -> NoReturn:
+    """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
+    stopping.end_on_signals()
+    stopping.leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

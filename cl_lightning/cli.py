@@ -24,7 +24,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from callbacks.replay_buffer import ReplayBuffer
-from cl_lightning import continuing, distributed, report
+from cl_lightning import continuing, distributed, report, standing, stopping
+from cl_lightning.arithmetic import loaded_stays
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
@@ -224,9 +225,10 @@ def run() -> None:
         elif not folder.record:
             folder.write("config.yaml", resolved.encode())
         print(_first_line(experiment, cli, data), *module.adapter.remarks, sep="\n", flush=True)
+        _tell_standing(folder, data.order)
     else:
         folder.attach()
-    with disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
         sequence.run()
     if _launches_here():
         report.show(folder.path)
@@ -313,6 +315,13 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
         f"{_held(cli.model)}, seed {data.seed}"
         f"{f'; the chat template writes the date {date} (data.date)' if date else ''}"
     )
+
+
+def _tell_standing(folder: RunFolder, order: list[str]) -> None:
+    done = folder.record.get("done", 0)
+    stopping.saved(standing.saved(folder.path, done, order))
+    if told := standing.continuation(done, order):
+        print(told, flush=True)
 
 
 def _held(module: ContinualLM) -> str:

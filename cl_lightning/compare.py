@@ -4,6 +4,11 @@ Runs of one configuration with several seeds are averaged; runs of other data, b
 columns of their own, and the notes under the table say what is different.
 """
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("nothing was written")
+
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -85,4 +90,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

@@ -6,6 +6,11 @@ tasks written there instead (`data.benchmark` and `data.order`), with the limits
 the exit code is 0 unless there is nothing to look at.
 """
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("nothing was changed")
+
 import argparse
 import os
 import sys
@@ -287,4 +292,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

@@ -6,6 +6,11 @@ checked against the checksum of the published rows where that is known, and is n
 along for the data check; one that cannot be had stops nothing.
 """
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("what has arrived is kept; run the same command again to go on")
+
 import argparse
 import os
 import sys
@@ -147,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

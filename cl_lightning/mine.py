@@ -4,6 +4,11 @@ The pool is `data.order`, of any benchmark. Conflict shows only once something w
 is learnt by an ordinary run with the same options (or taken from `--run`), and the tasks are compared there.
 """
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("nothing was written; run the same command again")
+
 import argparse
 import sys
 from dataclasses import dataclass
@@ -90,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from cl_lightning import stopping
 from cl_lightning.backbone import set_threads
 from cl_lightning.cli import make_cli, quiet
 from cl_lightning.conflicts import Conflicts, compare, task_sketches
@@ -92,8 +93,11 @@ def _check_pool(options: MiningOptions, pool: list[str]) -> None:
 def _learn(task: str, run: Path, argv: list[str]) -> Path:
     """The run of the first task alone, in a process of its own: it may start several."""
     command = [sys.executable, "-m", "cl_lightning", *argv, f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
-    if code := subprocess.run(command).returncode:
+    with subprocess.Popen(command) as process, stopping.speaking(process):
+        code = process.wait()
+    if code:
         raise SystemExit(code)
+    stopping.saved(f"what was learnt first is kept in {run}; run the same command again")
     return run
 
 

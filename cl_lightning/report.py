@@ -1,5 +1,10 @@
 """A run folder as tables for people. Imports no torch: `python -m cl_lightning.report RUN` answers at once."""
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("nothing was changed")
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -150,4 +155,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

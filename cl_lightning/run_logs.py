@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from cl_lightning import stopping
+
 Wandb = Literal["offline", "online", "off"]
 
 
@@ -29,6 +31,7 @@ def make_loggers(folder: Path, attempt: int, run_id: str, name: str, tags: list[
     """CSV under logs/attempt_<n>, and wandb with one run id for the whole sequence."""
     loggers: list[Logger] = [CSVLogger(folder, name="logs", version=f"attempt_{attempt}", flush_logs_every_n_steps=1)]
     if wandb != "off":
+        stopping.close_at_end(_close_wandb)
         loggers.append(
             WandbLogger(
                 name=name,
@@ -41,6 +44,13 @@ def make_loggers(folder: Path, attempt: int, run_id: str, name: str, tags: list[
             )
         )
     return loggers
+
+
+def _close_wandb(exit_code: int) -> None:
+    """Have wandb write what it still holds in memory, and end its service."""
+    import wandb
+
+    wandb.teardown(exit_code)
 
 
 def define_axes(loggers: list[Logger]) -> None:

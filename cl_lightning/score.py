@@ -5,6 +5,11 @@ lies above the diagonal, and the base model. Results go beside the run's record,
 `report` and `compare` read: RUN/rescored/<scheme>, RUN/evaluated.
 """
 
+if __name__ == "__main__":
+    from cl_lightning import stopping
+
+    stopping.end_on_signals("the run is as it was; run the same command again")
+
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -72,4 +77,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

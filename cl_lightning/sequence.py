@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from cl_lightning import distributed, run_logs
+from cl_lightning import distributed, run_logs, standing, stopping
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
@@ -213,7 +214,7 @@ class SequenceRun:
             callback.check_run(self)
 
     def run(self) -> None:
-        """Train and score all tasks that are not done yet.
+        """Train and score all tasks that are not done yet. What is loaded by now is taken to stay.
 
         Raises:
             UserError: what the user can put right; finished tasks are kept.
@@ -224,6 +225,7 @@ class SequenceRun:
             self.data.activate(task)
             self.module.task_name, self.clock.task = self.order[task], task
             trainer = self.make_trainer(task, [*self.callbacks, TaskRunner(self, task)], self.loggers)
+            stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
             if len(self.matrix) <= task:
                 raise TrainingError(f"task {self.order[task]} was interrupted; run the same command again to go on")
@@ -279,7 +281,6 @@ class SequenceRun:
         self.module.adapter.begin_task(first, generator(self.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self, task)
-        give_back_memory()
 
     def end(self, task: int) -> None:
         """After the last optimiser step: freeze, score, commit."""
@@ -366,6 +367,7 @@ class SequenceRun:
                 "tables": {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()},
             }
         )
+        stopping.saved(standing.saved(folder.path, done, self.order))
 
     def _export(self) -> None:
         """matrix.csv, curves.csv, metrics.json: what the record says, for other programs. Anew after each commit."""

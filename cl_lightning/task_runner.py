@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from cl_lightning import distributed
+from cl_lightning import distributed, stopping
 
 if TYPE_CHECKING:
     from cl_lightning.sequence import SequenceRun
@@ -24,6 +24,9 @@ class TaskRunner(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.run.begin(self.task, trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stopping.hold_signals()  # the Trainer has put its own in place for the time of the fit
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _forks = multiprocessing.get_context("forkserver")
@@ -26,10 +27,7 @@ def launched(argv: Sequence[str], cwd: Path, module: str = "cl_lightning.__main_
     Raises subprocess.TimeoutExpired; the process is killed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("out", "err")]
-        environment = dict(os.environ)
-        process = _forks.Process(target=_run, args=(module, [*argv], str(cwd), environment, *map(str, paths)))
-        process.start()
+        process, *paths = started(argv, cwd, Path(folder), module)
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
@@ -38,9 +36,24 @@ def launched(argv: Sequence[str], cwd: Path, module: str = "cl_lightning.__main_
         return subprocess.CompletedProcess([*argv], process.exitcode, *(path.read_text() for path in paths))
 
 
-def _run(module: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
+def started(
+    argv: Sequence[str], cwd: Path, folder: Path, module: str = "cl_lightning.__main__", entry: str = "main"
+) -> tuple[BaseProcess, Path, Path]:
+    """The process, and the files in `folder` that get what it prints.
+
+    `entry`: main; or command, which signals end, in a process group of its own as under a shell.
+    """
+    out, err = folder / "out", folder / "err"
+    process = _forks.Process(target=_run, args=(module, entry, [*argv], str(cwd), dict(os.environ), str(out), str(err)))
+    process.start()
+    return process, out, err
+
+
+def _run(module: str, entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
+    if entry == "command":
+        os.setpgid(0, 0)
     for descriptor, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -48,7 +61,7 @@ def _run(module: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: 
     sys.argv = [str(command.__file__), *argv]
     sys.modules["__main__"] = command  # from which further ranks are started
     try:
-        sys.exit(command.main())
+        sys.exit(getattr(command, entry)())
     finally:
         atexit._run_exitfuncs()  # a fork ends without
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Callbacks that write down what happens, for the test of the order of events."""
+"""Callbacks that write down what happens, or hold it up."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from cl_lightning import distributed
 from cl_lightning.errors import TrainingError
 from cl_lightning.task_callback import TaskCallback
+from tests.holding import write_and_hold
 
 
 class Recorder(TaskCallback):
@@ -104,3 +105,14 @@ class Batches(TaskCallback):
             epoch=trainer.current_epoch, step=step, part=part, rows=rows, labels=labelled, weight=batch["weight"],
             tokens=batch["step_tokens"],
         )  # fmt: skip
+
+
+class Hold(TaskCallback):
+    """Rank 1 writes its process number to `file` at the end of the first task, and goes no further."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_task_end(self, run: Any, task: int) -> None:
+        if distributed.rank() == 1:
+            write_and_hold(self.file)

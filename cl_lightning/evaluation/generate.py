@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
-from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
 from cl_lightning.evaluation.decode import decode, takes_positions
@@ -104,8 +103,6 @@ def continuations(
                 made[i] = row
     finally:
         llm.train(training)
-    # Else the C library keeps what the caches took, and the next call's caches come on top of it.
-    give_back_memory()
     return made
 
 
