@@ -5,6 +5,7 @@ import sys
 
 from cl_lightning import precheck
 from cl_lightning.errors import UserError
+from cl_lightning.terminal import say_error
 
 
 def main() -> int:
@@ -17,7 +18,7 @@ def main() -> int:
     except UserError as error:
         # Under DDP every rank comes here with the same line; one is enough.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say_error(error)
         return error.exit_code
     return 0
 
