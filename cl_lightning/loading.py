@@ -62,8 +62,8 @@ def load_run(
         if trust_remote_code or "trust_remote_code" not in str(error):
             raise
         raise StateError(
-            f"{file}: the model {module.backbone.name} comes with code of its own; if you trust it, say so: "
-            "--trust-remote-code, in Python trust_remote_code=True"
+            f"{file}: the model {module.backbone.name} comes with code of its own; if you trust it: "
+            "--trust-remote-code (in Python: trust_remote_code=True)"
         ) from None
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -44,6 +45,12 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             raise StateError(f"{file}: holds no section {section!r}")
     if not isinstance(config["model"].get("backbone"), dict):
         raise StateError(f"{file}: model.backbone holds no options by name")
+    for section, slot in (("model", "adapter"), ("data", "benchmark")):
+        if config[section].get(slot, "") is None:
+            raise StateError(f"{file}: {section}.{slot} names no class")
+    for key in (*config, *config["model"], *config["model"]["backbone"]):
+        if "." in str(key):  # the parser would take it for an option further down, behind the checks
+            raise StateError(f"{file}: {str(key)!r} is no name of an option")
     return config
 
 
@@ -66,11 +73,14 @@ def make(
     (parser.add_subclass_arguments if inspect.isabstract(kind) else parser.add_class_arguments)(kind, name)
     try:
         with only(allow):
-            return parser.instantiate(parser.parse_object({name: options}))[name]
+            made = parser.instantiate(parser.parse_object({name: options}))[name]
     except (ArgumentError, TypeError, ValueError) as error:
         if told := user_error_in(error):
             raise told from None
-        raise StateError(f"{file}: {' '.join(str(error).split())}") from None
+        raise StateError(f"{file}: {option} is not made from what is stored ({shorten(str(error), 200)})") from None
+    if not isinstance(made, kind):
+        raise StateError(f"{file}: {option} is not made from what is stored (it names none)")
+    return made
 
 
 def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remote_code: bool) -> dict[str, Any]:
@@ -85,10 +95,11 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
     except RecursionError:
         raise StateError(f"{file}: nested too deeply") from None
     if strangers:
-        names = ", ".join(strangers)
+        importable = all(part.isidentifier() for name in strangers for part in name.split("."))
+        flags = " ".join(f"--allow {name}" for name in strangers)
         raise StateError(
-            f"{file}: names {names}, no class of this project for that place; if you trust that code, allow it: "
-            f"{' '.join(f'--allow {name}' for name in strangers)}, in Python allow={strangers}"
+            f"{file}: names {', '.join(strangers)}, no class of this project for its place"
+            + (f"; if you trust that code: {flags} (in Python: allow={strangers})" if importable else "")
         )
     backbone = config.get("model", {}).get("backbone")
     if isinstance(backbone, dict):
@@ -96,7 +107,7 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
         if "/" in str(backbone.get("attn_implementation")) and not trust_remote_code:
             raise StateError(
                 f"{file}: model.backbone.attn_implementation={backbone['attn_implementation']} is code from a hub; "
-                "if you trust it, say so: --trust-remote-code, in Python trust_remote_code=True"
+                "if you trust it: --trust-remote-code (in Python: trust_remote_code=True)"
             )
     return config
 
@@ -118,13 +129,13 @@ def _classes(node: Any, option: str) -> Iterator[str]:
 
 
 def own_classes(package: str | None) -> Collection[str]:
-    """All that may stand for the classes that a package of ours exports; nothing for None."""
+    """The dotted names of the classes that a package of ours exports; none for None."""
     if package is None:
         return ()
     exports = import_module(package).EXPORTS
     names = {name: module for name, module in exports.items() if name[0].isupper()}
     short = {f"cl_lightning.{name}" for name in names if name in cl_lightning.EXPORTS}
-    return {*names, *(f"{package}.{n}" for n in names), *(f"{package}.{m}.{n}" for n, m in names.items()), *short}
+    return {*(f"{package}.{n}" for n in names), *(f"{package}.{m}.{n}" for n, m in names.items()), *short}
 
 
 @contextmanager
@@ -134,7 +145,7 @@ def only(allow: Sequence[str]) -> Iterator[None]:
     Raises:
         ConfigError: `allow` holds what cannot be imported.
     """
-    names = {name for package in SLOTS.values() for name in own_classes(package) if "." in name}
+    names = {name for package in SLOTS.values() for name in own_classes(package)}
     for name in allow:
         names |= {name, _defined_as(name)}
     settings = jsonargparse._common.parsing_settings  # there is no public way to take a policy back
