@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from cl_lightning.errors import ConfigError
 from cl_lightning.model_names import EMBEDDED
+from cl_lightning.terminal import say
 
 
 def cache_root() -> Path:
@@ -88,4 +89,4 @@ def _forget_quantizer(llm: PreTrainedModel) -> None:
 if __name__ == "__main__":
     # make setup: convert the embedded models now, so that runs start quickly.
     for model in EMBEDDED:
-        print(f"{model}: {embedded(model)}")
+        say(f"{model}: {embedded(model)}")

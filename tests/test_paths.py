@@ -22,8 +22,8 @@ from tests.test_user_files import BEGIN, contents
 
 LEAVING = (
     "../victim", "/victim", "a/../../victim", "..", ".", "", "a//b", "a/", "./a", "a/./b", "...", "C:\\victim",
-    "C:victim", "\\\\server\\share", "a\\b", "..\\victim", "a\x00b", "a\nb", "a\x1b[31mb", "a\x85b", "a\u202eb", "a\u2028b",
-    "\udc80", "x" * 256, "ä" * 128,
+    "C:victim", "\\\\server\\share", "a\\b", "..\\victim", "a\x00b", "a\nb", "a\x1b[31mb", "a\x85b", "a\u202eb",
+    "a\u2028b", "\udc80", "x" * 256, "ä" * 128,
 )  # fmt: skip
 STAYING = (
     "a",
