@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from tqdm import tqdm
 
 from cl_lightning.task_callback import TaskCallback
+from cl_lightning.terminal import shown
 
 if TYPE_CHECKING:
     from cl_lightning.sequence import SequenceRun
@@ -34,7 +35,7 @@ class TaskProgress(TaskCallback):
             terminal = sys.stderr.isatty()
             self.bar = tqdm(
                 total=int(trainer.estimated_stepping_batches),
-                desc=f"task {self.task + 1}/{len(self.run.order)} {self.run.order[self.task]}",
+                desc=shown(f"task {self.task + 1}/{len(self.run.order)} {self.run.order[self.task]}"),
                 unit="step",
                 mininterval=0.2 if terminal else 20.0,
                 dynamic_ncols=terminal,

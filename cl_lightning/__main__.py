@@ -11,6 +11,7 @@ def main() -> int:
     """Run an experiment. Exit code 0: done; 1: stopped, state kept; 2: bad input, told in one line."""
     from cl_lightning import precheck
     from cl_lightning.errors import UserError
+    from cl_lightning.terminal import say_error
 
     try:
         precheck.check(sys.argv[1:])
@@ -20,7 +21,7 @@ def main() -> int:
     except UserError as error:
         # Under DDP every rank comes here with the same line; one is enough.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say_error(error)
         return error.exit_code
     return 0
 

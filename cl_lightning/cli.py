@@ -29,12 +29,14 @@ from cl_lightning.arithmetic import loaded_stays
 from cl_lightning.backbone import set_threads
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, UserError, nearest
+from cl_lightning.errors import ConfigError, nearest, user_error_in
 from cl_lightning.module import ContinualLM
+from cl_lightning.paths import below, name_fault, part_fault
 from cl_lightning.precheck import SLOTS, USAGE, config_files
 from cl_lightning.sequence import SequenceRun, SequenceSettings
-from cl_lightning.state import RunFolder, disk_errors_told
+from cl_lightning.state import CONFIG, RunFolder, disk_errors_told
 from cl_lightning.task_callback import TaskCallback
+from cl_lightning.terminal import say
 
 #: Options that change where or how fast a run runs, not what it computes: no part of its identity.
 NOT_IDENTITY = ("sequence", "observers", "config")
@@ -58,7 +60,7 @@ class _Parser(LightningArgumentParser):
     """Errors in one line, with the nearest valid names. A class in a slot has a parser of its own."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _told(ex) or ConfigError(self._one_line(message)) from None
+        raise user_error_in(ex) or ConfigError(self._one_line(message)) from None
 
     def _one_line(self, message: str) -> str:
         if found := re.search(r"unrecognized arguments: --([\w.+-]+)", message):
@@ -107,13 +109,6 @@ def _not_valid(value: str, message: str) -> str:
     return f"{value!r} is not valid{quote}; {' or '.join([nearest(value, names), *kinds])}"
 
 
-def _told(error: BaseException | None) -> UserError | None:
-    """The UserError that a library has wrapped in errors of its own, if any."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 class ContinualCLI(LightningCLI):
     """Parses and instantiates; the sequence makes its own Trainer for each task."""
 
@@ -133,7 +128,7 @@ class ContinualCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
-            if told := _told(error):
+            if told := user_error_in(error):
                 raise told from None
             raise
 
@@ -191,6 +186,8 @@ def run() -> None:
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
+    experiment = settings.experiment or _experiment(sys.argv[1:])
+    run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
 
@@ -198,7 +195,6 @@ def run() -> None:
     module.load(tokenizer)
     data.prepare(tokenizer, module.encoder_decoder)
     resolved = cli.resolved()
-    experiment = settings.experiment or _experiment(sys.argv[1:])
     if settings.continue_from and data.protocol != "sequential":
         raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol}")
     parent = continuing.read_parent(settings.continue_from, module, data) if settings.continue_from else None
@@ -214,17 +210,19 @@ def run() -> None:
         "continues": parent.record["identity"] if parent else None,
     }
     facts["identity"] = _identity(cli.config, facts)
-    folder = RunFolder(Path(settings.run_dir or Path("runs") / experiment / facts["identity"]))
+    folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
     if _launches_here():
-        folder.open(facts["identity"], settings.fresh)
-        # A record has its configuration committed already; what may differ now is no part of the identity.
-        if not folder.record and parent is not None:
+        folder.open(facts["identity"], settings.fresh, sequence.record())
+        # Once there is a configuration it stays; what may differ now is no part of the identity.
+        if CONFIG not in folder.files and parent is not None:
             continuing.adopt(parent, folder, facts, data.order, resolved.encode())
-        elif not folder.record:
-            folder.write("config.yaml", resolved.encode())
-        print(_first_line(experiment, cli, data), *module.adapter.remarks, sep="\n", flush=True)
+        elif CONFIG not in folder.files:
+            folder.write(CONFIG, resolved.encode())
+            folder.commit(folder.record)
+        for line in (_first_line(experiment, cli, data), *module.adapter.remarks):
+            say(line)
         _tell_standing(folder, data.order)
     else:
         folder.attach()
@@ -265,6 +263,11 @@ def _check(
     both = sorted(boundary.keys() & observers.keys())
     reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
     everyone = {**boundary, **observers}
+    reasons += [
+        f"the slot name {slot!r} {why}, and files are named by it; rename the slot"
+        for slot in everyone
+        if (why := part_fault(f"{slot}-1.json"))
+    ]
     for slot, callback in everyone.items():
         reasons += callback.check(boundary, module.adapter)
         twins = [s for s, c in everyone.items() if type(c) is type(callback)]
@@ -277,6 +280,19 @@ def _check(
 def _experiment(argv: list[str]) -> str:
     files = config_files(argv)
     return files[-1].stem if files else "default"
+
+
+def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
+    """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    if settings.run_dir is None:
+        if why := name_fault(experiment):
+            raise ConfigError(
+                f"sequence.experiment: the name {experiment!r} {why}, and the run's folder is named by it"
+            )
+        return None
+    if _launches_here():
+        RunFolder(Path(settings.run_dir)).check(settings.fresh)
+    return Path(settings.run_dir)
 
 
 def _launches_here() -> bool:
@@ -321,7 +337,7 @@ def _tell_standing(folder: RunFolder, order: list[str]) -> None:
     done = folder.record.get("done", 0)
     stopping.saved(standing.saved(folder.path, done, order))
     if told := standing.continuation(done, order):
-        print(told, flush=True)
+        say(told)
 
 
 def _held(module: ContinualLM) -> str:

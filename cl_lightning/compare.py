@@ -20,6 +20,7 @@ from cl_lightning.comparison.write import FORMATS
 from cl_lightning.errors import ConfigError, UserError, nearest
 from cl_lightning.evaluation.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.state import write_output
+from cl_lightning.terminal import say, say_error
 
 #: What scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
@@ -79,12 +80,13 @@ def main() -> int:
     try:
         made, out = text(sys.argv[1:])
         if out is None:
-            print(made, end="")
+            for line in made.removesuffix("\n").split("\n"):
+                say(line)
         else:
             write_output(out, made.encode())
-            print(f"written: {out}")
+            say(f"written: {out}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import StateError
 from cl_lightning.module import ContinualLM
-from cl_lightning.state import RunFolder, read_checked, read_record
+from cl_lightning.state import CONFIG, RunFolder, read_checked, read_record
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
 
     On disk before any other rank starts, since they read their state from there.
     """
-    for name in parent.record["files"]:
+    for name in (name for name in parent.record["files"] if name != CONFIG):
         folder.write(name, read_checked(parent.path, parent.record, name))
-    folder.write("config.yaml", config)
+    folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
     zero_shot = parent.record["zero_shot"]
     folder.commit(

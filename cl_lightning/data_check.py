@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import cl_lightning.data
+from cl_lightning import console
 from cl_lightning.data import published
 from cl_lightning.data.base import Benchmark, Example, check_order, data_root
 from cl_lightning.data.budget import Budget, with_budget
@@ -37,6 +37,7 @@ from cl_lightning.errors import ConfigError, DataError, UserError, nearest
 from cl_lightning.evaluation.fit import misfits
 from cl_lightning.model_names import EMBEDDED
 from cl_lightning.state import check_names, to_csv, write_output
+from cl_lightning.terminal import say, say_error
 from cl_lightning.yaml_files import parse_yaml
 
 #: Those that a folder can hold; where two would read the same files, the first does.
@@ -187,16 +188,14 @@ def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
     cut, long = limits.prompt - limits.template, limits.answer - limits.end
     title = f"data: {unit} are median/95 %/longest; prompts over {cut} are cut, answers over {long} long"
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("task", *columns):
-        made.add_column(column, justify="left" if column in ("task", "labels") else "right", overflow="fold")
+    rows = []
     for c in checked:
         if (p := c.profile) is not None:
             cells = (f"{p.train}/{p.dev}/{p.test}", p.repeated, p.contradicted, p.leaked, p.dev_in_test,
                      _labels(p.labels), "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
                      p.cut_prompts, p.long_answers, p.over_budget)  # fmt: skip
-            made.add_row(f"{c.benchmark} {c.task}", *map(str, cells))
-    return made
+            rows.append((f"{c.benchmark} {c.task}", *cells))
+    return console.table(title, ("task", *columns), rows, left=("labels",))
 
 
 def _tokens(model: str, said: dict[str, Any]) -> tuple[Measure, int]:
@@ -250,23 +249,23 @@ def run(options: argparse.Namespace) -> None:
         template,
         end=0 if options.words else 1,
     )
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    screen = console.console(width=200)
     if own is not None:
-        console.print(f"DATA = {own.describe(root)}", soft_wrap=True, markup=False, highlight=False)
-    shown = track(tasks, "reading", console=console, transient=True, disable=not sys.stdout.isatty())
-    checked = [check(root, *task, measure, limits) for task in shown]
-    console.print(table(checked, "words" if options.words else "tokens", limits))
+        say(f"DATA = {own.describe(root)}")
+    watched = track(tasks, "reading", console=screen, transient=True, disable=not sys.stdout.isatty())
+    checked = [check(root, *task, measure, limits) for task in watched]
+    screen.print(table(checked, "words" if options.words else "tokens", limits))
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
     findings += [] if options.config or root is None else changed(root)
-    console.print("[bold]findings[/bold]" if findings else "nothing found")
+    say("findings" if findings else "nothing found")
     for line in findings:
-        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+        say(f"  {line}")
     for line in unknown_sizes(checked):
-        console.print(f"note: {line}", soft_wrap=True, markup=False, highlight=False)
+        say(f"note: {line}")
     if options.csv:
         rows = [c.row() for c in checked]
         write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
-        console.print(f"written: {options.csv}", soft_wrap=True, markup=False, highlight=False)
+        say(f"written: {options.csv}")
 
 
 def main() -> int:
@@ -286,7 +285,7 @@ def main() -> int:
     try:
         run(parser.parse_args())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     return 0
 

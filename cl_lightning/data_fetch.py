@@ -24,6 +24,7 @@ from typing import get_args
 from cl_lightning.data import trace
 from cl_lightning.data.published import HOST, PublishedFile, Use, checksum, files
 from cl_lightning.errors import DataError, UserError
+from cl_lightning.terminal import say, say_error
 
 #: Where data goes when no folder is named.
 CACHE = Path("~/.cache/cl_lightning/data")
@@ -110,16 +111,16 @@ def fetch_all(
             if file.needed:
                 failed.append(str(error))
             else:
-                print(f"done without, no run reads it: {error}", flush=True)
+                say(f"done without, no run reads it: {error}")
             continue
         checked = "checked" if file.checksum else "not checked: no checksum known"
-        print(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})", flush=True)
+        say(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})")
     left = [file for file in listed if file not in wanted and not (root / file.path).exists()]
     if left:
-        print(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
+        say(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
     for file in left:
-        print(f"  {HOST}/{file.place} -> {root / file.path} ({file.terms})")
-    print(BY_HAND.format(root=root))
+        say(f"  {HOST}/{file.place} -> {root / file.path} ({file.terms})")
+    say(BY_HAND.format(root=root))
     return failed
 
 
@@ -144,10 +145,10 @@ def main() -> int:
     except UserError as error:
         failed = [str(error)]
     for line in failed:
-        print(f"error: {line}", file=sys.stderr)
+        say_error(line)
     if failed:
         return 2
-    print(f"use it: make run EXP=NAME DATA={root}")
+    say(f"use it: make run EXP=NAME DATA={root}")
     return 0
 
 

@@ -33,6 +33,13 @@ class TrainingError(UserError):
     exit_code = 1
 
 
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The UserError that a library has wrapped in errors of its own, if any."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Say which valid names are meant: "did you mean X? valid: A, B, X".
 

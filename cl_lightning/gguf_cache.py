@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from cl_lightning.checkpoint import load_whole, refuse_adapter
 from cl_lightning.errors import ConfigError
 from cl_lightning.model_names import EMBEDDED
+from cl_lightning.terminal import say
 
 
 def cache_root() -> Path:
@@ -95,4 +96,4 @@ def _forget_quantizer(llm: PreTrainedModel) -> None:
 if __name__ == "__main__":
     # make setup: convert the embedded models now, so that runs start quickly.
     for model in EMBEDDED:
-        print(f"{model}: {embedded(model)}")
+        say(f"{model}: {embedded(model)}")

@@ -10,14 +10,23 @@ if __name__ == "__main__":
     stopping.end_on_signals("nothing was written; run the same command again")
 
 import argparse
+import json
+import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from cl_lightning import precheck
-from cl_lightning.errors import ConfigError, UserError
-from cl_lightning.state import read_record
+from cl_lightning.errors import ConfigError, StateError, UserError
+from cl_lightning.run_files import told
+from cl_lightning.state import CONFIG, read_record
+from cl_lightning.stored import checked, read_config
+from cl_lightning.terminal import say_error
+
+#: What is written into the folder of what is found.
+RESULT = re.compile(r"cosines\.csv|negative_share\.csv|(conflict|control)-\d+\.yaml")
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class MiningOptions:
         start: "learnt": sequences begin with the task that was learnt; "any": all sets of the pool are searched.
         samples: training examples per task whose gradient is taken.
         width: numbers kept of each matrix's gradient.
+        allow: classes of the user's own that the configuration of `run` may name.
+        trust_remote_code: let code that comes with the model of `run` run.
     """
 
     run: str | None
@@ -41,6 +52,8 @@ class MiningOptions:
     start: Literal["learnt", "any"]
     samples: int
     width: int
+    allow: list[str]
+    trust_remote_code: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,6 +81,12 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     )
     parser.add_argument("--samples", type=int, default=64, help="training examples per task (64)")
     parser.add_argument("--width", type=int, default=4096, help="numbers kept of each matrix's gradient (4096)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="with --run: a class of your own that it may name"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="with --run: let code that comes with its model run"
+    )
     known, rest = parser.parse_known_args(argv)
     options = MiningOptions(**vars(known))
     if not 2 <= options.length <= 8:
@@ -75,7 +94,28 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     for name in ("count", "samples", "width"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}: {getattr(options, name)} must be 1 or more")
-    return options, [f"--config={options.run}/config.yaml", *rest] if options.run else rest
+    if not options.run and (options.allow or options.trust_remote_code):
+        raise ConfigError("--allow and --trust-remote-code go with --run")
+    trust = f"--model.backbone.trust_remote_code={str(options.trust_remote_code).lower()}"
+    return options, [f"--config={options.run}/{CONFIG}", trust, *rest] if options.run else rest
+
+
+def _check_stored(run: Path, options: MiningOptions) -> None:
+    """Refuse a stored configuration that the parser of a run must not see: it takes any class, and fills in ${...}."""
+    config = checked(read_config(run, read_record(run)), run / CONFIG, options.allow, options.trust_remote_code)
+    if "${" in json.dumps(config, default=str):
+        raise StateError(f"{run / CONFIG}: holds ${{...}}, which would be filled in from this machine; take it out")
+
+
+def refuse_results(out: Path) -> None:
+    """Refuse a folder that holds what the mining would write: nothing is overwritten or deleted. Raises ConfigError."""
+    if out.is_dir():
+        there = [name for name in sorted(os.listdir(out)) if RESULT.fullmatch(name)]
+        if there:
+            raise ConfigError(
+                f"--out: {out} holds results already ({told(there)}); move them away, or name another folder"
+                f"{f' (--run={out}/first takes the task learnt there)' if (out / 'first').is_dir() else ''}"
+            )
 
 
 def main() -> int:
@@ -83,13 +123,14 @@ def main() -> int:
     try:
         options, argv = parse(sys.argv[1:])
         if options.run:
-            read_record(Path(options.run))
+            _check_stored(Path(options.run), options)
+        refuse_results(Path(options.out))
         precheck.check(argv)
         from cl_lightning.mining import mine
 
         mine(options, argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say_error(error)
         return error.exit_code
     return 0
 

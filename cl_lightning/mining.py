@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from cl_lightning.gradients.conflict_search import (
 from cl_lightning.gradients.count_sketch import CountSketch
 from cl_lightning.loading import LoadedRun, load_run
 from cl_lightning.mine import MiningOptions
-from cl_lightning.state import read_record, to_csv, write_atomic
+from cl_lightning.state import read_record, to_csv, write_output
+from cl_lightning.stored import only
+from cl_lightning.terminal import say
 
 
 def mine(options: MiningOptions, argv: list[str]) -> None:
@@ -40,7 +43,8 @@ def mine(options: MiningOptions, argv: list[str]) -> None:
     """
     quiet()
     sys.argv[1:] = argv
-    cli = make_cli()
+    with only(options.allow) if options.run else nullcontext():
+        cli = make_cli()
     data, out = cli.datamodule, Path(options.out)
     _check_pool(options, data.order)
     # Before anything is learnt, so that faults of the pool's data show now.
@@ -48,35 +52,33 @@ def mine(options: MiningOptions, argv: list[str]) -> None:
     run = Path(options.run) if options.run else _learn(data.order[0], out / "first", argv)
     learnt = _learnt(run, data.order)
     set_threads(1, cli.config_init.sequence.threads)
-    loaded = load_run(run)
+    loaded = load_run(run, allow=options.allow, trust_remote_code=options.trust_remote_code)
     if torch.accelerator.is_available():
         loaded.module.to(torch.accelerator.current_accelerator())
     data.encoder_decoder = loaded.module.encoder_decoder
     first = data.tasks[data.order.index(learnt)]
     if data.fingerprint([first]) != loaded.record["fingerprints"][learnt]:
         raise StateError(f"{run}: learnt other data for {learnt} than these options give; use the run's own options")
-    print(_first_line(options, data, loaded, learnt), flush=True)
+    say(_first_line(options, data, loaded, learnt))
     sketch = CountSketch(options.width, data.seed)
     conflicts = compare(
         {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
     )
     _tell_learnt(conflicts, learnt)
-    write_atomic(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
-    write_atomic(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
+    write_output(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
+    write_output(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
     # The root may come from the environment, and an order that is drawn is none of those found.
     asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
     asked["root"] = None if data.root is None else str(data.root.resolve())
     files: list[Path] = []
     start = data.order.index(learnt) if options.start == "learnt" else None
     for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
-        for stale in out.glob(f"{kind}-*.yaml"):
-            stale.unlink()
         found = search(conflicts.cosines, options.length, options.count, start)
         files += _write(kind, found, conflicts, start, asked, learnt, out)
     for file in files[:1]:
         # The options of this run, but not the folder of the one whose options were taken.
         afresh = ["--sequence.run_dir=null"] if options.run else []
-        print("run one:", shlex.join(["python", "-m", "cl_lightning", *argv, *afresh, f"--config={file}"]))
+        say(f"run one: {shlex.join(['python', '-m', 'cl_lightning', *argv, *afresh, f'--config={file}'])}")
 
 
 def _check_pool(options: MiningOptions, pool: list[str]) -> None:
@@ -135,7 +137,7 @@ def _write(
     """
     files = []
     if not sets:
-        print(f"{kind}: none, no set of this length has positive cosines only")
+        say(f"{kind}: none, no set of this length has positive cosines only")
     for number, found in enumerate(sets, 1):
         order = worst_order(conflicts.cosines, found.members, start)
         names = [conflicts.tasks[i] for i in order.members]
@@ -144,8 +146,8 @@ def _write(
             told += " (on average no conflict)"
         content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
         files.append(out / f"{kind}-{number}.yaml")
-        write_atomic(files[-1], f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
-        print(f"{kind}-{number}: {told}: {' > '.join(names)}")
+        write_output(files[-1], f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
+        say(f"{kind}-{number}: {told}: {' > '.join(names)}")
     return files
 
 
@@ -164,7 +166,7 @@ def _first_line(options: MiningOptions, data: TaskSequence, loaded: LoadedRun, l
 
 
 def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
-    print(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
+    say(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
     row = conflicts.tasks.index(learnt)
     others = sorted(
         (i for i in range(len(conflicts.tasks)) if i != row), key=lambda i: float(conflicts.cosines[row, i])
@@ -172,4 +174,4 @@ def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
     width = max(map(len, conflicts.tasks))
     for i in others:
         cosine, share = float(conflicts.cosines[row, i]), float(conflicts.negative[row, i])
-        print(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")
+        say(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")

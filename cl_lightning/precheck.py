@@ -25,8 +25,8 @@ USAGE = "python -m cl_lightning --config experiments/_base.yaml --config experim
 
 #: Options that hold a class of ours: the package that exports it.
 SLOTS = {
-    r"model\.adapter(\.branches)?": "cl_lightning.adapters",
-    r"data\.benchmark": "cl_lightning.data",
+    r"model\.adapter(\.branches)*": "cl_lightning.adapters",
+    r"data\.benchmark(\.base)*": "cl_lightning.data",
     r"(boundary|observers)\.[^.]+": "callbacks",
     r"boundary\.[^.]+\.initializer": "cl_lightning.initializers",
     r"boundary\.[^.]+\.operator": "cl_lightning.operators",
@@ -130,7 +130,7 @@ def _apply(merged: dict[str, Any], option: str, value: Any, append: bool) -> Non
     holder = node["init_args"] if last in (node.get("init_args") or {}) else node
     if append:
         holder[last] = [*(holder.get(last) or []), *(value if isinstance(value, list) else [value])]
-    elif _slot(option) and isinstance(value, str):
+    elif slot_package(option) and isinstance(value, str):
         holder[last] = {"class_path": value}
     else:
         holder[last] = value
@@ -145,7 +145,7 @@ def _flat(node: dict[str, Any], key: str) -> dict[str, Any]:
     return {**section, **(options if isinstance(options, dict) else {})}
 
 
-def _slot(option: str) -> str | None:
+def slot_package(option: str) -> str | None:
     """The package whose classes `option` takes, None where it takes none."""
     option = option.replace(".init_args", "")
     return next((package for pattern, package in SLOTS.items() if re.fullmatch(pattern, option)), None)
@@ -156,7 +156,7 @@ def _check_classes(node: Any, option: str = "") -> None:
     if isinstance(node, dict):
         for key, value in node.items():
             _check_classes(value, option if key in ("init_args", "class_path") else f"{option}.{key}".lstrip("."))
-    elif isinstance(node, str) and (home := _slot(option)):
+    elif isinstance(node, str) and (home := slot_package(option)):
         package, _, short = node.rpartition(".")
         if package and package.split(".")[0] not in ("cl_lightning", "callbacks"):
             return  # the user's own class: only importing it can tell

@@ -1,11 +1,10 @@
 """Evaluate a run's stored adapters again, without training: all of R, above the diagonal too, and the base's scores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 
 from cl_lightning.arithmetic import give_back_memory
 from cl_lightning.data.task_sequence import TaskSequence
@@ -13,11 +12,21 @@ from cl_lightning.errors import StateError
 from cl_lightning.evaluation.rows import Scored
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.loading import load_run
-from cl_lightning.state import ZERO_SHOT, columns, read_checked, read_record
+from cl_lightning.paths import below
+from cl_lightning.state import CONFIG, ZERO_SHOT, RunFolder, columns, read_record
+from cl_lightning.stored import make, read_config
+from cl_lightning.terminal import say
 from cl_lightning.views import write_view
 
 
-def evaluate(path: Path, root: str | None = None, batch_size: int | None = None) -> Path:
+def evaluate(
+    path: Path,
+    root: str | None = None,
+    batch_size: int | None = None,
+    *,
+    allow: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> Path:
     """Score every task after every finished task and before the first; the view at `evaluated` is returned.
 
     The model is rebuilt from the base for each row of R, so that no row depends on another.
@@ -26,28 +35,31 @@ def evaluate(path: Path, root: str | None = None, batch_size: int | None = None)
         path: a run folder with its adapters.
         root: folder of the data, where it has moved.
         batch_size: prompts per generation batch; None: the run's.
+        allow, trust_remote_code: as in `load_run`.
 
     Raises:
         StateError: no run folder, a damaged one, or another base model or data than the run had.
     """
     record = read_record(path)
-    config = yaml.safe_load(read_checked(path, record, "config.yaml"))
-    names = columns(record)
-    data = _data({**config["data"], "order": names, "random_order": False, "seed": record["seed"]}, root)
+    names, view = columns(record), below(path, "evaluated")
+    RunFolder(view).check(fresh=True)
+    options = {**read_config(path, record)["data"], "order": names, "random_order": False, "seed": record["seed"]}
+    options["root"] = root or options.get("root")
+    data = make(TaskSequence, options, "data", path / CONFIG, allow)
     cells: dict[tuple[str, str], Scored] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for done, after in enumerate([ZERO_SHOT, *record["order"][: record["done"]]]):
-        module = load_run(path, done).module.to(device)
+        module = load_run(path, done, allow=allow, trust_remote_code=trust_remote_code).module.to(device)
         if not data.evaluated:
             data.prepare(module.tokenizer, module.encoder_decoder)
             _same_data(data, record)
         for task in data.evaluated:
             cells[after, task.spec.name] = score_task(module, task, batch_size or data.eval_batch_size)
-        print(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}", flush=True)
+        say(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}")
         del module
         give_back_memory()
     metrics = {task.spec.name: task.spec.metric for task in data.evaluated}
-    return write_view(path, record, path / "evaluated", "adapters evaluated again", metrics, cells)
+    return write_view(path, record, view, "adapters evaluated again", metrics, cells)
 
 
 def moved(path: Path, view: Path) -> list[tuple[str, str, float, float]]:
@@ -60,13 +72,6 @@ def moved(path: Path, view: Path) -> list[tuple[str, str, float, float]]:
         for j, (old, new) in enumerate(zip(olds, news, strict=True))
         if old is not None and old != new
     ]
-
-
-def _data(options: dict[str, Any], root: str | None) -> TaskSequence:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TaskSequence, "data")
-    chosen = {**options, "root": root or options["root"]}
-    return parser.instantiate(parser.parse_object({"data": chosen})).data
 
 
 def _same_data(data: TaskSequence, record: dict[str, Any]) -> None:

@@ -9,29 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cl_lightning.comparison.resampled import metric_intervals
+from cl_lightning.console import console, table
 from cl_lightning.errors import UserError
 from cl_lightning.evaluation.bootstrap import between
-from cl_lightning.evaluation.matrix import CONVENTIONS, SUMMARIES
+from cl_lightning.evaluation.matrix import CONVENTIONS, summary_of
 from cl_lightning.state import ZERO_SHOT, columns, metric_told, read_record
+from cl_lightning.terminal import say, say_error
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*[_cell(v) for v in row])
-    return table
 
 
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
@@ -41,7 +33,7 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     # Runs from before intervals were kept have none.
     intervals = metrics.get("intervals", {})
     rows: list[list[Any]] = []
-    for j, name in enumerate(columns(record)):
+    for j, name in enumerate(columns(record) if R else ()):
         learnt = R[order.index(name)][j] if name in order else None
         now = learnt if alone else R[-1][j]
         if now is not None:
@@ -72,7 +64,7 @@ def _further(record: dict[str, Any]) -> list[list[Any]]:
     metrics, order = record["metrics"], record["order"][: record["done"]]
     further = metrics.get("further", {})  # runs from before they were kept have none
     rows: list[list[Any]] = []
-    for name in columns(record):
+    for name in columns(record) if order else ():
         learnt = further.get(name, {}).get(name, {})
         now = learnt if record.get("protocol") == "independent" else further.get(order[-1], {}).get(name, {})
         for metric, value in now.items():
@@ -89,7 +81,7 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
-    values = SUMMARIES[record.get("protocol", "sequential")](record["R"], record["zero_shot"])
+    values = summary_of(record.get("protocol", "sequential"), record["R"], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
@@ -104,19 +96,19 @@ def tables(path: Path) -> list[Table]:
     state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     ends = metric_intervals(path, record)
-    found = [
-        _table(f"{record['experiment']}: scores 0..100", ["", *tasks], rows),
-        _table(
+    found: list[tuple[str, list[str], list[list[Any]]]] = [
+        (f"{record['experiment']}: scores 0..100", ["", *tasks], rows),
+        (
             "each task's last score (95 % bootstrap intervals over the test examples)",
             ["task", "metric", "when learnt", "now", "95 % interval", "forgotten", "long answers"],
             _last_row(record),
         ),
-        _table(
+        (
             "further metrics (no part of the matrix)",
             ["task", "metric", "when learnt", "now", "95 % interval"],
             _further(record),
         ),
-        _table(
+        (
             "sequence metrics (95 % bootstrap intervals over the test examples)",
             ["name", "value", "95 % interval", "meaning"],
             [
@@ -127,29 +119,31 @@ def tables(path: Path) -> list[Table]:
         ),
     ]
     for slot in record["tables"].values():
-        found += [_table(t["title"], t["columns"], t["rows"]) for t in slot]
-    for table in found:  # a table may be shown alone: which data and what state it is of belongs to each
-        table.title = f"{table.title} on {state}"
-    return [table for table in found if table.row_count]
+        found += [(t["title"], t["columns"], t["rows"]) for t in slot]
+    # A table may be shown alone: which data and what state it is of belongs to each.
+    return [
+        table(f"{title} on {state}", heads, [[_cell(v) for v in row] for row in rows])
+        for title, heads, rows in found
+        if rows
+    ]
 
 
 def show(path: Path) -> None:
     """Print a run's tables."""
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 150)
-    for table in tables(path):
-        console.print(table)
-    console.print(f"run folder: {path}", soft_wrap=True)
+    screen = console(width=150)
+    for each in tables(path):
+        screen.print(each)
+    say(f"run folder: {path}")
 
 
 def main() -> int:
     if len(sys.argv) != 2:
-        print("usage: python -m cl_lightning.report RUN_FOLDER", file=sys.stderr)
+        say("usage: python -m cl_lightning.report RUN_FOLDER", error=True)
         return 2
     try:
         show(Path(sys.argv[1]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     return 0
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from cl_lightning import stopping
+from cl_lightning.paths import below
 
 Wandb = Literal["offline", "online", "off"]
 
@@ -28,7 +29,9 @@ class Clock:
 
 
 def make_loggers(folder: Path, attempt: int, run_id: str, name: str, tags: list[str], wandb: Wandb) -> list[Logger]:
-    """CSV under logs/attempt_<n>, and wandb with one run id for the whole sequence."""
+    """CSV under logs/attempt_<n>, and wandb with one run id for the whole sequence. Raises StateError: a link there."""
+    below(folder, f"logs/attempt_{attempt}/metrics.csv")
+    below(folder, "wandb")
     loggers: list[Logger] = [CSVLogger(folder, name="logs", version=f"attempt_{attempt}", flush_logs_every_n_steps=1)]
     if wandb != "off":
         stopping.close_at_end(_close_wandb)

@@ -18,6 +18,7 @@ from cl_lightning.errors import ConfigError, UserError
 from cl_lightning.evaluation.parity import DEVIATIONS, WITHOUT_SWITCH
 from cl_lightning.evaluation.text import METRICS
 from cl_lightning.report import show
+from cl_lightning.terminal import say, say_error
 from cl_lightning.views import rescore
 
 SCHEMES = "own, official, a metric for all tasks, or TASK=METRIC[,TASK=METRIC]"
@@ -31,6 +32,10 @@ def parser() -> ArgumentParser:
     made.add_argument("--evaluate", action="store_true", help="let the stored adapters predict again")
     made.add_argument("--root", metavar="FOLDER", help="the data, where it is not where the run had it")
     made.add_argument("--batch-size", type=int, metavar="N", help="prompts per generation batch of --evaluate")
+    made.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+    )
+    made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
     made.add_argument("--list", action="store_true", help="list metrics, and how the official ones differ")
     return made
 
@@ -42,7 +47,8 @@ def run(options: Namespace) -> None:
         UserError: what the user can put right.
     """
     if options.list:
-        print(listed())
+        for line in listed().split("\n"):
+            say(line)
         return
     if options.run is None or not (options.metrics or options.evaluate):
         raise ConfigError(f"say which run, and --evaluate or --metrics ({SCHEMES})")
@@ -50,12 +56,18 @@ def run(options: Namespace) -> None:
     if options.evaluate:
         from cl_lightning.reevaluate import evaluate, moved  # torch is imported only for this
 
-        source = evaluate(options.run, options.root, options.batch_size)
+        source = evaluate(
+            options.run,
+            options.root,
+            options.batch_size,
+            allow=options.allow,
+            trust_remote_code=options.trust_remote_code,
+        )
         show(source)
         for after, task, old, new in moved(options.run, source):
-            print(f"differs from the run: {task} after {after} {new:.2f}, was {old:.2f}")
+            say(f"differs from the run: {task} after {after} {new:.2f}, was {old:.2f}")
     for scheme in options.metrics:
-        show(rescore(source, scheme, options.root))
+        show(rescore(source, scheme, options.root, allow=options.allow))
 
 
 def listed() -> str:
@@ -71,7 +83,7 @@ def main() -> int:
     try:
         run(parser().parse_args())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     return 0
 

@@ -29,7 +29,7 @@ from cl_lightning.errors import TrainingError, UserError
 from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.evaluation.bootstrap import Interval, interval
 from cl_lightning.evaluation.fit import check_fit, check_room
-from cl_lightning.evaluation.matrix import SUMMARIES
+from cl_lightning.evaluation.matrix import summary_of
 from cl_lightning.evaluation.score import score_task
 from cl_lightning.evaluation.text import mean_score
 from cl_lightning.gradients.capture import TakeProduct
@@ -41,13 +41,14 @@ from cl_lightning.state import (
     adapter_file,
     check_names,
     prediction_file,
+    state_file,
     to_csv,
     to_json,
     to_jsonl,
-    write_atomic,
 )
 from cl_lightning.task_callback import TaskCallback
 from cl_lightning.task_runner import TaskRunner
+from cl_lightning.terminal import say
 
 #: Examples and the factor of each one's summed NLL in the loss.
 WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
@@ -133,7 +134,7 @@ class SequenceRun:
     def say(self, text: str) -> None:
         """One line for people, from rank 0."""
         if self.is_main:
-            print(text, flush=True)
+            say(text)
 
     def log(self, values: dict[str, Any]) -> None:
         """Log values over cl/step, from rank 0."""
@@ -236,8 +237,7 @@ class SequenceRun:
 
     def _restore(self) -> None:
         record = self.folder.record
-        if record:
-            done = record["done"]
+        if done := record.get("done", 0):
             self.matrix, self.zero_shot = record["R"], record["zero_shot"]
             self.trained = record["metrics"]["trained"]
             self.intervals = record["metrics"].get("intervals", {})  # records from before they were kept have none
@@ -248,10 +248,10 @@ class SequenceRun:
                 states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.order[:done]]
                 self.module.adapter.restore(states)
             for slot, callback in {**self.boundary, **self.observers}.items():
-                name = _state_file(slot, done)
+                name = state_file(slot, done)
                 if name in record["files"]:
                     callback.load(json.loads(self.folder.read(name)))
-                if (name := _state_file(slot, done, "safetensors")) in record["files"]:
+                if (name := state_file(slot, done, "safetensors")) in record["files"]:
                     callback.load_tensors(load_tensors(self.folder.read(name)))
             self._on_main(self._export)
         self.loggers = run_logs.make_loggers(
@@ -320,7 +320,7 @@ class SequenceRun:
 
     def summary(self) -> dict[str, float | None]:
         """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
-        return SUMMARIES[self.data.protocol](self.matrix, self.zero_shot)
+        return summary_of(self.data.protocol, self.matrix, self.zero_shot)
 
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics of the tasks done so far, with what they were computed on."""
@@ -346,39 +346,42 @@ class SequenceRun:
         folder, slots = self.folder, {**self.boundary, **self.observers}
         for slot, callback in slots.items():
             if state := callback.state():
-                folder.write(_state_file(slot, done), to_json(state))
+                folder.write(state_file(slot, done), to_json(state))
             if tensors := callback.tensors():
-                folder.write(_state_file(slot, done, "safetensors"), save_tensors(tensors))
-        folder.commit(
-            {
-                **self.facts,
-                "done": done,
-                "order": self.order,
-                "columns": self.columns,
-                "protocol": self.data.protocol,
-                "R": self.matrix,
-                "zero_shot": self.zero_shot,
-                "seed": self.seed,
-                "world_size": distributed.world_size(),
-                "attempts": self.attempt + 1,
-                "clock": vars(self.clock),
-                "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-                "metrics": self.metrics(),
-                "tables": {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()},
-            }
-        )
+                folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
+        tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
+        folder.commit({**self.record(), "attempts": self.attempt + 1, "tables": tables})
         stopping.saved(standing.saved(folder.path, done, self.order))
+
+    def record(self) -> dict[str, Any]:
+        """What the record says of the tasks done so far, without what callbacks have to show."""
+        return {
+            **self.facts,
+            "done": len(self.matrix),
+            "order": self.order,
+            "columns": self.columns,
+            "protocol": self.data.protocol,
+            "R": self.matrix,
+            "zero_shot": self.zero_shot,
+            "seed": self.seed,
+            "world_size": distributed.world_size(),
+            "attempts": self.attempt,
+            "clock": vars(self.clock),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+            "metrics": self.metrics(),
+            "tables": {},
+        }
 
     def _export(self) -> None:
         """matrix.csv, curves.csv, metrics.json: what the record says, for other programs. Anew after each commit."""
         after = f"after ({self.facts['data']})"
         rows = [[name, *row] for name, row in zip(self.order, self.matrix, strict=False)]
-        write_atomic(self.folder.path / "matrix.csv", to_csv([after, *self.columns], rows))
-        summaries = [SUMMARIES[self.data.protocol](self.matrix[: i + 1]) for i in range(len(self.matrix))]
+        self.folder.export("matrix.csv", to_csv([after, *self.columns], rows))
+        summaries = [summary_of(self.data.protocol, self.matrix[: i + 1]) for i in range(len(self.matrix))]
         curves = [[name, n, *s.values()] for name, n, s in zip(self.order, self.trained, summaries, strict=False)]
         names = list(summaries[0]) if summaries else []
-        write_atomic(self.folder.path / "curves.csv", to_csv([after, "trained parameters", *names], curves))
-        write_atomic(self.folder.path / "metrics.json", to_json(self.metrics()))
+        self.folder.export("curves.csv", to_csv([after, "trained parameters", *names], curves))
+        self.folder.export("metrics.json", to_json(self.metrics()))
 
     def _on_main(self, action: Callable[[], None]) -> None:
         """Run on rank 0; a failure there stops all ranks with the same line instead of leaving them waiting."""
@@ -394,7 +397,3 @@ class SequenceRun:
         told = distributed.gather(told)[0]
         if told is not None:
             raise TrainingError(told)
-
-
-def _state_file(slot: str, done: int, kind: str = "json") -> str:
-    return f"state/{slot}-{done}.{kind}"

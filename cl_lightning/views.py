@@ -4,19 +4,19 @@
 adapters. Reports and comparisons read a view like any run; the run itself is never written to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser
-
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.errors import ConfigError, StateError, nearest
-from cl_lightning.evaluation.matrix import SUMMARIES
+from cl_lightning.evaluation.matrix import summary_of
 from cl_lightning.evaluation.rows import Row, Scored, score_rows
 from cl_lightning.evaluation.text import PROMPTED, metric, official
+from cl_lightning.paths import below
 from cl_lightning.state import (
+    CONFIG,
     ZERO_SHOT,
     RunFolder,
     columns,
@@ -27,8 +27,8 @@ from cl_lightning.state import (
     to_csv,
     to_json,
     to_jsonl,
-    write_atomic,
 )
+from cl_lightning.stored import make, read_config
 
 Cells = Mapping[tuple[str, str], Scored]
 
@@ -42,7 +42,7 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
                 yield after, task, from_jsonl(read_checked(path, record, name))
 
 
-def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
+def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:
     """Score a run's stored predictions anew; the new scores go to `rescored/<scheme>`, which is returned.
 
     Args:
@@ -50,26 +50,31 @@ def rescore(path: Path, scheme: str, root: str | None = None) -> Path:
         scheme: "own" (each task's own metric), "official" (its official evaluator's), a metric for all tasks, or
             TASK=METRIC pairs with commas between, the other tasks keeping theirs.
         root: folder of the data, where it has moved; only metrics that read prompts look there.
+        allow: a benchmark class of your own that the run's configuration may name.
 
     Raises:
-        StateError: no run folder, a damaged one, or one whose data is not what lies at `root` now.
+        StateError: no run folder, a damaged one, one without predictions, or one whose data is not what lies at `root`
+            now; or its benchmark is no class of this project and not allowed.
         ConfigError: unknown task or metric, no official evaluator.
         DataError: the metric does not fit the answers.
     """
     record = read_record(path)
-    config = yaml.safe_load(read_checked(path, record, "config.yaml"))
-    metrics = _metrics(scheme, record, config)
-    others = _benchmark(config).official_also if scheme == "official" else {}
+    config = read_config(path, record)
+    benchmark = partial(make, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
+    metrics = _metrics(scheme, record, benchmark)
+    others = benchmark().official_also if scheme == "official" else {}
     prompts: dict[str, dict[str, str]] = {}
     cells: dict[tuple[str, str], Scored] = {}
     for after, task, rows in predictions(path, record):
         name = metrics[task]
         if name in PROMPTED and task not in prompts:
-            prompts[task] = _prompts(config, root, task, rows)
+            prompts[task] = _prompts(benchmark(), data_root(root or config["data"].get("root")), task, rows)
         texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
         also = [new for old in rows[0].get("also", ()) for new in others.get(old, (old,))] if others else ()
         cells[after, task] = score_rows(name, rows, texts, also)
-    return write_view(path, record, path / "rescored" / scheme, f"re-scored: {scheme}", metrics, cells)
+    if not cells:
+        raise StateError(f"{path}: holds no predictions to score")
+    return write_view(path, record, below(path, f"rescored/{scheme}"), f"re-scored: {scheme}", metrics, cells)
 
 
 def write_view(
@@ -94,7 +99,7 @@ def write_view(
             further.setdefault(after, {})[task] = scored.further
     found = {
         **record["metrics"],
-        **SUMMARIES[record.get("protocol", "sequential")](R, zero_shot),
+        **summary_of(record.get("protocol", "sequential"), R, zero_shot),
         "metric_of_task": dict(metrics),
         "zero_shot": zero_shot,
         "intervals": intervals,
@@ -103,26 +108,29 @@ def write_view(
     if metrics != record["metrics"]["metric_of_task"]:
         # They were scored by the other metrics.
         found |= {"majority": None, "copy_prompt": None, "baseline_intervals": {}}
+    new = {**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}}
     folder = RunFolder(to)
-    folder.open(record["identity"], fresh=True)
-    folder.write("config.yaml", read_checked(run, record, "config.yaml"))
-    for (after, task), scored in cells.items():
-        folder.write(prediction_file(after, task), to_jsonl(scored.rows))
-    folder.commit({**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}})
-    rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
-    write_atomic(to / "matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
-    write_atomic(to / "metrics.json", to_json(found))
-    folder.close()
+    folder.open(record["identity"], fresh=True, begin={**new, "R": [], "zero_shot": None, "done": 0})
+    try:
+        folder.write(CONFIG, read_checked(run, record, CONFIG))
+        for (after, task), scored in cells.items():
+            folder.write(prediction_file(after, task), to_jsonl(scored.rows))
+        folder.commit(new)
+        rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
+        folder.export("matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
+        folder.export("metrics.json", to_json(found))
+    finally:
+        folder.close()
     return to
 
 
-def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchmark]) -> dict[str, str]:
     """Task -> metric."""
     own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in columns(record)}
     if scheme == "own":
         return own
     if scheme == "official":
-        evaluator = _benchmark(config).evaluator
+        evaluator = benchmark().evaluator
         chosen = {task: official(name, evaluator) for task, name in own.items()}
     elif "=" in scheme:
         pairs = [pair.partition("=") for pair in scheme.split(",")]
@@ -137,15 +145,9 @@ def _metrics(scheme: str, record: dict[str, Any], config: dict[str, Any]) -> dic
     return chosen
 
 
-def _benchmark(config: dict[str, Any]) -> Benchmark:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Benchmark, "benchmark")
-    return parser.instantiate(parser.parse_object({"benchmark": config["data"]["benchmark"]})).benchmark
-
-
-def _prompts(config: dict[str, Any], root: str | None, task: str, rows: Sequence[Row]) -> dict[str, str]:
+def _prompts(benchmark: Benchmark, root: Path | None, task: str, rows: Sequence[Row]) -> dict[str, str]:
     """Prompts of a task's test examples by id, where their answers are those that the run stored."""
-    examples = {e.id: e for e in _benchmark(config).load(data_root(root or config["data"]["root"]), task).test}
+    examples = {e.id: e for e in benchmark.load(root, task).test}
     for row in rows:
         example = examples.get(row["id"])
         if example is None or (list(example.references) or example.answer) != row["reference"]:

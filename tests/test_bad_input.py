@@ -457,7 +457,9 @@ def test_a_learning_rate_that_diverges_at_once_leaves_no_state(tmp_path: Path) -
     told = go_on(tmp_path / "run", "--model.lr=1e30")
     assert told.code == 1
     assert "in task FOMC at step 2" in told.err.splitlines()[-1]
-    assert not (tmp_path / "run" / "sequence.json").exists()
+    assert (record(tmp_path / "run")["done"], record(tmp_path / "run")["R"]) == (0, [])
+    assert go_on(tmp_path / "run").code == 0, "nothing is lost, so another rate may start there"
+    assert intact(tmp_path / "run")
 
 
 def test_the_same_command_goes_on_after_the_cause_is_gone(finished: Path) -> None:
@@ -490,13 +492,12 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_state(stopped: Path, fini
     assert record(stopped)["R"] == record(finished)["R"]
 
 
-def test_a_log_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "logs").write_text("in the way")
-    told = go_on(run)
+def test_a_log_that_cannot_be_written_is_told_in_one_line(stopped: Path) -> None:
+    shutil.rmtree(stopped / "logs")
+    (stopped / "logs").write_text("in the way")
+    told = go_on(stopped)
     assert told.code == 1
-    assert re.search(r"^error: .*run: cannot be written \(", told.err.splitlines()[-1])
+    assert re.search(r"^error: .*stopped: cannot be written \(", told.err.splitlines()[-1])
     assert "Traceback" not in told.err
 
 
@@ -515,7 +516,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> Non
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"schema": 1, "done"', "damaged; restore it, or start over with FRESH=1"),
+        ('{"schema": 1, "done"', "damaged; restore it, or move the folder away and run again"),
         ('[1, "schema"]', "damaged; restore it"),
         ("\x00\x01", "damaged; restore it"),
         ('{"schema": 1, "identity": "x"}', r"damaged \(no order, done, R,"),
@@ -524,7 +525,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> Non
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "sequence.json").write_text(content)
-    for act in (lambda: read_record(tmp_path), lambda: RunFolder(tmp_path).open("x", fresh=False)):
+    for act in (lambda: read_record(tmp_path), lambda: RunFolder(tmp_path).open("x", fresh=False, begin={})):
         with pytest.raises(UserError, match=rf"sequence\.json: {expected}") as caught:
             act()
         assert caught.value.exit_code == 2
@@ -536,7 +537,7 @@ def test_a_run_with_a_damaged_record_is_not_touched(stopped: Path) -> None:
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
     told = go_on(stopped)
     assert told.code == 2
-    assert told.line == f"{file}: damaged; restore it, or start over with FRESH=1"
+    assert told.line == f"{file}: damaged; restore it, or move the folder away and run again"
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
 
 
@@ -582,19 +583,20 @@ def test_a_finished_run_asked_for_in_another_way_stays_intact(copy: Path) -> Non
 
 
 def test_fresh_starts_over(stopped: Path) -> None:
-    (stopped / "adapters" / "Old").mkdir()
+    begin = {**record(stopped), "identity": "another", "done": 0, "R": [], "attempts": 0}
     folder = RunFolder(stopped)
-    folder.open("another", fresh=True)
+    folder.open("another", fresh=True, begin=begin)
     folder.close()
-    assert {p.name for p in stopped.iterdir()} <= {".lock"}
-    assert folder.record == {}
+    assert {p.name for p in stopped.iterdir()} <= {"sequence.json", ".cl_lightning.lock"}
+    assert folder.files == read_record(stopped)["files"] == {}
+    assert (read_record(stopped)["identity"], read_record(stopped)["writing"]) == ("another", [])
 
 
 def test_fresh_does_not_delete_a_run_in_use(stopped: Path) -> None:
     first = RunFolder(stopped)
-    first.open(record(stopped)["identity"], fresh=False)
+    first.open(record(stopped)["identity"], fresh=False, begin={})
     with pytest.raises(UserError, match="another process is running this experiment"):
-        RunFolder(stopped).open("another", fresh=True)
+        RunFolder(stopped).open("another", fresh=True, begin={})
     assert intact(stopped)
     first.close()
 

@@ -219,12 +219,29 @@ def test_tasks_that_agree_are_told_to_be_no_conflict(
 
 def test_a_run_of_the_first_task_is_taken_and_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:
     first = f"--run={mined[0] / 'first'}"
-    (tmp_path / "conflict-7.yaml").write_text("stale")
     done = mine(tmp_path, first, f"--data.order={POOL}", "--start=any")
     assert done.code == 0, done.err
     for name in ("cosines.csv", "negative_share.csv"):
         assert (tmp_path / name).read_bytes() == (mined[0] / name).read_bytes()
-    assert not (tmp_path / "conflict-7.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["conflict-7.yaml", "control-1.yaml", "cosines.csv", "negative_share.csv"])
+def test_a_folder_with_results_is_refused_untouched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    done = mine(tmp_path, *CONFIGS, f"--data.order={POOL}", "--boundary={}")
+    assert (done.code, done.line) == (
+        2, f"--out: {tmp_path} holds results already ({name}); move them away, or name another folder"
+    )  # fmt: skip
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_other_files_in_the_folder_stay(mined: tuple[Path, str], tmp_path: Path) -> None:
+    for name in ("notes.txt", "conflict-resolution.yaml", "conflict-.yaml", "control-x.yaml"):
+        (tmp_path / name).write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    done = mine(tmp_path, f"--run={mined[0] / 'first'}", f"--data.order={POOL}")
+    assert done.code == 0, done.err
+    assert before.items() <= {p: p.read_bytes() for p in tmp_path.iterdir()}.items()
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {

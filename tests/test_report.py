@@ -25,7 +25,7 @@ METRICS = {
 def cells(path: Path, title: str) -> list[list[str]]:
     """The rows of one of a run's tables."""
     (table,) = (table for table in tables(path) if title in str(table.title))
-    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
 
 
 def metric_rows(path: Path) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """R of a run on resampled test examples: what intervals of sequence metrics are made of. No torch here."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from cl_lightning.errors import StateError
 from cl_lightning.evaluation.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.evaluation.matrix import SUMMARIES
+from cl_lightning.evaluation.matrix import summary_of
 from cl_lightning.state import ZERO_SHOT, columns, from_jsonl, prediction_file, read_checked
 
 #: Row of the untrained model, as an index of a resampled R.
@@ -65,7 +66,7 @@ def metric_intervals(path: Path, record: dict[str, Any]) -> dict[str, Interval]:
     """
     if not has_predictions(record):
         return {}
-    summary = SUMMARIES[record.get("protocol", "sequential")]
+    summary = partial(summary_of, record.get("protocol", "sequential"))
     there = [name for name, value in summary(record["R"], record["zero_shot"]).items() if value is not None]
     drawn = [summary(R[:START], R[START]) for R in resampled_matrices(path, record).tolist()]
     return {name: percentiles([values[name] for values in drawn]) for name in there}

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cl_lightning.errors import StateError
-from cl_lightning.state import RECORD, metric_told, read_checked, read_record
+from cl_lightning.state import RECORD, metric_told, read_record
+from cl_lightning.stored import read_config
 
 #: Options that say where or how fast, not what; as in the run's identity.
 PLACES = {
@@ -104,8 +103,8 @@ def read(path: Path) -> Run:
         StateError: no run folder, or a damaged one.
     """
     record = read_record(path)
-    config = yaml.safe_load(read_checked(path, record, "config.yaml"))
-    trainer = {k: v for k, v in config["trainer"].items() if k not in PLACES["trainer"]}
+    config = read_config(path, record)
+    trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k not in PLACES["trainer"]}
     data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order", "protocol")}
     tasks = record.get("columns", record["order"])
     model = {k: v for k, v in config["model"].items() if k != "backbone"}
@@ -113,7 +112,7 @@ def read(path: Path) -> Run:
     drawn = data.get("random_order", False)
     method = {
         "model": model,
-        "boundary": config["boundary"],
+        "boundary": config.get("boundary") or {},
         "trainer": {k: v for k, v in trainer.items() if k not in BUDGET},
         "continues": record["continues"],
         "protocol": record.get("protocol", "sequential"),

@@ -14,6 +14,7 @@ from cl_lightning.comparison.runs import Options, Run, differing, read
 from cl_lightning.errors import StateError
 from cl_lightning.evaluation.bootstrap import Interval, percentiles
 from cl_lightning.evaluation.matrix import BY_PROTOCOL, FROM_START, REFERENCED, Matrix, Row
+from cl_lightning.state import read_record
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,10 @@ def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Compariso
     """
     runs, left_out = [], []
     for path in paths:
-        run = read(path)
-        done, all_ = run.record["done"], len(run.record["order"])
+        record = read_record(path)
+        done, all_ = record["done"], len(record["order"])
         if done == all_:
-            runs.append(run)
+            runs.append(read(path))
         else:
             left_out.append(f"left out: {path}, {done} of {all_} tasks done")
     if not runs:

@@ -268,6 +268,13 @@ SUMMARIES: dict[str, Callable[[Matrix, Row | None], dict[str, float | None]]] = 
     "joint": joint_summary,
     "independent": independent_summary,
 }
+
+
+def summary_of(protocol: str, R: Matrix, zero_shot: Row | None = None) -> dict[str, float | None]:
+    """The summary under a protocol; every metric None before the first task is done."""
+    return SUMMARIES[protocol](R, zero_shot) if R else dict.fromkeys(CONVENTIONS)
+
+
 #: The metrics that need R alone, by `data.protocol` and name.
 BY_PROTOCOL: dict[str, dict[str, Callable[[Matrix], float]]] = {
     "sequential": FUNCTIONS,
