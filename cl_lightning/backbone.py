@@ -24,6 +24,7 @@ from cl_lightning.checkpoint import load_whole, refuse_adapter, stored_file
 from cl_lightning.distributed import local_rank
 from cl_lightning.errors import ConfigError
 from cl_lightning.float64 import keep_float64, widened
+from cl_lightning.generation_settings import that_matter, tokens_only
 from cl_lightning.gguf_cache import converted, embedded
 from cl_lightning.model_names import EMBEDDED, RANDOM
 from cl_lightning.random_model import random_model, random_tokenizer
@@ -45,6 +46,10 @@ class Backbone:
         revision: of a hub model.
         trust_remote_code: run code that comes with a hub model. Off: such models are refused.
         config: overrides of the random model's configuration, e.g. {hidden_size: 64}.
+        generation: greedy decoding in scoring is "neutral", the most likely token each time, or follows the "model"'s
+            own generation settings (repetition_penalty, suppress_tokens, forced_bos_token_id, ..). Likelihoods are the
+            model's in either case. The run's first line says which where the model has such settings.
+        own_generation: no option: the model's settings that this is about, by name; known once loaded.
     """
 
     name: str = "smollm2-135m-instruct"
@@ -55,6 +60,8 @@ class Backbone:
     revision: str | None = None
     trust_remote_code: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+    generation: Literal["neutral", "model"] = "neutral"
+    own_generation: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token (the end token where the model has none of its own)."""
@@ -80,6 +87,9 @@ class Backbone:
             keep_float64(llm)
         llm.requires_grad_(False)
         llm.config.use_cache = True
+        self.own_generation = that_matter(llm.generation_config)
+        if self.generation == "neutral":
+            llm.generation_config = tokens_only(llm.generation_config)
         if self.load_in_4bit:
             _keep_4bit_unpacked(llm)
         if not self.load_in_4bit:

@@ -30,6 +30,7 @@ from cl_lightning.backbone import set_threads
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.errors import ConfigError, nearest, user_error_in
+from cl_lightning.generation_settings import told
 from cl_lightning.module import ContinualLM
 from cl_lightning.paths import below, name_fault, part_fault
 from cl_lightning.precheck import SLOTS, USAGE, config_files
@@ -328,7 +329,7 @@ def _first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
         f"{sum(t.dropped for t in tasks)} long answers dropped), "
         f"{_span([len(t.test) for t in data.evaluated])} scored prompts per task; lr {cli.model.lr:g}; "
         f"base {cli.model.backbone.name} in {cli.model.backbone.dtype}"
-        f"{_held(cli.model)}, seed {data.seed}"
+        f"{_held(cli.model)}, seed {data.seed}{_decoded(cli.model)}"
         f"{f'; the chat template writes the date {date} (data.date)' if date else ''}"
     )
 
@@ -345,6 +346,11 @@ def _held(module: ContinualLM) -> str:
         return " 4-bit"
     held = str(module.llm.dtype).removeprefix("torch.")
     return "" if held == module.backbone.dtype else f" values held in {held} (this CPU has no bf16 units)"
+
+
+def _decoded(module: ContinualLM) -> str:
+    own, kept = module.backbone.own_generation, module.backbone.generation == "model"
+    return f"; greedy, {'with' if kept else 'without'} the model's own {told(own)}" if own else ""
 
 
 def _span(values: list[int]) -> str:

@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence

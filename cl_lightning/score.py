@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
     stopping.end_on_signals("the run is as it was; run the same command again")
 
-import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 

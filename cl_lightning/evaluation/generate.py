@@ -1,8 +1,8 @@
 """Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
 
 What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
-in the memory of a few (`evaluation.decode`). Stopping and penalties stay those of transformers' `generate`, which does
-all of it for models that keep more than keys and values.
+in the memory of a few (`evaluation.decode`). Stopping and penalties, where `model.backbone.generation` keeps any, stay
+those of transformers' `generate`, which does all of it for models that keep more than keys and values.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,12 +64,14 @@ def continuations(
         own: span of each prompt that is its task's own, see `data.collate.prompt_batch`.
         extra: further arguments of the model for a batch of prompts, each sample's own (gates); nothing is then
             computed once for all prompts.
-        stop: texts after which a continuation also ends.
+        stop: texts after which a continuation also ends, beside those of the model's generation settings.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     made: list[list[int]] = [[]] * len(prompts)
     ends = end_tokens(llm, tokenizer)
-    stops = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop))] if stop else [])
+    own_stops = llm.generation_config.stop_strings or []
+    stop = [*stop, *([own_stops] if isinstance(own_stops, str) else own_stops)]
+    stops = StoppingCriteriaList([StopStringCriteria(tokenizer, stop)] if stop else [])
     left = not llm.config.is_encoder_decoder
     training = llm.training
     llm.eval()
@@ -96,6 +98,7 @@ def continuations(
                 eos_token_id=ends,
                 custom_generate=decode if prefix.plain else None,
                 stopping_criteria=stops,
+                stop_strings=None,
             )
             # A decoder of its own begins with one token that says nothing and may be an end token elsewhere (BART).
             new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
