@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
 from cl_lightning.seeding import generator
 from cl_lightning.task_callback import TaskCallback
@@ -42,6 +43,7 @@ class Watch(TaskCallback):
         optimizer.register_step_post_hook(after)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        assert all(m.training for m in pl_module.llm.modules()), "a loaded model is in eval mode, dropout would be off"
         self.raw.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
 
 
@@ -120,11 +122,22 @@ class Lean(TaskCallback):
         return {"lean": sum(layer.lora_B.sum() for layer in step.module.adapter.layers.values())}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_steps_gradient_is_of_the_token_mean_and_of_each_term_once(tmp_path: Path, accumulate: int) -> None:
+class Leaning(SeqLoRA):
+    """The same, as strategies do."""
+
+    def penalties(self) -> dict[str, Tensor]:
+        return {"lean": sum(layer.lora_B.sum() for layer in self.layers.values())}
+
+
+@pytest.mark.parametrize(("accumulate", "strategy"), [(1, SeqLoRA), (2, SeqLoRA), (2, Leaning)])
+def test_a_steps_gradient_is_of_the_token_mean_and_of_each_term_once(
+    tmp_path: Path, accumulate: int, strategy: type[SeqLoRA]
+) -> None:
     """At the start: plain LoRA has B = 0, so dLoss/dB is all there is, and the term adds 1 to each entry."""
     watch, data = Watch(), words(("five",), batch_size=9)
-    run = small_run(tmp_path, data, {"lean": Lean()}, {"watch": watch}, accumulate=accumulate, lr=1e-12)
+    lean = {} if strategy is Leaning else {"lean": Lean()}
+    adapter = strategy(rank=2, alpha=4)
+    run = small_run(tmp_path, data, lean, {"watch": watch}, adapter, accumulate, lr=1e-12)
     run.run()
     run.module.adapter.begin_task(0, generator(42, "adapter", 0))  # the same start again; training moved nothing
     examples = data.tasks[0].train

@@ -88,6 +88,20 @@ def test_fisher_and_penalty_of_factors_equal_the_equation(tiny: Make) -> None:
     assert torch.allclose(rule.loss_terms(step_of(module))["ewc"], by_hand, rtol=1e-5)
 
 
+def test_earlier_fishers_decay_when_a_task_is_added(tiny: Make) -> None:
+    module = learnt(tiny, SeqLoRA(rank=2, per_task="continue"))
+    rule, wanted = EWC(over="factors", decay=0.25), []
+    for task in (0, 1, 2):
+        run = OneRank(module)
+        run.examples = random_examples(4, seed=task)
+        wanted.append(fishers(module, run, lambda layer: [layer.lora_A, layer.lora_B]))
+        rule.on_task_end(run, task)
+        train(module, task)
+    got = [F for parts in rule.fisher.values() for F in parts]
+    for F, (first, second, third) in zip(got, zip(*wanted, strict=True), strict=True):
+        assert torch.allclose(F.double(), first / 16 + second / 4 + third, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("adapter", [IncLoRA(rank=2), SeqLoRA(rank=2, per_task="continue"), GainLoRA(IncLoRA(rank=2))])
 def test_fisher_and_penalty_of_products_equal_the_equation(tiny: Make, adapter: AdapterStrategy) -> None:
     module = learnt(tiny, adapter)
