@@ -28,7 +28,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PY) -m cl_lightning.gguf_cache
 	@touch $@
 
-run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1] [ARGS='--option=value ...']
+run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1, which deletes that run] [ARGS='--option=value ...']
 	@$(PY) -m cl_lightning --config experiments/_base.yaml --config experiments/$(EXP).yaml \
 	  $(if $(PRESET),--config experiments/presets/$(PRESET).yaml --sequence.experiment=$(EXP)_$(PRESET)) \
 	  $(if $(DATA),--data.root='$(DATA)') \

@@ -63,7 +63,7 @@ class SequenceSettings:
     Attributes:
         experiment: name of the folder under runs/; the last --config's name by default.
         run_dir: the run folder; null: runs/<experiment>/<hash of configuration, data and base>.
-        fresh: start over, deleting what the run folder holds.
+        fresh: start over, deleting the files that the folder's record accounts for; refused where it holds others.
         continue_from: run folder of a finished sequence whose tasks begin `data.order`; only the new are learnt.
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
