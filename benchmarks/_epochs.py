@@ -14,7 +14,7 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 
 BATCH, RATE, CLIP = 8, 1e-3, 1.0
 

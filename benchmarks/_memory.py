@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 from _common import BACKBONE
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.arithmetic import give_back_memory
-from cl_lightning.backbone import Backbone
-from cl_lightning.data.sample import load
+from cl_lightning.common.memory import give_back_memory
+from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.capture import watch_products
 from cl_lightning.gradients.collector import GradientCollector
-from cl_lightning.gradients.plan import Plan, plan
-from cl_lightning.module import ContinualLM
+from cl_lightning.gradients.memory_plan import Plan, Shapes, plan
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 
 BATCH, LENGTH = 8, 256
 TASK = "FOMC"
@@ -131,3 +131,27 @@ if __name__ == "__main__":
     loaded = model(dtype)
     shapes = {name: layer.shape for name, layer in loaded.adapter.layers.items()}
     print(json.dumps(measured(loaded, plans(shapes)[mode])))
+
+
+def transient(shapes: Shapes, shared_inputs: Mapping[str, str], tokens: int, itemsize: int, accumulated: int) -> int:
+    """Bytes that capturing takes during one forward and backward pass, beyond a plain one and beyond `Plan.held`.
+
+    Every layer's input, once where layers share one, and one product of the largest size in flight.
+
+    Args:
+        shared_inputs: layer -> the layer whose input it shares (itself, if it is the first).
+        tokens: N of a batch.
+        itemsize: bytes of an activation.
+        accumulated: numbers of the largest product: mn when exact, (m + n) k at most when sketched.
+    """
+    inputs = {owner: shapes[owner][1] for owner in shared_inputs.values()}
+    return (tokens * sum(inputs.values()) + accumulated) * itemsize
+
+
+def llama_shapes(hidden: int, intermediate: int, layers: int, kv: int) -> dict[str, tuple[int, int]]:
+    """All linear layers of a Llama's blocks: (m, n) by name. `kv`: width of keys and values."""
+    block = {
+        "q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden),
+        "gate": (intermediate, hidden), "up": (intermediate, hidden), "down": (hidden, intermediate),
+    }  # fmt: skip
+    return {f"{i}.{name}": shape for i in range(layers) for name, shape in block.items()}

@@ -17,11 +17,11 @@ from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, p
 from torch import Tensor, nn
 
 from cl_lightning.adapters.gainlora import GainLoRA
-from cl_lightning.adapters.gate import constrain
+from cl_lightning.adapters.gates import constrain
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.backbone import Backbone
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 
 COUNTS = (1, 5, 15, 30)
 RANK, BATCH, LENGTH = 4, 4, 512

@@ -20,13 +20,14 @@ from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, p
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.arithmetic import give_back_memory
-from cl_lightning.backbone import Backbone
-from cl_lightning.data.task_sequence import TaskData, TaskSequence
-from cl_lightning.data.trace import TASKS
+from cl_lightning.common.memory import give_back_memory
+from cl_lightning.data.benchmarks.trace import TASKS
+from cl_lightning.data.task_data import TaskData
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.generate import continuations
-from cl_lightning.evaluation.text import best_scores, mean_score
-from cl_lightning.module import ContinualLM
+from cl_lightning.metrics.registry import best_scores, mean_score
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 
 PLAIN_BATCH, OUR_BATCH = 8, 32
 TIE = 1e-4

@@ -14,9 +14,9 @@ from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, p
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 
 BATCH = 16
 

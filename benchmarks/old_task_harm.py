@@ -30,19 +30,19 @@ from _common import BACKBONE, Stopwatch, device, finish, options, start, tasks
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.surgery import gram_matrix, reconcile
 from cl_lightning.initializers.lora import LoRA
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.start import start_of
-from cl_lightning.module import ContinualLM
-from cl_lightning.operators.base import cosine
-from cl_lightning.operators.pcgrad import PCGrad
-from cl_lightning.seeding import generator
+from cl_lightning.linalg.gram import cosine, gram_matrix
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.surgery.pcgrad import PCGrad
+from cl_lightning.surgery.reconcile import reconcile
 
 #: The rate falls to 0 on the old task, which must be learnt or there is no conflict, and is constant on the new one.
 OLD, BATCH, RATE, CLIP = "FOMC", 8, 1e-3, 1.0

@@ -31,15 +31,16 @@ from torch import Tensor, nn
 
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.gradients.collector import Gradient, GradientCollector, RunPass
-from cl_lightning.gradients.plan import plan
-from cl_lightning.gradients.surgery import gram_matrix, reconcile
-from cl_lightning.initializers.spectral import subspace_overlap, top_singular
-from cl_lightning.module import ContinualLM
-from cl_lightning.operators.pcgrad import PCGrad
+from cl_lightning.gradients.memory_plan import plan
+from cl_lightning.linalg.gram import gram_matrix
+from cl_lightning.linalg.svd import subspace_overlap, top_singular
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.surgery.pcgrad import PCGrad
+from cl_lightning.surgery.reconcile import reconcile
 
 RANK, OVERSAMPLING = 16, 10
 TOP = 2 * RANK

@@ -21,11 +21,12 @@ import torch.distributed as dist
 from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, start
 from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, batches_of, boundary, model, plain_pass, plans
 
-from cl_lightning.gradients.plan import Plan, llama_shapes, transient
+from benchmarks._memory import llama_shapes, transient
+from cl_lightning.gradients.memory_plan import Plan
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.initializers.spectral import top_singular
 from cl_lightning.initializers.start import start_of
-from cl_lightning.module import ContinualLM
+from cl_lightning.linalg.svd import top_singular
+from cl_lightning.model.module import ContinualLM
 
 #: Batches of the new task and of memory in the boundary that the time ratios are about.
 BATCHES = 8 + 8

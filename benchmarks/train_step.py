@@ -31,10 +31,10 @@ from _epochs import BATCH, CLIP, RATE, our_epoch, their_epoch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 
 TASKS = ["FOMC", "ScienceQA", "MeetingBank"]  # a short label; a rationale; a long prompt with a summary
 RANK, ALPHA = 8, 16

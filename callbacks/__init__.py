@@ -1,6 +1,6 @@
 """Task callbacks: boundary work (memory, initialisation) and observers (progress, score matrix)."""
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "AttentiveReflection": "attentive_reflection",

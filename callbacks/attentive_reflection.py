@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.sapt import SAPTLoRA
-from cl_lightning.errors import ConfigError
-from cl_lightning.task_callback import Table, TaskCallback
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.module import Step
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.model.module import Step
+    from cl_lightning.sequence.run import SequenceRun
 
 COLUMNS = ["after", "prompts of", "its own branch's share, mean %", "when learnt %"]
 

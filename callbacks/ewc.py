@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.errors import ConfigError
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.gradients.accumulate import Exact
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.module import Step
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.model.module import Step
+    from cl_lightning.sequence.run import SequenceRun
 
 Over = Literal["product", "factors"]
 

@@ -19,17 +19,17 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.grown_subspaces import GrownSubspaces
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
-from cl_lightning.adapters.gate import constrain
-from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.state import to_csv
-from cl_lightning.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
-from cl_lightning.task_callback import Table, TaskCallback
+from cl_lightning.adapters.gates import constrain
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.files import to_csv
+from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
+from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 COLUMNS = ["after", "gate of", "prompts of", "mean a", "largest a"]
 SUMMARY = [

@@ -7,17 +7,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cl_lightning import distributed
-from cl_lightning.errors import ConfigError
-from cl_lightning.evaluation.bootstrap import between
-from cl_lightning.evaluation.general_presets import MEAN, read_preset
-from cl_lightning.evaluation.general_scores import Figure, Score, average, figure, item_rows, score_from
-from cl_lightning.state import to_csv, to_jsonl
-from cl_lightning.task_callback import Table, TaskCallback
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.files import to_csv, to_jsonl
+from cl_lightning.evaluation.general.presets import MEAN, read_preset
+from cl_lightning.evaluation.general.scores import Figure, Score, average, figure, item_rows, score_from
+from cl_lightning.metrics.bootstrap import between
+from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.adapters.base import AdapterStrategy
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 #: Setting -> task of the preset -> score.
 Scores = dict[str, dict[str, Score]]
@@ -46,7 +46,7 @@ class GeneralAbility(TaskCallback):
     Args:
         preset: "slice_core" (GP and IP of SLICE), "trace" (TRACE's six tasks), "offline" (MMLU, GSM8K, BBH, BoolQ, PIQA
             from local JSONL files), "instructions" (one's own, from instructions.jsonl), or a YAML file of the same
-            form, see `cl_lightning.evaluation.general_presets`.
+            form, see `cl_lightning.evaluation.general.presets`.
         when: after the last task only ("ends") or after "each".
         limit: items of each lm-eval task (of each member of a group); null: all.
         data_dir: folder of the local files; null: "general" in the data root.
@@ -79,7 +79,7 @@ class GeneralAbility(TaskCallback):
         return []
 
     def check_run(self, run: SequenceRun) -> None:
-        from cl_lightning.evaluation.general import load
+        from cl_lightning.evaluation.general.measure import load
 
         if BASE in run.order:
             raise ConfigError(f"observers.general: a task named {BASE!r} cannot be told from the base model; rename it")
@@ -106,8 +106,8 @@ class GeneralAbility(TaskCallback):
         self._keep(run, name, f"samples_after_{name}", f"task {task + 1}/{len(run.order)}", self._measure(run))
 
     def _measure(self, run: SequenceRun) -> Scores:
-        from cl_lightning.evaluation.general import measure
-        from cl_lightning.evaluation.harness import HarnessLM
+        from cl_lightning.evaluation.general.harness import HarnessLM
+        from cl_lightning.evaluation.general.measure import measure
 
         if self.limit is not None and self.limit < distributed.world_size():
             raise ConfigError(f"observers.general: limit {self.limit} leaves ranks without an item; raise it")

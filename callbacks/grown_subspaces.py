@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from cl_lightning import distributed
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.subspaces import Count, Energy, grow, threshold
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.linalg.subspaces import Count, Energy, grow, threshold
+from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 
 class GrownSubspaces(TaskCallback):
-    """See `cl_lightning.subspaces` for the rule, the subclasses for the options."""
+    """See `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
 
     #: Of `boundary`, for messages and draws.
     slot: ClassVar[str]

@@ -3,7 +3,7 @@
 Before a task, A of its branch is designed outside the subspace M of earlier tasks' inputs (InfLoRA); after it, M grows
 by the directions that hold the new inputs' energy. Both read covariances that stream by in one forward pass over
 `samples` examples at most: nothing of the data is kept. Layers with the same input share one M; keys and values of
-cross-attention have their own, of the encoder's states. See `cl_lightning.subspaces` for the equations.
+cross-attention have their own, of the encoder's states. See `cl_lightning.linalg.subspaces` for the equations.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from callbacks.grown_subspaces import GrownSubspaces
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.adapters.names import query_of
-from cl_lightning.errors import TrainingError
-from cl_lightning.subspaces import Count, Design, Energy, Subspace, design, empty, held
-from cl_lightning.task_callback import Table, TaskCallback
+from cl_lightning.adapters.layer_names import query_of
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import TrainingError
+from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, design, empty, held
+from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 COLUMNS = [
     "after", "share to hold", "dimensions %, median", "highest",
@@ -42,7 +42,7 @@ class InputSubspaces(GrownSubspaces):
         energy: "eigen": of sum ||x||^2; "eigen_squared": the published code's, which is much weaker.
         count: "reach" that share; "below": the first task stops one direction short, as in the published code.
         design: "pca" of the new inputs' part outside M, "pca_one_sided" (the published code's), or "random".
-        chunks: blocks of coordinates with a subspace each, see `cl_lightning.subspaces`.
+        chunks: blocks of coordinates with a subspace each, see `cl_lightning.linalg.subspaces`.
         positions: which inputs count: "tokens", or "all", with the padding, as in the published code.
         cross: inputs of cross-attention's keys and values: their "own", or taken for those of the "query", as in the
             published code: nothing then protects them.

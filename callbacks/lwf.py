@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.gradients.capture import dropout_off
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.module import Step
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.model.module import Step
+    from cl_lightning.sequence.run import SequenceRun
 
 
 class LwF(TaskCallback):

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.slice_init import SliceInit
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.errors import ConfigError
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.sequence.callback import TaskCallback
 
 
 class MIGU(TaskCallback):

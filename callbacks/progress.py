@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from tqdm import tqdm
 
-from cl_lightning.task_callback import TaskCallback
-from cl_lightning.terminal import shown
+from cl_lightning.common.terminal import shown
+from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 
 class TaskProgress(TaskCallback):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.sampler import memory_per_step
-from cl_lightning.errors import ConfigError
-from cl_lightning.seeding import derive_seed, generator
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 
 class ReplayBuffer(TaskCallback):

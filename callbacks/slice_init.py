@@ -13,7 +13,6 @@ the reconciled step itself before training begins.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,36 +20,28 @@ import torch
 from torch import Tensor
 
 from callbacks.replay_buffer import ReplayBuffer
-from cl_lightning import distributed
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.files import to_csv
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.gradients.boundary_report import (
-    BOUNDARY_COLUMNS,
-    COLUMNS,
-    MatrixReport,
-    boundary_row,
-    in_numbers,
-    in_words,
-)
 from cl_lightning.gradients.collector import Collected, GradientCollector
-from cl_lightning.gradients.plan import Plan, plan
-from cl_lightning.gradients.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
-from cl_lightning.gradients.surgery import Scope, SurgeryRecord, decided_together, reconcile
+from cl_lightning.gradients.memory_plan import Plan, plan
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.start import Start, empty_factors, start_of
-from cl_lightning.operators.base import RangeOperator, SurgeryOperator
-from cl_lightning.operators.pcgrad import PCGrad
-from cl_lightning.seeding import generator
-from cl_lightning.state import to_csv
-from cl_lightning.task_callback import Table, TaskCallback
+from cl_lightning.sequence.callback import Table, TaskCallback
+from cl_lightning.surgery.base import RangeOperator, SurgeryOperator
+from cl_lightning.surgery.pcgrad import PCGrad
+from cl_lightning.surgery.reconcile import Scope, SurgeryRecord, blocks_of, decided_together, reconcile
+from cl_lightning.surgery.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
+from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS, MatrixReport, boundary_row, in_numbers, in_words
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence import SequenceRun
+    from cl_lightning.sequence.run import SequenceRun
 
 MemoryGradient = Literal["mean", "last", "per_task"]
-BLOCK = re.compile(r".*?\.\d+(?=\.)")
 
 
 class SliceInit(TaskCallback):
@@ -275,7 +266,7 @@ class SliceInit(TaskCallback):
         if self.gate_z is None or not new.products:
             return {}
         gate: dict[str, bool] = {}
-        for names in decided_together(new.products, self.scope, _blocks(new.products)):
+        for names in decided_together(new.products, self.scope, blocks_of(new.products)):
             summed = torch.stack([new.products[name] for name in names]).sum(0)
             conflict = any(conflicts_reliably(column, self.gate_z) for column in summed.t())
             gate |= dict.fromkeys(names, conflict)
@@ -290,7 +281,7 @@ class SliceInit(TaskCallback):
                 self.operator or PCGrad(),
                 self.strength,
                 self.scope,
-                _blocks(new.gradients),
+                blocks_of(new.gradients),
                 self.preserve_norm,
                 gate or None,
                 inner=new.inner or None,
@@ -391,8 +382,3 @@ class SliceInit(TaskCallback):
     def tables(self) -> list[Table]:
         title = "what surgery did at each boundary (empty: no memory to compare with, or no gate)"
         return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []
-
-
-def _blocks(names: Any) -> dict[str, str]:
-    """Matrix -> transformer block: the name up to its first number, e.g. model.layers.3."""
-    return {name: BLOCK.match(name)[0] if BLOCK.match(name) else "" for name in names}

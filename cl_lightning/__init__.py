@@ -3,7 +3,7 @@
 What scripts may import from here: surgery operators, initialisers, sequence metrics, and `load_run`.
 """
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "PCGrad": "operators.pcgrad",

@@ -4,18 +4,18 @@ import os
 import sys
 from typing import NoReturn
 
-from cl_lightning import stopping
+from cl_lightning.common import stopping
 
 
 def main() -> int:
     """Run an experiment. Exit code 0: done; 1: stopped, state kept; 2: bad input, told in one line."""
-    from cl_lightning import precheck
-    from cl_lightning.errors import UserError
-    from cl_lightning.terminal import say_error
+    from cl_lightning.commands import precheck
+    from cl_lightning.common.errors import UserError
+    from cl_lightning.common.terminal import say_error
 
     try:
         precheck.check(sys.argv[1:])
-        from cl_lightning.cli import run
+        from cl_lightning.commands.run import run
 
         run()
     except UserError as error:

@@ -16,12 +16,12 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cl_lightning.cli"])
+_forks.set_forkserver_preload(["cl_lightning.commands.run"])
 #: Seconds that a run may take.
 TIMEOUT = 180
 

@@ -11,14 +11,14 @@ from lightning.pytorch.loggers import Logger
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
-from cl_lightning.sequence import SequenceRun, SequenceSettings
-from cl_lightning.state import RunFolder
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
+from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.folder import RunFolder
+from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 
 TASKS = ("one", "two", "three", "four", "five")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cl_lightning.__main__ import main
 from cl_lightning.data.collate import IGNORE
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 
 
 def rank_mean(self: ContinualLM, batch: dict[str, Any], world_size: int, accumulate: int) -> Tensor:

@@ -12,9 +12,9 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from cl_lightning import distributed
-from cl_lightning.errors import TrainingError
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import TrainingError
+from cl_lightning.sequence.callback import TaskCallback
 from tests.holding import write_and_hold
 
 

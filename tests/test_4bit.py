@@ -7,12 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import batch_of, random_examples
 
 bnb = pytest.importorskip("bitsandbytes")

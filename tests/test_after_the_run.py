@@ -11,11 +11,11 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.sapt import SAPTLoRA
-from cl_lightning.backbone import Backbone
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import training_batch
-from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import random_examples, save_tiny_t5
 
 IDS = torch.arange(5, 25).reshape(2, 10)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.surgery import gram_matrix
-from cl_lightning.operators.agem import AGEM
+from cl_lightning.linalg.gram import gram_matrix
+from cl_lightning.surgery.agem import AGEM
 
 
 def defined(g: Tensor, memories: list[Tensor]) -> Tensor:

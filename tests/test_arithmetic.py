@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cl_lightning import arithmetic
+from cl_lightning.common import memory as arithmetic
 
 
 @pytest.mark.parametrize("units", [True, False])

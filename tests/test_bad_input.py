@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from cl_lightning.common.errors import UserError
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import UserError
-from cl_lightning.random_model import random_tokenizer
-from cl_lightning.state import RunFolder, read_checked, read_record
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.model.random_llama import random_tokenizer
+from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.folder import RunFolder, read_checked, read_record
 from tests.conftest import ROOT
 from tests.test_cli import Told, configs, launch, record
 
@@ -664,7 +664,7 @@ def test_report_without_torch_names_what_is_wrong(tmp_path: Path, finished: Path
         ([str(copy)], 2, f"error: {copy}/sequence.json: damaged"),
         ([str(tmp_path)], 2, f"error: {tmp_path}: is no run folder (no sequence.json)"),
         ([str(tmp_path / "file")], 2, f"error: {tmp_path}/file: is no run folder"),
-        ([], 2, "usage: python -m cl_lightning.report RUN_FOLDER"),
+        ([], 2, "usage: python -m cl_lightning report RUN_FOLDER"),
     ]
     done = subprocess.run(
         [sys.executable, "-c", REPORT_ALL],

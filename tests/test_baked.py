@@ -14,7 +14,7 @@ from cl_lightning.adapters.clora import CLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.olora import OLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples
 from tests.test_branch_strategies import begin, logits, train
 from tests.test_regularizers import OneRank, step_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_lightning.evaluation.bootstrap import RESAMPLES, interval, percentiles, resampled_means
+from cl_lightning.metrics.bootstrap import RESAMPLES, interval, percentiles, resampled_means
 
 
 def test_the_width_is_the_normal_ones_where_that_holds() -> None:

@@ -15,8 +15,8 @@ from cl_lightning.data.collate import training_batch
 from cl_lightning.gradients.collector import Collected
 from cl_lightning.initializers.lora import LoRA
 from cl_lightning.initializers.loraga import LoRAGA
-from cl_lightning.operators.pcgrad import PCGrad
-from cl_lightning.sequence import SequenceRun
+from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.surgery.pcgrad import PCGrad
 from tests.conftest import relative
 from tests.ragged_words import small_run, words
 from tests.test_memory_gradient import Gradients, boundary, far, mean, of, of_new, remembered, token_mean

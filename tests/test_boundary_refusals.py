@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.random_model import random_model, random_tokenizer
+from cl_lightning.model.random_llama import random_model, random_tokenizer
 from tests.test_bad_input import SMALL, refused
 from tests.test_cli import launch, record
 

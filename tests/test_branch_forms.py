@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples
 
 RANK = 4

@@ -12,9 +12,9 @@ from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.inflora import InfLoRA
 from cl_lightning.adapters.olora import OLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.errors import ConfigError
-from cl_lightning.module import ContinualLM
-from cl_lightning.subspaces import design, empty, grow
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.linalg.subspaces import design, empty, grow
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import SHARED, batch_of, random_examples
 
 STRATEGIES = (IncLoRA, OLoRA, CLoRA, InfLoRA)

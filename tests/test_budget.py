@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.compare import compare
+from cl_lightning.commands.compare import compare
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data import TRACE, LongSequence, NISeq, SuperNI
 from cl_lightning.data.base import Benchmark
+from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.data.user_tasks import UserTask, UserTasks
-from cl_lightning.errors import ConfigError
 from tests.test_cli import TINY, configs, launch, parse, record
 from tests.test_compare import LOW, MakeRun, run  # noqa: F401
 from tests.test_data_check import checked, written

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cl_lightning.gradients.capture import capture_gradients, dropout_off, watch_products
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative, weight_gradients
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.collate import training_batch
 from cl_lightning.gradients.capture import capture_gradients
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative, save_tiny_t5, weight_gradients
 
 
@@ -74,7 +74,7 @@ def test_input_moments_of_an_encoder_decoder_leave_out_both_paddings(t5_folder: 
 def test_bf16_products_are_near_the_float32_ones(
     tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cl_lightning.backbone.held_dtype", lambda dtype: dtype)
+    monkeypatch.setattr("cl_lightning.model.backbone.held_dtype", lambda dtype: dtype)
     batch, captured = batch_of(random_examples(6)), {}
     for dtype in ("bfloat16", "float32"):
         module = tiny(dtype)

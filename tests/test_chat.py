@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from cl_lightning.backbone import Backbone
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.chat import DAY, ChatPrompt, fix, render
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.errors import ConfigError
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.random_llama import random_tokenizer
 
 CUE = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 TURN = "<|start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>\n"

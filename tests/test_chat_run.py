@@ -7,8 +7,8 @@ import pytest
 
 from cl_lightning.data.chat import DAY
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.loading import load_run
-from cl_lightning.random_model import random_model, random_tokenizer
+from cl_lightning.model.random_llama import random_model, random_tokenizer
+from cl_lightning.sequence.load import load_run
 from tests.conftest import ROOT
 from tests.test_chat import DATED, REFUSES
 from tests.test_cli import Told, launch

@@ -13,9 +13,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cl_lightning.backbone import Backbone
-from cl_lightning.errors import ConfigError
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.random_llama import random_tokenizer
 
 VOCABULARY = len(random_tokenizer())
 IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

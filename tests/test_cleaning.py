@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cl_lightning.data import trace
 from cl_lightning.data.base import Example, Splits
+from cl_lightning.data.benchmarks import trace
 from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import SHARED
 from tests.test_cli import configs, launch, record
 

@@ -17,8 +17,8 @@ import yaml
 
 from callbacks import ReplayBuffer, SliceInit
 from cl_lightning.__main__ import main
-from cl_lightning.cli import ContinualCLI, make_cli
-from cl_lightning.data import trace
+from cl_lightning.commands.parser import ContinualCLI, make_cli
+from cl_lightning.data.benchmarks import trace
 from tests.conftest import ROOT
 
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if p.stem != "_base")

@@ -10,11 +10,11 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.plan import plan
-from cl_lightning.module import ContinualLM
+from cl_lightning.gradients.memory_plan import plan
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative
 
 RANK, OVERSAMPLING = 4, 20

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from cl_lightning.compare import text
-from cl_lightning.comparison.runs import find
-from cl_lightning.comparison.table import compare
-from cl_lightning.errors import ConfigError, StateError
-from cl_lightning.state import RunFolder, read_record, to_jsonl
+from cl_lightning.commands.compare import text
+from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.files import to_jsonl
+from cl_lightning.results.comparison.runs import find
+from cl_lightning.results.comparison.table import compare
+from cl_lightning.sequence.folder import RunFolder, read_record
 
 CONFIG: dict[str, Any] = {
     "model": {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.compare import main, text
-from cl_lightning.comparison.table import compare
+from cl_lightning.commands.compare import main, text
+from cl_lightning.results.comparison.table import compare
 from tests.conftest import ROOT
 from tests.test_compare import LOW, OTHER, PLAIN, MakeRun, run
 
@@ -107,6 +107,6 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_torch(run: MakeRun) -> None:
-    made = f"from cl_lightning.compare import text; text([{str(run('a'))!r}])"
+    made = f"from cl_lightning.commands.compare import text; text([{str(run('a'))!r}])"
     code = f"import sys; {made}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

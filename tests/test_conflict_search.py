@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.conflict_search import (
+from cl_lightning.mining.search import (
     TaskSet,
     cosine_matrix,
     cumulative_conflict,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.count_sketch import CountSketch
+from cl_lightning.mining.count_sketch import CountSketch
 
 WIDTH, DRAWS = 64, 3000
 

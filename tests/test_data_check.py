@@ -14,15 +14,15 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from cl_lightning import data_check
-from cl_lightning.backbone import Backbone
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.data.audit import check as data_check
+from cl_lightning.data.audit.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
+from cl_lightning.data.audit.suitability import misfits, self_scores
 from cl_lightning.data.base import Example, Splits, TaskSpec
-from cl_lightning.data.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
+from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.data.trace import TRACE
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation.fit import misfits, self_scores
+from cl_lightning.model.backbone import Backbone
 from tests.conftest import ROOT, SHARED
 from tests.launch import launched
 
@@ -153,7 +153,7 @@ def test_labels_that_train_lacks_and_that_are_nearly_all_there_is_are_found() ->
 
 
 def checked(*argv: str) -> subprocess.CompletedProcess[str]:
-    return launched(argv, ROOT, module="cl_lightning.data_check")
+    return launched(argv, ROOT, module="cl_lightning.data.audit.check")
 
 
 def written(root: Path) -> Path:

@@ -10,12 +10,13 @@ from unittest.mock import patch
 
 import pytest
 
-from cl_lightning import data_check, data_fetch
-from cl_lightning.data.long_sequence import LongSequence
-from cl_lightning.data.profile import Limits, words
-from cl_lightning.data.published import CHECKSUMS, HOST, PublishedFile, checksum, copies, files
-from cl_lightning.data.trace import SUBSETS, TRACE
-from cl_lightning.errors import DataError
+from cl_lightning.common.errors import DataError
+from cl_lightning.data.audit import check as data_check
+from cl_lightning.data.audit import fetch as data_fetch
+from cl_lightning.data.audit.profile import Limits, words
+from cl_lightning.data.audit.published import CHECKSUMS, HOST, PublishedFile, checksum, copies, files
+from cl_lightning.data.benchmarks.long_sequence import LongSequence
+from cl_lightning.data.benchmarks.trace import SUBSETS, TRACE
 from tests.conftest import SHARED
 
 REAL = SHARED / "data"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cl_lightning.data import sample, trace
+from cl_lightning.common.errors import DataError, UserError
 from cl_lightning.data.base import Example
+from cl_lightning.data.benchmarks import trace
+from cl_lightning.data.sample import tasks as sample
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import DataError, UserError
-from cl_lightning.evaluation.text import METRICS
+from cl_lightning.metrics.registry import METRICS
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 RECORDS = [{"prompt": "one plus one?", "answer": "2"}, {"prompt": "two plus two?", "answer": "4"}]

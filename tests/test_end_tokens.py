@@ -7,12 +7,12 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.end_tokens import before_end, end_tokens, trained_end
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.random_model import random_model, random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.random_llama import random_model, random_tokenizer
 from tests.test_generate import prompts_with
 
 BUDGET, EOS = 24, 2

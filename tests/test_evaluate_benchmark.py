@@ -11,9 +11,9 @@ import torch
 
 from cl_lightning.data.base import TaskSpec
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.sample import TASKS, load
-from cl_lightning.data.task_sequence import TaskData
-from cl_lightning.module import ContinualLM
+from cl_lightning.data.sample.tasks import TASKS, load
+from cl_lightning.data.task_data import TaskData
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import ROOT
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from cl_lightning.data import sample
+from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.base import Example, Splits
-from cl_lightning.data.flipped import NEW_ANSWERS, Flipped
+from cl_lightning.data.benchmarks.flipped import NEW_ANSWERS, Flipped
+from cl_lightning.data.benchmarks.superni import SuperNI
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.superni import SuperNI
+from cl_lightning.data.sample import tasks as sample
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation.text import METRICS
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.metrics.registry import METRICS
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import SHARED
 from tests.test_cli import configs, launch
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from cl_lightning.backbone import Backbone
-from cl_lightning.float64 import keep_float64, widened
-from cl_lightning.random_model import random_model, random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.precision import keep_float64, widened
+from cl_lightning.model.random_llama import random_model, random_tokenizer
 
 
 def by_hand(llm: nn.Module, ids: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ import pytest
 
 from cl_lightning.data import TRACE, SuperNI
 from cl_lightning.data.base import TaskSpec
-from cl_lightning.data.task_sequence import TaskSequence, _official
-from cl_lightning.evaluation.parity import DEVIATIONS
-from cl_lightning.evaluation.rows import score_rows
-from cl_lightning.evaluation.text import METRICS
-from cl_lightning.reevaluate import evaluate
-from cl_lightning.report import tables
-from cl_lightning.views import rescore
+from cl_lightning.data.task_data import official_task
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.metrics.parity import DEVIATIONS
+from cl_lightning.metrics.registry import METRICS
+from cl_lightning.metrics.scored import score_rows
+from cl_lightning.results.reevaluate import evaluate
+from cl_lightning.results.report import tables
+from cl_lightning.results.rescore import rescore
 from tests.test_protocols import PLAIN
 from tests.test_sequence import record, smoke
 from tests.wandb_offline import history
@@ -56,7 +57,7 @@ def test_trace_names_what_its_evaluator_reports() -> None:
     assert {(name, o) for name, several in TRACE.official_also.items() for o in several} <= listed
     assert {name for spec in (*ours.values(), *official.values()) for name in spec.also} <= METRICS.keys()
     # An evaluator without a name of its own for it leaves ours.
-    assert _official(TaskSpec("mine", "rouge_l", 4, also=("bleu",)), SuperNI()).also == ("bleu",)
+    assert official_task(TaskSpec("mine", "rouge_l", 4, also=("bleu",)), SuperNI()).also == ("bleu",)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.sample import TASKS, load
-from cl_lightning.loading import load_run
-from cl_lightning.seeding import generator
+from cl_lightning.data.sample.tasks import TASKS, load
+from cl_lightning.sequence.load import load_run
 from tests.conftest import ROOT
 from tests.test_sequence import adapters, command, record, relative, same_bits, smoke
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.adapters.gate import OUTPUTS, Gates, constrain, pool
-from cl_lightning.subspaces import design, empty, grow, outside
+from cl_lightning.adapters.gates import OUTPUTS, Gates, constrain, pool
+from cl_lightning.linalg.subspaces import design, empty, grow, outside
 from tests.conftest import SHARED
 
 D, H = 24, 10

@@ -19,12 +19,12 @@ from cl_lightning.adapters.inflora import InfLoRA
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.adapters.olora import OLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch, training_batch
-from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.float64 import keep_float64
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.precision import keep_float64
 from tests.conftest import SHARED, batch_of, random_examples, save_tiny_t5
 
 ORACLES = SHARED / "oracles"

@@ -23,12 +23,12 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'gene
 
 from callbacks.general_ability import GeneralAbility
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
-from cl_lightning.evaluation.bootstrap import interval
-from cl_lightning.evaluation.general import load, measure
-from cl_lightning.evaluation.general_presets import read_preset
-from cl_lightning.evaluation.harness import HarnessLM
-from cl_lightning.module import ContinualLM
+from cl_lightning.evaluation.general.harness import HarnessLM
+from cl_lightning.evaluation.general.measure import load, measure
+from cl_lightning.evaluation.general.presets import read_preset
+from cl_lightning.metrics.bootstrap import interval
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import ROOT, SHARED
 from tests.test_sequence import adapters, command, record, same_bits, smoke
 

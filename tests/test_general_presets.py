@@ -20,12 +20,12 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from callbacks.general_ability import GeneralAbility
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation import general
-from cl_lightning.evaluation.general import TASK_FILES, load, measure
-from cl_lightning.evaluation.general_presets import Entry, read_preset, shipped
-from cl_lightning.evaluation.harness import HarnessLM
-from cl_lightning.module import ContinualLM
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.evaluation.general import measure as general
+from cl_lightning.evaluation.general.harness import HarnessLM
+from cl_lightning.evaluation.general.measure import TASK_FILES, load, measure
+from cl_lightning.evaluation.general.presets import Entry, read_preset, shipped
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import SHARED
 from tests.test_general import folder, options
 from tests.test_sequence import smoke

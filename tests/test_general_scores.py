@@ -7,9 +7,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from cl_lightning.errors import ConfigError
-from cl_lightning.evaluation.bootstrap import interval
-from cl_lightning.evaluation.general_scores import Part, Score, average, figure, item_rows, score_from, score_of
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.evaluation.general.scores import Part, Score, average, figure, item_rows, score_from, score_of
+from cl_lightning.metrics.bootstrap import interval
 
 RNG = np.random.default_rng(0)
 

@@ -11,8 +11,8 @@ from cl_lightning.data.end_tokens import before_end
 from cl_lightning.evaluation import decode as decoding
 from cl_lightning.evaluation import generate as generation
 from cl_lightning.evaluation.generate import generate
-from cl_lightning.module import ContinualLM
-from cl_lightning.shared_prefix import LEAST, common_prefix
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.prefix_cache import LEAST, common_prefix
 from tests.conftest import random_examples
 
 BUDGET = 12

@@ -11,18 +11,18 @@ import torch.multiprocessing as mp
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
-from cl_lightning.data import trace
+from cl_lightning.common.files import to_jsonl
 from cl_lightning.data.base import TaskSpec
+from cl_lightning.data.benchmarks import trace
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.prompt import Encoded, PromptEncoder
-from cl_lightning.data.sample import TASKS, load
-from cl_lightning.data.task_sequence import TaskData
+from cl_lightning.data.sample.tasks import TASKS, load
+from cl_lightning.data.task_data import TaskData
 from cl_lightning.evaluation.generate import continuations
-from cl_lightning.evaluation.score import score_task
-from cl_lightning.module import ContinualLM
-from cl_lightning.shared_prefix import common_prefix
-from cl_lightning.state import to_jsonl
+from cl_lightning.evaluation.score_task import score_task
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.prefix_cache import common_prefix
 from tests.conftest import SHARED
 
 BUDGET = 6

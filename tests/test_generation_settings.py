@@ -10,14 +10,14 @@ import torch
 import transformers as tf
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
-from cl_lightning.cli import _decoded
+from cl_lightning.commands.first_line import _decoded
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.evaluation.generate import continuations, generate
-from cl_lightning.generation_settings import told
-from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.generation_settings import told
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import random_examples
 from tests.test_sequence import smoke
 

@@ -14,10 +14,10 @@ from lm_eval.models.huggingface import HFLM
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
-from cl_lightning.errors import ConfigError
-from cl_lightning.evaluation.harness import HarnessLM
-from cl_lightning.module import ContinualLM
+from cl_lightning.evaluation.general.harness import HarnessLM
+from cl_lightning.model.module import ContinualLM
 
 PAIRS = [
     ("the cat sat on", " the mat"),

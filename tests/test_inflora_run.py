@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from cl_lightning.subspaces import Subspace
+from cl_lightning.linalg.subspaces import Subspace
 from tests.conftest import save_tiny_t5
 from tests.test_sequence import adapters, record, relative, same_bits, smoke
 

@@ -13,19 +13,15 @@ import torch
 from torch import Tensor
 
 from cl_lightning import initializers
-from cl_lightning.errors import ConfigError
-from cl_lightning.gradients.surgery import reconcile
-from cl_lightning.initializers import SLICE, LoRA, LoRAGA, spectral
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.initializers import SLICE, LoRA, LoRAGA
+from cl_lightning.initializers import directions as spectral
 from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.directions import DIRECTIONS, split, variance_scale
 from cl_lightning.initializers.loraga import SCALES
-from cl_lightning.initializers.spectral import (
-    DIRECTIONS,
-    split,
-    subspace_overlap,
-    top_singular,
-    variance_scale,
-)
-from cl_lightning.operators import PCGrad
+from cl_lightning.linalg.svd import subspace_overlap, top_singular
+from cl_lightning.surgery import PCGrad
+from cl_lightning.surgery.reconcile import reconcile
 
 torch.set_num_threads(1)
 

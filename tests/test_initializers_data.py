@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError
-from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers import EVA, SLICE, CorDA, LoRAGA, LoRAOne, LoRASB
-from cl_lightning.initializers.spectral import top_singular
 from cl_lightning.initializers.start import start_of, warm_step
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.linalg.svd import top_singular
 
 RANK, SCALING = 4, 0.7
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers import LoRAM, MiLoRA, OLoRA, PiSSA
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"

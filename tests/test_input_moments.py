@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cl_lightning.gradients.input_moments import InputMoments
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples
 
 

@@ -7,9 +7,8 @@ import torch
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.gradients.surgery import gram_matrix
-from cl_lightning.module import ContinualLM
-from cl_lightning.operators.base import cosine
+from cl_lightning.linalg.gram import cosine, gram_matrix
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of
 
 LABELS = (40, 41, 42)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.evaluation.likelihood import log_likelihoods, most_likely
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import random_examples, save_tiny_t5
 from tests.test_sequence import record, smoke
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.data.long_sequence import ORDERS, TASKS, LongSequence
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.data.benchmarks.long_sequence import ORDERS, TASKS, LongSequence
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.evaluation.text import METRICS
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.metrics.registry import METRICS
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import SHARED
 
 REAL = SHARED / "data"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_lightning.evaluation import matrix
-from cl_lightning.evaluation.matrix import (
+from cl_lightning.metrics import matrix
+from cl_lightning.metrics.matrix import (
     aaa,
     ap,
     bwt,

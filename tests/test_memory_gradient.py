@@ -15,13 +15,13 @@ from callbacks.replay_buffer import ReplayBuffer
 from callbacks.slice_init import SliceInit
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.errors import ConfigError
 from cl_lightning.initializers.loraga import LoRAGA
-from cl_lightning.operators.base import SurgeryOperator
-from cl_lightning.seeding import generator
-from cl_lightning.sequence import SequenceRun
+from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.surgery.base import SurgeryOperator
 from tests.conftest import relative
 from tests.ragged_words import small_run, words
 

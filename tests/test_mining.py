@@ -18,15 +18,15 @@ import torch
 import yaml
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.conflicts import Conflicts, compare, task_sketches
+from cl_lightning.commands.mine import main, parse
+from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.errors import ConfigError, TrainingError
-from cl_lightning.gradients.conflict_search import cosine_matrix, most_conflicting, worst_order
-from cl_lightning.gradients.count_sketch import CountSketch
-from cl_lightning.mine import main, parse
-from cl_lightning.mining import _write
-from cl_lightning.module import ContinualLM
+from cl_lightning.mining.conflicts import Conflicts, compare, task_sketches
+from cl_lightning.mining.count_sketch import CountSketch
+from cl_lightning.mining.mine import _write
+from cl_lightning.mining.search import cosine_matrix, most_conflicting, worst_order
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of
 from tests.test_cli import Told, configs, launch
 from tests.test_label_flip import accuracy, stances
@@ -147,7 +147,7 @@ def test_a_task_without_a_gradient_is_told() -> None:
 
 
 def mine(out: Path, *options: str) -> Told:
-    """`python -m cl_lightning.mine` in this process."""
+    """`python -m cl_lightning mine` in this process."""
     argv = ["mine", "--length=3", "--count=2", "--samples=12", "--width=1024", f"--out={out}", *options]
     told, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone, fingerprint
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import IGNORE, prompt_batch
-from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.backbone import Backbone, fingerprint
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples
 
 
@@ -55,7 +55,7 @@ def test_a_head_that_is_more_than_a_product_is_noticed(tiny: Callable[..., Conti
 def test_initialisation_changes_no_logit(
     tiny: Callable[..., ContinualLM], dtype: str, task: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cl_lightning.backbone.held_dtype", lambda dtype: dtype)
+    monkeypatch.setattr("cl_lightning.model.backbone.held_dtype", lambda dtype: dtype)
     module = tiny(dtype, SeqLoRA(rank=4, alpha=8, fold_into="stack"))
     assert module.llm.dtype == getattr(torch, dtype)
     batch = batch_of(random_examples(4))

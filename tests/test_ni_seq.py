@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.data.ni_seq import NUMBERS, ORDERS, NISeq, shuffled
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.data.benchmarks.ni_seq import NUMBERS, ORDERS, NISeq, shuffled
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError, DataError
 
 
 def written(path: Path, count: int = 205, **changes: Any) -> Path:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
 from callbacks import GateOrthogonalization
-from cl_lightning.float64 import keep_float64
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.precision import keep_float64
 from tests.conftest import ROOT, save_tiny_t5
 from tests.test_cli import configs, launch
 from tests.test_sequence import adapters

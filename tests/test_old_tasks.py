@@ -10,7 +10,7 @@ from torch import Tensor
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.loading import load_run
+from cl_lightning.sequence.load import load_run
 from tests.conftest import save_tiny_t5
 from tests.random_words import RandomWords
 from tests.test_cli import configs, launch

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cl_lightning import operators
-from cl_lightning.errors import ConfigError
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.surgery import Scope, combine, conflicts, gram_matrix, reconcile
-from cl_lightning.operators import AGEM, GEM, CAGrad, GradVac, PCGrad, RangeRemoval, SymmetricPCGrad
-from cl_lightning.operators.base import RangeOperator, SurgeryOperator
-from cl_lightning.operators.nonnegative import nearest_to_origin, nonnegative_least_squares
-from cl_lightning.operators.range_removal import Sides
+from cl_lightning import surgery as operators
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.linalg.gram import combine, gram_matrix
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.surgery import AGEM, GEM, CAGrad, GradVac, PCGrad, RangeRemoval, SymmetricPCGrad
+from cl_lightning.surgery.base import RangeOperator, SurgeryOperator
+from cl_lightning.surgery.nonnegative import nearest_to_origin, nonnegative_least_squares
+from cl_lightning.surgery.range_removal import Sides
+from cl_lightning.surgery.reconcile import Scope, conflicts, reconcile
 
 torch.set_num_threads(1)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
-from cl_lightning.seeding import generator
-from cl_lightning.task_callback import TaskCallback
+from cl_lightning.sequence.callback import TaskCallback
 from tests.ragged_words import small_run, words
 
 STEPS = 6  # 9 examples, 3 a step, twice

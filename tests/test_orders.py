@@ -2,7 +2,7 @@
 
 import pytest
 
-from cl_lightning.data import long_sequence, ni_seq, superni, trace
+from cl_lightning.data.benchmarks import long_sequence, ni_seq, superni, trace
 
 PUBLISHED: dict[str, tuple[dict[str, tuple[str, ...]], dict[str, str]]] = {
     "TRACE's scripts, its paper's second order, SLICE's six": (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import ROOT, save_tiny_t5
 from tests.launch import launched
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
-from cl_lightning.module import ContinualLM
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import batch_of, random_examples, weight_gradients
 
 N, M, R, B, L = 20, 12, 3, 4, 7

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.continuing import Parent, adopt
-from cl_lightning.errors import ConfigError, StateError, UserError
-from cl_lightning.paths import below, name_fault, part_fault
-from cl_lightning.report import tables
-from cl_lightning.run_logs import make_loggers
-from cl_lightning.state import RunFolder, check_names, read_checked, read_record
-from cl_lightning.views import rescore
+from cl_lightning.common.errors import ConfigError, StateError, UserError
+from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.results.report import tables
+from cl_lightning.results.rescore import rescore
+from cl_lightning.sequence.continuation import Parent, adopt
+from cl_lightning.sequence.folder import RunFolder, check_names, read_checked, read_record
+from cl_lightning.sequence.loggers import make_loggers
 from tests.test_bad_input import SMALL, go_on
 from tests.test_cli import launch
 from tests.test_user_files import BEGIN, contents
@@ -263,7 +263,7 @@ def test_task_names_of_ones_own_benchmark(tmp_path: Path) -> None:
 def _outside() -> type:
     from dataclasses import replace
 
-    from cl_lightning.data.trace import TRACE
+    from cl_lightning.data.benchmarks.trace import TRACE
 
     class Outside(TRACE):
         """One task under a name that leaves every folder."""

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks._memory import llama_shapes
 from cl_lightning.gradients.collector import Collected, GradientCollector
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.plan import llama_shapes, plan
+from cl_lightning.gradients.memory_plan import plan
 from cl_lightning.gradients.sketch import Sketch
+from cl_lightning.linalg.low_rank import LowRank
 
 MODELS = {
     "square": {"a": (64, 64), "b": (64, 64)},

@@ -19,7 +19,7 @@ from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.data.base import Example
 from cl_lightning.data.collate import prompt_batch, training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import ROOT
 from tests.test_branch_strategies import begin
 

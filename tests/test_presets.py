@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from cl_lightning.module import _eps_before_correction
+from cl_lightning.model.optimizer import eps_before_correction
 from tests.conftest import ROOT
 from tests.test_cli import configs, parse
 
@@ -32,7 +32,7 @@ def test_eps_counts_before_the_bias_correction() -> None:
     """Against the optimizer of transformers 4, written from its equation; gradients so small that eps matters."""
     p = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
     optimizer = torch.optim.AdamW([p], lr=0.01, weight_decay=0.0)
-    optimizer.register_step_pre_hook(_eps_before_correction)
+    optimizer.register_step_pre_hook(eps_before_correction)
     value, m, v = p.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
     for t in range(1, 6):
         g = torch.tensor([1e-8, -3e-8], dtype=torch.float64) * t

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 import cl_lightning.data
-from cl_lightning.backbone import Backbone
-from cl_lightning.data import trace
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, Splits, TaskSpec, digest
+from cl_lightning.data.benchmarks import trace
+from cl_lightning.data.benchmarks.superni import SuperNI
 from cl_lightning.data.collate import IGNORE, training_batch
-from cl_lightning.data.edges import marked
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.superni import SuperNI
-from cl_lightning.errors import ConfigError
-from cl_lightning.random_model import random_tokenizer
+from cl_lightning.data.prompt_parts import marked
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import ROOT, SHARED
 
 SPEC = TaskSpec("t", "accuracy", 4)

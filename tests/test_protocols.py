@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_lightning.errors import StateError
-from cl_lightning.loading import load_run
+from cl_lightning.common.errors import StateError
+from cl_lightning.sequence.load import load_run
 from tests.test_sequence import adapters, record, smoke
 
 PLAIN = ("--boundary.memory=null", "--boundary.init=null")

@@ -1,7 +1,7 @@
 """`data.random_order`: drawn by the seed, epochs go with their tasks, examples stay the same."""
 
+from cl_lightning.data.benchmarks.trace import TASKS, TRACE
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.data.trace import TASKS, TRACE
 
 
 def drawn(seed: int) -> TaskSequence:

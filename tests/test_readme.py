@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.module import ContinualLM
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import ROOT, batch_of, random_examples
 
 

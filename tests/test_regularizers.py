@@ -17,7 +17,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
-from cl_lightning.module import ContinualLM, Step
+from cl_lightning.model.module import ContinualLM, Step
 from tests.conftest import batch_of, random_examples
 from tests.test_branch_strategies import begin, train
 from tests.test_sequence import adapters, record, same_bits, smoke

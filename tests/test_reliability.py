@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cl_lightning.gradients.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
+from cl_lightning.surgery.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
 
 torch.set_num_threads(1)
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from callbacks.replay_buffer import ReplayBuffer
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import ConfigError
 from tests.ragged_words import TASKS, small_run, words
 
 

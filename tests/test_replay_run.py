@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from callbacks.replay_buffer import ReplayBuffer
+from cl_lightning.common.errors import TrainingError
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.errors import TrainingError
 from tests.ragged_words import small_run, words
 from tests.recorder import Batches
 from tests.test_sequence import adapters, record, same_bits, smoke

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.comparison.resampled import metric_intervals
-from cl_lightning.comparison.table import compare
-from cl_lightning.errors import ConfigError, StateError
+from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.files import from_jsonl, to_jsonl
 from cl_lightning.evaluation.baselines import BASELINES
-from cl_lightning.report import tables
-from cl_lightning.state import RunFolder, check_names, from_jsonl, read_record, to_jsonl
+from cl_lightning.results.comparison.table import compare
+from cl_lightning.results.report import tables
+from cl_lightning.results.resampled import metric_intervals
+from cl_lightning.sequence.folder import RunFolder, check_names, read_record
 from tests.test_compare import INDEPENDENT, JOINT, PLAIN, START, WHOLE, MakeRun, run
 from tests.test_sequence import record, smoke
 

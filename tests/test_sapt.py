@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from callbacks.attentive_reflection import AttentiveReflection
-from cl_lightning.adapters.gate import pool_max
+from cl_lightning.adapters.gates import pool_max
 from cl_lightning.adapters.sapt import SAPTLoRA
-from cl_lightning.module import ContinualLM, Step
+from cl_lightning.model.module import ContinualLM, Step
 from tests.conftest import batch_of, random_examples
 from tests.test_branch_strategies import begin, train
 from tests.test_sequence import adapters, record, same_bits, smoke

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.compare import text
-from cl_lightning.data import sample
-from cl_lightning.errors import ConfigError, DataError, StateError
-from cl_lightning.evaluation.matrix import summary
-from cl_lightning.evaluation.sari import sari
-from cl_lightning.reevaluate import evaluate, moved
-from cl_lightning.score import main
-from cl_lightning.views import rescore
+from cl_lightning.commands.compare import text
+from cl_lightning.commands.score import main
+from cl_lightning.common.errors import ConfigError, DataError, StateError
+from cl_lightning.data.sample import tasks as sample
+from cl_lightning.metrics.matrix import summary
+from cl_lightning.metrics.sari import sari
+from cl_lightning.results.reevaluate import evaluate, moved
+from cl_lightning.results.rescore import rescore
 from tests.conftest import ROOT
 from tests.test_gainlora_run import OPTIONS as GATED
 from tests.test_protocols import PLAIN
@@ -209,7 +209,7 @@ def test_views_are_compared_with_their_kind_only(run: Path, tmp_path: Path) -> N
 
 
 def test_re_scoring_needs_no_torch(run: Path) -> None:
-    made = f"import sys, cl_lightning.score as s; s.rescore(s.Path({str(run)!r}), 'sari')"
+    made = f"import sys, cl_lightning.commands.score as s; s.rescore(s.Path({str(run)!r}), 'sari')"
     code = f"{made}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

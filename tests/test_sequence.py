@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cl_lightning.loading import load_run
+from cl_lightning.sequence.load import load_run
 from tests.conftest import ROOT, batch_of, random_examples
 from tests.launch import launched
 from tests.wandb_offline import history, records

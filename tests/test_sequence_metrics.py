@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cl_lightning.evaluation.matrix import CONVENTIONS, summary
-from cl_lightning.evaluation.sequence_metrics import ZERO_SHOT, SequenceMetric, sequence_metrics
+from cl_lightning.metrics.matrix import CONVENTIONS, summary
+from cl_lightning.metrics.sequence_metrics import ZERO_SHOT, SequenceMetric, sequence_metrics
 
 SINGLE = [62.0, 48.0, 88.0]
 SAMPLES = 7  # an odd number, so that two ranks have unequal shares

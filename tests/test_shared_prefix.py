@@ -10,8 +10,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.module import ContinualLM
-from cl_lightning.shared_prefix import common_columns, has_plain_cache
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.prefix_cache import common_columns, has_plain_cache
 from tests.conftest import batch_of, random_examples
 
 PREFIX = 20

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from cl_lightning import compare, data_check, report, score
-from cl_lightning.console import console, table
-from cl_lightning.errors import ConfigError
-from cl_lightning.sequence import SequenceRun
-from cl_lightning.terminal import say, say_error, shown
+from cl_lightning.commands import compare, score
+from cl_lightning.common.console import console, table
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.terminal import say, say_error, shown
+from cl_lightning.data.audit import check as data_check
+from cl_lightning.results import report
+from cl_lightning.sequence.run import SequenceRun
 from tests.conftest import ROOT
 from tests.test_bad_input import go_on
 from tests.test_compare import MakeRun, run

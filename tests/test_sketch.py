@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cl_lightning.gradients.accumulate import Exact, inner_product
-from cl_lightning.gradients.low_rank import LowRank
 from cl_lightning.gradients.sketch import PROBES, SinglePass, Sketch, TestMatrices, TwoPass
-from cl_lightning.initializers.spectral import top_singular
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.linalg.svd import top_singular
 
 RANK, OVERSAMPLING = 8, 10
 COLUMNS = 2 * RANK + OVERSAMPLING

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.backbone import Backbone
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.data.sample import load
+from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.accumulate import inner_product
-from cl_lightning.gradients.low_rank import LowRank
 from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
-from cl_lightning.initializers.spectral import top_singular
-from cl_lightning.module import ContinualLM
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.linalg.svd import top_singular
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of
 
 RANK, OVERSAMPLING = 16, 10

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cl_lightning import standing
+from cl_lightning.sequence import standing
 from tests.conftest import ROOT
 from tests.launch import launched, started
 
@@ -20,12 +20,12 @@ SMOKE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.ya
 #: What each command imports, and waits for in these tests.
 IMPORTS = {
     "cl_lightning": "torch",
-    "cl_lightning.mine": "yaml",
-    "cl_lightning.report": "rich",
-    "cl_lightning.compare": "numpy",
-    "cl_lightning.score": "numpy",
-    "cl_lightning.data_check": "rich",
-    "cl_lightning.data_fetch": "argparse",
+    "cl_lightning.commands.mine": "yaml",
+    "cl_lightning.results.report": "rich",
+    "cl_lightning.commands.compare": "numpy",
+    "cl_lightning.commands.score": "numpy",
+    "cl_lightning.data.audit.check": "rich",
+    "cl_lightning.data.audit.fetch": "argparse",
 }
 ENDED = "from cl_lightning import stopping; stopping.end_on_signals()"
 #: Where an exception from a signal handler is lost, or no handler runs. `s` is the signal.

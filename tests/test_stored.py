@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_lightning import compare, mine, report, score
 from cl_lightning.adapters import EXPORTS as ADAPTERS
-from cl_lightning.errors import ConfigError, UserError
-from cl_lightning.loading import load_run
-from cl_lightning.reevaluate import evaluate
-from cl_lightning.state import read_record
-from cl_lightning.stored import only, own_classes
-from cl_lightning.views import rescore
+from cl_lightning.commands import compare, mine, score
+from cl_lightning.common.errors import ConfigError, UserError
+from cl_lightning.results import report
+from cl_lightning.results.reevaluate import evaluate
+from cl_lightning.results.rescore import rescore
+from cl_lightning.sequence.folder import read_record
+from cl_lightning.sequence.load import load_run
+from cl_lightning.sequence.stored import only, own_classes
 from tests.conftest import save_tiny_t5
 from tests.test_bad_input import go_on
 
@@ -98,7 +99,10 @@ ATTACKS: dict[str, tuple[tuple[str, ...], Any]] = {
     "a file": (ADAPTER, "adapter.yaml"),
     "a file for a class": (ADAPTER, {"class_path": "adapter.yaml"}),
     "a function of a library of ours": (ADAPTER, {"class_path": "cl_lightning.adapters.linear.torch.load"}),
-    "a module behind ours": (ADAPTER, {"class_path": "cl_lightning.state.os.system", "init_args": {"command": "true"}}),
+    "a module behind ours": (
+        ADAPTER,
+        {"class_path": "cl_lightning.sequence.folder.os.system", "init_args": {"command": "true"}},
+    ),
     "a dotted key": (("model", "adapter.class_path"), "planted.Evil"),
     "inside": (ADAPTER, {"class_path": GATED, "init_args": {"branches": {"class_path": "planted.Evil"}}}),
     "a bare name inside": (ADAPTER, {"class_path": GATED, "init_args": {"branches": "planted.Evil"}}),

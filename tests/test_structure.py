@@ -12,30 +12,30 @@ import cl_lightning
 from tests.conftest import ROOT
 
 #: Who may import whom; the longest matching prefix decides.
-GROUND = {"cl_lightning.errors", "cl_lightning.lazy", "cl_lightning.state", "cl_lightning.seeding",
-          "cl_lightning.distributed", "cl_lightning.arithmetic", "cl_lightning.model_names",
-          "cl_lightning.yaml_files", "cl_lightning.paths", "cl_lightning.run_files",
-          "cl_lightning.terminal"}  # fmt: skip
-MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.operators", "cl_lightning.initializers",
-               "cl_lightning.subspaces", "cl_lightning.evaluation.matrix"}  # fmt: skip
+GROUND = {"cl_lightning.common.errors", "cl_lightning.common.lazy", "cl_lightning.sequence.folder", "cl_lightning.common.seeding",
+          "cl_lightning.common.distributed", "cl_lightning.common.memory", "cl_lightning.model.names",
+          "cl_lightning.common.yaml_files", "cl_lightning.common.paths", "cl_lightning.sequence.run_files",
+          "cl_lightning.common.terminal"}  # fmt: skip
+MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.surgery", "cl_lightning.initializers",
+               "cl_lightning.linalg.subspaces", "cl_lightning.metrics.matrix"}  # fmt: skip
 ALLOWED = {
-    "cl_lightning.evaluation.matrix": set(),
-    "cl_lightning.subspaces": set(),
-    "cl_lightning.gradients.low_rank": set(),
-    "cl_lightning.operators": GROUND | {"cl_lightning.gradients.low_rank", "cl_lightning.initializers.spectral"},
-    "cl_lightning.gradients": GROUND | {"cl_lightning.operators"},
+    "cl_lightning.metrics.matrix": set(),
+    "cl_lightning.linalg.subspaces": set(),
+    "cl_lightning.linalg.low_rank": set(),
+    "cl_lightning.surgery": GROUND | {"cl_lightning.linalg.low_rank", "cl_lightning.initializers.directions"},
+    "cl_lightning.gradients": GROUND | {"cl_lightning.surgery"},
     "cl_lightning.initializers": GROUND | MATHEMATICS,
     "cl_lightning.adapters": GROUND | MATHEMATICS,
     "cl_lightning.data": GROUND,
-    "cl_lightning.shared_prefix": GROUND | {"cl_lightning.data"},
-    "cl_lightning.evaluation": GROUND | {"cl_lightning.data", "cl_lightning.shared_prefix"},
-    "cl_lightning.module": GROUND
+    "cl_lightning.model.prefix_cache": GROUND | {"cl_lightning.data"},
+    "cl_lightning.evaluation": GROUND | {"cl_lightning.data", "cl_lightning.model.prefix_cache"},
+    "cl_lightning.model.module": GROUND
     | MATHEMATICS
-    | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.backbone", "cl_lightning.shared_prefix"},
-    "cl_lightning.task_callback": GROUND,
+    | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.model.backbone", "cl_lightning.model.prefix_cache"},
+    "cl_lightning.sequence.callback": GROUND,
     "callbacks": GROUND
     | MATHEMATICS
-    | {"cl_lightning.task_callback", "cl_lightning.data", "cl_lightning.adapters", "cl_lightning.evaluation"},
+    | {"cl_lightning.sequence.callback", "cl_lightning.data", "cl_lightning.adapters", "cl_lightning.evaluation"},
 }
 
 
@@ -74,7 +74,7 @@ def test_imports_point_one_way(module: str, path: Path) -> None:
     floor = max((p for p in ALLOWED if under(module, {p})), key=len, default=None)
     for name in runtime_imports(path):
         assert not under(name, {"experiments", "tests"})
-        if module != "cl_lightning.cli":
+        if module != "cl_lightning.commands.run":
             assert not under(name, {"callbacks"}) or under(module, {"callbacks"}), f"{module} imports {name}"
         if floor is not None:
             assert under(name, ALLOWED[floor] | {floor}), f"{module} imports {name}"
@@ -89,8 +89,8 @@ def test_files_stay_small() -> None:
 def test_names_and_reports_need_no_torch() -> None:
     code = (
         "import sys, callbacks, cl_lightning, cl_lightning.adapters, cl_lightning.initializers, cl_lightning.gradients,"
-        "cl_lightning.operators,"
-        "cl_lightning.data, cl_lightning.data.trace, cl_lightning.report, cl_lightning.precheck, cl_lightning.state;"
+        "cl_lightning.surgery,"
+        "cl_lightning.data, cl_lightning.data.benchmarks.trace, cl_lightning.results.report, cl_lightning.commands.precheck, cl_lightning.sequence.folder;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_lightning.subspaces import (
+from cl_lightning.linalg.subspaces import (
     Count,
     Energy,
     Subspace,

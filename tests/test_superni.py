@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from cl_lightning.common.errors import DataError
 from cl_lightning.data.base import Example
-from cl_lightning.data.superni import ORDERS, SuperNI
-from cl_lightning.errors import DataError
+from cl_lightning.data.benchmarks.superni import ORDERS, SuperNI
 from cl_lightning.evaluation.baselines import baseline_scores
-from cl_lightning.evaluation.text import best_scores
+from cl_lightning.metrics.registry import best_scores
 from tests.conftest import SHARED
 
 REAL = SHARED / "data"

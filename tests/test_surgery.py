@@ -12,17 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cl_lightning.gradients import surgery
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.surgery import (
-    combine,
-    conflicts,
-    damped,
-    gram_matrix,
-    reconcile,
-)
-from cl_lightning.operators import GEM, PCGrad, RangeRemoval
-from cl_lightning.operators.base import SurgeryOperator
+from cl_lightning.linalg.gram import combine, gram_matrix
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.surgery import GEM, PCGrad, RangeRemoval
+from cl_lightning.surgery import reconcile as surgery
+from cl_lightning.surgery.base import SurgeryOperator
+from cl_lightning.surgery.reconcile import conflicts, damped, reconcile
 
 torch.set_num_threads(1)
 

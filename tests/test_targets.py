@@ -11,7 +11,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.adapters.targets import left_out
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,

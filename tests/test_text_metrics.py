@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
+from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.base import Example
-from cl_lightning.errors import ConfigError, DataError
 from cl_lightning.evaluation.baselines import baseline_scores, majority_answer
-from cl_lightning.evaluation.edit import unmask
-from cl_lightning.evaluation.rouge import UnicodeTokenizer
-from cl_lightning.evaluation.sari import paragraph, sari
-from cl_lightning.evaluation.text import METRICS, mean_score, metric
+from cl_lightning.metrics.edit import unmask
+from cl_lightning.metrics.registry import METRICS, mean_score, metric
+from cl_lightning.metrics.rouge import UnicodeTokenizer
+from cl_lightning.metrics.sari import paragraph, sari
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
 LETTER_TASKS = ["C-STANCE", "FOMC", "NumGLUE-cm", "NumGLUE-ds"]

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example
+from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.data.trace import TRACE
-from cl_lightning.errors import ConfigError
 from cl_lightning.evaluation.baselines import baseline_scores
-from cl_lightning.evaluation.parity import DEVIATIONS
-from cl_lightning.evaluation.rows import score_rows
-from cl_lightning.evaluation.text import METRICS, best_scores
-from cl_lightning.evaluation.text import official as official_name
+from cl_lightning.metrics.parity import DEVIATIONS
+from cl_lightning.metrics.registry import METRICS, best_scores
+from cl_lightning.metrics.registry import official as official_name
+from cl_lightning.metrics.scored import score_rows
 from tests.conftest import SHARED
 
 ORACLES = SHARED / "oracles"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.compare import text
-from cl_lightning.errors import StateError, TrainingError, UserError
-from cl_lightning.loading import load_run
-from cl_lightning.report import tables
-from cl_lightning.run_files import LOCK, RECORD, SCRATCH, sort_out
-from cl_lightning.state import RunFolder, read_record
-from cl_lightning.views import rescore
+from cl_lightning.commands.compare import text
+from cl_lightning.common.errors import StateError, TrainingError, UserError
+from cl_lightning.results.report import tables
+from cl_lightning.results.rescore import rescore
+from cl_lightning.sequence.folder import RunFolder, read_record
+from cl_lightning.sequence.load import load_run
+from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, sort_out
 from tests.test_bad_input import SMALL, Told, go_on, intact
 from tests.test_cli import launch
 

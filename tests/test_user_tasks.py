@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from cl_lightning.common.errors import ConfigError, DataError, UserError
 from cl_lightning.data.base import Splits
-from cl_lightning.data.tables import READERS, read_rows
+from cl_lightning.data.benchmarks.tables import READERS, read_rows
+from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.data.user_tasks import UserTask, UserTasks
-from cl_lightning.errors import ConfigError, DataError, UserError
 from tests.test_cli import Told, configs, launch, record
 
 ROWS = [{"text": "a {b}", "label": "yes"}, {"text": 'c, "d"\ne', "label": "no"}]

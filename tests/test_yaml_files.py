@@ -2,8 +2,8 @@
 
 import pytest
 
-from cl_lightning.errors import ConfigError
-from cl_lightning.yaml_files import parse_yaml
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.yaml_files import parse_yaml
 
 
 def test_merged_keys_are_not_written_twice() -> None:

@@ -1,6 +1,6 @@
 """Adapter strategies: what is added to the frozen LLM, what is trained, how it enters the forward pass."""
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "AdapterStrategy": "base",

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
 from cl_lightning.adapters.targets import chosen_layers, left_out
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:

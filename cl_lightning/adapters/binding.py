@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 #: Subclasses made so far, by the class they extend.
 _BOUND: dict[type, type] = {}

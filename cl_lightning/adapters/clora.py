@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 class CLoRA(IncLoRA):

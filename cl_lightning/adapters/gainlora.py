@@ -2,7 +2,7 @@
 
     y = W x + s sum over i of a_i(prompt) B_i A_i x
 
-Trained: the current task's branch (as its strategy says) and its gate (`adapters.gate`). Frozen: everything else. No
+Trained: the current task's branch (as its strategy says) and its gate (`adapters.gates`). Frozen: everything else. No
 task id at inference: all gates are evaluated on the prompt. A new gate starts as a copy of the last one with a new key;
 `callbacks.GateOrthogonalization` turns that key away from old prompts and keeps its updates from reaching them.
 Memory per task beside the branch: 2 h d + d float32 numbers. Source: Liang et al., GainLoRA (NeurIPS 2025). Where we
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.adapters.gate import TEMPERATURE, Gates, Head, Output, pool
 from cl_lightning.adapters.gated import GatedBranches
+from cl_lightning.adapters.gates import TEMPERATURE, Gates, Head, Output, pool
 from cl_lightning.adapters.inclora import IncLoRA
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 class GainLoRA(GatedBranches):

@@ -16,7 +16,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.binding import bind_gates
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 #: Embeddings (B, L, d) and mask (B, L) -> one vector per prompt (B, d).
 Pool = Callable[[Tensor, Tensor], Tensor]

@@ -17,13 +17,12 @@ twice that for a displaced branch. Base and branches are one autograd function t
 """
 
 from collections.abc import Set
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from cl_lightning.errors import ConfigError
+from cl_lightning.adapters.fused_product import FusedProduct, Gating, branch_columns
+from cl_lightning.common.errors import ConfigError
 
 #: The trainable branch's tensors; only the first two are always there.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
@@ -33,155 +32,6 @@ BOTH = frozenset({"A", "B"})
 def _frozen(tensor: Tensor) -> nn.Parameter:
     # A parameter without gradient, not a buffer: DDP broadcasts buffers at every forward.
     return nn.Parameter(tensor, requires_grad=False)
-
-
-class Gating(NamedTuple):
-    """How gate coefficients (B, T) meet a layer's branches.
-
-    Attributes:
-        owners: (R,), which branch each column of the stack belongs to; None without a stack.
-        newest: index of the new branch, the column of `gates` after theirs.
-        old_gates_learn: earlier branches' coefficients get gradients too; else only the newest's does.
-        detach_old: no gradient passes through earlier branches, as in GainLoRA's published code (wrong where a
-            trained parameter lies below them: kept for comparison only).
-    """
-
-    owners: Tensor | None
-    newest: int
-    old_gates_learn: bool = False
-    detach_old: bool = False
-
-
-class _Product(torch.autograd.Function):
-    """Base product plus all branches, forward and backward, in x's dtype.
-
-    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        factors: tuple[Tensor | None, ...],
-        lora_A: Tensor | None,
-        lora_B: Tensor | None,
-        scaling: float,
-        gates: Tensor | None,
-        gating: Gating,
-    ) -> Tensor:
-        owners, newest = gating.owners, gating.newest
-        out = next(len(t) for t in (weight, lora_B, factors[3]) if t is not None)
-        # In its final shape from the start: a view as output could not be added to in place, as parallel blocks do.
-        y = x.new_empty(*x.shape[:-1], out)
-        # Under mixed precision too, everything here is in x's dtype.
-        with torch.autocast(x.device.type, enabled=False):
-            flat = x.reshape(-1, x.shape[-1])
-            rows = y.view(len(flat), out)
-            if weight is None:
-                rows.zero_()
-            elif bias is None:
-                torch.mm(flat, weight.to(x.dtype).t(), out=rows)
-            else:
-                torch.addmm(bias.to(x.dtype), flat, weight.to(x.dtype).t(), out=rows)
-            # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
-            hidden = None
-            old, new = _columns(None, None, *factors), _columns(lora_A, lora_B, *factors[:2], None, None, scaling)
-            if old is not None:
-                gated = flat @ old[0].to(x.dtype).t()
-                if gates is not None:
-                    gated = _per_sample(gated, gates[:, owners])
-                rows.addmm_(gated, old[1].to(x.dtype).t())
-            if new is not None:
-                hidden = flat @ new[0].to(x.dtype).t()
-                gated = hidden if gates is None else _per_sample(hidden, gates[:, newest : newest + 1])
-                rows.addmm_(gated, new[1].to(x.dtype).t())
-        rank = 0 if lora_A is None else lora_A.shape[0]
-        # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
-        kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
-        ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
-        ctx.weight, ctx.factors, ctx.scaling, ctx.gating = weight, factors, scaling, gating
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, lora_A, lora_B, gates = ctx.saved_tensors
-        down, up = (c.to(dy.dtype) for c in _columns(lora_A, lora_B, *ctx.factors, ctx.scaling))
-        dy = dy.reshape(-1, dy.shape[-1])
-        back = dy @ up
-        owners, newest, old_gates_learn, detach_old = ctx.gating
-        new = up.shape[1] - (0 if ctx.factors[2] is None else len(ctx.factors[2]))  # columns of the new branch
-        grad_x = grad_A = grad_B = grad_gates = None
-        if gates is not None:
-            if ctx.needs_input_grad[7]:
-                grad_gates = torch.zeros_like(gates)
-                if new:
-                    grad_gates[:, newest] = _by_sample(back[:, :new], hidden, gates).sum(1)
-                if old_gates_learn and owners is not None:
-                    seen = x.reshape(-1, x.shape[-1]) @ down[new:].t()
-                    grad_gates.index_add_(1, owners, _by_sample(back[:, new:], seen, gates))
-            coefficients = [gates[:, newest : newest + 1].expand(-1, new)] if new else []
-            if owners is not None:
-                coefficients.append(gates[:, owners])
-            back = _per_sample(back, torch.cat(coefficients, 1))
-        if ctx.needs_input_grad[0]:
-            through, into = (back[:, :new], down[:new]) if detach_old else (back, down)
-            grad_x = through @ into if ctx.weight is None else (dy @ ctx.weight.to(dy.dtype)).addmm_(through, into)
-            grad_x = grad_x.reshape(x.shape)
-        if ctx.needs_input_grad[4]:
-            rank = lora_A.shape[0]
-            # s (dB + B0)^T dy = s B^T dy: the displaced branch's two column blocks add up.
-            through = back[:, :rank]
-            if ctx.factors[1] is not None:
-                through = through + back[:, rank : 2 * rank]
-            grad_A = (through.t() @ x.reshape(-1, x.shape[-1])).to(lora_A.dtype)
-        if ctx.needs_input_grad[5]:
-            rank = lora_B.shape[1]
-            seen = hidden[:, :rank]
-            if gates is not None:
-                seen = _per_sample(seen, gates[:, newest : newest + 1])
-            grad_B = (dy.t() @ seen).mul_(ctx.scaling).to(lora_B.dtype)
-        return grad_x, None, None, None, grad_A, grad_B, None, grad_gates, None
-
-
-def _per_sample(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """Rows (B L, K) times each sample's coefficients (B, K) or (B, 1)."""
-    each = rows.reshape(len(coefficients), -1, rows.shape[1]) * coefficients.to(rows.dtype)[:, None]
-    return each.reshape(rows.shape)
-
-
-def _by_sample(back: Tensor, seen: Tensor, gates: Tensor) -> Tensor:
-    """Each sample's sum over its tokens of back * seen, column by column: (B L, K), twice -> (B, K)."""
-    by_token = back.to(gates.dtype) * seen.to(gates.dtype)
-    return by_token.reshape(len(gates), -1, back.shape[1]).sum(1)
-
-
-def _columns(
-    lora_A: Tensor | None,
-    lora_B: Tensor | None,
-    lora_A0: Tensor | None,
-    lora_B0: Tensor | None,
-    stack_A: Tensor | None,
-    stack_B: Tensor | None,
-    scaling: float = 1.0,
-) -> tuple[Tensor, Tensor] | None:
-    """Branches as one pair: down (K, n), up (m, K), in the order A, dA, stack; None without any.
-
-    The differences are formed in the parameters' own dtype; the caller casts.
-    """
-    down: list[Tensor] = []
-    up: list[Tensor] = []
-    if lora_A is not None and lora_B0 is None:
-        down, up = [lora_A], [scaling * lora_B]
-    elif lora_A is not None:
-        down, up = [lora_A, lora_A - lora_A0], [scaling * (lora_B - lora_B0), scaling * lora_B0]
-    if stack_A is not None:
-        down, up = [*down, stack_A], [*up, stack_B]
-    if len(down) == 1:
-        return down[0], up[0]  # a plain LoRA: nothing to copy
-    return (torch.cat(down), torch.cat(up, dim=1)) if down else None
 
 
 class AdaptedLinear(nn.Module):
@@ -303,7 +153,7 @@ class AdaptedLinear(nn.Module):
     def update(self) -> Tensor:
         """What the trainable branch adds to W as it was before: (m, n), formed, with its gradient; 0 at a start that
         was taken off again, however that was done."""
-        down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
+        down, up = branch_columns(*self._branch_tensors(), None, None, self.scaling)
         return up @ down
 
     @torch.no_grad()
@@ -318,7 +168,7 @@ class AdaptedLinear(nn.Module):
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
         """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
-        down, up = _columns(*self._branch_tensors(), None, None, self.scaling)
+        down, up = branch_columns(*self._branch_tensors(), None, None, self.scaling)
         self.discard_branch()
         if into_weight:
             self.base.weight += (up @ down).to(self.base.weight.dtype)
@@ -366,5 +216,5 @@ class AdaptedLinear(nn.Module):
         if owners is not None and owners.device != x.device:
             owners = self._owners = owners.to(x.device)
         gating = Gating(owners, len(self.columns), self.old_gates_learn, self.detach_old)
-        y = _Product.apply(x, weight, bias, (*start, *stack), *trained, self.scaling, gates, gating)
+        y = FusedProduct.apply(x, weight, bias, (*start, *stack), *trained, self.scaling, gates, gating)
         return y + self.base(x) if with_base and not fused else y

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cl_lightning.adapters.inclora import IncLoRA
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 class OLoRA(IncLoRA):

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.adapters.gate import pool, pool_max
 from cl_lightning.adapters.gated import GatedBranches
+from cl_lightning.adapters.gates import pool, pool_max
 from cl_lightning.adapters.inclora import IncLoRA
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 class Router(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.inclora import IncLoRA
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 
 class SeqLoRA(IncLoRA):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 
 #: "all-linear", or names of layers as they end.
 Targets = Literal["all-linear"] | list[str]

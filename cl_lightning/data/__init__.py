@@ -1,6 +1,6 @@
 """Tasks, sequences of tasks, and how their examples become batches."""
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "Flipped": "flipped",

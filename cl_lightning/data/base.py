@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TaskSpec:
 
     Attributes:
         name: as it is written in `data.order`.
-        metric: key of `cl_lightning.evaluation.text.METRICS`; scores run over 0..100.
+        metric: key of `cl_lightning.metrics.registry.METRICS`; scores run over 0..100.
         also: further metrics of the same predictions, reported beside the score and never part of R.
         max_new_tokens: generation budget when scoring, tokens.
         keep_head: where a long prompt is cut: what stays between its instruction and its cue is by this share of the

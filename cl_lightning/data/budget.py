@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.data.base import Benchmark, TaskSpec
-from cl_lightning.errors import ConfigError, nearest
 
 #: Ours, a number for all tasks, the benchmark's published one, or a number for each task named.
 Budget = int | Literal["official"] | dict[str, int] | None

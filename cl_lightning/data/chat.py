@@ -14,7 +14,7 @@ from itertools import takewhile
 from re import escape, search
 from typing import TYPE_CHECKING, Any
 
-from cl_lightning.errors import ConfigError
+from cl_lightning.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

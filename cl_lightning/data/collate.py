@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.sampler import MicroBatch
 
 #: Labels that carry no loss, as in transformers.
 IGNORE = -100
@@ -66,3 +68,14 @@ def prompt_batch(
 def _own_mask(lengths: Sequence[int], spans: Sequence[tuple[int, int]], left: bool) -> Tensor:
     rows = [[0] * a + [1] * (b - a) + [0] * (n - b) for n, (a, b) in zip(lengths, spans, strict=True)]
     return _pad(rows, 0, left)
+
+
+class Collated(Dataset):
+    """Turns the sampler's micro-batches into tensors."""
+
+    def __init__(self, examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool) -> None:
+        self.examples, self.pad_id, self.encoder_decoder = examples, pad_id, encoder_decoder
+
+    def __getitem__(self, micro: MicroBatch) -> dict[str, Any]:
+        batch = training_batch([self.examples[i] for i in micro.indices], self.pad_id, self.encoder_decoder)
+        return {**batch, "step_tokens": micro.step_tokens, "weight": micro.weight}

@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.chat import DAY, ChatPrompt
-from cl_lightning.data.edges import LEAST_CONTEXT
 from cl_lightning.data.end_tokens import trained_end
-from cl_lightning.errors import ConfigError
+from cl_lightning.data.prompt_parts import LEAST_CONTEXT
 
 
 @dataclass(frozen=True)

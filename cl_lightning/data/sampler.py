@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Sampler
 
-from cl_lightning.seeding import generator
+from cl_lightning.common.seeding import generator
 
 #: Batches are cut from windows of this many batches, sorted by length: little padding, still random.
 WINDOW = 8

@@ -1,82 +1,27 @@
 """The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from cl_lightning.data.base import Benchmark, Example, TaskSpec, check_order, data_root, digest
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.seeding import generator
+from cl_lightning.data.base import Benchmark, check_order, data_root, digest
+from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.chat import DAY, check_variables, parsed_day
 from cl_lightning.data.cleaning import Removed, clean, told
-from cl_lightning.data.collate import training_batch
+from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
-from cl_lightning.data.sampler import MicroBatch, StepSampler
-from cl_lightning.data.trace import TRACE
-from cl_lightning.errors import ConfigError, DataError
-from cl_lightning.seeding import generator
+from cl_lightning.data.sampler import StepSampler
+from cl_lightning.data.task_data import JOINT, TaskData, joined, official_task
 
 Protocol = Literal["sequential", "joint", "independent"]
-#: Name of the one task that protocol=joint trains.
-JOINT = "joint"
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """One task, ready to train and score.
-
-    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not;
-    `labels`: the answers to choose from by likelihood, with their token ids; empty where answers are generated.
-    """
-
-    spec: TaskSpec
-    train: tuple[Encoded, ...]
-    validation: tuple[Encoded, ...]
-    test: tuple[Encoded, ...]
-    epochs: int
-    dropped: int
-    whole: str
-    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    @property
-    def budget(self) -> dict[str, int]:
-        """The generation budget in tokens, and how many of the test answers are longer (the first of several)."""
-        longer = sum(len(e.answer_ids) - 1 > self.spec.max_new_tokens for e in self.test)  # without the end token
-        return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
-
-    @property
-    def raw_train(self) -> tuple[Example, ...]:
-        return tuple(e.example for e in self.train)
-
-
-def _official(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
-    """The task as its official evaluator scores it."""
-    also = tuple(name for ours in spec.also for name in benchmark.official_also.get(ours, (ours,)))
-    return replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}", also=also)
-
-
-def _joined(tasks: Sequence[TaskData]) -> TaskData:
-    """All tasks' training and validation examples as one task's."""
-    spec = TaskSpec(JOINT, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
-    train = tuple(e for t in tasks for e in t.train)
-    validation = tuple(e for t in tasks for e in t.validation)
-    return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks), whole="")
-
-
-class _Collated(Dataset):
-    """Turns the sampler's micro-batches into tensors."""
-
-    def __init__(self, examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool) -> None:
-        self.examples, self.pad_id, self.encoder_decoder = examples, pad_id, encoder_decoder
-
-    def __getitem__(self, micro: MicroBatch) -> dict[str, Any]:
-        batch = training_batch([self.examples[i] for i in micro.indices], self.pad_id, self.encoder_decoder)
-        return {**batch, "step_tokens": micro.step_tokens, "weight": micro.weight}
 
 
 class TaskSequence(LightningDataModule):
@@ -108,7 +53,7 @@ class TaskSequence(LightningDataModule):
             `date`.
         score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
             set, the most likely label (every table says so); other tasks still generate.
-        metrics: ours, or those of the benchmark's official evaluator (`evaluation.parity` lists the differences).
+        metrics: ours, or those of the benchmark's official evaluator (`metrics.parity` lists the differences).
         seed: linked to seed_everything.
         protocol: "sequential": task after task, all seen tasks scored after each; or a reference to hold that against:
             "joint": all tasks' examples at once, as if one task (an upper bound), "independent": each task alone from
@@ -151,7 +96,7 @@ class TaskSequence(LightningDataModule):
         if metrics == "official":
             if benchmark.evaluator is None:
                 raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
-            self.specs = {name: _official(spec, benchmark) for name, spec in self.specs.items()}
+            self.specs = {name: official_task(spec, benchmark) for name, spec in self.specs.items()}
         #: The tasks that are scored, and what is trained, one after the other.
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [JOINT] if protocol == "joint" else self.columns
@@ -251,7 +196,7 @@ class TaskSequence(LightningDataModule):
                 f"data.score_by: no closed label set among {', '.join(self.columns)}: their training answers are free "
                 "text; use generation"
             )
-        self.tasks = [_joined(self.evaluated)] if self.protocol == "joint" else self.evaluated
+        self.tasks = [joined(self.evaluated)] if self.protocol == "joint" else self.evaluated
 
     def scored_after(self, task: int) -> range:
         """Columns that are scored after training `task`."""
@@ -345,7 +290,7 @@ class TaskSequence(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         sampler = self.sampler(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        data = _Collated([*self.tasks[self.current].train, *self._replay], self._pad, self.encoder_decoder)
+        data = Collated([*self.tasks[self.current].train, *self._replay], self._pad, self.encoder_decoder)
         return DataLoader(data, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:

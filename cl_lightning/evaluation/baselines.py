@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cl_lightning.data.base import Example
-from cl_lightning.evaluation.text import best_scores, mean_score
+from cl_lightning.metrics.registry import best_scores, mean_score
 
 #: The predictors, by their names in a run's metrics.
 BASELINES = ("majority", "copy_prompt")
@@ -24,7 +24,7 @@ def baseline_items(metric_name: str, train: Sequence[Example], test: Sequence[Ex
     """Scores (0..100) of the test examples, of two predictors that read no task.
 
     Args:
-        metric_name: key of `cl_lightning.evaluation.text.METRICS`; ConfigError where there is none.
+        metric_name: key of `cl_lightning.metrics.registry.METRICS`; ConfigError where there is none.
         train: where the majority answer is counted; ValueError where empty.
         test: what is scored; ValueError where empty.
 

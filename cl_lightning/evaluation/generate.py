@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
 from cl_lightning.evaluation.decode import decode, takes_positions
-from cl_lightning.shared_prefix import common_prefix, has_plain_cache, prefix_cache, roomy_cache
+from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
 
 def generate(

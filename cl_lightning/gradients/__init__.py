@@ -4,7 +4,7 @@
 and what is done about it.
 """
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {"capture_gradients": "capture"}
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.linalg.low_rank import LowRank
 
 
 class Exact:
@@ -42,3 +42,12 @@ def inner_product(dy: Tensor, x: Tensor, gradient: Tensor | LowRank) -> Tensor:
     if isinstance(gradient, LowRank):
         return torch.sum((dy @ gradient.left.to(dy.dtype)) * (x @ gradient.right.to(x.dtype)), dtype=torch.float64)
     return torch.sum(dy * (x @ gradient.t().to(x.dtype)), dtype=torch.float64)
+
+
+def add_outer_(total: Tensor, dy: Tensor, x: Tensor) -> None:
+    """total += dy^T x: the product in the tensors' dtype, the sum in `total`'s.
+
+    Shapes: total (m, n); dy (N, m); x (N, n). The product is formed on its own, not accumulated inside the
+    kernel, so that a batch adds the same bits whatever was summed before it (and on whichever rank).
+    """
+    total.add_(dy.t() @ x)

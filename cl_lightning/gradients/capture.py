@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_lightning.arithmetic import add_outer_
+from cl_lightning.gradients.accumulate import add_outer_
 
 #: Takes a layer's name, dy (N, m) and x (N, n) of one call; runs in the backward pass.
 TakeProduct = Callable[[str, Tensor, Tensor], None]

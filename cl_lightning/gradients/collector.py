@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cl_lightning import distributed
+from cl_lightning.common import distributed
 from cl_lightning.gradients.accumulate import Exact, inner_product
 from cl_lightning.gradients.capture import TakeProduct
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.plan import Plan
+from cl_lightning.gradients.memory_plan import Plan
 from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.linalg.low_rank import LowRank
 
 if TYPE_CHECKING:
     from cl_lightning.adapters.linear import AdaptedLinear

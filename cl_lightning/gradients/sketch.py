@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.seeding import generator
+from cl_lightning.common.seeding import generator
+from cl_lightning.linalg.low_rank import LowRank
 
 PROBES = 8
 

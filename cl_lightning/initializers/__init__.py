@@ -1,6 +1,6 @@
 """Initialisers: where the LoRA factors of a new task start. Importing this package does not import torch."""
 
-from cl_lightning.lazy import lazy_exports
+from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "CorDA": "corda",

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.linalg.low_rank import LowRank
 
 Needs = Literal["none", "weight", "gradients", "inputs"]
 

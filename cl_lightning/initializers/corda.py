@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import all_singular, check_moments, halves
+from cl_lightning.initializers.directions import check_moments, halves
+from cl_lightning.linalg.svd import all_singular
 
 Mode = Literal["ipm", "kpm"]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import check_moments
+from cl_lightning.initializers.directions import check_moments
 
 
 class EVA(Initializer):

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError
-from cl_lightning.gradients.low_rank import LowRank
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import check_gradient, top_singular
+from cl_lightning.initializers.directions import check_gradient
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.linalg.svd import top_singular
 
 
 class LoRAOne(Initializer):

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import DIRECTIONS, Directions, top_singular, unit_factors
+from cl_lightning.initializers.directions import DIRECTIONS, Directions, unit_factors
+from cl_lightning.linalg.svd import top_singular
 
 Scale = Literal["stable", "gd", "unit", "weightS"]
 

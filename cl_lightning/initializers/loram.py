@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import Variance, check_variance, variance_scale
+from cl_lightning.initializers.directions import Variance, check_variance, variance_scale
 
 
 class LoRAM(Initializer):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import all_singular, halves
+from cl_lightning.initializers.directions import halves
+from cl_lightning.linalg.svd import all_singular
 
 
 class MiLoRA(Initializer):

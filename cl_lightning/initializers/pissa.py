@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import halves, top_singular
+from cl_lightning.initializers.directions import halves
+from cl_lightning.linalg.svd import top_singular
 
 
 class PiSSA(Initializer):

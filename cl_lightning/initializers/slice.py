@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from cl_lightning.errors import ConfigError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import (
+from cl_lightning.initializers.directions import (
     DIRECTIONS,
     Directions,
     Variance,
@@ -21,7 +21,7 @@ class SLICE(Initializer):
         A0 = beta V[:, :r]^T,  B0 = beta U[:, r:2r]
         beta^4 = rho Var(W) / Var(U[:, r:2r] V[:, :r]^T),  rho = ln r / ln min(m, n)
 
-    The surgery G_new, G_memory -> G~ is not done here but by the boundary callback (`gradients.surgery`);
+    The surgery G_new, G_memory -> G~ is not done here but by the boundary callback (`surgery.reconcile`);
     where it changes nothing, the directions are LoRA-GA's. Training then steps on G_new, not on G~: the
     first SGD step is
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cl_lightning.gradients.low_rank import LowRank
-from cl_lightning.gradients.surgery import gram_matrix
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.spectral import check_gradient, subspace_overlap, top_singular
-from cl_lightning.operators.base import cosine
+from cl_lightning.initializers.directions import check_gradient
+from cl_lightning.linalg.gram import cosine, gram_matrix
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.linalg.svd import subspace_overlap, top_singular
 
 
 @dataclass(frozen=True)

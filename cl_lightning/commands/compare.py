@@ -1,0 +1,88 @@
+"""Several runs in one table: `python -m cl_lightning compare RUN [RUN ...]`. Imports no torch.
+
+Runs of one configuration with several seeds are averaged; runs of other data, budgets, orders or base models become
+columns of their own, and the notes under the table say what is different.
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl_lightning.common.errors import ConfigError, UserError, nearest
+from cl_lightning.common.files import write_output
+from cl_lightning.common.terminal import say, say_error
+from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
+from cl_lightning.results.comparison.runs import find
+from cl_lightning.results.comparison.table import Comparison, compare
+from cl_lightning.results.comparison.write import FORMATS
+
+#: What scores the untrained model, and every task after every task.
+AGAIN = "make score RUN=... EVALUATE=1"
+METRICS = ("ap", "fp", "forget_T")
+NAMES = (*FUNCTIONS, *FROM_START, *REFERENCED)
+
+
+def parser() -> ArgumentParser:
+    """The command line's options."""
+    made = ArgumentParser(
+        "cl_lightning.commands.compare", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of them, or globs")
+    made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    made.add_argument(
+        "--references",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs of tasks alone or all at once, for fwt_sapt, intransigence",
+    )
+    made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
+    made.add_argument("--format", choices=FORMATS, default="markdown")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing; its folder is made")
+    return made
+
+
+def text(argv: Sequence[str]) -> tuple[str, Path | None]:
+    """The table that the arguments ask for, and where it goes (None: it is printed).
+
+    Raises:
+        UserError: unknown names, folders that are no runs, one run twice.
+    """
+    options = parser().parse_args(argv)
+    for name in options.metrics:
+        if name not in NAMES:
+            raise ConfigError(f"--metrics: no metric {name!r} to compare; {nearest(name, NAMES)}")
+    table = compare(find(options.runs), find(options.references))
+    for run in (run for cell in table.cells.values() for run in cell):
+        for name in (name for name in options.metrics if table.defined(run, name)):
+            try:
+                table.value(run, name)
+            except ValueError as error:
+                lacking = name in FROM_START and len(run.tasks) > 1
+                hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
+                raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
+    return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
+
+
+def _baseline(table: Comparison, name: str | None) -> int:
+    if name is None:
+        return 0
+    if name not in table.methods:
+        raise ConfigError(f"--baseline: no method {name!r} in the table; {nearest(name, table.methods)}")
+    return table.methods.index(name)
+
+
+def main() -> int:
+    try:
+        made, out = text(sys.argv[1:])
+        if out is None:
+            for line in made.removesuffix("\n").split("\n"):
+                say(line)
+        else:
+            write_output(out, made.encode())
+            say(f"written: {out}")
+    except UserError as error:
+        say_error(error)
+        return error.exit_code
+    return 0

@@ -1,0 +1,160 @@
+"""TODO-DOC cl_lightning/commands/data_check.py."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.progress import track
+
+import cl_lightning.data
+from cl_lightning.common import console
+from cl_lightning.common.errors import ConfigError, UserError, nearest
+from cl_lightning.common.files import to_csv, write_output
+from cl_lightning.common.terminal import say, say_error
+from cl_lightning.common.yaml_files import parse_yaml
+from cl_lightning.data.audit.check import BENCHMARKS, changed, check, found, table, unknown_sizes
+from cl_lightning.data.audit.profile import Limits, Measure, words
+from cl_lightning.data.base import Benchmark, Example, check_order, data_root
+from cl_lightning.data.benchmarks.json_files import read_text
+from cl_lightning.data.benchmarks.user_tasks import UserTasks
+from cl_lightning.data.budget import Budget
+from cl_lightning.model.names import EMBEDDED
+from cl_lightning.sequence.folder import check_names
+
+
+def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
+    """The benchmark of a configuration file, UserTasks where it names no class, and its section `data`.
+
+    Raises:
+        ConfigError, DataError: one line that names the file.
+    """
+    try:
+        data = parse_yaml(read_text(config), str(config))["data"]
+        benchmark = data["benchmark"]
+    except (KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"{config}: holds no data.benchmark ({told})") from None
+    from cl_lightning.data.task_sequence import TaskSequence  # slow to import, and needed here alone
+
+    options = signature(TaskSequence).parameters
+    for name in data:
+        if str(name).rstrip("+") not in options:
+            raise ConfigError(f"{config}: unknown option 'data.{name}'; {nearest(str(name), options)}")
+    if isinstance(benchmark, dict):
+        benchmark = {"class_path": "cl_lightning.data.UserTasks", **benchmark}
+    for name in cl_lightning.data.EXPORTS:
+        getattr(cl_lightning.data, name)  # imported classes are known to class_path by their short names
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--benchmark", type=Benchmark, required=True)
+    try:
+        return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
+    except ArgumentError as error:
+        raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
+
+
+def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:
+    """The tasks that `data.order` names, as `found`. Raises ConfigError for an unknown one."""
+    known = benchmark.tasks(root)
+    names = benchmark.default_order(root) if order is None else order
+    if not isinstance(names, list):
+        raise ConfigError(f"data.order: {names!r} is no list of task names")
+    check_order(names, known)
+    check_names(names, names)
+    kind = "own" if isinstance(benchmark, UserTasks) else type(benchmark).__name__
+    return [(kind, benchmark, name) for name in names]
+
+
+def _tokens(model: str, said: dict[str, Any]) -> tuple[Measure, int]:
+    """Lengths in a model's tokens, and how many its chat template takes of every prompt."""
+    from cl_lightning.data.chat import DAY
+    from cl_lightning.data.prompt import PromptEncoder
+    from cl_lightning.model.backbone import Backbone
+
+    tokenizer = Backbone(model).load_tokenizer()
+    given = said.get("system_prompt", ""), str(said.get("date", DAY)), said.get("template_args")
+    ids, _, own = PromptEncoder(tokenizer, sys.maxsize, *given).prompt(Example("", "x", "x"), keep_head=0.5)
+
+    def measure(texts: Sequence[str]) -> list[int]:
+        return [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
+
+    return measure, len(ids) - (own[1] - own[0])
+
+
+def budget(text: str) -> Budget:
+    """A number, or "official"."""
+    return "official" if text == "official" else int(text)
+
+
+def _limit(given: dict[str, Any], name: str, default: int) -> int:
+    value = default if given.get(name) is None else given[name]
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"data.{name}: {value!r} is no number of tokens")
+    return value
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check and print. Raises UserError."""
+    own, said = written(Path(options.config)) if options.config else (None, {})
+    root = data_root(options.root or (said.get("root") and str(said["root"])))
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"{root} is not a folder")
+    if own is not None:
+        tasks = chosen(own, root, said.get("order"))
+    elif root is None:
+        raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
+    else:
+        tasks = list(found(root))
+    if not tasks:
+        raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
+    measure, template = (words, 0) if options.words else _tokens(options.model, said)
+    given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
+    limits = Limits(
+        _limit(given, "max_prompt_tokens", Limits.prompt),
+        _limit(given, "max_answer_tokens", Limits.answer),
+        given.get("max_new_tokens"),
+        template,
+        end=0 if options.words else 1,
+    )
+    screen = console.console(width=200)
+    if own is not None:
+        say(f"DATA = {own.describe(root)}")
+    watched = track(tasks, "reading", console=screen, transient=True, disable=not sys.stdout.isatty())
+    checked = [check(root, *task, measure, limits) for task in watched]
+    screen.print(table(checked, "words" if options.words else "tokens", limits))
+    findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
+    findings += [] if options.config or root is None else changed(root)
+    say("findings" if findings else "nothing found")
+    for line in findings:
+        say(f"  {line}")
+    for line in unknown_sizes(checked):
+        say(f"note: {line}")
+    if options.csv:
+        rows = [c.row() for c in checked]
+        write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        say(f"written: {options.csv}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m cl_lightning data-check", description=__doc__)
+    parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
+    parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
+    parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
+    parser.add_argument(
+        "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
+    )
+    parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
+    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="as data.max_prompt_tokens; 256")
+    parser.add_argument("--max-answer-tokens", type=int, metavar="N", help="as data.max_answer_tokens; 256")
+    parser.add_argument(
+        "--max-new-tokens", type=budget, metavar="N", help="as data.max_new_tokens: a number for all tasks, or official"
+    )
+    try:
+        run(parser.parse_args())
+    except UserError as error:
+        say_error(error)
+        return error.exit_code
+    return 0

@@ -1,0 +1,84 @@
+"""Score a finished run anew, without training: `python -m cl_lightning score RUN --metrics official rouge_l`.
+
+--metrics re-scores the stored predictions; --evaluate lets the stored adapters predict again, all of R with what
+lies above the diagonal, and the base model. Results go beside the run's record, never over it, as run folders that
+`report` and `compare` read: RUN/rescored/<scheme>, RUN/evaluated.
+"""
+
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from cl_lightning.common.errors import ConfigError, UserError
+from cl_lightning.common.terminal import say, say_error
+from cl_lightning.metrics.parity import DEVIATIONS, WITHOUT_SWITCH
+from cl_lightning.metrics.registry import METRICS
+from cl_lightning.results.report import show
+from cl_lightning.results.rescore import rescore
+
+SCHEMES = "own, official, a metric for all tasks, or TASK=METRIC[,TASK=METRIC]"
+
+
+def parser() -> ArgumentParser:
+    """The command line's options."""
+    made = ArgumentParser(
+        "cl_lightning.commands.score", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    made.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
+    made.add_argument("--metrics", nargs="+", default=[], metavar="SCHEME", help=SCHEMES)
+    made.add_argument("--evaluate", action="store_true", help="let the stored adapters predict again")
+    made.add_argument("--root", metavar="FOLDER", help="the data, where it is not where the run had it")
+    made.add_argument("--batch-size", type=int, metavar="N", help="prompts per generation batch of --evaluate")
+    made.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+    )
+    made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
+    made.add_argument("--list", action="store_true", help="list metrics, and how the official ones differ")
+    return made
+
+
+def run(options: Namespace) -> None:
+    """Do what the options ask for and print the tables.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    if options.list:
+        for line in listed().split("\n"):
+            say(line)
+        return
+    if options.run is None or not (options.metrics or options.evaluate):
+        raise ConfigError(f"say which run, and --evaluate or --metrics ({SCHEMES})")
+    source = options.run
+    if options.evaluate:
+        from cl_lightning.results.reevaluate import evaluate, moved
+
+        source = evaluate(
+            options.run,
+            options.root,
+            options.batch_size,
+            allow=options.allow,
+            trust_remote_code=options.trust_remote_code,
+        )
+        show(source)
+        for after, task, old, new in moved(options.run, source):
+            say(f"differs from the run: {task} after {after} {new:.2f}, was {old:.2f}")
+    for scheme in options.metrics:
+        show(rescore(source, scheme, options.root, allow=options.allow))
+
+
+def listed() -> str:
+    """All metrics with a line each, then the differences from the official evaluators."""
+    lines = [f"{name:26} {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in METRICS.items()]
+    lines += ["", "Where ours differ from the official evaluators (data.metrics=official takes theirs):"]
+    lines += [f"{d.ours} / {d.official}: {d.what}; {d.why}" for d in DEVIATIONS]
+    lines += ["", "Differences that no switch brings back:", *WITHOUT_SWITCH]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    try:
+        run(parser().parse_args())
+    except UserError as error:
+        say_error(error)
+        return error.exit_code
+    return 0

@@ -1,0 +1,95 @@
+"""TODO-DOC cl_lightning/common/files.py."""
+
+import csv
+import errno
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import ConfigError, TrainingError, UserError
+
+#: The disk's fault, not ours: told in one line. FULL wherever it happens, PLACE if it is about the path in question.
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+PLACE = {
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP
+}  # fmt: skip
+
+
+def _about(error: OSError, path: Path) -> bool:
+    """Whether an error names `path`, what lies in it or what it lies in."""
+    if not isinstance(error.filename, str):
+        return False
+    named, path = Path(error.filename).absolute(), path.absolute()
+    return named.is_relative_to(path) or path.is_relative_to(named) or named.parent == path.parent
+
+
+@contextmanager
+def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL and not (error.errno in PLACE and _about(error, path)):
+            raise
+        raise kind(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "
+            "Make room or choose another folder with RUN_DIR=, then run the same command again"
+        ) from error
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a command was asked for by an option, whole or not at all; its folder is made.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data, path.with_name(f".cl_lightning-{secrets.token_hex(8)}"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+
+
+def replace_file(path: Path, data: bytes, scratch: Path) -> None:
+    """Write to `scratch`, sync, rename. A link at `path` or `scratch` is replaced, never followed."""
+    scratch.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON; NaN and infinity are refused."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def from_jsonl(data: bytes) -> list[dict[str, Any]]:
+    """What `to_jsonl` wrote. Lines end in a line feed alone: texts may hold Unicode's other line ends."""
+    return [json.loads(line) for line in data.decode().split("\n") if line]
+
+
+def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:
+    """CSV with empty cells for None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    return text.getvalue().encode()

@@ -1,0 +1,1 @@
+"""TODO-DOC cl_lightning/data/audit."""

@@ -1,0 +1,116 @@
+"""Get published data: `python -m cl_lightning data [FOLDER]` downloads what its terms allow, says what is left.
+
+Files under open licences are fetched. Others only where you say that their terms suit you (`--accept non-commercial`,
+`--accept unclear`); else each is named with its address and where to put it. A download goes on where it broke off, is
+checked against the checksum of the published rows where that is known, and is not repeated. Development splits come
+along for the data check; one that cannot be had stops nothing.
+"""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+from cl_lightning.common.errors import DataError
+from cl_lightning.common.terminal import say
+from cl_lightning.data.audit.published import HOST, PublishedFile, Use, checksum, files
+from cl_lightning.data.benchmarks import trace
+
+#: Where data goes when no folder is named.
+CACHE = Path("~/.cache/cl_lightning/data")
+CHUNK, TIMEOUT_S = 1 << 16, 30
+
+BY_HAND = (
+    "NI-Seq: clone github.com/allenai/natural-instructions (Apache-2.0, its texts under licences of their own) and put "
+    "its folder tasks into {root}"
+)
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch `url` to `path`, going on from `path`.part where there is one.
+
+    Raises:
+        DataError: the server refuses, or the connection breaks; what has arrived stays for the next time. Or there is
+            no room for the file.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}: {error.filename})") from None
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            goes_on = answer.status == 206  # else the server sends the whole file again
+            expected = (have if goes_on else 0) + int(answer.headers["Content-Length"] or 0)
+            with part.open("ab" if goes_on else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing after what we have: it had arrived whole
+            raise DataError(f"{url}: the server says {error.code} {error.reason}") from None
+        expected = have
+    except (OSError, HTTPException) as error:
+        raise DataError(f"{url}: {' '.join(str(error).split()) or type(error).__name__}; run again to go on") from None
+    if part.stat().st_size < expected:
+        raise DataError(f"{url}: broke off at {part.stat().st_size} of {expected} bytes; run again to go on")
+    os.replace(part, path)
+
+
+def fetch(file: PublishedFile, root: Path, host: str) -> bool:
+    """Make sure that `file` is under `root`; whether it had to be fetched.
+
+    Raises:
+        DataError: it cannot be had, or is not what was published (then it is not kept).
+    """
+    path = root / file.path
+    fresh = not path.exists()
+    if fresh:
+        download(f"{host}/{file.place}", path)
+    try:
+        found = checksum(path)
+        if file.checksum not in (None, found):
+            raise DataError(f"{path}: its rows hash to {found}, the published ones to {file.checksum}")
+    except DataError as error:
+        if fresh:
+            path.unlink()
+        raise DataError(f"{error}; {'it was not kept' if fresh else 'delete it to fetch it anew'}") from None
+    return fresh
+
+
+def fetch_all(
+    root: Path, accepted: Sequence[Use], host: str = HOST, subsets: Sequence[int] = (max(trace.SUBSETS),)
+) -> list[str]:
+    """Fetch what may be fetched and tell so, TRACE in these sizes; what could not be had and is needed, a line each.
+
+    Raises:
+        DataError: there can be no folder `root`.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be made a folder ({error.strerror}); name another one") from None
+    failed = []
+    listed = files(subsets)
+    wanted = [file for file in listed if file.use == "open" or file.use in accepted]
+    for file in wanted:
+        try:
+            fresh = fetch(file, root, host)
+        except DataError as error:
+            if file.needed:
+                failed.append(str(error))
+            else:
+                say(f"done without, no run reads it: {error}")
+            continue
+        checked = "checked" if file.checksum else "not checked: no checksum known"
+        say(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})")
+    left = [file for file in listed if file not in wanted and not (root / file.path).exists()]
+    if left:
+        say(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
+    for file in left:
+        say(f"  {HOST}/{file.place} -> {root / file.path} ({file.terms})")
+    say(BY_HAND.format(root=root))
+    return failed

@@ -1,0 +1,78 @@
+"""Whether a metric fits a task's answers, known before anything is trained. No torch here.
+
+A metric that cannot read the references fails at the first scoring, when a task has been trained; one by which a
+reference is wrong, or an empty prediction right, measures nothing of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.metrics.registry import best_scores
+
+if TYPE_CHECKING:
+    from cl_lightning.data.task_data import TaskData
+
+#: A reference should score this much against itself, of 100.
+LEAST = 50.0
+
+
+def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
+    """What the answer of each example scores against itself by the metric called `name`, 0..100.
+
+    Where several answers count, it is the best over them, as when predictions are scored.
+
+    Raises:
+        ConfigError: no such metric.
+        DataError: the metric cannot read a reference; one line that names the example.
+    """
+    return [_score(name, example, example.answer) for example in examples]
+
+
+def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
+    """Refuse, before there is a prediction, what scoring these examples by the task's metrics would. Raises as
+    `self_scores` does, the task named."""
+    try:
+        for name in (spec.metric, *spec.also):
+            self_scores(name, examples)
+    except ConfigError as error:
+        raise ConfigError(f"{spec.name}: {error}") from None
+
+
+def check_room(task: TaskData, context: int | None) -> None:
+    """Refuse texts that the model has no positions for: a test prompt with its generation budget, a training example.
+
+    Args:
+        context: the model's positions; None: no limit. Raises ConfigError.
+    """
+    longest, budget = max((len(e.prompt_ids) for e in task.test), default=0), task.spec.max_new_tokens
+    needed = max(longest + budget, *(e.length for e in task.train))
+    if context is not None and needed > context:
+        raise ConfigError(
+            f"{task.spec.name}: needs {needed} tokens (prompts up to {longest} and {budget} to be generated, or a "
+            f"training example), the model's context is {context}; lower data.max_new_tokens or data.max_prompt_tokens"
+        )
+
+
+def misfits(name: str, examples: Sequence[Example]) -> list[str]:
+    """What speaks against scoring these examples by the metric called `name`, each in a few words.
+
+    For people to judge: some published metrics have such quirks (`parity`). Raises as `self_scores` does.
+    """
+    low = sum(score < LEAST for score in self_scores(name, examples))
+    empty = sum(_score(name, example, "") == 100 for example in examples)
+    said = {
+        f"{low} of {len(examples)} references score under {LEAST:.0f} against themselves by {name}": low,
+        f"{empty} of {len(examples)} references give an empty prediction full marks by {name}": empty,
+    }
+    return [text for text, count in said.items() if count]
+
+
+def _score(name: str, example: Example, prediction: str) -> float:
+    try:
+        return best_scores(name, [prediction], [example.accepted], [example.prompt])[0]
+    except DataError as error:
+        raise DataError(f"{example.id}: {error}; choose a metric that fits its answers") from None

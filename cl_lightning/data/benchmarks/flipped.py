@@ -1,0 +1,213 @@
+"""Conflicting twins of a classification task: the same prompts, answered otherwise.
+
+For a task T of any benchmark this adds one more task, its twin, over the same prompts. In a *label flip* the answers
+have changed places (a derangement: no label keeps its meaning); in a *format flip* a label is written in another way.
+Without an instruction nothing in the prompt tells T from its twin, so no model is right on both; with it the twin's
+prompts begin with one line that says what to answer instead, and a model can learn both. No torch here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Literal
+
+from cl_lightning.common.errors import ConfigError, DataError, nearest
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.benchmarks.trace import TRACE
+from cl_lightning.data.labels import answers, are_labels
+
+Kind = Literal["labels", "letters", "numbers", "upper", "lower", "words"]
+
+#: New answers for the sorted labels.
+NEW_ANSWERS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
+    "labels": lambda labels: [*labels[1:], labels[0]],
+    "letters": lambda labels: ascii_uppercase[: len(labels)],
+    "numbers": lambda labels: [str(i) for i in range(1, len(labels) + 1)],
+    "upper": lambda labels: [label.upper() for label in labels],
+    "lower": lambda labels: [label.lower() for label in labels],
+}
+
+#: Tokens for a label in another format: capitals and words take more of them than the labels they stand for.
+ROOM = 16
+
+
+class Flipped(Benchmark):
+    """A benchmark's tasks and the twin of one of them; `data.order=null` stands for the pair.
+
+    The twin is called `<task>-flipped` for a label flip and `<task>-<kind>` for a format flip, with `-instructed` after
+    it where it is. Flips nest: `base` may be a Flipped again, of the same or of another task. A training prompt
+    that is a test prompt too (blanks around it apart) is left out of both tasks and counted in `Splits.leaked`. Both
+    are scored by exact match, since other metrics fold case.
+
+    Args:
+        base: where the tasks come from.
+        task: the classification task.
+        kind: "labels": each label, in sorted order, gives way to the next one. Otherwise the format of the twin's
+            answers: "letters" (A, B, ...), "numbers" (1, 2, ...), "upper", "lower", or "words" of your own.
+        instructed: whether the twin's prompts say what to answer instead.
+        words: the twin's answer for each label, for kind "words", e.g. {A: dovish, B: hawkish, C: neutral}.
+    """
+
+    def __init__(
+        self,
+        base: Benchmark = TRACE(),  # noqa: B008
+        task: str = "FOMC",
+        kind: Kind = "labels",
+        instructed: bool = False,
+        words: dict[str, str] | None = None,
+    ) -> None:
+        if kind != "words" and kind not in NEW_ANSWERS:
+            raise ConfigError(f"data.benchmark.kind: {kind!r} is not valid; {nearest(kind, [*NEW_ANSWERS, 'words'])}")
+        if (kind == "words") != bool(words):
+            raise ConfigError(
+                "data.benchmark.words: goes with kind=words, and kind=words needs it: {label: answer, ...}"
+            )
+        self.base, self.task, self.kind, self.instructed, self.words = base, task, kind, instructed, words
+
+    @property
+    def evaluator(self) -> str | None:
+        """TRACE's over TRACE, none over others: their exact matches fold case, which some pairs are told apart by."""
+        return self.base.evaluator if self.base.evaluator == TRACE.evaluator else None
+
+    @property
+    def official_also(self) -> Mapping[str, tuple[str, ...]]:
+        """As the evaluator."""
+        return self.base.official_also if self.evaluator else {}
+
+    @property
+    def official_max_new_tokens(self) -> int | None:
+        """The base's."""
+        return self.base.official_max_new_tokens
+
+    @property
+    def twin(self) -> str:
+        """The twin's name."""
+        suffix = "flipped" if self.kind == "labels" else self.kind
+        return f"{self.task}-{suffix}{'-instructed' if self.instructed else ''}"
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The base's tasks, the twin last.
+
+        Raises:
+            ConfigError: the base has no such task.
+        """
+        known = self.base.tasks(root)
+        if self.task not in known:
+            raise ConfigError(f"data.benchmark.task: unknown task {self.task!r}; {nearest(self.task, known)}")
+        original = replace(known[self.task], metric="accuracy")
+        longest = max((len(word.encode()) + 1 for word in (self.words or {}).values()), default=0)
+        twin = replace(
+            original,
+            name=self.twin,
+            max_new_tokens=max(original.max_new_tokens, 0 if self.kind == "labels" else ROOM, longest),
+            source=f"{original.source}; answers changed ({self.kind})",
+        )
+        return {**known, self.task: original, self.twin: twin}
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The pair."""
+        return [self.task, self.twin]
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task; the twin is made from the same two splits as its original.
+
+        Raises:
+            DataError: the base's own, or the task is no classification task.
+            ConfigError: the answers cannot be written in this format.
+        """
+        if name not in (self.task, self.twin):
+            return self.base.load(root, name)
+        splits, answers = self._pair(root)
+        if name == self.task:
+            return splits
+        train, test = (tuple(self._twins(examples, answers)) for examples in (splits.train, splits.test))
+        return replace(splits, train=train, test=test)
+
+    def _pair(self, root: Path | None) -> tuple[Splits, dict[str, str]]:
+        """The original as it is used, and the twin's answer for each of its labels."""
+        splits = self.base.load(root, self.task)
+        tested = {e.prompt.strip() for e in splits.test}
+        train = tuple(e for e in splits.train if e.prompt.strip() not in tested)
+        if not train:
+            raise DataError(f"{self.task}: every training prompt is a test prompt too; nothing is left to learn from")
+        splits = replace(splits, train=train, leaked=splits.leaked + len(splits.train) - len(train))
+        return splits, self._answers(_labels(self.task, splits))
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The base's; the twin's are its original's."""
+        return self.base.places(root, self.task if name == self.twin else name)
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """The base's; the twin's is made from its original's.
+
+        Raises:
+            DataError: the base's own, or an answer that the training examples lack.
+        """
+        if name != self.twin:
+            return self.base.development(root, name)
+        dev, (_, answers) = self.base.development(root, self.task), self._pair(root)
+        strange = sorted({e.answer.strip() for e in dev} - answers.keys())
+        if strange:
+            raise DataError(
+                f"{self.task}: its development split has answers that train lacks, such as {strange[0][:40]!r}"
+            )
+        return tuple(self._twins(dev, answers))
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """The base's; the twin's are its original's."""
+        published = self.base.published_epochs()
+        return {**published, self.twin: published[self.task]} if self.task in published else published
+
+    def describe(self, root: Path | None) -> str:
+        """The base's own words: the names of the tasks say what was changed."""
+        return self.base.describe(root)
+
+    def _answers(self, labels: list[str]) -> dict[str, str]:
+        """The twin's answer for each label: all different, and none of them right before."""
+        if self.words is not None:
+            if self.words.keys() != {*labels}:
+                raise ConfigError(
+                    f"data.benchmark.words: must name each answer of {self.task} once; they are {', '.join(labels)}"
+                )
+            new: Sequence[str] = [self.words[label] for label in labels]
+        else:
+            new = NEW_ANSWERS[self.kind](labels)
+        if len({*new}) < len(labels):
+            raise ConfigError(
+                f"data.benchmark.kind: {self.kind} writes two answers of {self.task} alike; choose another"
+            )
+        if self.kind != "labels" and {*new} & {*labels}:
+            raise ConfigError(
+                f"data.benchmark.kind: {self.kind} changes nothing where answers of {self.task} are {labels[0]!r}, "
+                f"{labels[1]!r}; choose another format, or labels"
+            )
+        return dict(zip(labels, new, strict=True))
+
+    def _twins(self, examples: Sequence[Example], answers: dict[str, str]) -> Iterator[Example]:
+        told = ", ".join(f"{new} instead of {old}" for old, new in answers.items())
+        instruction = f"In this task answer {told}.\n" if self.instructed else ""
+        for e in examples:
+            yield replace(
+                e,
+                id=e.id.replace(self.task, self.twin, 1),
+                prompt=instruction + e.prompt,
+                answer=answers[e.answer.strip()],
+                references=(),
+                instruction=len(instruction) + e.instruction,
+            )
+
+
+def _labels(task: str, splits: Splits) -> list[str]:
+    """The closed label set, sorted: few answers in train, each more than once on average, and no other in test."""
+    labels = answers(splits.train)
+    strange = {e.answer.strip() for e in splits.test} - {*labels}
+    if any(len(e.accepted) > 1 for split in (splits.train, splits.test) for e in split):
+        reason = "some of its prompts have several right answers"
+    elif not are_labels(labels, len(splits.train)):
+        reason = f"its {len(splits.train)} training examples have {len(labels)} different answers"
+    elif strange:
+        reason = f"its test split has answers that train lacks, such as {min(strange)[:40]!r}"
+    else:
+        return labels
+    raise DataError(f"data.benchmark.task: {task} has no closed label set ({reason}); choose a classification task")

@@ -1,0 +1,109 @@
+"""JSON files of users' own data: what is wrong with one is said in one line that names the place. No torch here."""
+
+import json
+import re
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import DataError
+
+#: What half a surrogate pair comes from: UTF-8 itself cannot hold one.
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_text(path: Path) -> str:
+    """The file as text, without a byte order mark. Raises DataError where it is absent, unreadable or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise DataError(f"{path} is missing; the folder holds: {', '.join(there) or 'nothing'}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """What the file holds. Raises DataError as `read_text` and `parse_json` do."""
+    return parse_json(read_text(path), str(path))
+
+
+class _TwiceError(Exception):
+    """An object names a key twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return made
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value that `text` writes; `where` names its place, as "FILE" or "FILE, row 3".
+
+    Raises:
+        DataError: not JSON; nested deeper or a longer integer than Python reads; half a surrogate pair, which is no
+            text and could be neither tokenised nor hashed.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "\n" in text.rstrip() else ""
+        raise DataError(f"{where}{line}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except _TwiceError as error:
+        raise DataError(f"{where}: an object has {error.args[0]!a} twice; which of them counts is not clear") from None
+    except RecursionError:
+        raise DataError(f"{where}: not usable JSON (lists or objects are nested too deeply)") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise DataError(f"{where}: not usable JSON ({str(error).partition(';')[0]})") from None
+    if _ESCAPED_SURROGATE.search(text):
+        _refuse_halves(value, where)
+    return value
+
+
+def _refuse_halves(value: Any, where: str) -> None:
+    """Raise DataError for a text or key with half a surrogate pair, naming where it stands."""
+    left: list[tuple[Any, tuple[str, ...]]] = [(value, ())]
+    while left:
+        item, place = left.pop()
+        if isinstance(item, dict):
+            left += [(key, (*place, "a key")) for key in item]
+            left += [(inner, (*place, ascii(key))) for key, inner in item.items()]
+        elif isinstance(item, list):
+            left += [(inner, (*place, f"item {number}")) for number, inner in enumerate(item, start=1)]
+        elif isinstance(item, str) and (half := _SURROGATE.search(item)):
+            inside = ", ".join(place) or "the text"
+            raise DataError(f"{where}: {inside} holds {half[0]!a}, half a surrogate pair, which is no character")
+
+
+def records_in(data: Any, where: Path | str) -> list[Any]:
+    """`data`, if it is a list with something in it. Raises DataError."""
+    if not isinstance(data, list):
+        raise DataError(f"{where}: holds {kind(data)}, expected a list of records")
+    if not data:
+        raise DataError(f"{where}: empty split, expected at least one record")
+    return data
+
+
+def text_of(record: dict[str, Any], key: str, where: str) -> str:
+    """The text under `key`. Raises DataError where there is none, or only blanks."""
+    if key not in record:
+        raise DataError(f"{where} has no {key!r}; its keys: {', '.join(map(str, record)) or 'none'}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key!r} is {kind(value)}, expected text")
+    if not value.strip():
+        raise DataError(f"{where}: {key!r} is empty")
+    return value
+
+
+def kind(value: object) -> str:
+    """What sort of value it is, in words."""
+    names = {dict: "an object", list: "a list", str: "text", bytes: "bytes", bool: "a boolean", type(None): "null"}
+    other = "a number" if isinstance(value, Number) else f"of type {type(value).__name__}"
+    return names.get(type(value), other)

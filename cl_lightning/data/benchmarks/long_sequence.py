@@ -1,0 +1,145 @@
+"""Long Sequence: fifteen English classification tasks (four of them: the standard benchmark), from the user's own copy.
+
+The tasks are those of Razdaibiedina et al. 2023, arXiv:2301.12314 (four of Zhang et al. 2015, IMDB, the rest from GLUE
+and SuperGLUE); prompt, label words and metric are from O-LoRA's, SAPT's and GainLoRA's published code. A task is a
+folder `<root>/long_sequence/<task>`, `<root>/Long_Sequence/<task>` or `<root>/<task>` with `train.json` and
+`test.json` in the layout of `instances`. `dev.json` is never read: the published one equals test.
+
+Orders 3 and 4 are those of GainLoRA; `standard1` to `standard3` are O-LoRA's orders 1 to 3 of four tasks. O-LoRA adds
+the names of task and data set to its prompts; ours are GainLoRA's in all orders. No torch here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.benchmarks.ni_files import find_folder, folders_in, read_task
+from cl_lightning.data.sample import tasks as sample
+
+Order = Literal["order3", "order4", "standard1", "standard2", "standard3"]
+
+MAX_NEW_TOKENS = 50
+
+
+def _spec(name: str, terms: str, train: int | None, test: int | None) -> TaskSpec:
+    source = f"Long Sequence {name}: {terms}"
+    return TaskSpec(name, "exact_match", MAX_NEW_TOKENS, source=source, published=(train, test))
+
+
+_ZHANG = "Zhang et al. 2015"
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("yelp", f"{_ZHANG}, Yelp's research terms", 5000, None),
+        _spec("amazon", f"{_ZHANG}, research", 5000, 7600),
+        _spec("mnli", "GLUE, OANC and others by source", 3000, 7600),
+        _spec("cb", "SuperGLUE, research", 250, 56),
+        _spec("copa", "SuperGLUE, BSD-2", 400, 100),
+        _spec("qqp", "GLUE, Quora's terms", 2000, 7600),
+        _spec("rte", "GLUE, research", 2000, 277),
+        _spec("imdb", "Maas et al. 2011, no licence stated, research", 2000, None),
+        _spec("sst2", "GLUE, research", 2000, 872),
+        _spec("dbpedia", f"{_ZHANG}, CC BY-SA 3.0", None, 7600),
+        _spec("agnews", f"{_ZHANG}, non-commercial", 4000, 7600),
+        _spec("yahoo", f"{_ZHANG}, Yahoo's research terms", None, None),
+        _spec("multirc", "SuperGLUE, research", 2000, None),
+        _spec("boolq", "SuperGLUE, CC BY-SA 3.0", 2000, 3270),
+        _spec("wic", "SuperGLUE, CC BY-NC 4.0", 2000, 638),
+    )
+}
+"""The fifteen tasks, in order 3."""
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    "order3": tuple(TASKS),
+    "order4": (
+        "mnli", "cb", "wic", "copa", "qqp", "boolq", "rte", "imdb", "yelp", "amazon", "sst2", "dbpedia", "agnews",
+        "multirc", "yahoo",
+    ),
+    "standard1": ("dbpedia", "amazon", "yahoo", "agnews"),
+    "standard2": ("dbpedia", "amazon", "agnews", "yahoo"),
+    "standard3": ("yahoo", "amazon", "agnews", "dbpedia"),
+}  # fmt: skip
+"""The published task orders."""
+
+#: After the input.
+CUE = "\nOutput: "
+
+
+class LongSequence(Benchmark):
+    """Long Sequence from files, or the built-in sample where there is no root.
+
+    Args:
+        order: which of the published orders `data.order=null` stands for; the sample has one of its own.
+    """
+
+    evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
+
+    def __init__(self, order: Order = "order3") -> None:
+        self.order = order
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The fifteen tasks; beside files, any other task folder of theirs; else the sample's."""
+        if root is None:
+            return sample.TASKS
+        others = sorted(folders_in(_bases(root)[:2]) - {*TASKS})
+        found = {n: TaskSpec(n, "exact_match", MAX_NEW_TOKENS, source=f"found in {root.name}") for n in others}
+        return {**TASKS, **found}
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The published order."""
+        return list(sample.TASKS) if root is None else list(ORDERS[self.order])
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task.
+
+        Raises:
+            DataError: no such folder or file, malformed JSON, an instance without usable input or output, an empty
+                split; one line that names the place.
+        """
+        if root is None:
+            return sample.load(name)
+        folder = find_folder(name, self.places(root, name))
+        (train, blank), (test, _) = (_examples(folder, name, split) for split in ("train", "test"))
+        return Splits(train, test, blank)
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The task's folder."""
+        return () if root is None else [base / name for base in _bases(root)]
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """dev.json, which equals test.json as published."""
+        return () if root is None else _examples(find_folder(name, self.places(root, name)), name, "dev")[0]
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """GainLoRA's for T5 in orders 3 and 4; O-LoRA's in its own."""
+        return dict.fromkeys(TASKS, 1 if self.order.startswith("standard") else 10)
+
+    def describe(self, root: Path | None) -> str:
+        """Says plainly when it is not Long Sequence."""
+        return "built-in sample, NOT Long Sequence" if root is None else "Long Sequence files"
+
+
+def _bases(root: Path) -> tuple[Path, ...]:
+    return root / "long_sequence", root / "Long_Sequence", root
+
+
+def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
+    """The split's examples, and how many were left out."""
+    file = read_task(folder / f"{split}.json", skip_blank=split == "train", needs_definition=False)
+    # copa comes without an instruction: its inputs ask the question themselves.
+    before = f"{file.definition}\n" if file.definition else ""
+    examples = tuple(
+        Example(
+            f"{name}/{split}/{i.index}",
+            f"{before}{i.input}{CUE}",
+            i.answers[0],
+            i.references,
+            instruction=len(before),
+            cue=len(CUE),
+        )
+        for i in file.instances
+    )
+    return examples, file.blank

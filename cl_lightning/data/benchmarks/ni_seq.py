@@ -1,0 +1,140 @@
+"""NI-Seq: sequences of five Super-NaturalInstructions tasks, from the user's own copy of the collection.
+
+C (classification), G (generation) and M (mixed) are those of Jiang et al. (ICLR 2025), as SLICE runs them;
+`opposite1` to `opposite7` are what SLICE mined as the most conflicting fives of a pool (`opposite2` to `opposite4` are
+its paper's three). The collection is Wang et al. 2022, arXiv:2204.07705. A task is named by its number, its file is
+`<root>/tasks/task<number>_<anything>.json` (the collection's own layout) or the same below `<root>`.
+
+A file has no test split: as in SLICE, 200 instances are held out, or all but one where there are no more, the same rows
+as there (its `datasets` shuffle with seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..")
+and answer (the first output) are SLICE's, scores the best over all outputs. No torch here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cl_lightning.common.errors import DataError
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.benchmarks import superni
+from cl_lightning.data.benchmarks.ni_files import read_task
+from cl_lightning.data.sample import tasks as sample
+
+Sequences = Literal[
+    "C1", "C2", "G1", "G2", "M1", "M2",
+    "opposite1", "opposite2", "opposite3", "opposite4", "opposite5", "opposite6", "opposite7",
+]  # fmt: skip
+
+HELD_OUT, SEED = 200, 42
+MAX_NEW_TOKENS, EPOCHS = 64, 3
+
+NUMBERS: dict[str, tuple[int, ...]] = {
+    "C1": (195, 1343, 1310, 1292, 363),
+    "C2": (231, 1343, 220, 224, 273),
+    "G1": (618, 1290, 589, 511, 1357),
+    "G2": (1355, 141, 619, 163, 2),
+    "M1": (360, 363, 1290, 339, 1510),
+    "M2": (195, 611, 292, 488, 24),
+    "opposite1": (141, 1510, 360, 363, 611),
+    "opposite2": (88, 90, 1510, 363, 611),
+    "opposite3": (88, 1510, 181, 243, 363),
+    "opposite4": (88, 1510, 243, 363, 611),
+    "opposite5": (88, 141, 181, 243, 363),
+    "opposite6": (88, 1429, 181, 243, 363),
+    "opposite7": (86, 88, 1510, 181, 243),
+}
+"""The tasks of each sequence, in training order, by their numbers in the collection."""
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    sequence: tuple(f"task{number:03d}" for number in numbers) for sequence, numbers in NUMBERS.items()
+}
+"""The same by the names that `data.order` takes."""
+
+#: Super-NI's fifteen files have been read; what others say of themselves is `Splits.licence`.
+_SEEN = frozenset(task.partition("_")[0] for task in superni.ORDERS["order1"])
+
+
+def _spec(name: str) -> TaskSpec:
+    licence = superni.LICENCES.get(name, "none stated") if name in _SEEN else "one of their own"
+    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, licence of its texts: {licence}"
+    return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source)
+
+
+class NISeq(Benchmark):
+    """NI-Seq from files, or the built-in sample where there is no root.
+
+    Args:
+        sequence: which of `NUMBERS` `data.order=null` stands for.
+    """
+
+    evaluator = "slice"
+    official_max_new_tokens = MAX_NEW_TOKENS
+
+    def __init__(self, sequence: Sequences = "C1") -> None:
+        self.sequence = sequence
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The tasks of the chosen sequence, then those of all others; else the sample's."""
+        if root is None:
+            return sample.TASKS
+        names = dict.fromkeys([*ORDERS[self.sequence], *(name for names in ORDERS.values() for name in names)])
+        return {name: _spec(name) for name in names}
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The chosen sequence; the sample has an order of its own."""
+        return list(sample.TASKS) if root is None else list(ORDERS[self.sequence])
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task and hold its test examples out.
+
+        Raises:
+            DataError: no such file, or several; malformed JSON; an instance without usable input or output; too few.
+        """
+        if root is None:
+            return sample.load(name)
+        found = [path for path in self.places(root, name) if path.is_file()]
+        if len(found) != 1:
+            what = "several files" if found else "no file"
+            raise DataError(f"{name}: {what} for it: {', '.join(map(str, found or self.places(root, name)))}")
+        file = read_task(found[0], skip_blank=True)
+        before = f"{file.definition}\n\nInput: "
+        examples = {
+            i.index: Example(
+                f"{name}/{i.index}", f"{before}{i.input}", i.answers[0], i.references, instruction=len(before)
+            )
+            for i in file.instances
+        }
+        order = shuffled(len(examples) + file.blank)  # blank ones have their place in it
+        held_out = min(HELD_OUT, len(order) - 1)
+        test, train = ([examples[i] for i in part if i in examples] for part in (order[:held_out], order[held_out:]))
+        if not train or not test:
+            raise DataError(
+                f"{found[0]}: {len(order)} instances, {file.blank} without an answer; with {held_out} held out for the "
+                f"test there is none to {'test' if train else 'train'} on"
+            )
+        return Splits(tuple(train), tuple(test), file.blank, licence=file.licence)
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The files of that number; where there is none, a pattern that says what to look for."""
+        if root is None:
+            return ()
+        patterns = [base / f"{name}_*.json" for base in (root / "tasks", root)]
+        found = [path for pattern in patterns for path in sorted(pattern.parent.glob(pattern.name))]
+        return found or patterns
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """SLICE's, of all its sequences."""
+        return dict.fromkeys((name for names in ORDERS.values() for name in names), EPOCHS)
+
+    def describe(self, root: Path | None) -> str:
+        """Says plainly when it is not NI-Seq."""
+        return "built-in sample, NOT NI-Seq" if root is None else "Natural Instructions files"
+
+
+def shuffled(count: int) -> list[int]:
+    """Rows in the order in which SLICE draws them, the held-out ones first: `datasets` shuffles with numpy's generator
+    and splits by a second permutation from the same seed."""
+    first, second = (np.random.default_rng(SEED).permutation(count) for _ in range(2))
+    return first[second].tolist()

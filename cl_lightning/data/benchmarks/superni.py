@@ -1,0 +1,142 @@
+"""Super-NI: fifteen tasks of Super-NaturalInstructions in the orders of SAPT and GainLoRA, from the user's own copy.
+
+The tasks are from Wang et al. 2022, arXiv:2204.07705 (Apache-2.0; the texts under them have licences of their own);
+the selection, the orders and the prompt are from SAPT's and GainLoRA's published code. A task is a folder
+`<root>/superni/<task>` or `<root>/<task>` with `train.json` and `test.json`, each {"Definition": [..], "Instances":
+[{"input": .., "output": text or list of texts}, ..]}. `dev.json` is never read: the published one equals test.
+
+Where we differ from the published code: an instance with several references is scored against the best of them (there
+one is drawn, another one in every run), and trained on the first; a training instance with a blank answer (six of
+task511's) is left out. No torch here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.benchmarks.ni_files import find_folder, folders_in, read_task
+from cl_lightning.data.sample import tasks as sample
+
+Order = Literal["order1", "order2"]
+
+MAX_NEW_TOKENS = 50
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    "order1": (
+        "task1572_samsum_summary", "task363_sst2_polarity_classification", "task1290_xsum_summarization",
+        "task181_outcome_extraction", "task002_quoref_answer_generation", "task1510_evalution_relation_extraction",
+        "task639_multi_woz_user_utterance_generation", "task1729_personachat_generate_next",
+        "task073_commonsenseqa_answer_generation", "task1590_diplomacy_text_generation",
+        "task748_glucose_reverse_cause_event_detection", "task511_reddit_tifu_long_text_summarization",
+        "task591_sciq_answer_generation", "task1687_sentiment140_classification", "task875_emotion_classification",
+    ),
+    "order2": (
+        "task748_glucose_reverse_cause_event_detection", "task073_commonsenseqa_answer_generation",
+        "task1590_diplomacy_text_generation", "task639_multi_woz_user_utterance_generation",
+        "task1572_samsum_summary", "task1687_sentiment140_classification", "task591_sciq_answer_generation",
+        "task363_sst2_polarity_classification", "task1510_evalution_relation_extraction",
+        "task1729_personachat_generate_next", "task181_outcome_extraction",
+        "task511_reddit_tifu_long_text_summarization", "task002_quoref_answer_generation",
+        "task1290_xsum_summarization", "task875_emotion_classification",
+    ),
+}  # fmt: skip
+"""The two published task orders."""
+
+#: Before the definition, before the input, after it.
+PROMPT = ("Definition: ", "\n\nNow complete the following example -\nInput: ", "\nOutput: ")
+
+
+#: What a task's file says of its texts' licence; the collection itself is Apache-2.0.
+LICENCES: dict[str, str] = {
+    "task002": "CC BY 4.0", "task1290": "MIT", "task1572": "CC BY-NC-ND 4.0", "task1590": "CC BY 4.0",
+    "task1729": "CC BY 4.0", "task511": "MIT", "task591": "CC BY-NC 3.0", "task639": "Apache-2.0",
+    "task748": "CC BY-NC 4.0",
+}  # fmt: skip
+
+#: Examples in the published train and test files where they are not 1000 and 100.
+SIZES: dict[str, tuple[int, int]] = {
+    "task073": (975, 100), "task1572": (160, 20), "task1590": (126, 16), "task181": (338, 43), "task639": (142, 18),
+}  # fmt: skip
+
+
+def _spec(name: str, published: bool) -> TaskSpec:
+    number = name.partition("_")[0]
+    licence = LICENCES.get(number, "no licence stated")
+    source = f"Super-NaturalInstructions {name}: collection Apache-2.0, its texts {licence}"
+    sizes = SIZES.get(number, (1000, 100)) if published else (None, None)
+    return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source, published=sizes)
+
+
+class SuperNI(Benchmark):
+    """Super-NI from files, or the built-in sample where there is no root.
+
+    Args:
+        order: which of the published orders `data.order=null` stands for.
+    """
+
+    evaluator = "sapt"
+    official_max_new_tokens = MAX_NEW_TOKENS
+
+    def __init__(self, order: Order = "order1") -> None:
+        self.order = order
+
+    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
+        """The fifteen tasks in the chosen order; beside files, any other task folder there; else the sample's."""
+        if root is None:
+            return sample.TASKS
+        others = folders_in((root / "superni", root)) - {*ORDERS[self.order]}
+        names = [*ORDERS[self.order], *sorted(name for name in others if name.startswith("task"))]
+        return {name: _spec(name, name in ORDERS[self.order]) for name in names}
+
+    def default_order(self, root: Path | None) -> list[str]:
+        """The published order alone."""
+        return list(sample.TASKS) if root is None else list(ORDERS[self.order])
+
+    def load(self, root: Path | None, name: str) -> Splits:
+        """Read one task.
+
+        Raises:
+            DataError: no such folder or file, malformed JSON, an instance without usable input or output, an empty
+                split; one line that names the place.
+        """
+        if root is None:
+            return sample.load(name)
+        folder = find_folder(name, self.places(root, name))
+        (train, blank), (test, _) = (_examples(folder, name, split) for split in ("train", "test"))
+        return Splits(train, test, blank)
+
+    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+        """The task's folder."""
+        return () if root is None else (root / "superni" / name, root / name)
+
+    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+        """dev.json, which equals test.json as published."""
+        return () if root is None else _examples(find_folder(name, self.places(root, name)), name, "dev")[0]
+
+    def published_epochs(self) -> Mapping[str, int]:
+        """GainLoRA's for T5; for LLaMA-2 it takes 50."""
+        return dict.fromkeys(ORDERS[self.order], 100)
+
+    def describe(self, root: Path | None) -> str:
+        """Says plainly when it is not Super-NI."""
+        return "built-in sample, NOT Super-NI" if root is None else "Super-NI files"
+
+
+def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
+    """The split's examples, and how many were left out."""
+    file = read_task(folder / f"{split}.json", skip_blank=split == "train")
+    # Joined, not formatted: definitions and inputs contain braces.
+    before, after = f"{PROMPT[0]}{file.definition}{PROMPT[1]}", PROMPT[2]
+    examples = tuple(
+        Example(
+            f"{name}/{split}/{i.index}",
+            f"{before}{i.input}{after}",
+            i.answers[0],
+            i.references,
+            instruction=len(before),
+            cue=len(after),
+        )
+        for i in file.instances
+    )
+    return examples, file.blank

@@ -1,0 +1,52 @@
+"""TODO-DOC cl_lightning/data/task_data.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cl_lightning.data.base import Benchmark, Example, TaskSpec
+from cl_lightning.data.prompt import Encoded
+
+#: Name of the one task that protocol=joint trains.
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task, ready to train and score.
+
+    `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not;
+    `labels`: the answers to choose from by likelihood, with their token ids; empty where answers are generated.
+    """
+
+    spec: TaskSpec
+    train: tuple[Encoded, ...]
+    validation: tuple[Encoded, ...]
+    test: tuple[Encoded, ...]
+    epochs: int
+    dropped: int
+    whole: str
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """The generation budget in tokens, and how many of the test answers are longer (the first of several)."""
+        longer = sum(len(e.answer_ids) - 1 > self.spec.max_new_tokens for e in self.test)  # without the end token
+        return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
+
+    @property
+    def raw_train(self) -> tuple[Example, ...]:
+        return tuple(e.example for e in self.train)
+
+
+def official_task(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
+    """The task as its official evaluator scores it."""
+    also = tuple(name for ours in spec.also for name in benchmark.official_also.get(ours, (ours,)))
+    return replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}", also=also)
+
+
+def joined(tasks: Sequence[TaskData]) -> TaskData:
+    """All tasks' training and validation examples as one task's."""
+    spec = TaskSpec(JOINT, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
+    train = tuple(e for t in tasks for e in t.train)
+    validation = tuple(e for t in tasks for e in t.validation)
+    return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks), whole="")

@@ -1,0 +1,64 @@
+"""BLEU of single answers, 0..100. No torch here.
+
+BLEU was made for corpora (Papineni et al. 2002). A task's score is the mean over its answers here, like every other
+metric's and like TRACE's, so that it has per-sample scores and an interval; it is not the corpus BLEU of papers on
+translation.
+"""
+
+import re
+import warnings
+from functools import cache
+
+from nltk.translate.bleu_score import sentence_bleu
+from sacrebleu.metrics.bleu import BLEU
+
+from cl_lightning.metrics.match import rationale, spaced
+
+
+@cache
+def _scorer() -> BLEU:
+    return BLEU(effective_order=True)
+
+
+def bleu(prediction: str, reference: str, _prompt: str) -> float:
+    """BLEU-4 of sacrebleu for one sentence: 13a tokens, exponential smoothing, orders that the text is long enough for.
+
+    Han and kana characters are a token each, as in its tokeniser "zh". Equal texts score 100 even without a token.
+    """
+    if prediction.strip() == reference.strip():
+        return 100.0
+    return min(100.0, _scorer().sentence_score(spaced(prediction), [spaced(reference)]).score)
+
+
+def rationale_bleu(prediction: str, reference: str, prompt: str) -> float:
+    """`bleu` of what follows the choice: the reasons of a ScienceQA answer."""
+    return bleu(rationale(prediction), rationale(reference), prompt)
+
+
+def _trace(prediction: str, reference: str, weights: tuple[float, ...]) -> float:
+    if not prediction or not reference:
+        return 0.0
+    given, wanted = ([w for w in re.split(r"\s|\.", text) if w] for text in (prediction, reference))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "the score is 0": that no smoothing is asked for is the point
+        return 100.0 * float(sentence_bleu([wanted], given, weights=weights))
+
+
+def bleu_1_trace(prediction: str, reference: str, _prompt: str) -> float:
+    """TRACE's BLEU-1: nltk's, no smoothing, words split at blanks and "."."""
+    return _trace(prediction, reference, (1.0, 0.0, 0.0, 0.0))
+
+
+def bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
+    """TRACE's BLEU-4: nltk's, no smoothing (about 0 without a common 4-gram), words split at blanks and "."."""
+    return _trace(prediction, reference, (0.25,) * 4)
+
+
+def rationale_bleu_1_trace(prediction: str, reference: str, prompt: str) -> float:
+    """TRACE's BLEU-1 of ScienceQA: of the text from the third character on."""
+    return bleu_1_trace(prediction[2:], reference[2:], prompt)
+
+
+def rationale_bleu_4_trace(prediction: str, reference: str, prompt: str) -> float:
+    """TRACE's BLEU-4 of ScienceQA: of the text from the third character on."""
+    return bleu_4_trace(prediction[2:], reference[2:], prompt)

@@ -1,0 +1,64 @@
+"""How the gradients of a pool's tasks lie to each other at one checkpoint.
+
+A task's gradient is the one its LoRA would start from: answer tokens only, with respect to every adapted matrix,
+earlier branches in place. One matrix's gradient of one batch is formed at a time; of each task and matrix a
+CountSketch is kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_lightning.common.errors import TrainingError
+from cl_lightning.mining.count_sketch import CountSketch
+from cl_lightning.mining.search import cosine_matrix
+from cl_lightning.model.module import ContinualLM
+
+Sketches = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """How the gradients of a pool's tasks lie to each other.
+
+    Attributes:
+        tasks: names.
+        cosines: (n, n) float64, over all matrices together.
+        negative: (n, n) float64, share of matrices in which the cosine is negative, 0..1.
+        matrices: how many there are.
+    """
+
+    tasks: list[str]
+    cosines: Tensor
+    negative: Tensor
+    matrices: int
+
+
+def task_sketches(module: ContinualLM, batches: Iterable[dict[str, Any]], sketch: CountSketch) -> Sketches:
+    """Matrix name -> sketch of the gradient that the batches add up to, on the CPU."""
+    sums: Sketches = {}
+
+    def take(name: str, dy: Tensor, x: Tensor) -> None:
+        part = sketch(dy.t() @ x).cpu()
+        sums[name] = sums[name] + part if name in sums else part
+
+    module.products(batches, take, lambda: None)
+    return sums
+
+
+def compare(sketches: Mapping[str, Sketches]) -> Conflicts:
+    """Cosines of all pairs of tasks. Raises TrainingError where a task's gradient is zero or not finite."""
+    tasks = list(sketches)
+    names = list(sketches[tasks[0]])
+    stacked = (torch.stack([sketches[task][name] for task in tasks]).to(torch.float64) for name in names)
+    grams = torch.stack([rows @ rows.t() for rows in stacked])
+    total = grams.sum(0)
+    for task, square in zip(tasks, total.diagonal().tolist(), strict=True):
+        if not 0 < square < float("inf"):
+            raise TrainingError(
+                f"the gradient of task {task} is zero or not finite; look at its data, or lower model.lr"
+            )
+    return Conflicts(tasks, cosine_matrix(total), (grams < 0).double().mean(0), len(names))

@@ -1,0 +1,179 @@
+"""Mines conflicting sequences: the first task is learnt, the pool's gradients are compared there, the sets searched."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from cl_lightning.commands.parser import make_cli, quiet
+from cl_lightning.common import stopping
+from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.files import to_csv, write_output
+from cl_lightning.common.terminal import say
+from cl_lightning.data.task_data import TaskData
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.mining.conflicts import Conflicts, compare, task_sketches
+from cl_lightning.mining.count_sketch import CountSketch
+from cl_lightning.mining.options import MiningOptions
+from cl_lightning.mining.search import (
+    MOST_SETS,
+    TaskSet,
+    least_conflicting,
+    most_conflicting,
+    number_of_sets,
+    worst_order,
+)
+from cl_lightning.model.backbone import set_threads
+from cl_lightning.sequence.folder import read_record
+from cl_lightning.sequence.load import LoadedRun, load_run
+from cl_lightning.sequence.stored import only
+
+
+def mine(options: MiningOptions, argv: list[str]) -> None:
+    """Learn the first task where there is no run of it, compare the pool, search, write, and say what was found.
+
+    Raises:
+        UserError: what the user can put right.
+        SystemExit: the run of the first task ended with this code and has said why.
+    """
+    quiet()
+    sys.argv[1:] = argv
+    with only(options.allow) if options.run else nullcontext():
+        cli = make_cli()
+    data, out = cli.datamodule, Path(options.out)
+    _check_pool(options, data.order)
+    # Before anything is learnt, so that faults of the pool's data show now.
+    data.prepare(cli.model.backbone.load_tokenizer(), encoder_decoder=False)
+    run = Path(options.run) if options.run else _learn(data.order[0], out / "first", argv)
+    learnt = _learnt(run, data.order)
+    set_threads(1, cli.config_init.sequence.threads)
+    loaded = load_run(run, allow=options.allow, trust_remote_code=options.trust_remote_code)
+    if torch.accelerator.is_available():
+        loaded.module.to(torch.accelerator.current_accelerator())
+    data.encoder_decoder = loaded.module.encoder_decoder
+    first = data.tasks[data.order.index(learnt)]
+    if data.fingerprint([first]) != loaded.record["fingerprints"][learnt]:
+        raise StateError(f"{run}: learnt other data for {learnt} than these options give; use the run's own options")
+    say(_first_line(options, data, loaded, learnt))
+    sketch = CountSketch(options.width, data.seed)
+    conflicts = compare(
+        {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
+    )
+    _tell_learnt(conflicts, learnt)
+    write_output(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
+    write_output(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
+    # The root may come from the environment, and an order that is drawn is none of those found.
+    asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
+    asked["root"] = None if data.root is None else str(data.root.resolve())
+    files: list[Path] = []
+    start = data.order.index(learnt) if options.start == "learnt" else None
+    for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
+        found = search(conflicts.cosines, options.length, options.count, start)
+        files += _write(kind, found, conflicts, start, asked, learnt, out)
+    for file in files[:1]:
+        # The options of this run, but not the folder of the one whose options were taken.
+        afresh = ["--sequence.run_dir=null"] if options.run else []
+        say(f"run one: {shlex.join(['python', '-m', 'cl_lightning', *argv, *afresh, f'--config={file}'])}")
+
+
+def _check_pool(options: MiningOptions, pool: list[str]) -> None:
+    if len(pool) < options.length:
+        raise ConfigError(f"data.order: a pool of {len(pool)} tasks has no sequence of --length={options.length}")
+    sets = number_of_sets(len(pool), options.length, 0 if options.start == "learnt" else None)
+    if sets > MOST_SETS:
+        raise ConfigError(
+            f"data.order: a pool of {len(pool)} tasks has {sets} sets of --length={options.length}, "
+            f"at most {MOST_SETS} are searched; narrow the pool, or shorten the sequence"
+        )
+
+
+def _learn(task: str, run: Path, argv: list[str]) -> Path:
+    """The run of the first task alone, in a process of its own: it may start several."""
+    command = [sys.executable, "-m", "cl_lightning", *argv, f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
+    with subprocess.Popen(command) as process, stopping.speaking(process):
+        code = process.wait()
+    if code:
+        raise SystemExit(code)
+    stopping.saved(f"what was learnt first is kept in {run}; run the same command again")
+    return run
+
+
+def _learnt(run: Path, pool: Sequence[str]) -> str:
+    record = read_record(run)
+    if record["done"] != 1:
+        raise StateError(
+            f"{run}: has {record['done']} finished tasks; tasks are compared where one has been learnt, "
+            "so give the folder of a run of one task"
+        )
+    learnt = record["order"][0]
+    if learnt not in pool:
+        raise ConfigError(
+            f"data.order: the pool lacks {learnt}, the task that {run} has learnt; it is {', '.join(pool)}"
+        )
+    return learnt
+
+
+def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded: LoadedRun) -> Iterable[dict[str, Any]]:
+    """Batches of a task's training examples, weighted to the mean over answer tokens."""
+    examples, module = task.train[: options.samples], loaded.module
+    weight = 1 / sum(len(e.answer_ids) for e in examples)
+    for batch in data.boundary_loader(examples, data.batch_size, 0, 1):
+        batch["sample_weight"] = torch.full((len(batch.pop("index")),), weight)
+        yield module.transfer_batch_to_device(batch, module.llm.device, 0)
+
+
+def _write(
+    kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, data: Any, learnt: str, out: Path
+) -> list[Path]:
+    """One experiment file per set, in its worst order and with the data it was mined on, and a line about it.
+
+    Controls have positive cosines only. A pool may have fewer conflicting sets than asked for: those that follow are
+    told to be none. Returns the files.
+    """
+    files = []
+    if not sets:
+        say(f"{kind}: none, no set of this length has positive cosines only")
+    for number, found in enumerate(sets, 1):
+        order = worst_order(conflicts.cosines, found.members, start)
+        names = [conflicts.tasks[i] for i in order.members]
+        told = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
+        if kind == "conflict" and found.score >= 0:
+            told += " (on average no conflict)"
+        content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
+        files.append(out / f"{kind}-{number}.yaml")
+        write_output(files[-1], f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
+        say(f"{kind}-{number}: {told}: {' > '.join(names)}")
+    return files
+
+
+def _csv(tasks: list[str], values: Tensor) -> bytes:
+    return to_csv(["task", *tasks], [[t, *row] for t, row in zip(tasks, values.tolist(), strict=True)])
+
+
+def _first_line(options: MiningOptions, data: TaskSequence, loaded: LoadedRun, learnt: str) -> str:
+    zero_shot = loaded.record["zero_shot"]
+    before = "" if zero_shot is None else f" (zero-shot {zero_shot[0]:.1f})"
+    return (
+        f"mine: DATA = {data.source}; a pool of {len(data.order)} tasks after learning {learnt} to "
+        f"{loaded.matrix[0][0]:.1f}{before}; answer-only gradients of up to {options.samples} examples each, "
+        f"sketched to {options.width} numbers a matrix, seed {data.seed}"
+    )
+
+
+def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
+    say(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
+    row = conflicts.tasks.index(learnt)
+    others = sorted(
+        (i for i in range(len(conflicts.tasks)) if i != row), key=lambda i: float(conflicts.cosines[row, i])
+    )
+    width = max(map(len, conflicts.tasks))
+    for i in others:
+        cosine, share = float(conflicts.cosines[row, i]), float(conflicts.negative[row, i])
+        say(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")

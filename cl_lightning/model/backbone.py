@@ -1,0 +1,163 @@
+"""Load the LLM and its tokenizer: embedded package, GGUF file, local folder or hub name; dtype; 4-bit.
+
+The base is frozen, never written to disk by a run, and rebuilt from its source; `fingerprint` is its
+content hash. The embedded default and GGUF files are converted once into a cache of bf16 safetensors.
+"""
+
+import hashlib
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cl_lightning.common.distributed import local_rank
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.model.checkpoint import load_whole, refuse_adapter, stored_file
+from cl_lightning.model.generation_settings import that_matter, tokens_only
+from cl_lightning.model.gguf import converted, embedded
+from cl_lightning.model.names import EMBEDDED, RANDOM
+from cl_lightning.model.precision import held_dtype, keep_float64, widened
+from cl_lightning.model.random_llama import random_model, random_tokenizer
+
+
+@dataclass
+class Backbone:
+    """Which LLM, in which precision.
+
+    Attributes:
+        name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
+            .gguf file, or a hub name.
+        dtype: of the frozen base. Adapters are float32 in any case. bfloat16 on a machine without any bf16 unit is
+            held in float32 (see `arithmetic.held_dtype`); the run's first line says so. float64 is for comparisons with
+            references: norms, softmaxes and position angles are then float64 too.
+        load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
+        gradient_checkpointing: trade a second forward pass for activation memory.
+        attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
+        revision: of a hub model.
+        trust_remote_code: run code that comes with a hub model. Off: such models are refused.
+        config: overrides of the random model's configuration, e.g. {hidden_size: 64}.
+        generation: greedy decoding in scoring is "neutral", the most likely token each time, or follows the "model"'s
+            own generation settings (repetition_penalty, suppress_tokens, forced_bos_token_id, ..). Likelihoods are the
+            model's in either case. The run's first line says which where the model has such settings.
+        own_generation: no option: the model's settings that this is about, by name; known once loaded.
+    """
+
+    name: str = "smollm2-135m-instruct"
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
+    load_in_4bit: bool = False
+    gradient_checkpointing: bool = False
+    attn_implementation: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    generation: Literal["neutral", "model"] = "neutral"
+    own_generation: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a pad token (the end token where the model has none of its own)."""
+        if self.name == RANDOM:
+            return random_tokenizer()
+        tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load(self, vocabulary: int) -> PreTrainedModel:
+        """The frozen LLM on the CPU. `vocabulary`: tokenizer size, for the random model.
+
+        Raises:
+            ConfigError: the name is no folder, file, package or reachable hub model, or no whole language model.
+        """
+        dtype = getattr(torch, self.dtype)
+        random = self.name == RANDOM
+        # Position angles are made with the model, so a float64 one is made wide.
+        with widened() if dtype == torch.float64 else nullcontext():
+            llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
+        if dtype == torch.float64:
+            keep_float64(llm)
+        llm.requires_grad_(False)
+        llm.config.use_cache = True
+        self.own_generation = that_matter(llm.generation_config)
+        if self.generation == "neutral":
+            llm.generation_config = tokens_only(llm.generation_config)
+        if self.load_in_4bit:
+            _keep_4bit_unpacked(llm)
+        if not self.load_in_4bit:
+            llm.to(held_dtype(dtype))
+        if self.gradient_checkpointing:
+            llm.activation_checkpointing_enable({"use_reentrant": False})
+        return llm
+
+    def _load_pretrained(self, dtype: torch.dtype) -> PreTrainedModel:
+        options: dict[str, Any] = {"dtype": dtype, **self._hub()}
+        if self.attn_implementation is not None:
+            options["attn_implementation"] = self.attn_implementation
+        if self.load_in_4bit:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+            if torch.accelerator.is_available():
+                # Quantised while loading, so on this process's own device (several GPUs: not run by us).
+                options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
+        return load_whole(self.name, self._source(), **options)
+
+    def _hub(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _source(self) -> str:
+        """What transformers' from_pretrained takes; converts GGUF on first use."""
+        if self.name in EMBEDDED:
+            return str(embedded(self.name))
+        path = Path(self.name).expanduser()
+        if path.suffix == ".gguf":
+            return str(converted(path))
+        source = str(path) if path.is_dir() else self.name
+        refuse_adapter(self.name, source, self.revision)
+        if path.is_dir() or stored_file(source, "config.json", self.revision):
+            return source
+        raise ConfigError(
+            f"model.backbone.name: {self.name!r} is no folder, no .gguf file and not a model that can be loaded from "
+            f"the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
+        )
+
+
+def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:
+    # On CPUs with AVX512-BF16 an evaluation would repack 4-bit weights in place and never undo it: later
+    # training steps then give the adapters no gradient, without an error.
+    import bitsandbytes as bnb
+
+    for module in llm.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def fingerprint(llm: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
+    """Content hash of the base's parameters (names, shapes, bytes), 16 hex digits.
+
+    `dtype`: in which floats are hashed; the asked one, so that a bf16 base held in float32 is the same base.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(llm.state_dict().items()):
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def set_threads(processes: int, threads: int | None) -> None:
+    """Share the cores among this machine's processes: more threads than cores make gloo ranks crawl."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // processes))

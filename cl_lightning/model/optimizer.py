@@ -1,0 +1,19 @@
+"""TODO-DOC cl_lightning/model/optimizer.py."""
+
+import math
+from typing import Any
+
+from torch.optim import AdamW
+
+SCHEDULES = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "constant": lambda progress: 1.0,
+}
+
+
+def eps_before_correction(optimizer: AdamW, *_: Any) -> None:
+    """m / (sqrt(v) + eps), both corrected afterwards, is m / (sqrt(v corrected) + eps / sqrt(1 - beta_2^t))."""
+    for group in optimizer.param_groups:
+        taken = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
+        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (taken + 1))

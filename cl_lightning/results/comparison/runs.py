@@ -1,0 +1,155 @@
+"""Run folders, and what may be put beside what: a row is a method, a column a sequence with its data, budget and base.
+
+Only runs that agree in both are seeds of one another and are averaged. Everything else stays apart, and is told.
+"""
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.sequence.folder import RECORD, metric_told, read_record
+from cl_lightning.sequence.stored import read_config
+
+#: Options that say where or how fast, not what; as in the run's identity.
+PLACES = {
+    "data": ("root", "eval_batch_size"),
+    "trainer": ("devices", "strategy", "accelerator", "num_nodes", "logger", "default_root_dir", "profiler"),
+}
+#: The trainer's options that bound how much is learnt: budget, not method.
+BUDGET = ("max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        method: options that make the method, flat: adapter, boundary work, optimisation.
+        column: options and facts that make the sequence, flat: order, data, budget, base model, metrics.
+        base: the base model's name in the configuration.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    method: Options
+    column: Options
+    base: str
+
+    @property
+    def seed(self) -> int:
+        """Of the draw of examples, initialisation and training."""
+        return self.record["seed"]
+
+    @property
+    def R(self) -> list[list[float | None]]:
+        """The score matrix."""
+        return self.record["R"]
+
+    @property
+    def protocol(self) -> str:
+        """Tasks in sequence, all at once ("joint"), or each alone ("independent")."""
+        return self.record.get("protocol", "sequential")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks scored, in the order in which a sequence trains them."""
+        return tuple(self.record.get("columns", self.record["order"]))
+
+    @property
+    def scored_by(self) -> str:
+        """The metric, or each metric with its tasks; and what was done after the run to get it, if anything was."""
+        tasks: dict[str, list[str]] = {}
+        for task in sorted(self.tasks):  # seeds may have orders of their own
+            tasks.setdefault(metric_told(self.record["metrics"], task), []).append(task)
+        told = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
+        return ", ".join(told) + (f"; {self.record['view']}" if "view" in self.record else "")
+
+    @property
+    def alone(self) -> dict[str, float]:
+        """Reference scores by task: of models that learnt it alone, or all tasks at once; {} for a longer sequence."""
+        if self.protocol == "sequential" and len(self.tasks) > 1:
+            return {}
+        rows = [self.R[0]] * len(self.tasks) if self.protocol == "joint" else self.R
+        return {task: rows[j][j] for j, task in enumerate(self.tasks)}
+
+
+def find(patterns: Iterable[str]) -> list[Path]:
+    """Run folders named by paths or globs; a folder of run folders stands for those in it.
+
+    Raises:
+        StateError: one that names no run folder.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        named = [Path(p) for p in sorted(glob.glob(pattern))]
+        runs = [
+            run for path in named for run in ([path] if (path / RECORD).exists() else sorted(path.glob(f"*/{RECORD}")))
+        ]
+        runs = [run.parent if run.name == RECORD else run for run in runs]
+        if not runs:
+            raise StateError(f"{pattern}: no run folder (none with a {RECORD})")
+        found += runs
+    return list({path.resolve(): path for path in found}.values())
+
+
+def read(path: Path) -> Run:
+    """One run folder with its options split into method and column.
+
+    Raises:
+        StateError: no run folder, or a damaged one.
+    """
+    record = read_record(path)
+    config = read_config(path, record)
+    trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k not in PLACES["trainer"]}
+    data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order", "protocol")}
+    tasks = record.get("columns", record["order"])
+    model = {k: v for k, v in config["model"].items() if k != "backbone"}
+    backbone = {k: v for k, v in config["model"]["backbone"].items() if k != "name"}
+    drawn = data.get("random_order", False)
+    method = {
+        "model": model,
+        "boundary": config.get("boundary") or {},
+        "trainer": {k: v for k, v in trainer.items() if k not in BUDGET},
+        "continues": record["continues"],
+        "protocol": record.get("protocol", "sequential"),
+    }
+    column = {
+        "order": f"{len(tasks)} tasks, drawn by seed" if drawn else " > ".join(tasks),
+        "tasks": ", ".join(sorted(tasks)),
+        # What was left out of which task depends on the order, is no difference in itself and follows from the options
+        # and the checksums; runs from before it was kept apart have it in one line.
+        "data": {"what": record.get("benchmark", record["data"]), **data},
+        # Without a checksum of the whole files, those of the examples drawn: then seeds cannot be told from other data.
+        "checksum": record.get("sources") or record["fingerprints"],
+        "metric": record["metrics"]["metric_of_task"],
+        "base": {"hash": record["base"], **backbone},
+        "trainer": {k: v for k, v in trainer.items() if k in BUDGET},
+    }
+    return Run(path, record, flat(method), flat(column), config["model"]["backbone"]["name"])
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> Options:
+    """Nested options as {"a.b": value}, without those that are null; a class's arguments stand beside its class_path.
+
+    Example:
+        >>> flat({"a": {"b": 1, "init_args": {"c": 2}}, "d": None})
+        {'a.b': 1, 'a.c': 2}
+    """
+    found: Options = {}
+    for key, value in options.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            found |= flat(value, name)
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def differing(options: Sequence[Options]) -> list[str]:
+    """Names of options that do not have the same value in all."""
+    names = dict.fromkeys(name for each in options for name in each)
+    return [name for name in names if len({repr(each.get(name)) for each in options}) > 1]

@@ -1,0 +1,149 @@
+"""A comparison as Markdown, CSV or LaTeX (booktabs)."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cl_lightning.common.files import to_csv
+from cl_lightning.common.terminal import shown
+from cl_lightning.metrics.bootstrap import Interval
+from cl_lightning.metrics.matrix import CONVENTIONS
+from cl_lightning.results.comparison.table import Aggregate, Comparison, Difference, each
+
+ABOUT = (
+    "± is the standard deviation over seeds; [low, high] is a 95 % bootstrap interval over test examples, of a "
+    "difference paired: the same seeds and examples on both sides"
+)
+
+#: What a backslash before it does not make LaTeX print.
+TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    "±": r"$\pm$", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts: `groups` are column groups (name, number of columns), under them `heads`, then `rows`."""
+
+    title: str
+    groups: list[tuple[str, int]]
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def grids(table: Comparison, metrics: Sequence[str], baseline: int | None) -> list[Grid]:
+    """The methods' own figures, and their differences from a baseline row where there is one."""
+    groups = [(name, len(metrics) + 1) for name in table.columns]
+    heads = [*metrics, "seeds"] * len(table.columns)
+    of_orders = [table.over_orders(r, "fp") for r in range(len(table.methods))]
+    more = 1 if any(of_orders) else 0
+    figures = Grid("Methods", [*groups, *[("orders", 1)] * more], [*heads, *["fp mean / worst"] * more], [])
+    for r, method in enumerate(table.methods):
+        cells = [[table.aggregate(r, c, m) for m in metrics] for c in range(len(table.columns))]
+        orders = "; ".join(f"{o.mean:.2f} / {o.worst:.2f} ({o.orders} orders)" for o in of_orders[r])
+        figures.rows.append([method, *_texts(cells, _figure), *[orders] * more])
+    if baseline is None or len(table.methods) == 1:
+        return [figures]
+    differences = Grid(f"Differences from {table.methods[baseline]}", groups, heads, [])
+    for r, method in enumerate(table.methods):
+        if r != baseline:
+            cells = [[table.difference(r, baseline, c, m) for m in metrics] for c in range(len(table.columns))]
+            differences.rows.append([method, *_texts(cells, _change)])
+    return [figures, differences]
+
+
+def _texts(cells: list[list], write: Callable[..., str]) -> list[str]:
+    """The cells of each column group and the number of seeds; blank where there is nothing."""
+    return [text for group in cells for text in [*("" if c is None else write(c) for c in group), _seeds(group)]]
+
+
+def _seeds(group: Sequence[Aggregate | Difference | None]) -> str:
+    return next((str(cell.seeds) for cell in group if cell is not None), "")
+
+
+def _figure(a: Aggregate) -> str:
+    return f"{a.mean:.2f}{'' if a.sd is None else f' ± {a.sd:.2f}'} {_ends(a.interval)}"
+
+
+def _change(d: Difference) -> str:
+    return f"{d.mean:+.2f} {_ends(d.interval)}"
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
+    return [*table.notes, *[f"{m}: {CONVENTIONS[m]}" for m in metrics], ABOUT]
+
+
+def markdown(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """Markdown tables and a list of notes."""
+    lines: list[str] = []
+    for grid in grids(table, metrics, baseline):
+        names = [name for name, width in grid.groups for _ in range(width)]
+        heads = [f"{name}: {head}" for name, head in zip(names, grid.heads, strict=True)]
+        lines += [f"### {shown(grid.title)}", "", _line(["method", *heads]), _line(["---", *["---:"] * len(heads)])]
+        lines += [*(_line(row) for row in grid.rows), ""]
+    return "\n".join([*lines, *[f"- {shown(note)}" for note in _notes(table, metrics)], ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(shown(cell).replace('|', '/') for cell in cells)} |"
+
+
+def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """LaTeX tabulars for the package booktabs, and the notes below them."""
+    lines: list[str] = []
+    for grid in grids(table, metrics, baseline):
+        groups = [rf"\multicolumn{{{width}}}{{c}}{{{_tex(name)}}}" for name, width in grid.groups]
+        lines += [
+            rf"\textbf{{{_tex(grid.title)}}}\par\smallskip",
+            rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
+            r"\toprule",
+        ]
+        lines += [_row(["", *groups]), _row(["method", *map(_tex, grid.heads)]), r"\midrule"]
+        lines += [_row([_tex(cell) for cell in row]) for row in grid.rows]
+        lines += [r"\bottomrule", r"\end{tabular}\par\medskip"]
+    notes = [rf"{_tex(note)}\par" for note in _notes(table, metrics)]
+    return "\n".join([*lines, r"{\footnotesize\raggedright", *notes, "}", ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"[&%$#_{}\\~^<>±|]", lambda found: TEX.get(found[0], rf"\{found[0]}"), shown(text))
+
+
+def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
+    """A line for each method, column and metric: figures, interval over test examples, difference from the baseline,
+    mean and worst over task orders, where there are several."""
+    columns = ["method", "column", "order", "data", "scored_by", "metric", "seeds", "mean", "sd", "low", "high"]
+    columns += ["baseline", "difference", "difference_low", "difference_high", "paired_seeds"]
+    columns += ["orders", "orders_mean", "orders_worst"]
+    rows = []
+    for r, c in sorted(table.cells):
+        facts = table.of_column[c]
+        for metric in metrics:
+            if (a := table.aggregate(r, c, metric)) is None:
+                continue
+            runs = table.cells[r, c]
+            data, scored = each(run.record["data"] for run in runs), each(run.scored_by for run in runs)
+            row = [table.methods[r], table.columns[c], facts["order"], data, scored, metric, a.seeds]
+            row += [a.mean, a.sd, *a.interval]
+            d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)
+            row += [table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5
+            o = next((o for o in table.over_orders(r, metric) if c in o.columns), None)
+            row = [shown(cell) if isinstance(cell, str) else cell for cell in row]
+            rows.append([*row, *([o.orders, o.mean, o.worst] if o else [None] * 3)])
+    return to_csv(columns, rows).decode()
+
+
+FORMATS: dict[str, Callable[[Comparison, Sequence[str], int | None], str]] = {
+    "markdown": markdown,
+    "csv": csv,
+    "latex": latex,
+}

@@ -1,0 +1,152 @@
+"""Views of a run: run folders beside its record that hold other scores of it, and no adapters. No torch here.
+
+`<run>/rescored/<scheme>` has the stored predictions scored anew, `<run>/evaluated` new predictions of the stored
+adapters. Reports and comparisons read a view like any run; the run itself is never written to.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import ConfigError, StateError, nearest
+from cl_lightning.common.files import from_jsonl, to_csv, to_json, to_jsonl
+from cl_lightning.common.paths import below
+from cl_lightning.data.base import Benchmark, data_root
+from cl_lightning.metrics.matrix import summary_of
+from cl_lightning.metrics.registry import PROMPTED, metric, official
+from cl_lightning.metrics.scored import Row, Scored, score_rows
+from cl_lightning.sequence.folder import (
+    CONFIG,
+    ZERO_SHOT,
+    RunFolder,
+    columns,
+    prediction_file,
+    read_checked,
+    read_record,
+)
+from cl_lightning.sequence.stored import make, read_config
+
+Cells = Mapping[tuple[str, str], Scored]
+
+
+def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, list[Row]]]:
+    """(after, task, rows) of every stored prediction file, ZERO_SHOT first. Raises StateError for a damaged one."""
+    for after in (ZERO_SHOT, *record["order"]):
+        for task in columns(record):
+            name = prediction_file(after, task)
+            if name in record["files"]:
+                yield after, task, from_jsonl(read_checked(path, record, name))
+
+
+def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:
+    """Score a run's stored predictions anew; the new scores go to `rescored/<scheme>`, which is returned.
+
+    Args:
+        path: a run folder, or a view.
+        scheme: "own" (each task's own metric), "official" (its official evaluator's), a metric for all tasks, or
+            TASK=METRIC pairs with commas between, the other tasks keeping theirs.
+        root: folder of the data, where it has moved; only metrics that read prompts look there.
+        allow: a benchmark class of your own that the run's configuration may name.
+
+    Raises:
+        StateError: no run folder, a damaged one, one without predictions, or one whose data is not what lies at `root`
+            now; or its benchmark is no class of this project and not allowed.
+        ConfigError: unknown task or metric, no official evaluator.
+        DataError: the metric does not fit the answers.
+    """
+    record = read_record(path)
+    config = read_config(path, record)
+    benchmark = partial(make, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
+    metrics = _metrics(scheme, record, benchmark)
+    others = benchmark().official_also if scheme == "official" else {}
+    prompts: dict[str, dict[str, str]] = {}
+    cells: dict[tuple[str, str], Scored] = {}
+    for after, task, rows in predictions(path, record):
+        name = metrics[task]
+        if name in PROMPTED and task not in prompts:
+            prompts[task] = _prompts(benchmark(), data_root(root or config["data"].get("root")), task, rows)
+        texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
+        also = [new for old in rows[0].get("also", ()) for new in others.get(old, (old,))] if others else ()
+        cells[after, task] = score_rows(name, rows, texts, also)
+    if not cells:
+        raise StateError(f"{path}: holds no predictions to score")
+    return write_view(path, record, below(path, f"rescored/{scheme}"), f"re-scored: {scheme}", metrics, cells)
+
+
+def write_view(
+    run: Path, record: dict[str, Any], to: Path, what: str, metrics: Mapping[str, str], cells: Cells
+) -> Path:
+    """Write scores of a run as a run folder of their own at `to`, replacing an earlier one there.
+
+    `cells`: (after, task) -> scores, with or without those of ZERO_SHOT. What the record says besides scores stays.
+    """
+    order, done, tasks = record["order"], record["done"], columns(record)
+
+    def row(after: str) -> list[float | None]:
+        return [cells[after, task].score if (after, task) in cells else None for task in tasks]
+
+    R, start = [row(after) for after in order[:done]], row(ZERO_SHOT)
+    zero_shot = None if all(score is None for score in start) else start
+    intervals: dict[str, dict[str, Any]] = {}
+    further: dict[str, dict[str, Any]] = {}
+    for (after, task), scored in cells.items():
+        intervals.setdefault(after, {})[task] = scored.interval
+        if scored.further:
+            further.setdefault(after, {})[task] = scored.further
+    found = {
+        **record["metrics"],
+        **summary_of(record.get("protocol", "sequential"), R, zero_shot),
+        "metric_of_task": dict(metrics),
+        "zero_shot": zero_shot,
+        "intervals": intervals,
+        "further": further,
+    }
+    if metrics != record["metrics"]["metric_of_task"]:
+        # They were scored by the other metrics.
+        found |= {"majority": None, "copy_prompt": None, "baseline_intervals": {}}
+    new = {**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}}
+    folder = RunFolder(to)
+    folder.open(record["identity"], fresh=True, begin={**new, "R": [], "zero_shot": None, "done": 0})
+    try:
+        folder.write(CONFIG, read_checked(run, record, CONFIG))
+        for (after, task), scored in cells.items():
+            folder.write(prediction_file(after, task), to_jsonl(scored.rows))
+        folder.commit(new)
+        rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
+        folder.export("matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
+        folder.export("metrics.json", to_json(found))
+    finally:
+        folder.close()
+    return to
+
+
+def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchmark]) -> dict[str, str]:
+    """Task -> metric."""
+    own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in columns(record)}
+    if scheme == "own":
+        return own
+    if scheme == "official":
+        evaluator = benchmark().evaluator
+        chosen = {task: official(name, evaluator) for task, name in own.items()}
+    elif "=" in scheme:
+        pairs = [pair.partition("=") for pair in scheme.split(",")]
+        for task, _, _ in pairs:
+            if task not in own:
+                raise ConfigError(f"{scheme}: the run has no task {task!r}; {nearest(task, own)}")
+        chosen = {**own, **{task: name for task, _, name in pairs}}
+    else:
+        chosen = dict.fromkeys(own, scheme)
+    for name in chosen.values():
+        metric(name)
+    return chosen
+
+
+def _prompts(benchmark: Benchmark, root: Path | None, task: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Prompts of a task's test examples by id, where their answers are those that the run stored."""
+    examples = {e.id: e for e in benchmark.load(root, task).test}
+    for row in rows:
+        example = examples.get(row["id"])
+        if example is None or (list(example.references) or example.answer) != row["reference"]:
+            raise StateError(f"{row['id']}: not in the data as the run had it; give the folder with --root")
+    return {name: example.prompt for name, example in examples.items()}

@@ -1,0 +1,97 @@
+"""Going on from a finished sequence: `--sequence.continue_from=RUN --data.order+=TASK` learns only the new task.
+
+The new run folder starts as a copy of the old one's branches, memory, predictions and matrix; the old run stays
+as it is. What must agree is checked first: base model, adapter, order and data of the old tasks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished run: its folder and record."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def adapter_settings(module: ContinualLM) -> dict[str, Any]:
+    """What must be equal for stored branches to mean the same."""
+    adapter = module.adapter
+    return {
+        "class": type(adapter).__name__,
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "rslora": adapter.rslora,
+        "layers": list(adapter.layers),
+    }
+
+
+def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
+    """Read and check the run to go on from.
+
+    Raises:
+        StateError: no finished run, a damaged one, or of another base, adapter, order or data; names what differs.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    done, order = record["done"], record["order"]
+    if done < len(order):
+        raise StateError(f"sequence.continue_from: {folder} has {done} of {len(order)} tasks done; finish it first")
+    if data.order[:done] != order or len(data.order) == done:
+        raise StateError(
+            f"sequence.continue_from: data.order must begin with {', '.join(order)} and add at least one task "
+            f"(--data.order+=NAME); it is {', '.join(data.order)}"
+        )
+    if record["base"] != module.base_hash:
+        raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
+    if record["adapter"] != adapter_settings(module):
+        raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    if differing := [name for name, value in data.template.items() if record["template"][name] != value]:
+        raise StateError(
+            f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
+            "the same"
+        )
+    for task in data.tasks[:done]:
+        if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
+            raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")
+        was, now = record["metrics"].get("budgets", {}).get(task.spec.name), task.spec.max_new_tokens
+        if was is not None and was["max_new_tokens"] != now:
+            raise StateError(
+                f"sequence.continue_from: {folder} generated up to {was['max_new_tokens']} tokens for "
+                f"{task.spec.name}, now it would be {now}; give it the same data.max_new_tokens"
+            )
+    for name in record["files"]:
+        read_checked(folder, record, name)
+    return Parent(folder, record)
+
+
+def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], config: bytes) -> None:
+    """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
+
+    On disk before any other rank starts, since they read their state from there.
+    """
+    for name in (name for name in parent.record["files"] if name != CONFIG):
+        folder.write(name, read_checked(parent.path, parent.record, name))
+    folder.write(CONFIG, config)
+    new = len(order) - parent.record["done"]
+    zero_shot = parent.record["zero_shot"]
+    folder.commit(
+        {
+            **parent.record,
+            **facts,
+            "order": order,
+            "columns": order,
+            "R": [[*row, *[None] * new] for row in parent.record["R"]],
+            "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
+            "metrics": {**parent.record["metrics"], "complete": False},
+            "attempts": 0,
+        }
+    )

@@ -1,0 +1,73 @@
+"""Load a finished (or unfinished) run from its folder, for scripts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.folder import CONFIG, adapter_file, read_checked, read_record
+from cl_lightning.sequence.stored import make, read_config
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's results and its model.
+
+    Attributes:
+        module: the LLM with every (chosen) finished task's branch in place.
+        matrix: R[i][j], score on task j after task i, 0..100; None where not scored.
+        record: everything sequence.json says (order, data, seed, versions, ...).
+    """
+
+    module: ContinualLM
+    matrix: list[list[float | None]]
+    record: dict[str, Any]
+
+
+def load_run(
+    path: str | Path, tasks: int | None = None, *, allow: Sequence[str] = (), trust_remote_code: bool = False
+) -> LoadedRun:
+    """Rebuild the model of a run folder from its base and its stored branches.
+
+    The folder may be anyone's: its configuration makes this project's own classes only, and its `trust_remote_code`
+    counts for nothing.
+
+    Args:
+        path: the run folder.
+        tasks: the model as it was scored after so many tasks, 0 being the base; None: after all that are done.
+        allow: classes of your own that may be made too, as the configuration names them ("my_package.MyAdapter").
+        trust_remote_code: let code that comes with the base model run.
+
+    Raises:
+        StateError: no run folder, a damaged or foreign one, or one that needs classes or code that were not allowed.
+        ConfigError: the base model is not to be had here.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    alone = record.get("protocol") == "independent"
+    if alone and tasks is None:
+        raise StateError(
+            f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load; "
+            "tasks=1 is the first task's, tasks=2 the second's"
+        )
+    options, file = read_config(folder, record)["model"], folder / CONFIG
+    module = make(ContinualLM, options, "model", file, allow, trust_remote_code)
+    try:
+        module.load(module.backbone.load_tokenizer())
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        raise StateError(
+            f"{file}: the model {module.backbone.name} comes with code of its own; if you trust it: "
+            "--trust-remote-code (in Python: trust_remote_code=True)"
+        ) from None
+    if module.base_hash != record["base"]:
+        raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
+    done = record["order"][: record["done"] if tasks is None else tasks]
+    kept = done[-1:] if alone else done
+    module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in kept])
+    return LoadedRun(module.eval(), record["R"], record)

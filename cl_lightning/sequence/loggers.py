@@ -1,0 +1,80 @@
+"""Loggers of a run and its own monotone axes: cl/step, cl/tokens, cl/task.
+
+Each task has a fresh Trainer whose global_step restarts at 0; these axes do not. The CSV log is always
+written; wandb is offline unless asked otherwise and needs no key then.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from cl_lightning.common import stopping
+from cl_lightning.common.paths import below
+
+Wandb = Literal["offline", "online", "off"]
+
+
+@dataclass
+class Clock:
+    """Optimiser steps, training tokens (all ranks, without padding) since the sequence began, and the task."""
+
+    step: int = 0
+    tokens: int = 0
+    task: int = 0
+
+    def axes(self) -> dict[str, int]:
+        return {f"cl/{name}": value for name, value in asdict(self).items()}
+
+
+def make_loggers(folder: Path, attempt: int, run_id: str, name: str, tags: list[str], wandb: Wandb) -> list[Logger]:
+    """CSV under logs/attempt_<n>, and wandb with one run id for the whole sequence. Raises StateError: a link there."""
+    below(folder, f"logs/attempt_{attempt}/metrics.csv")
+    below(folder, "wandb")
+    loggers: list[Logger] = [CSVLogger(folder, name="logs", version=f"attempt_{attempt}", flush_logs_every_n_steps=1)]
+    if wandb != "off":
+        stopping.close_at_end(_close_wandb)
+        loggers.append(
+            WandbLogger(
+                name=name,
+                id=run_id,
+                project="cl_lightning",
+                save_dir=folder,
+                offline=wandb == "offline",
+                tags=tags,
+                resume="allow" if wandb == "online" else None,
+            )
+        )
+    return loggers
+
+
+def _close_wandb(exit_code: int) -> None:
+    """Have wandb write what it still holds in memory, and end its service."""
+    import wandb
+
+    wandb.teardown(exit_code)
+
+
+def define_axes(loggers: list[Logger]) -> None:
+    """Let wandb draw everything over cl/step. On rank 0, after the process group exists."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.define_metric("cl/step")
+            logger.experiment.define_metric("*", step_metric="cl/step")
+
+
+def log(loggers: list[Logger], clock: Clock, values: dict[str, Any]) -> None:
+    """Write values with the axes beside them."""
+    for logger in loggers:
+        logger.log_metrics({**values, **clock.axes()}, step=clock.step)
+
+
+def log_table(loggers: list[Logger], clock: Clock, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Show a table in wandb, at this point of the axes."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            table = wandb.Table(columns=columns, data=rows)
+            logger.log_metrics({name: table, **clock.axes()}, step=clock.step)

@@ -1,0 +1,3 @@
+"""TODO-DOC cl_lightning/sequence/record.py."""
+
+VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
