@@ -29,8 +29,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1, which deletes that run] [ARGS='--option=value ...']
-	@$(PY) -m cl_lightning --config experiments/_base.yaml --config experiments/$(EXP).yaml \
-	  $(if $(PRESET),--config experiments/presets/$(PRESET).yaml --sequence.experiment=$(EXP)_$(PRESET)) \
+	@$(PY) -m cl_lightning run $(EXP) $(if $(PRESET),--preset=$(PRESET)) \
 	  $(if $(DATA),--data.root='$(DATA)') \
 	  $(if $(RUN_DIR),--sequence.run_dir='$(RUN_DIR)') $(if $(FRESH),--sequence.fresh=true) $(ARGS)
 
@@ -42,7 +41,7 @@ check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
 
 mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or at RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
-	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',--config experiments/_base.yaml --config experiments/$(EXP).yaml) \
+	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \
 	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
 
 test: $(STAMP) ## run the tests

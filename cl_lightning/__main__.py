@@ -1,4 +1,8 @@
-"""`python -m cl_lightning --config experiments/_base.yaml --config experiments/NAME.yaml [--option=value ...]`."""
+"""The command line: `cl-lightning COMMAND ...`, or `python -m cl_lightning COMMAND ...`.
+
+Each command is a module of `cl_lightning.commands` with a `main(argv)`. Signals are taken in hand before anything else is
+imported, and nothing heavy is imported before a command is known.
+"""
 
 import os
 import sys
@@ -8,22 +12,36 @@ from cl_lightning.common import stopping
 
 
 def main() -> int:
-    """Run an experiment. Exit code 0: done; 1: stopped, state kept; 2: bad input, told in one line."""
-    from cl_lightning.commands import precheck
-    from cl_lightning.common.errors import UserError
-    from cl_lightning.common.terminal import say_error
+    """Run the command that `sys.argv` names; options alone are those of `run`.
 
+    Returns:
+        0: done. 1: stopped, finished work is kept. 2: bad input, told in one line.
+    """
+    from importlib import import_module
+
+    from cl_lightning.commands import COMMANDS
+    from cl_lightning.commands.own_callbacks import load_own_callbacks
+    from cl_lightning.common.errors import ConfigError, UserError, nearest
+    from cl_lightning.common.terminal import say, say_error
+
+    argv = sys.argv[1:]
+    if argv in ([], ["--help"], ["-h"], ["help"]):
+        say("usage: cl-lightning COMMAND [...]; cl-lightning COMMAND --help says more")
+        for name, command in COMMANDS.items():
+            say(f"  {name:<12} {command.about}")
+        return 0
+    name, argv = ("run", argv) if argv[0].startswith("-") else (argv[0], argv[1:])
     try:
-        precheck.check(sys.argv[1:])
-        from cl_lightning.commands.run import run
-
-        run()
+        if name not in COMMANDS:
+            raise ConfigError(f"no command {name!r}; {nearest(name, COMMANDS)}")
+        stopping.saved(COMMANDS[name].stopped)
+        load_own_callbacks()
+        return import_module(f"cl_lightning.commands.{name.replace('-', '_')}").main(argv) or 0
     except UserError as error:
         # Under DDP every rank comes here with the same line; one is enough.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             say_error(error)
         return error.exit_code
-    return 0
 
 
 def command() -> NoReturn:

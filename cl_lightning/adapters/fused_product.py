@@ -1,4 +1,7 @@
-"""TODO-DOC cl_lightning/adapters/fused_product.py."""
+"""One autograd function for the frozen base product and all LoRA branches of a linear layer.
+
+See `adapters.linear` for the equations and shapes. It saves x and A x for the backward pass, nothing else.
+"""
 
 from typing import NamedTuple
 

@@ -1,1 +1,28 @@
-"""TODO-DOC cl_lightning/commands."""
+"""Commands: one module each, with `main(argv)`. The only room that imports `callbacks`."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """What a command does, and what is said when a signal ends it."""
+
+    about: str
+    stopped: str
+
+
+#: By name, as `cl-lightning --help` lists them. Dashes are underscores in module names.
+COMMANDS = {
+    "run": Command(
+        "train on a sequence of tasks, or continue an interrupted run",
+        "nothing had started; what was saved before is kept",
+    ),
+    "experiments": Command("list the experiments that `run` knows by name", "nothing was changed"),
+    "report": Command("print a run's tables", "nothing was changed"),
+    "compare": Command("put several runs into one table", "nothing was written"),
+    "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
+    "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
+    "data": Command(
+        "download the data that licences allow", "what has arrived is kept; run the same command again to go on"
+    ),
+    "data-check": Command("say what is wrong with data, task by task", "nothing was changed"),
+}

@@ -1,17 +1,16 @@
-"""Several runs in one table: `python -m cl_lightning compare RUN [RUN ...]`. Imports no torch.
+"""Several runs in one table: `cl-lightning compare RUN [RUN ...]`. Imports no torch.
 
 Runs of one configuration with several seeds are averaged; runs of other data, budgets, orders or base models become
 columns of their own, and the notes under the table say what is different.
 """
 
-import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl_lightning.common.errors import ConfigError, UserError, nearest
+from cl_lightning.commands.arguments import Arguments
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import write_output
-from cl_lightning.common.terminal import say, say_error
+from cl_lightning.common.terminal import say
 from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.results.comparison.runs import find
 from cl_lightning.results.comparison.table import Comparison, compare
@@ -23,11 +22,9 @@ METRICS = ("ap", "fp", "forget_T")
 NAMES = (*FUNCTIONS, *FROM_START, *REFERENCED)
 
 
-def parser() -> ArgumentParser:
+def parser() -> Arguments:
     """The command line's options."""
-    made = ArgumentParser(
-        "cl_lightning.commands.compare", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    made = Arguments("compare", __doc__)
     made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of them, or globs")
     made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(NAMES)}")
     made.add_argument(
@@ -73,16 +70,12 @@ def _baseline(table: Comparison, name: str | None) -> int:
     return table.methods.index(name)
 
 
-def main() -> int:
-    try:
-        made, out = text(sys.argv[1:])
-        if out is None:
-            for line in made.removesuffix("\n").split("\n"):
-                say(line)
-        else:
-            write_output(out, made.encode())
-            say(f"written: {out}")
-    except UserError as error:
-        say_error(error)
-        return error.exit_code
-    return 0
+def main(argv: list[str]) -> None:
+    """Print the table that `argv` asks for, or write it."""
+    made, out = text(argv)
+    if out is None:
+        for line in made.removesuffix("\n").split("\n"):
+            say(line)
+    else:
+        write_output(out, made.encode())
+        say(f"written: {out}")

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/commands/data_check.py."""
+"""Say what is wrong with data before anyone trains on it: `cl-lightning data-check FOLDER`."""
 
 import argparse
 import sys
@@ -11,10 +11,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import track
 
 import cl_lightning.data
+from cl_lightning.commands.arguments import Arguments
 from cl_lightning.common import console
-from cl_lightning.common.errors import ConfigError, UserError, nearest
+from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import to_csv, write_output
-from cl_lightning.common.terminal import say, say_error
+from cl_lightning.common.terminal import say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.audit.check import BENCHMARKS, changed, check, found, table, unknown_sizes
 from cl_lightning.data.audit.profile import Limits, Measure, words
@@ -138,8 +139,9 @@ def run(options: argparse.Namespace) -> None:
         say(f"written: {options.csv}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m cl_lightning data-check", description=__doc__)
+def main(argv: list[str]) -> None:
+    """Check what `argv` names and print what was found."""
+    parser = Arguments("data-check", __doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
     parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
     parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
@@ -152,9 +154,4 @@ def main() -> int:
     parser.add_argument(
         "--max-new-tokens", type=budget, metavar="N", help="as data.max_new_tokens: a number for all tasks, or official"
     )
-    try:
-        run(parser.parse_args())
-    except UserError as error:
-        say_error(error)
-        return error.exit_code
-    return 0
+    run(parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/commands/first_line.py."""
+"""The first line of a run: what is trained, on which data, in which precision."""
 
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.commands.parser import ContinualCLI

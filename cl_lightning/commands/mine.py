@@ -1,20 +1,20 @@
-"""`python -m cl_lightning mine --config ... [--length=5 ...]`: mine sequences of conflicting tasks from a pool.
+"""`cl-lightning mine NAME [--length=5 ...]`: mine sequences of conflicting tasks from a pool.
 
 The pool is `data.order`, of any benchmark. Conflict shows only once something was learnt, so the first task of the pool
 is learnt by an ordinary run with the same options (or taken from `--run`), and the tasks are compared there.
 """
 
-import argparse
 import json
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 from cl_lightning.commands import precheck
-from cl_lightning.common.errors import ConfigError, StateError, UserError
-from cl_lightning.common.terminal import say_error
+from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.experiments import expanded
+from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.mining.options import MiningOptions
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.run_files import told
@@ -24,21 +24,14 @@ from cl_lightning.sequence.stored import checked, read_config
 RESULT = re.compile(r"cosines\.csv|negative_share\.csv|(conflict|control)-\d+\.yaml")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     """Options of the mining, and those of the run: everything else.
 
     Raises:
         ConfigError: an option that is out of range, in one line.
     """
-    parser = _Parser(
-        prog="python -m cl_lightning mine",
-        description="Mine sequences of conflicting tasks from a pool (data.order). All options of a run go with it.",
-        allow_abbrev=False,
+    parser = Arguments(
+        "mine", "Mine sequences of conflicting tasks from a pool (data.order). All options of a run go with it."
     )
     parser.add_argument("--run", help="folder of a run with one finished task; else the pool's first task is learnt")
     parser.add_argument("--out", default="runs/mined", help="folder of what is found (runs/mined)")
@@ -65,7 +58,7 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     if not options.run and (options.allow or options.trust_remote_code):
         raise ConfigError("--allow and --trust-remote-code go with --run")
     trust = f"--model.backbone.trust_remote_code={str(options.trust_remote_code).lower()}"
-    return options, [f"--config={options.run}/{CONFIG}", trust, *rest] if options.run else rest
+    return options, [f"--config={options.run}/{CONFIG}", trust, *rest] if options.run else expanded(rest)
 
 
 def _check_stored(run: Path, options: MiningOptions) -> None:
@@ -86,18 +79,19 @@ def refuse_results(out: Path) -> None:
             )
 
 
-def main() -> int:
-    """Exit code 0: done; 1: the run of the first task stopped; 2: bad input, told in one line."""
-    try:
-        options, argv = parse(sys.argv[1:])
-        if options.run:
-            _check_stored(Path(options.run), options)
-        refuse_results(Path(options.out))
-        precheck.check(argv)
-        from cl_lightning.mining.mine import mine
+def main(argv: list[str]) -> None:
+    """Mine as `argv` asks; its other options are those of `cl-lightning run`."""
+    options, rest = parse(argv)
+    if options.run:
+        _check_stored(Path(options.run), options)
+    refuse_results(Path(options.out))
+    precheck.check(rest)
+    from cl_lightning.commands.parser import make_cli, quiet
+    from cl_lightning.mining.mine import mine
+    from cl_lightning.sequence.stored import only
 
-        mine(options, argv)
-    except UserError as error:
-        say_error(error)
-        return error.exit_code
-    return 0
+    quiet()
+    sys.argv[1:] = rest
+    with only(options.allow) if options.run else nullcontext():
+        cli = make_cli()
+    mine(options, cli, rest)

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/commands/parser.py."""
+"""The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
 import copy
 import difflib

@@ -21,7 +21,7 @@ from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
 PARSER_OPTIONS = ("config", "help", "print_config")
-USAGE = "python -m cl_lightning --config experiments/_base.yaml --config experiments/NAME.yaml [--option=value ...]"
+USAGE = "cl-lightning run NAME [--preset PRESET] [--config FILE.yaml] [--option=value ...]"
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 

@@ -1,20 +1,13 @@
-"""TODO-DOC cl_lightning/commands/report.py."""
+"""Print a run folder's tables: `cl-lightning report RUN`. Imports no torch, so it answers at once."""
 
-import sys
 from pathlib import Path
 
-from cl_lightning.common.errors import UserError
-from cl_lightning.common.terminal import say, say_error
+from cl_lightning.commands.arguments import Arguments
 from cl_lightning.results.report import show
 
 
-def main() -> int:
-    if len(sys.argv) != 2:
-        say("usage: python -m cl_lightning report RUN_FOLDER", error=True)
-        return 2
-    try:
-        show(Path(sys.argv[1]))
-    except UserError as error:
-        say_error(error)
-        return error.exit_code
-    return 0
+def main(argv: list[str]) -> None:
+    """Print the tables of the run folder that `argv` names."""
+    parser = Arguments("report", "Print a run's tables.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a view below one")
+    show(parser.parse_args(argv).run)

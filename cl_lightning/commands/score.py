@@ -1,15 +1,16 @@
-"""Score a finished run anew, without training: `python -m cl_lightning score RUN --metrics official rouge_l`.
+"""Score a finished run anew, without training: `cl-lightning score RUN --metrics official rouge_l`.
 
 --metrics re-scores the stored predictions; --evaluate lets the stored adapters predict again, all of R with what
 lies above the diagonal, and the base model. Results go beside the run's record, never over it, as run folders that
 `report` and `compare` read: RUN/rescored/<scheme>, RUN/evaluated.
 """
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
-from cl_lightning.common.errors import ConfigError, UserError
-from cl_lightning.common.terminal import say, say_error
+from cl_lightning.commands.arguments import Arguments
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.terminal import say
 from cl_lightning.metrics.parity import DEVIATIONS, WITHOUT_SWITCH
 from cl_lightning.metrics.registry import METRICS
 from cl_lightning.results.report import show
@@ -18,11 +19,9 @@ from cl_lightning.results.rescore import rescore
 SCHEMES = "own, official, a metric for all tasks, or TASK=METRIC[,TASK=METRIC]"
 
 
-def parser() -> ArgumentParser:
+def parser() -> Arguments:
     """The command line's options."""
-    made = ArgumentParser(
-        "cl_lightning.commands.score", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    made = Arguments("score", __doc__)
     made.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
     made.add_argument("--metrics", nargs="+", default=[], metavar="SCHEME", help=SCHEMES)
     made.add_argument("--evaluate", action="store_true", help="let the stored adapters predict again")
@@ -75,10 +74,6 @@ def listed() -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    try:
-        run(parser().parse_args())
-    except UserError as error:
-        say_error(error)
-        return error.exit_code
-    return 0
+def main(argv: list[str]) -> None:
+    """Do what `argv` asks for."""
+    run(parser().parse_args(argv))

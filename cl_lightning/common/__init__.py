@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/common."""
+"""What every room uses: errors, files, seeds, collectives. Knows nothing of models or tasks."""

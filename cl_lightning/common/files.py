@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/common/files.py."""
+"""Write files whole or not at all, and the formats that are written: JSON, JSON Lines, CSV."""
 
 import csv
 import errno

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/data/task_data.py."""
+"""One task of a sequence, prepared for training and scoring."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

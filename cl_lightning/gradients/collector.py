@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,10 +22,21 @@ from cl_lightning.gradients.memory_plan import Plan
 from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
 from cl_lightning.linalg.low_rank import LowRank
 
-if TYPE_CHECKING:
-    from cl_lightning.adapters.linear import AdaptedLinear
-
 Gradient = Tensor | LowRank
+
+
+class Matrix(Protocol):
+    """What the collector needs to know of a layer: the frozen W (m, n) and its shape."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+
+    @property
+    def weight(self) -> Tensor:
+        """W, for its device."""
+
+
 #: One pass over this rank's batches: calls the first with each layer's dy and x, the second after each batch.
 RunPass = Callable[[TakeProduct, Callable[[], None]], None]
 
@@ -68,7 +79,7 @@ class Collected:
 class GradientCollector:
     """Collects gradients as `plan` says. `layers`: matrices by name; `dtype`: of the sums."""
 
-    def __init__(self, layers: Mapping[str, AdaptedLinear], plan: Plan, seed: int, dtype: torch.dtype) -> None:
+    def __init__(self, layers: Mapping[str, Matrix], plan: Plan, seed: int, dtype: torch.dtype) -> None:
         self.layers, self.plan, self.seed, self.dtype = layers, plan, seed, dtype
         self._tests: dict[torch.device, TestMatrices] = {}
 
@@ -137,7 +148,7 @@ class GradientCollector:
             self._add_formed(done, group, memories)
         return done
 
-    def _sketch(self, layer: AdaptedLinear) -> Sketch:
+    def _sketch(self, layer: Matrix) -> Sketch:
         device = layer.weight.device
         tests = self._tests.setdefault(device, TestMatrices(self.seed, self.dtype, device))
         if self.plan.mode == "two_pass":
@@ -179,7 +190,7 @@ class GradientCollector:
 class _Products:
     """Inner products with `memories` gradients, batch by batch."""
 
-    def __init__(self, layers: Mapping[str, AdaptedLinear], memories: int) -> None:
+    def __init__(self, layers: Mapping[str, Matrix], memories: int) -> None:
         self.layers, self.memories = layers, memories
         self.batches: list[dict[str, Tensor]] = []
         self.now = self._zeros()

@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/linalg."""
+"""Linear algebra on tensors: low-rank products, Gram matrices, singular directions, subspaces."""

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/linalg/gram.py."""
+"""Inner products and linear combinations of gradients, dense or low-rank."""
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement

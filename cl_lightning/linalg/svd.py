@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/linalg/svd.py."""
+"""Leading singular directions, and how much two subspaces overlap."""
 
 import torch
 from torch import Tensor

@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/metrics."""
+"""Metrics: scores of single answers, the score matrix and its summaries, bootstrap intervals. No torch in most."""

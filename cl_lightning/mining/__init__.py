@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/mining."""
+"""Mine sequences of conflicting tasks from a pool, by their gradients' cosines."""

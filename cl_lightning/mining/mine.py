@@ -4,7 +4,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import to_csv, write_output
@@ -33,20 +31,15 @@ from cl_lightning.mining.search import (
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import LoadedRun, load_run
-from cl_lightning.sequence.stored import only
 
 
-def mine(options: MiningOptions, argv: list[str]) -> None:
+def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     """Learn the first task where there is no run of it, compare the pool, search, write, and say what was found.
 
     Raises:
         UserError: what the user can put right.
         SystemExit: the run of the first task ended with this code and has said why.
     """
-    quiet()
-    sys.argv[1:] = argv
-    with only(options.allow) if options.run else nullcontext():
-        cli = make_cli()
     data, out = cli.datamodule, Path(options.out)
     _check_pool(options, data.order)
     # Before anything is learnt, so that faults of the pool's data show now.
@@ -80,7 +73,7 @@ def mine(options: MiningOptions, argv: list[str]) -> None:
     for file in files[:1]:
         # The options of this run, but not the folder of the one whose options were taken.
         afresh = ["--sequence.run_dir=null"] if options.run else []
-        say(f"run one: {shlex.join(['python', '-m', 'cl_lightning', *argv, *afresh, f'--config={file}'])}")
+        say(f"run one: {shlex.join(['cl-lightning', 'run', *argv, *afresh, f'--config={file}'])}")
 
 
 def _check_pool(options: MiningOptions, pool: list[str]) -> None:
@@ -96,7 +89,8 @@ def _check_pool(options: MiningOptions, pool: list[str]) -> None:
 
 def _learn(task: str, run: Path, argv: list[str]) -> Path:
     """The run of the first task alone, in a process of its own: it may start several."""
-    command = [sys.executable, "-m", "cl_lightning", *argv, f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
+    options = [f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
+    command = [sys.executable, "-m", "cl_lightning", "run", *argv, *options]
     with subprocess.Popen(command) as process, stopping.speaking(process):
         code = process.wait()
     if code:

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/mining/options.py."""
+"""Options of the mining."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/model."""
+"""The frozen LLM and the LightningModule around it: loading, precision, loss, optimiser."""

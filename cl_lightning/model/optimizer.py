@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/model/optimizer.py."""
+"""Learning-rate schedules and the optimiser's variants."""
 
 import math
 from typing import Any

@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/results."""
+"""What a finished run says: tables, comparisons, new scores. No torch but for evaluating again."""

@@ -1,4 +1,4 @@
-"""A run folder as tables for people. Imports no torch: `python -m cl_lightning report RUN` answers at once."""
+"""A run folder as tables for people. Imports no torch: `cl-lightning report RUN` answers at once."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/sequence/context.py."""
+"""What a task callback may ask of a run."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/sequence/identity.py."""
+"""A run's identity: the hash of what it computes. The one truth of what is no part of it."""
 
 import hashlib
 import json

@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/data/audit."""
+"""Is this data fit to train on? Checks, published sizes and checksums, downloads."""

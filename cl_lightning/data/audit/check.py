@@ -1,4 +1,4 @@
-"""What is wrong with the data under a folder, before anyone trains on it: `python -m cl_lightning data-check FOLDER`.
+"""What is wrong with the data under a folder, before anyone trains on it: `cl-lightning data-check FOLDER`.
 
 For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
 and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the

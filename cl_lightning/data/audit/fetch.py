@@ -1,4 +1,4 @@
-"""Get published data: `python -m cl_lightning data [FOLDER]` downloads what its terms allow, says what is left.
+"""Get published data: `cl-lightning data [FOLDER]` downloads what its terms allow, says what is left.
 
 Files under open licences are fetched. Others only where you say that their terms suit you (`--accept non-commercial`,
 `--accept unclear`); else each is named with its address and where to put it. A download goes on where it broke off, is

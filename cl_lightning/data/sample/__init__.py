@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/data/sample."""
+"""The built-in sample: small synthetic tasks in TRACE's formats, made in code."""

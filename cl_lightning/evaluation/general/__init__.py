@@ -1,1 +1,1 @@
-"""TODO-DOC cl_lightning/evaluation/general."""
+"""General ability: lm-eval's tasks before and after continual learning."""

@@ -1,0 +1,27 @@
+"""Command-line arguments of the commands other than `run`: argparse whose errors are one line."""
+
+import argparse
+from typing import NoReturn
+
+from cl_lightning.common.errors import ConfigError
+
+
+class Arguments(argparse.ArgumentParser):
+    """An ArgumentParser of `cl-lightning NAME`.
+
+    Args:
+        name: the command.
+        about: what `--help` says first.
+    """
+
+    def __init__(self, name: str, about: str | None) -> None:
+        super().__init__(
+            f"cl-lightning {name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of printing the usage and leaving."""
+        raise ConfigError(f"{self.prog}: {message}; {self.prog} --help says more")

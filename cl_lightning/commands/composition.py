@@ -1,0 +1,144 @@
+"""Composition root: Lightning CLI (jsonargparse, omegaconf), slots, checks, run folder, trainer factory.
+
+Imports everything; `commands.run` checks what it can before.
+"""
+
+import sys
+from pathlib import Path
+
+from cl_lightning.commands.first_line import first_line
+from cl_lightning.commands.parser import make_cli, quiet
+from cl_lightning.commands.precheck import config_files
+from cl_lightning.common import distributed, stopping
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.files import disk_errors_told
+from cl_lightning.common.memory import loaded_stays
+from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.common.terminal import say
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.backbone import set_threads
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.results import report
+from cl_lightning.sequence import continuation, standing
+from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.folder import CONFIG, RunFolder
+from cl_lightning.sequence.identity import run_identity
+from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+
+
+def run() -> None:
+    """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
+    quiet()
+    cli = make_cli()
+    module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
+    boundary, observers = cli.slots("boundary"), cli.slots("observers")
+    _check(module, data, boundary, observers)
+    experiment = settings.experiment or _experiment(sys.argv[1:])
+    run_dir = _run_dir(settings, experiment)
+    devices = cli.config_init.trainer.devices
+    set_threads(devices if isinstance(devices, int) else 1, settings.threads)
+
+    tokenizer = module.backbone.load_tokenizer()
+    module.load(tokenizer)
+    data.prepare(tokenizer, module.encoder_decoder)
+    resolved = cli.resolved()
+    if settings.continue_from and data.protocol != "sequential":
+        raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol}")
+    parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
+    facts = {
+        "experiment": experiment,
+        "data": data.source,
+        "benchmark": data.benchmark.describe(data.root),
+        "base": module.base_hash,
+        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
+        "sources": {t.spec.name: t.whole for t in data.evaluated},
+        "adapter": continuation.adapter_settings(module),
+        "template": data.template,
+        "continues": parent.record["identity"] if parent else None,
+    }
+    facts["identity"] = run_identity(cli.config, facts)
+    folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
+    sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
+    sequence.check()
+    if _launches_here():
+        folder.open(facts["identity"], settings.fresh, sequence.record())
+        # Once there is a configuration it stays; what may differ now is no part of the identity.
+        if CONFIG not in folder.files and parent is not None:
+            continuation.adopt(parent, folder, facts, data.order, resolved.encode())
+        elif CONFIG not in folder.files:
+            folder.write(CONFIG, resolved.encode())
+            folder.commit(folder.record)
+        for line in (first_line(experiment, cli, data), *module.adapter.remarks):
+            say(line)
+        _tell_standing(folder, data.order)
+    else:
+        folder.attach()
+    with loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+        sequence.run()
+    if _launches_here():
+        report.show(folder.path)
+        folder.close()
+
+
+def _check(
+    module: ContinualLM,
+    data: TaskSequence,
+    boundary: dict[str, TaskCallback],
+    observers: dict[str, TaskCallback],
+) -> None:
+    """Refuse what cannot run together, before anything is loaded."""
+    reasons = list(module.adapter.check(boundary))
+    if data.protocol != "sequential":
+        reasons += [
+            f"boundary.{slot} keeps what earlier tasks were, with data.protocol={data.protocol} there are none; "
+            f"use boundary.{slot}=null"
+            for slot in boundary
+            if slot != "init"
+        ]
+        if module.adapter.offset == "baked":
+            reasons.append(f"model.adapter.offset: baked changes W, data.protocol={data.protocol} needs displacement")
+    both = sorted(boundary.keys() & observers.keys())
+    reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
+    everyone = {**boundary, **observers}
+    reasons += [
+        f"the slot name {slot!r} {why}, and files are named by it; rename the slot"
+        for slot in everyone
+        if (why := part_fault(f"{slot}-1.json"))
+    ]
+    for slot, callback in everyone.items():
+        reasons += callback.check(boundary, module.adapter)
+        twins = [s for s, c in everyone.items() if type(c) is type(callback)]
+        if len(twins) > 1 and slot == twins[0]:
+            reasons.append(f"{type(callback).__name__} sits in two slots ({', '.join(twins)}); keep one")
+    if reasons:
+        raise ConfigError("; ".join(reasons))
+
+
+def _experiment(argv: list[str]) -> str:
+    files = config_files(argv)
+    return files[-1].stem if files else "default"
+
+
+def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
+    """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    if settings.run_dir is None:
+        if why := name_fault(experiment):
+            raise ConfigError(
+                f"sequence.experiment: the name {experiment!r} {why}, and the run's folder is named by it"
+            )
+        return None
+    if _launches_here():
+        RunFolder(Path(settings.run_dir)).check(settings.fresh)
+    return Path(settings.run_dir)
+
+
+def _launches_here() -> bool:
+    """Whether this process is rank 0 (known before the process group exists)."""
+    return distributed.rank() == 0
+
+
+def _tell_standing(folder: RunFolder, order: list[str]) -> None:
+    done = folder.record.get("done", 0)
+    stopping.saved(standing.saved(folder.path, done, order))
+    if told := standing.continuation(done, order):
+        say(told)

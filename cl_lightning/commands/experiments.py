@@ -1,0 +1,73 @@
+"""Experiments and presets by name: where they lie, what they are, and how `run NAME` becomes options."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from cl_lightning.common.errors import ConfigError, nearest
+
+#: Options of every experiment; not one itself.
+BASE = "_base"
+
+
+def folder() -> Path:
+    """The folder of experiment files: inside the package when installed, beside it in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def names() -> list[str]:
+    """All experiments, sorted."""
+    return sorted(path.stem for path in folder().glob("*.yaml") if path.stem != BASE)
+
+
+def presets() -> list[str]:
+    """All presets, sorted."""
+    return sorted(path.stem for path in (folder() / "presets").glob("*.yaml"))
+
+
+def expanded(argv: list[str]) -> list[str]:
+    """Replace `NAME [--preset NAME]` at the start of `run`'s arguments by the options they stand for.
+
+    Raises:
+        ConfigError: no such experiment or preset.
+    """
+    if not argv or argv[0].startswith("-"):
+        return argv
+    name, *rest = argv
+    if name not in names():
+        close = get_close_matches(name.lower(), names(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ConfigError(f"no experiment {name!r}; {hint}`cl-lightning experiments` lists them")
+    options = [f"--config={folder() / BASE}.yaml", f"--config={folder() / name}.yaml"]
+    if rest and rest[0].partition("=")[0] == "--preset":
+        word, equals, preset = rest.pop(0).partition("=")
+        if not equals:
+            preset = rest.pop(0) if rest else ""
+        if preset not in presets():
+            raise ConfigError(f"{word}: no preset {preset!r}; {nearest(preset, presets())}")
+        options += [f"--config={folder() / 'presets' / preset}.yaml", f"--sequence.experiment={name}_{preset}"]
+    return [*options, *rest]
+
+
+def about(path: Path) -> str:
+    """The first line of an experiment's file, a comment that says what it is."""
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+
+
+def main(argv: list[str]) -> None:
+    """Print the experiments, grouped by the benchmark that their names begin with, and the presets."""
+    if argv and argv[0] not in ("-h", "--help"):
+        raise ConfigError(f"experiments takes no arguments, not {argv[0]!r}")
+    print("cl-lightning run NAME [--preset PRESET] [--option=value ...]")
+    group = None
+    for name in names():
+        benchmark = re.match(r"long_sequence|[^_]+", name)[0]
+        if benchmark != group:
+            group = benchmark
+            print(f"\n{group}")
+        print(f"  {name:<38} {about(folder() / f'{name}.yaml')}")
+    print("\npresets, put on top of an experiment")
+    for name in presets():
+        print(f"  {name:<38} {about(folder() / 'presets' / f'{name}.yaml')}")
