@@ -1,6 +1,6 @@
 """The command line: `cl-lightning COMMAND ...`, or `python -m cl_lightning COMMAND ...`.
 
-Each command is a module of `cl_lightning.commands` with a `main(argv)`. Signals are taken in hand before anything else is
+Each command is a module of `cl_lightning.commands` with a `main(argv)`. Signals are handled before anything else is
 imported, and nothing heavy is imported before a command is known.
 """
 
