@@ -6,15 +6,15 @@ What scripts may import from here: surgery operators, initialisers, sequence met
 from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
-    "PCGrad": "operators.pcgrad",
-    "combine": "gradients.surgery",
-    "gram_matrix": "gradients.surgery",
+    "PCGrad": "surgery.pcgrad",
+    "combine": "linalg.gram",
+    "gram_matrix": "linalg.gram",
     "LoRA": "initializers.lora",
     "LoRAGA": "initializers.loraga",
     "SLICE": "initializers.slice",
     "capture_gradients": "gradients.capture",
-    "subspace_overlap": "initializers.spectral",
-    "summary": "evaluation.matrix",
-    "load_run": "loading",
+    "subspace_overlap": "linalg.svd",
+    "summary": "metrics.matrix",
+    "load_run": "sequence.load",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -3,11 +3,11 @@
 from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
-    "Flipped": "flipped",
-    "LongSequence": "long_sequence",
-    "NISeq": "ni_seq",
-    "SuperNI": "superni",
-    "TRACE": "trace",
-    "UserTasks": "user_tasks",
+    "Flipped": "benchmarks.flipped",
+    "LongSequence": "benchmarks.long_sequence",
+    "NISeq": "benchmarks.ni_seq",
+    "SuperNI": "benchmarks.superni",
+    "TRACE": "benchmarks.trace",
+    "UserTasks": "benchmarks.user_tasks",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -20,9 +20,7 @@ from cl_lightning.gradients.accumulate import Exact, inner_product
 from cl_lightning.gradients.capture import TakeProduct
 from cl_lightning.gradients.memory_plan import Plan
 from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
-from cl_lightning.linalg.low_rank import LowRank
-
-Gradient = Tensor | LowRank
+from cl_lightning.linalg.gram import Gradient
 
 
 class Matrix(Protocol):

@@ -28,7 +28,7 @@ from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.evaluation.general.presets import Entry
 from cl_lightning.evaluation.general.scores import Part, Score, score_of
 
-TASK_FILES = Path(__file__).parent / "general_tasks"
+TASK_FILES = Path(__file__).parent / "tasks"
 #: Decides which demonstrations lm-eval draws; the same before and after a task.
 SEED = 1234
 

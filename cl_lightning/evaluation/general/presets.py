@@ -16,7 +16,7 @@ from pathlib import Path
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.yaml_files import parse_yaml
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "preset_files"
 #: The name of a setting's mean in tables.
 MEAN = "mean"
 
