@@ -1,6 +1,7 @@
 """The house: imports point one way, pages stay thin, packages are lazy, the ten public names exist."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,32 +12,11 @@ import pytest
 import cl_lightning
 from tests.conftest import ROOT
 
-#: Who may import whom; the longest matching prefix decides.
-GROUND = {"cl_lightning.common.errors", "cl_lightning.common.lazy", "cl_lightning.sequence.folder", "cl_lightning.common.seeding",
-          "cl_lightning.common.distributed", "cl_lightning.common.memory", "cl_lightning.model.names",
-          "cl_lightning.common.yaml_files", "cl_lightning.common.paths", "cl_lightning.sequence.run_files",
-          "cl_lightning.common.terminal"}  # fmt: skip
-MATHEMATICS = {"cl_lightning.gradients", "cl_lightning.surgery", "cl_lightning.initializers",
-               "cl_lightning.linalg.subspaces", "cl_lightning.metrics.matrix"}  # fmt: skip
-ALLOWED = {
-    "cl_lightning.metrics.matrix": set(),
-    "cl_lightning.linalg.subspaces": set(),
-    "cl_lightning.linalg.low_rank": set(),
-    "cl_lightning.surgery": GROUND | {"cl_lightning.linalg.low_rank", "cl_lightning.initializers.directions"},
-    "cl_lightning.gradients": GROUND | {"cl_lightning.surgery"},
-    "cl_lightning.initializers": GROUND | MATHEMATICS,
-    "cl_lightning.adapters": GROUND | MATHEMATICS,
-    "cl_lightning.data": GROUND,
-    "cl_lightning.model.prefix_cache": GROUND | {"cl_lightning.data"},
-    "cl_lightning.evaluation": GROUND | {"cl_lightning.data", "cl_lightning.model.prefix_cache"},
-    "cl_lightning.model.module": GROUND
-    | MATHEMATICS
-    | {"cl_lightning.adapters", "cl_lightning.data", "cl_lightning.model.backbone", "cl_lightning.model.prefix_cache"},
-    "cl_lightning.sequence.callback": GROUND,
-    "callbacks": GROUND
-    | MATHEMATICS
-    | {"cl_lightning.sequence.callback", "cl_lightning.data", "cl_lightning.adapters", "cl_lightning.evaluation"},
-}
+#: Rooms from the ground up: each imports only from those before it, and from itself.
+ROOMS = (
+    "common", "linalg", "metrics", "gradients", "surgery", "initializers", "adapters", "data", "model", "evaluation",
+    "sequence", "callbacks", "results", "mining", "commands", "__main__",
+)  # fmt: skip
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -46,38 +26,56 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield ".".join(p for p in parts if p != "__init__"), path
 
 
-def runtime_imports(path: Path) -> Iterator[str]:
-    """Our own modules that a file imports, those under TYPE_CHECKING apart."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        node for block in ast.walk(tree) if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }  # fmt: skip
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+MODULES = dict(sources())
+
+
+def room(module: str) -> str:
+    """The top-level package `callbacks` is a room; the others are folders of `cl_lightning`."""
+    return "callbacks" if module.split(".")[0] == "callbacks" else module.split(".")[1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Our own modules that a file imports anywhere: at its top, in a function, for type checking."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
         else:
             continue
-        yield from (n for n in names if n.split(".")[0] in ("cl_lightning", "callbacks", "experiments", "tests"))
+        for name in (n for n in names if n.split(".")[0] in ("cl_lightning", "callbacks", "experiments", "tests")):
+            yield name if name in MODULES else name.rpartition(".")[0] if isinstance(node, ast.ImportFrom) else name
 
 
-def under(name: str, prefixes: set[str]) -> bool:
-    return any(name == p or name.startswith(p + ".") for p in prefixes)
-
-
-@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(MODULES.items()), ids=lambda v: v if isinstance(v, str) else "")
 def test_imports_point_one_way(module: str, path: Path) -> None:
-    floor = max((p for p in ALLOWED if under(module, {p})), key=len, default=None)
-    for name in runtime_imports(path):
-        assert not under(name, {"experiments", "tests"})
-        if module != "cl_lightning.commands.run":
-            assert not under(name, {"callbacks"}) or under(module, {"callbacks"}), f"{module} imports {name}"
-        if floor is not None:
-            assert under(name, ALLOWED[floor] | {floor}), f"{module} imports {name}"
+    if module == "cl_lightning":
+        assert set(imports(path)) == {"cl_lightning.common.lazy"}
+        return
+    for name in imports(path):
+        assert name in MODULES, f"{module} imports {name}"
+        if name != "cl_lightning":
+            assert ROOMS.index(room(name)) <= ROOMS.index(room(module)), f"{module} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    waiting = {module: {name for name in imports(path) if name != module} for module, path in MODULES.items()}
+    while free := [module for module, names in waiting.items() if not names & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert not waiting
+
+
+def test_every_folder_of_the_package_is_a_room_and_is_installed() -> None:
+    folders = {p.name for p in (ROOT / "cl_lightning").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders == set(ROOMS) - {"callbacks", "__main__"}
+    loose = {p.name for p in (ROOT / "cl_lightning").iterdir() if p.is_file()}
+    assert loose == {"__init__.py", "__main__.py", "py.typed"}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "cl_lightning").rglob("__init__.py")}
+    inside = {"cl_lightning.callbacks", "cl_lightning.experiments"}
+    assert set(setup["options"]["packages"].split()) == packages | inside
 
 
 def test_files_stay_small() -> None:
@@ -88,9 +86,9 @@ def test_files_stay_small() -> None:
 
 def test_names_and_reports_need_no_torch() -> None:
     code = (
-        "import sys, callbacks, cl_lightning, cl_lightning.adapters, cl_lightning.initializers, cl_lightning.gradients,"
-        "cl_lightning.surgery,"
-        "cl_lightning.data, cl_lightning.data.benchmarks.trace, cl_lightning.results.report, cl_lightning.commands.precheck, cl_lightning.sequence.folder;"
+        "import sys, callbacks, cl_lightning.__main__, cl_lightning.adapters, cl_lightning.initializers,"
+        "cl_lightning.gradients, cl_lightning.surgery, cl_lightning.data, cl_lightning.data.benchmarks.trace,"
+        "cl_lightning.results.report, cl_lightning.commands.precheck, cl_lightning.sequence.folder;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
