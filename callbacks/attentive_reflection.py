@@ -22,7 +22,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 COLUMNS = ["after", "prompts of", "its own branch's share, mean %", "when learnt %"]
 
@@ -58,7 +58,7 @@ class AttentiveReflection(TaskCallback):
             ]
         return []
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         self._keep_on(run.module.adapter.like())
 
     def _keep_on(self, like: Tensor) -> None:
@@ -73,8 +73,8 @@ class AttentiveReflection(TaskCallback):
         return {"reflection": self.strength * nn.functional.kl_div(now, before, reduction="batchmean")}
 
     @torch.no_grad()
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
-        adapter, examples = run.module.adapter, run.draw(task, self.samples, "reflection")
+    def on_task_end(self, run: RunContext, task: int) -> None:
+        adapter, examples = run.module.adapter, run.data.draw(task, self.samples, "reflection")
         mine = [adapter.pooled(batch).cpu() for batch in run.batches(examples, self.batch_size)]
         self.pooled.append(torch.cat([p for part in distributed.gather(mine) for p in part]))
         self._keep_on(adapter.like())

@@ -32,7 +32,7 @@ from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 Over = Literal["product", "factors"]
 
@@ -85,7 +85,7 @@ class EWC(TaskCallback):
             ]
         return []
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         """Remember where theta is; a branch that begins at 0 needs no anchor."""
         self._anchor = {}
         for name, layer in run.module.adapter.layers.items():
@@ -109,9 +109,9 @@ class EWC(TaskCallback):
             (F * (t - start).square()).sum() for F, t, start in zip(self.fisher[name], theta, anchor, strict=True)
         )
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         layers = run.module.adapter.layers
-        examples = run.draw(task, self.samples, "ewc")
+        examples = run.data.draw(task, self.samples, "ewc")
         of_one = {n: Exact(layer.shape, layer.lora_A.dtype, layer.weight.device) for n, layer in layers.items()}
         new = {n: [torch.zeros_like(t) for t in THETA[self.over](layer)] for n, layer in layers.items()}
 
@@ -125,7 +125,7 @@ class EWC(TaskCallback):
             of_one[name].add(dy, x)
 
         weighted = (examples, [1.0] * len(examples))
-        run.products(weighted, 1, "answer", take, square, gated=True, with_new=True)
+        run.gradient_pass(weighted, 1, gated=True, with_new=True)(take, square)
         for name, parts in new.items():
             means = [distributed.sum_(F) / len(examples) for F in parts]
             old = self.fisher.get(name)

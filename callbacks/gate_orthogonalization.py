@@ -24,12 +24,11 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gates import constrain
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
-from cl_lightning.common.files import to_csv
 from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 COLUMNS = ["after", "gate of", "prompts of", "mean a", "largest a"]
 SUMMARY = [
@@ -103,7 +102,7 @@ class GateOrthogonalization(GrownSubspaces):
             ]
         return []
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         super().check_run(run)
         self.divides({"the embedding": run.module.adapter.embedding_size})
 
@@ -114,7 +113,7 @@ class GateOrthogonalization(GrownSubspaces):
 
     # ---- start -------------------------------------------------------------------------------------------
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         gates, name = run.module.adapter.gates, run.order[task]
         if not self.bases:
             self.bases = [empty(w.shape[1], w.device) for w in gates.new]
@@ -167,7 +166,7 @@ class GateOrthogonalization(GrownSubspaces):
 
     # ---- growth and what the gates do --------------------------------------------------------------------
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         name, share = run.order[task], self.share_after(run, task)
         measured = [
             [name, run.order[k], run.order[j], float(a[:, k].mean()), float(a[:, k].max())]
@@ -175,7 +174,7 @@ class GateOrthogonalization(GrownSubspaces):
             for a in [self._coefficients(run, j)]
             for k in range(task + 1)
         ]
-        run.write(f"gates/{name}.csv", to_csv(COLUMNS, measured))
+        run.write_table(f"gates/{name}", COLUMNS, measured)
         covariances = self._covariances(run, task)
         named = {str(index): C for index, C in enumerate(covariances)}
         bases = self.bases
@@ -191,7 +190,7 @@ class GateOrthogonalization(GrownSubspaces):
         keys = ("own_mean", "old_mean", "old_max")
         run.log({f"gates/{key}": v for key, v in zip(keys, row[-3:], strict=True) if v is not None})
 
-    def _covariances(self, run: SequenceRun, task: int) -> list[Tensor]:
+    def _covariances(self, run: RunContext, task: int) -> list[Tensor]:
         """Of what each weight of the newest gate multiplies on the task's prompts, all ranks: (in, in) float64 each."""
         adapter = run.module.adapter
         means = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
@@ -205,7 +204,7 @@ class GateOrthogonalization(GrownSubspaces):
         return [distributed.sum_(mean * seen) / len(examples) for mean in means]
 
     @torch.no_grad()
-    def _coefficients(self, run: SequenceRun, source: int) -> Tensor:
+    def _coefficients(self, run: RunContext, source: int) -> Tensor:
         """a (prompts, gates) on held-out prompts of a task, of all ranks, on the CPU."""
         adapter, probes = run.module.adapter, run.data.tasks[source].test[: self.probes]
         mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in run.batches(probes, self.batch_size)]

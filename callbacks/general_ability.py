@@ -17,7 +17,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.adapters.base import AdapterStrategy
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 #: Setting -> task of the preset -> score.
 Scores = dict[str, dict[str, Score]]
@@ -78,7 +78,7 @@ class GeneralAbility(TaskCallback):
             return ["GeneralAbility needs lm-eval: pip install -c constraints.txt -e '.[general]', or leave it out"]
         return []
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         from cl_lightning.evaluation.general.measure import load
 
         if BASE in run.order:
@@ -88,24 +88,24 @@ class GeneralAbility(TaskCallback):
         entries = [entry for tasks in self.settings.values() for entry in tasks.values()]
         self._loaded = load(entries, folder)
 
-    def on_sequence_start(self, run: SequenceRun) -> None:
+    def on_sequence_start(self, run: RunContext) -> None:
         if 0 < len(run.matrix) < len(run.order) and not self.base:
             raise ConfigError(
                 "observers.general: this run began without it, so the base model's own value is not known; "
                 "leave it out, or start over with FRESH=1"
             )
 
-    def on_base(self, run: SequenceRun) -> None:
+    def on_base(self, run: RunContext) -> None:
         self.base = self._measure(run)
         self._keep(run, BASE, "samples_base", "the base model", self.base)
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         if self.when == "ends" and task + 1 < len(run.order):
             return
         name = run.order[task]
         self._keep(run, name, f"samples_after_{name}", f"task {task + 1}/{len(run.order)}", self._measure(run))
 
-    def _measure(self, run: SequenceRun) -> Scores:
+    def _measure(self, run: RunContext) -> Scores:
         from cl_lightning.evaluation.general.harness import HarnessLM
         from cl_lightning.evaluation.general.measure import measure
 
@@ -117,7 +117,7 @@ class GeneralAbility(TaskCallback):
         found = measure(lm, self._loaded, self.limit, self.chat)
         return {s: {name: found[entry] for name, entry in tasks.items()} for s, tasks in self.settings.items()}
 
-    def _keep(self, run: SequenceRun, moment: str, file: str, told: str, scores: Scores) -> None:
+    def _keep(self, run: RunContext, moment: str, file: str, told: str, scores: Scores) -> None:
         """Figures beside the base model's: one line, the log, the files."""
         figures = {
             setting: {name: figure(score, self.base[setting][name]) for name, score in tasks.items()}

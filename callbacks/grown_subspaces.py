@@ -15,7 +15,7 @@ from cl_lightning.linalg.subspaces import Count, Energy, grow, threshold
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 
 class GrownSubspaces(TaskCallback):
@@ -42,7 +42,7 @@ class GrownSubspaces(TaskCallback):
         self.share, self.tasks, self.energy, self.count = share, tasks, energy, count
         self.chunks, self.samples, self.batch_size = chunks, samples, batch_size
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         """See the base class."""
         if self.tasks is not None and self.tasks < len(run.order):
             raise ConfigError(
@@ -56,11 +56,11 @@ class GrownSubspaces(TaskCallback):
             if size % self.chunks:
                 raise ConfigError(f"boundary.{self.slot}.chunks: {self.chunks} does not divide {name}'s {size} inputs")
 
-    def examples(self, run: SequenceRun, task: int) -> list[Encoded]:
+    def examples(self, run: RunContext, task: int) -> list[Encoded]:
         """Those of a task's training examples that are looked at."""
-        return run.draw(task, self.samples, self.slot)
+        return run.data.draw(task, self.samples, self.slot)
 
-    def share_after(self, run: SequenceRun, task: int) -> float:
+    def share_after(self, run: RunContext, task: int) -> float:
         """Of the energy, that is to be held after a task."""
         return threshold(self.share, task, self.tasks or len(run.order))
 

@@ -23,7 +23,7 @@ from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, desig
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 COLUMNS = [
     "after", "share to hold", "dimensions %, median", "highest",
@@ -80,13 +80,13 @@ class InputSubspaces(GrownSubspaces):
             ]
         return []
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         super().check_run(run)
         self.divides({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
 
     # ---- the boundary ------------------------------------------------------------------------------------
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         name, adapter = run.order[task], run.module.adapter
         run.say(f"boundary {task + 1}/{len(run.order)} {name}: input subspaces")
         owned = self._covariances(run, task, with_new=False)
@@ -118,7 +118,7 @@ class InputSubspaces(GrownSubspaces):
                 "tasks' subspaces: its branch can hardly see it. Lower boundary.subspaces.share to protect less"
             )
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         share = self.share_after(run, task)
         covariances = {owner: C for owner, (C, _) in self._covariances(run, task, with_new=True).items()}
         sizes, kept = [], []
@@ -133,7 +133,7 @@ class InputSubspaces(GrownSubspaces):
         keys = ("share", "dimensions_median", "dimensions_max", "outside_median", "outside_min", "held_min")
         run.log({f"subspaces/{key}": value for key, value in zip(keys, row, strict=True)})
 
-    def _covariances(self, run: SequenceRun, task: int, with_new: bool) -> dict[str, tuple[Tensor, list[str]]]:
+    def _covariances(self, run: RunContext, task: int, with_new: bool) -> dict[str, tuple[Tensor, list[str]]]:
         """First layer of each input -> covariance (n, n) and all layers with that input."""
         examples = self.examples(run, task)
         weighted = (examples, [1.0] * len(examples))

@@ -19,7 +19,7 @@ from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 
 class LwF(TaskCallback):
@@ -40,7 +40,7 @@ class LwF(TaskCallback):
         self.strength, self.temperature = strength, temperature
         self._first = True
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         self._first = task == 0
 
     def loss_terms(self, step: Step) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from cl_lightning.common.terminal import shown
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 
 class TaskProgress(TaskCallback):
@@ -27,7 +27,7 @@ class TaskProgress(TaskCallback):
         self.bar: tqdm | None = None
         self.durations: list[float] = []
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         self.run, self.task, self.started = run, task, time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,5 +69,5 @@ class TaskProgress(TaskCallback):
             self.bar.close()
             self.bar = None
 
-    def on_task_scored(self, run: SequenceRun, task: int) -> None:
+    def on_task_scored(self, run: RunContext, task: int) -> None:
         self.durations.append(time.monotonic() - self.started)

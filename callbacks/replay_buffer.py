@@ -20,7 +20,7 @@ from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 
 class ReplayBuffer(TaskCallback):
@@ -47,7 +47,7 @@ class ReplayBuffer(TaskCallback):
         self.capacity, self.train_ratio = capacity, train_ratio
         self.examples: dict[str, list[Example]] = {}
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         size = run.data.batch_size
         if self.train_ratio and not memory_per_step(size, self.train_ratio):
             remedy = f"use {1 / size:.3g} or more, or 0" if size > 1 else "raise data.batch_size, or use 0"
@@ -56,7 +56,7 @@ class ReplayBuffer(TaskCallback):
                 f"a new one; {remedy}"
             )
 
-    def check_keeps_last(self, run: SequenceRun) -> None:
+    def check_keeps_last(self, run: RunContext) -> None:
         """Refuse a memory in which the last task may be missing, for those who ask for its examples."""
         past = len(run.order) - 1
         if self.capacity < past:
@@ -65,26 +65,26 @@ class ReplayBuffer(TaskCallback):
                 f"last one; use {past} or more, or boundary.init.memory_gradient=mean"
             )
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         if self.train_ratio and self.examples:
             memory = [e for name in self.examples for e in self.encoded(run, name)]
             run.data.set_replay(memory, self.train_ratio)
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         data = run.data.tasks[task]
-        order = torch.randperm(len(data.train), generator=generator(run.seed, "memory", data.spec.name)).tolist()
+        order = torch.randperm(len(data.train), generator=generator(run.data.seed, "memory", data.spec.name)).tolist()
         self.examples[data.spec.name] = [data.train[i].example for i in order]
-        staying = sorted(self.examples, key=lambda name: derive_seed(run.seed, "lot", name))[: self.capacity]
+        staying = sorted(self.examples, key=lambda name: derive_seed(run.data.seed, "lot", name))[: self.capacity]
         quota = self.capacity // len(staying)
         # Each list is in random order, so its beginning is a fair draw.
         self.examples = {name: kept[:quota] for name, kept in self.examples.items() if name in staying}
 
-    def encoded(self, run: SequenceRun, name: str, count: int | None = None) -> list[Encoded]:
+    def encoded(self, run: RunContext, name: str, count: int | None = None) -> list[Encoded]:
         """The first `count` examples kept of a task (None: all), as tokens."""
         spec = run.data.specs[name]
         return [run.data.encoder.encode(e, spec) for e in self.examples[name][:count]]
 
-    def draw(self, run: SequenceRun, count: int) -> dict[str, list[Encoded]]:
+    def draw(self, run: RunContext, count: int) -> dict[str, list[Encoded]]:
         """`count` examples, divided equally among the tasks kept: name -> the first of its list.
 
         At least one of each task, so more than `count` in all if there are more tasks; fewer where a task keeps fewer

@@ -23,10 +23,9 @@ from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
-from cl_lightning.common.files import to_csv
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
 from cl_lightning.gradients.memory_plan import Plan, plan
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.slice import SLICE
@@ -39,7 +38,7 @@ from cl_lightning.surgery.reliability import LEAST_BATCHES, conflicts_reliably, 
 from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS, MatrixReport, boundary_row, in_numbers, in_words
 
 if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 MemoryGradient = Literal["mean", "last", "per_task"]
 
@@ -137,7 +136,7 @@ class SliceInit(TaskCallback):
             reasons.append(f"boundary.init.warm_start: {kind} does not start at a gradient's directions; set it to 0")
         return reasons
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         """See the base class."""
         self._check_rank(run.module.adapter)
         if self.initializer.needs == "gradients":
@@ -156,7 +155,7 @@ class SliceInit(TaskCallback):
                     f"most {min(layer.shape) // per_rank}, or leave it out of targets"
                 )
 
-    def _check_samples(self, run: SequenceRun) -> None:
+    def _check_samples(self, run: RunContext) -> None:
         if self.loss_on == "full" and run.module.encoder_decoder:
             raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
         for task in run.data.tasks:
@@ -173,7 +172,7 @@ class SliceInit(TaskCallback):
                     f"{batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
                 )
 
-    def _plan(self, run: SequenceRun) -> Plan:
+    def _plan(self, run: RunContext) -> Plan:
         """How gradients are held; refuses a budget in which nothing fits."""
         adapter, most = run.module.adapter, len(run.order) - 1
         sets = 1 + (0 if self.operator is None else most if self.memory_gradient == "per_task" else 1)
@@ -192,7 +191,7 @@ class SliceInit(TaskCallback):
 
     # ---- the boundary ------------------------------------------------------------------------------------
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         started = time.monotonic()
         needs = self.initializer.needs
         if needs == "gradients":
@@ -205,17 +204,12 @@ class SliceInit(TaskCallback):
             statistics: dict[str, Tensor] = {}
             if needs == "inputs":
                 run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: inputs")
-                examples = self._new_examples(run, task)
+                examples = run.data.draw(task, self.samples, "gradient")
                 statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
             plain = ((name, statistics.get(name), None) for name in run.module.adapter.layers)
             self._initialize(run, task, plain, None, [])
 
-    def _new_examples(self, run: SequenceRun, task: int) -> list[Encoded]:
-        train = run.data.tasks[task].train
-        order = torch.randperm(len(train), generator=generator(run.seed, "gradient", run.order[task])).tolist()
-        return [train[i] for i in order[: self.samples]]
-
-    def _memory_groups(self, run: SequenceRun) -> list[dict[str, list[Encoded]]]:
+    def _memory_groups(self, run: RunContext) -> list[dict[str, list[Encoded]]]:
         """Examples by task, one group for each memory gradient."""
         memory = run.boundary.get("memory")
         if self.operator is None or not isinstance(memory, ReplayBuffer) or not memory.examples:
@@ -226,21 +220,20 @@ class SliceInit(TaskCallback):
         drawn = memory.draw(run, self.memory_samples)
         return [drawn] if self.memory_gradient == "mean" else [{name: kept} for name, kept in drawn.items()]
 
-    def _collect(self, run: SequenceRun, task: int) -> tuple[Collected, list[Collected]]:
+    def _collect(self, run: RunContext, task: int) -> tuple[Collected, list[Collected]]:
         """Gradients of the new task and of each memory group."""
         chosen = self._plan(run)
         if not self.boundaries:
             run.say(f"  {chosen.line()}")
         layers = run.module.adapter.layers
         dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
-        collector = GradientCollector(layers, chosen, run.seed, dtype)
+        collector = GradientCollector(layers, chosen, run.data.seed, dtype)
 
-        def passes(by_task: dict[str, list[Encoded]], gated: bool) -> Any:
-            samples = self._weighted(by_task)
-            return lambda take, after: run.products(samples, self.batch_size, self.loss_on, take, after, gated)
+        def passes(by_task: dict[str, list[Encoded]], gated: bool) -> RunPass:
+            return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
 
         gated = self.gate_weighting == "both"
-        over = passes({run.order[task]: self._new_examples(run, task)}, self.gate_weighting != "none")
+        over = passes({run.order[task]: run.data.draw(task, self.samples, "gradient")}, self.gate_weighting != "none")
         try:
             memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
             return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
@@ -291,7 +284,7 @@ class SliceInit(TaskCallback):
             raise TrainingError(f"boundary of task {task}, {error}") from None
 
     def _initialize(
-        self, run: SequenceRun, task: int, statistics: Any, new: Collected | None, memories: list[Collected]
+        self, run: RunContext, task: int, statistics: Any, new: Collected | None, memories: list[Collected]
     ) -> dict[str, MatrixReport]:
         """Set every layer's factors; each matrix is decomposed on one rank and broadcast."""
         adapter, world = run.module.adapter, distributed.world_size()
@@ -302,7 +295,7 @@ class SliceInit(TaskCallback):
         for index, (name, statistic, record) in enumerate(statistics):
             layer, owners[name] = adapter.layers[name], index % world
             if owners[name] == distributed.rank():
-                rng = generator(run.seed, "init", run.order[task], name)
+                rng = generator(run.data.seed, "init", run.order[task], name)
                 try:
                     start = start_of(
                         self.initializer, layer.dense_weight(), statistic, adapter.rank, adapter.scaling, rng,
@@ -358,16 +351,17 @@ class SliceInit(TaskCallback):
         )
 
     def _report(
-        self, run: SequenceRun, task: int, reports: dict[str, MatrixReport], new: Collected, seconds: float
+        self, run: RunContext, task: int, reports: dict[str, MatrixReport], new: Collected, seconds: float
     ) -> None:
         name = run.order[task]
         rows = [report.row(matrix) for matrix, report in reports.items()]
-        run.write(f"surgery/{name}.csv", to_csv(COLUMNS, rows))
-        run.log_table(f"surgery/{name}", COLUMNS, rows)
+        run.write_table(f"surgery/{name}", COLUMNS, rows)
         numbers = in_numbers(reports)
         if self.gate_z is not None and new.products:
             by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
-            numbers["fired_by_chance"] = null_firing_share(by_matrix, self.gate_z, generator(run.seed, "halves", name))
+            numbers["fired_by_chance"] = null_firing_share(
+                by_matrix, self.gate_z, generator(run.data.seed, "halves", name)
+            )
         run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
         self.boundaries.append(boundary_row(name, numbers, seconds))
         formed = f"; {len(new.formed)} memories formed, {new.extra_passes} more passes" if new.formed else ""

@@ -32,7 +32,7 @@ class Recorder(TaskCallback):
 
     def on_task_start(self, run: Any, task: int) -> None:
         layer = next(iter(run.module.adapter.layers.values()))
-        self.note("task_start", task=task, displaced=layer.lora_B0 is not None, steps=run.clock.step)
+        self.note("task_start", task=task, displaced=layer.lora_B0 is not None, steps=run.record.clock.step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trained = {str(p.dtype) for g in trainer.optimizers[0].param_groups for p in g["params"]}

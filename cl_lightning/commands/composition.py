@@ -61,7 +61,7 @@ def run() -> None:
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
     if _launches_here():
-        folder.open(facts["identity"], settings.fresh, sequence.record())
+        folder.open(facts["identity"], settings.fresh, sequence.record.content())
         # Once there is a configuration it stays; what may differ now is no part of the identity.
         if CONFIG not in folder.files and parent is not None:
             continuation.adopt(parent, folder, facts, data.order, resolved.encode())

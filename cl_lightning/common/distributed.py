@@ -2,13 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
+
+from cl_lightning.common.errors import TrainingError, UserError
 
 
 def initialized() -> bool:
@@ -52,6 +54,26 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Run `action` on rank 0. A failure there stops all ranks with the same line instead of leaving them waiting.
+
+    Raises:
+        TrainingError: the UserError of rank 0, on every rank.
+    """
+    message: str | None = None
+    if rank() == 0:
+        try:
+            action()
+        except UserError as error:
+            message = str(error)
+        except Exception as error:
+            gather(f"{type(error).__name__}: {error}")  # release the other ranks first
+            raise
+    message = gather(message)[0]
+    if message is not None:
+        raise TrainingError(message)
 
 
 def assert_in_sync(tensors: Iterable[Tensor], what: str) -> None:

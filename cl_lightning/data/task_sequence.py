@@ -261,6 +261,12 @@ class TaskSequence(LightningDataModule):
         chosen = self.evaluated if tasks is None else tasks
         return digest(e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split)
 
+    def draw(self, task: int, count: int, purpose: str) -> list[Encoded]:
+        """`count` training examples of a task at most, drawn by (seed, purpose, task)."""
+        train = self.tasks[task].train
+        order = torch.randperm(len(train), generator=generator(self.seed, purpose, self.order[task])).tolist()
+        return [train[i] for i in order[:count]]
+
     # ---- serving -----------------------------------------------------------------------------------------
 
     def activate(self, task: int) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cl_lightning.model.module import Step
-    from cl_lightning.sequence.run import SequenceRun
+    from cl_lightning.sequence.context import RunContext
 
 
 @dataclass
@@ -38,33 +38,33 @@ class TaskCallback(Callback):
         """Reasons not to run beside these slots and this strategy, one line each. Called before anything is loaded."""
         return []
 
-    def check_run(self, run: SequenceRun) -> None:
+    def check_run(self, run: RunContext) -> None:
         """Refuse what the model's shapes or the data's sizes rule out: both are known, nothing is written yet.
 
         Raises:
             UserError: one line, naming the option.
         """
 
-    def on_sequence_start(self, run: SequenceRun) -> None:
+    def on_sequence_start(self, run: RunContext) -> None:
         """Once, after restoring finished tasks, before the first task of this process."""
 
-    def on_base(self, run: SequenceRun) -> None:
+    def on_base(self, run: RunContext) -> None:
         """In the first task's setup stage, as on_task_start, while the model is the base: nothing was added to it."""
 
-    def on_task_start(self, run: SequenceRun, task: int) -> None:
+    def on_task_start(self, run: RunContext, task: int) -> None:
         """In fit's setup stage: model on its device, process group alive, nothing wrapped, no optimiser yet."""
 
     def loss_terms(self, step: Step) -> dict[str, Tensor]:
         """What is added to the loss on this micro-batch, by name."""
         return {}
 
-    def on_task_end(self, run: SequenceRun, task: int) -> None:
+    def on_task_end(self, run: RunContext, task: int) -> None:
         """After the last optimiser step, before the branch is frozen."""
 
-    def on_task_scored(self, run: SequenceRun, task: int) -> None:
-        """After all seen tasks were scored; `run.matrix[task]` is the new row."""
+    def on_task_scored(self, run: RunContext, task: int) -> None:
+        """After all seen tasks were scored; `run.record.matrix[task]` is the new row."""
 
-    def on_sequence_end(self, run: SequenceRun) -> None:
+    def on_sequence_end(self, run: RunContext) -> None:
         """After the last task's state is on disk."""
 
     def state(self) -> dict[str, Any]:

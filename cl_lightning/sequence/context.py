@@ -1,8 +1,118 @@
 """What a task callback may ask of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from cl_lightning.common import distributed
+from cl_lightning.common.files import to_csv
+from cl_lightning.common.terminal import say
 from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.gradients.capture import TakeProduct
+from cl_lightning.gradients.collector import RunPass
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.folder import RunFolder
+from cl_lightning.sequence.loggers import RunLogs
+from cl_lightning.sequence.record import Record
 
 #: Examples and the factor of each one's summed NLL in the loss.
 WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
+
+
+class RunContext:
+    """A run as its task callbacks see it. All ranks call the same methods in the same order.
+
+    Attributes:
+        module: the model; `module.adapter` is the strategy, `module.llm` the frozen LLM.
+        data: the data module: prepared tasks, encoder, batch size, seed.
+        order: names of the tasks that are trained, in order.
+        boundary: the boundary callbacks by slot.
+        record: the scores so far.
+    """
+
+    def __init__(
+        self,
+        module: ContinualLM,
+        data: TaskSequence,
+        boundary: Mapping[str, Callback],
+        record: Record,
+        folder: RunFolder,
+        logs: RunLogs,
+    ) -> None:
+        self.module, self.data, self.order = module, data, data.order
+        self.boundary, self.record = boundary, record
+        self._folder, self._logs = folder, logs
+
+    def say(self, text: str) -> None:
+        """Print one line, on rank 0."""
+        if distributed.rank() == 0:
+            say(text)
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Log values over cl/step, on rank 0."""
+        if distributed.rank() == 0:
+            self._logs.log(values)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run folder, on rank 0. It is part of the run's state from the next commit on."""
+        distributed.on_main(lambda: self._folder.write(name, data))
+
+    def write_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Write a table to `<name>.csv` in the run folder and show it in wandb, on rank 0."""
+        self.write(f"{name}.csv", to_csv(columns, rows))
+        if distributed.rank() == 0:
+            self._logs.log_table(name, columns, rows)
+
+    def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
+        """This rank's batches of `examples`, on the model's device."""
+        yield from self._batches((examples, [1.0] * len(examples)), batch_size, "answer")
+
+    def gradient_pass(
+        self,
+        samples: WeightedSamples,
+        batch_size: int,
+        loss_on: str = "answer",
+        gated: bool = False,
+        with_new: bool = False,
+    ) -> RunPass:
+        """A pass over this rank's batches that can be run as often as needed; nothing is summed over ranks.
+
+        See `ContinualLM.products` for the loss, `gated` and `with_new`.
+        """
+
+        def run_pass(take: TakeProduct, after_batch: Callable[[], None]) -> None:
+            self.module.products(self._batches(samples, batch_size, loss_on), take, after_batch, gated, with_new)
+
+        return run_pass
+
+    def input_moments(
+        self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
+    ) -> dict[str, Tensor]:
+        """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n).
+
+        Layers with the same input have the same tensor. `with_new`: the current branch is in place; `with_padding`:
+        padding counts too.
+        """
+        moments = self.module.input_moments(self._batches(samples, batch_size, "answer"), with_new, with_padding)
+        # A rank without a batch has seen no layer: one that has says who shares an input with whom.
+        owners = next(filter(None, distributed.gather(moments.owners)))
+        means: dict[str, Tensor] = {}
+        for name in sorted(set(owners.values())):
+            layer = self.module.adapter.layers[name]
+            n, dtype = layer.in_features, torch.promote_types(torch.float32, self.module.llm.dtype)
+            total = moments.totals.get(name, torch.zeros(n, n, dtype=dtype, device=layer.weight.device))
+            means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
+        return {name: means[owner] for name, owner in owners.items()}
+
+    def _batches(self, samples: WeightedSamples, batch_size: int, loss_on: str) -> Iterator[dict[str, Any]]:
+        examples, weights = samples
+        dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
+        weight = torch.tensor(weights, dtype=torch.float64)
+        rank, world_size = distributed.rank(), distributed.world_size()
+        for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
+            batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
+            yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)

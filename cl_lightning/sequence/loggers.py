@@ -28,25 +28,66 @@ class Clock:
         return {f"cl/{name}": value for name, value in asdict(self).items()}
 
 
-def make_loggers(folder: Path, attempt: int, run_id: str, name: str, tags: list[str], wandb: Wandb) -> list[Logger]:
-    """CSV under logs/attempt_<n>, and wandb with one run id for the whole sequence. Raises StateError: a link there."""
-    below(folder, f"logs/attempt_{attempt}/metrics.csv")
-    below(folder, "wandb")
-    loggers: list[Logger] = [CSVLogger(folder, name="logs", version=f"attempt_{attempt}", flush_logs_every_n_steps=1)]
-    if wandb != "off":
-        stopping.close_at_end(_close_wandb)
-        loggers.append(
-            WandbLogger(
-                name=name,
-                id=run_id,
-                project="cl_lightning",
-                save_dir=folder,
-                offline=wandb == "offline",
-                tags=tags,
-                resume="allow" if wandb == "online" else None,
+class RunLogs:
+    """The loggers of one process's share of a run.
+
+    Attributes:
+        clock: the axes that every value is logged with.
+        loggers: empty before `open`.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.loggers: list[Logger] = []
+
+    def open(self, folder: Path, attempt: int, run_id: str, name: str, tags: list[str], wandb: Wandb) -> None:
+        """Log to CSV files under logs/attempt_<n>, and to wandb with one run id for the whole sequence.
+
+        Raises:
+            StateError: a link stands in the way.
+        """
+        below(folder, f"logs/attempt_{attempt}/metrics.csv")
+        below(folder, "wandb")
+        self.loggers = [CSVLogger(folder, name="logs", version=f"attempt_{attempt}", flush_logs_every_n_steps=1)]
+        if wandb != "off":
+            stopping.close_at_end(_close_wandb)
+            self.loggers.append(
+                WandbLogger(
+                    name=name,
+                    id=run_id,
+                    project="cl_lightning",
+                    save_dir=folder,
+                    offline=wandb == "offline",
+                    tags=tags,
+                    resume="allow" if wandb == "online" else None,
+                )
             )
-        )
-    return loggers
+
+    def define_axes(self) -> None:
+        """Let wandb draw everything over cl/step. On rank 0, after the process group exists."""
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.define_metric("cl/step")
+                logger.experiment.define_metric("*", step_metric="cl/step")
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Write values with the axes beside them."""
+        for logger in self.loggers:
+            logger.log_metrics({**values, **self.clock.axes()}, step=self.clock.step)
+
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Show a table in wandb, at this point of the axes."""
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                table = wandb.Table(columns=columns, data=rows)
+                logger.log_metrics({name: table, **self.clock.axes()}, step=self.clock.step)
+
+    def close(self) -> None:
+        """After the last task."""
+        for logger in self.loggers:
+            logger.finalize("success")
 
 
 def _close_wandb(exit_code: int) -> None:
@@ -54,27 +95,3 @@ def _close_wandb(exit_code: int) -> None:
     import wandb
 
     wandb.teardown(exit_code)
-
-
-def define_axes(loggers: list[Logger]) -> None:
-    """Let wandb draw everything over cl/step. On rank 0, after the process group exists."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.define_metric("cl/step")
-            logger.experiment.define_metric("*", step_metric="cl/step")
-
-
-def log(loggers: list[Logger], clock: Clock, values: dict[str, Any]) -> None:
-    """Write values with the axes beside them."""
-    for logger in loggers:
-        logger.log_metrics({**values, **clock.axes()}, step=clock.step)
-
-
-def log_table(loggers: list[Logger], clock: Clock, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Show a table in wandb, at this point of the axes."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            table = wandb.Table(columns=columns, data=rows)
-            logger.log_metrics({name: table, **clock.axes()}, step=clock.step)

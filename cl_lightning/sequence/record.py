@@ -1,3 +1,111 @@
-"""The record of a run: metrics, the commit after each task, exports for other programs."""
+"""The record of a run: its scores so far, what sequence.json says, and the exports for other programs."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from cl_lightning.common import distributed
+from cl_lightning.common.files import to_csv, to_json
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.evaluation.baselines import BASELINES, baseline_items
+from cl_lightning.metrics.bootstrap import Interval, interval
+from cl_lightning.metrics.matrix import summary_of
+from cl_lightning.metrics.registry import mean_score
+from cl_lightning.metrics.scored import Scored
+from cl_lightning.sequence.loggers import Clock
 
 VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
+
+
+class Record:
+    """Scores of the tasks done so far.
+
+    Attributes:
+        matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
+        zero_shot: scores of the untrained model, None before they are known.
+        trained: parameters that each finished task trained.
+        intervals: 95 % bootstrap intervals of the scores, [after][task].
+        further: mean and interval of further metrics, [after][task][metric], where a task has any.
+        clock: the run's monotone axes.
+        attempts: how many processes have worked on this run before this one.
+        facts: identity and provenance.
+    """
+
+    def __init__(self, data: TaskSequence, facts: dict[str, Any]) -> None:
+        self.data, self.facts = data, facts
+        self.matrix: list[list[float | None]] = []
+        self.zero_shot: list[float] | None = None
+        self.trained: list[int] = []
+        self.intervals: dict[str, dict[str, Interval]] = {}
+        self.further: dict[str, dict[str, Any]] = {}
+        self.clock = Clock()
+        self.attempts = 0
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Take back what `content` gave."""
+        self.matrix, self.zero_shot, self.attempts = stored["R"], stored["zero_shot"], stored["attempts"]
+        metrics = stored["metrics"]
+        self.trained, self.intervals, self.further = metrics["trained"], metrics["intervals"], metrics["further"]
+        vars(self.clock).update(stored["clock"])  # others hold this clock
+
+    def add(self, after: str, task: str, scored: Scored) -> None:
+        """Note the interval and the further metrics of one cell."""
+        self.intervals.setdefault(after, {})[task] = scored.interval
+        if scored.further:
+            self.further.setdefault(after, {})[task] = scored.further
+
+    def summary(self) -> dict[str, float | None]:
+        """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
+        return summary_of(self.data.protocol, self.matrix, self.zero_shot)
+
+    def metrics(self) -> dict[str, Any]:
+        """The sequence metrics, and what they were computed on."""
+        done, tasks = len(self.matrix), self.data.evaluated
+        baselines = [baseline_items(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
+        return {
+            **self.summary(),
+            "tasks": self.data.order[:done],
+            "data": self.facts["data"],
+            "complete": done == len(self.data.order),
+            "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
+            "by_likelihood": [t.spec.name for t in tasks if t.labels],
+            "trained": self.trained,
+            "zero_shot": self.zero_shot,
+            "intervals": self.intervals,
+            **{name: [mean_score(b[name]) for b in baselines] for name in BASELINES},
+            "baseline_intervals": {name: [interval(b[name]) for b in baselines] for name in BASELINES},
+            "further": self.further,
+            "budgets": {t.spec.name: t.budget for t in tasks if not t.labels},
+        }
+
+    def content(self) -> dict[str, Any]:
+        """What sequence.json says, without what callbacks have to show."""
+        return {
+            **self.facts,
+            "done": len(self.matrix),
+            "order": self.data.order,
+            "columns": self.data.columns,
+            "protocol": self.data.protocol,
+            "R": self.matrix,
+            "zero_shot": self.zero_shot,
+            "seed": self.data.seed,
+            "world_size": distributed.world_size(),
+            "attempts": self.attempts,
+            "clock": vars(self.clock),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+            "metrics": self.metrics(),
+            "tables": {},
+        }
+
+    def exports(self) -> dict[str, bytes]:
+        """matrix.csv, curves.csv, metrics.json: what the record says, for other programs."""
+        order, after = self.data.order, f"after ({self.facts['data']})"
+        rows = [[name, *row] for name, row in zip(order, self.matrix, strict=False)]
+        summaries = [summary_of(self.data.protocol, self.matrix[: i + 1]) for i in range(len(self.matrix))]
+        curves = [[name, n, *s.values()] for name, n, s in zip(order, self.trained, summaries, strict=False)]
+        names = list(summaries[0]) if summaries else []
+        return {
+            "matrix.csv": to_csv([after, *self.data.columns], rows),
+            "curves.csv": to_csv([after, "trained parameters", *names], curves),
+            "metrics.json": to_json(self.metrics()),
+        }

@@ -1,29 +1,35 @@
 """Hangs a task's boundary work into its Trainer, and counts steps and tokens."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from cl_lightning.common import distributed, stopping
-
-if TYPE_CHECKING:
-    from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.loggers import RunLogs
 
 
-class TaskRunner(Callback):
-    """Begins a task in its Trainer's setup stage, ends it after the last step, and moves the run's clock."""
+class TrainerHooks(Callback):
+    """Begins a task in its Trainer's setup stage, ends it after the last step, and moves the run's clock.
 
-    def __init__(self, run: SequenceRun, task: int) -> None:
-        self.run, self.task = run, task
+    Args:
+        begin: called with the Trainer in its setup stage.
+        end: called after the last optimiser step.
+        logs: where loss and learning rate go.
+        log_every: optimiser steps between logged losses.
+    """
+
+    def __init__(
+        self, begin: Callable[[pl.Trainer], None], end: Callable[[], None], logs: RunLogs, log_every: int
+    ) -> None:
+        self.begin, self.end, self.logs, self.log_every = begin, end, logs, log_every
         self.loss: Any = 0.0
         self.tokens: Any = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.run.begin(self.task, trainer)
+        self.begin(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stopping.hold_signals()  # the Trainer has put its own in place for the time of the fit
@@ -35,15 +41,15 @@ class TaskRunner(Callback):
         self.tokens = self.tokens + batch["attention_mask"].sum() * batch["weight"]
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        clock = self.run.clock
+        clock = self.logs.clock
         clock.step += 1
         totals = torch.tensor([float(self.loss) / trainer.world_size, float(self.tokens)], dtype=torch.float64)
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
         clock.tokens += int(totals[1])
         self.loss, self.tokens = 0.0, 0
-        if clock.step % self.run.settings.log_every_n_steps == 0:
+        if clock.step % self.log_every == 0 and distributed.rank() == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self.run.log({"train/loss": float(totals[0]), "train/lr": rate})
+            self.logs.log({"train/loss": float(totals[0]), "train/lr": rate})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.run.end(self.task)
+        self.end()
