@@ -89,7 +89,7 @@ class GeneralAbility(TaskCallback):
         self._loaded = load(entries, folder)
 
     def on_sequence_start(self, run: RunContext) -> None:
-        if 0 < len(run.matrix) < len(run.order) and not self.base:
+        if 0 < len(run.record.matrix) < len(run.order) and not self.base:
             raise ConfigError(
                 "observers.general: this run began without it, so the base model's own value is not known; "
                 "leave it out, or start over with FRESH=1"
