@@ -4,6 +4,7 @@ from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "AttentiveReflection": "attentive_reflection",
+    "BranchInit": "branch_init",
     "EWC": "ewc",
     "GateOrthogonalization": "gate_orthogonalization",
     "GeneralAbility": "general_ability",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common import distributed
-from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.linalg.subspaces import Count, Energy, grow, threshold
 from cl_lightning.sequence.callback import TaskCallback
@@ -76,21 +76,15 @@ class GrownSubspaces(TaskCallback):
         Raises:
             TrainingError: a covariance is not finite, or cannot be decomposed; on all ranks.
         """
-        world, rank = distributed.world_size(), distributed.rank()
-        mine: dict[str, Tensor] = {}
-        fault: str | None = None
-        for index, (name, C) in enumerate(covariances.items()):
-            if index % world == rank:
-                try:
-                    mine[name] = grow(basis(name), C, share, self.energy, self.count, chunks[name])
-                except (ValueError, torch.linalg.LinAlgError) as error:
-                    fault = fault or f"boundary.{self.slot}, {name}: {error}"
-        if found := next(filter(None, distributed.gather(fault)), None):
-            raise TrainingError(found)
+
+        def one(name: str, C: Tensor) -> Tensor:
+            return grow(basis(name), C, share, self.energy, self.count, chunks[name])
+
+        mine, owners = distributed.deal(covariances.items(), one, f"boundary.{self.slot},")
         told = distributed.gather({name: M.shape[1] for name, M in mine.items()})
         columns = {name: count for part in told for name, count in part.items()}
-        for index, (name, C) in enumerate(covariances.items()):
+        for name, C in covariances.items():
             grown = mine.pop(name, None)
             if grown is None:
                 grown = torch.empty(len(C), columns[name], dtype=torch.float64, device=C.device)
-            yield name, distributed.broadcast_(grown.contiguous(), index % world)
+            yield name, distributed.broadcast_(grown.contiguous(), owners[name])

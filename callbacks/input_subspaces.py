@@ -9,6 +9,7 @@ cross-attention have their own, of the encoder's states. See `cl_lightning.linal
 from __future__ import annotations
 
 import statistics
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +19,6 @@ from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import query_of
 from cl_lightning.common import distributed
-from cl_lightning.common.errors import TrainingError
 from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, design, empty, held
 from cl_lightning.sequence.callback import Table, TaskCallback
 
@@ -91,26 +91,21 @@ class InputSubspaces(GrownSubspaces):
         run.say(f"boundary {task + 1}/{len(run.order)} {name}: input subspaces")
         owned = self._covariances(run, task, with_new=False)
         self._outside = []
-        world, designed = distributed.world_size(), {}
-        told: str | None = None
-        for index, (owner, (C, layers)) in enumerate(owned.items()):
+
+        def one(owner: str, item: tuple[Tensor, list[str]]) -> list[Tensor]:
+            C, layers = item
             M = self._basis(owner, C)
-            self._outside.append(1.0 - held(M, C, self.energy))
-            if index % world == distributed.rank():
-                try:
-                    for layer in layers:
-                        designed[layer] = design(M, C, adapter.layers[layer].lora_A, self.design, self.chunks)
-                except (ValueError, torch.linalg.LinAlgError) as error:
-                    told = told or f"layer {owner}: {error}"
-        if found := next(filter(None, distributed.gather(told)), None):
-            raise TrainingError(
-                f"boundary of task {name}, {found}; lower boundary.subspaces.share or model.adapter.rank"
-            )
-        for index, (_, layers) in enumerate(owned.values()):
-            for layer in layers:
+            return [design(M, C, adapter.layers[layer].lora_A, self.design, self.chunks) for layer in layers]
+
+        for owner, (C, _) in owned.items():
+            self._outside.append(1.0 - held(self._basis(owner, C), C, self.energy))
+        advice = "; lower boundary.subspaces.share or model.adapter.rank"
+        designed, owners = distributed.deal(owned.items(), one, f"boundary of task {name}, layer", advice)
+        for owner, (_, layers) in owned.items():
+            for layer, A in zip_longest(layers, designed.pop(owner, [])):
                 start = adapter.layers[layer].lora_A
-                A = designed[layer].to(start) if layer in designed else torch.empty_like(start)
-                A = distributed.broadcast_(A.contiguous(), index % world)
+                A = torch.empty_like(start) if A is None else A.to(start)
+                A = distributed.broadcast_(A.contiguous(), owners[owner])
                 adapter.set_factors(layer, A, torch.zeros_like(adapter.layers[layer].lora_B))
         if (least := min(self._outside)) < LITTLE:
             run.say(

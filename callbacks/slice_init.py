@@ -14,11 +14,13 @@ the reconciled step itself before training begins.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from callbacks.branch_init import BranchInit
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
@@ -27,33 +29,33 @@ from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
 from cl_lightning.gradients.memory_plan import Plan, plan
-from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.base import Initializer, Needs
 from cl_lightning.initializers.slice import SLICE
-from cl_lightning.initializers.start import Start, empty_factors, start_of
+from cl_lightning.initializers.start import Start
+from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.sequence.callback import Table, TaskCallback
+from cl_lightning.sequence.context import RunContext
 from cl_lightning.surgery.base import RangeOperator, SurgeryOperator
 from cl_lightning.surgery.pcgrad import PCGrad
 from cl_lightning.surgery.reconcile import Scope, SurgeryRecord, blocks_of, decided_together, reconcile
-from cl_lightning.surgery.reliability import LEAST_BATCHES, conflicts_reliably, jackknife, null_firing_share
+from cl_lightning.surgery.reliability import LEAST_BATCHES, jackknife, null_firing_share, reliable_conflicts
 from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS, MatrixReport, boundary_row, in_numbers, in_words
-
-if TYPE_CHECKING:
-    from cl_lightning.sequence.context import RunContext
 
 MemoryGradient = Literal["mean", "last", "per_task"]
 
 
-class SliceInit(TaskCallback):
-    """Start each task's branch where `initializer` says.
+class SliceInit(BranchInit):
+    """Start each task's branch from its reconciled gradient.
 
     Args:
-        initializer: factors from a gradient, from the layer's inputs, from W, or from nothing.
+        initializer: factors from a gradient.
         operator: reconciles the new task's gradient with memory's; null: none (LoRA-GA).
         strength: 0..1, how much of the operator's correction is applied.
         scope: conflicts are decided per "matrix", per "block" of the model, or once for all ("global", the paper's).
         preserve_norm: give the reconciled gradient the new one's norm (where the start depends on it at all).
         memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
-        gate_z: surgery only where the inner product over batches lies this many standard errors below 0; null: always.
+        reliability: surgery only where the inner product over batches lies this many standard errors below 0; null:
+            always.
         samples: examples of the new task, drawn by (seed, task).
         memory_samples: memory examples per boundary in all, divided among the past tasks, at least one of each.
         batch_size: examples per forward and backward pass on each rank.
@@ -67,7 +69,7 @@ class SliceInit(TaskCallback):
             paper; logits then change.
     """
 
-    phase = 40
+    gives: ClassVar[frozenset[Needs]] = frozenset({"gradients"})
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class SliceInit(TaskCallback):
         scope: Scope = "matrix",
         preserve_norm: bool = False,
         memory_gradient: MemoryGradient = "mean",
-        gate_z: float | None = None,
+        reliability: float | None = None,
         samples: int = 32,
         memory_samples: int = 32,
         batch_size: int = 8,
@@ -89,15 +91,15 @@ class SliceInit(TaskCallback):
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise ConfigError(f"boundary.init.strength: {strength} must lie in 0..1")
-        for name, value in (("samples", samples), ("memory_samples", memory_samples), ("batch_size", batch_size)):
-            if value < 1:
-                raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")
-        for name, value in (("gate_z", gate_z), ("warm_start", warm_start), ("oversampling", oversampling)):
+        super().__init__(initializer, samples, batch_size)
+        if memory_samples < 1:
+            raise ConfigError(f"boundary.init.memory_samples: {memory_samples} must be 1 or more")
+        for name, value in (("reliability", reliability), ("warm_start", warm_start), ("oversampling", oversampling)):
             if value is not None and value < 0:
                 raise ConfigError(f"boundary.init.{name}: {value} must not be negative")
-        self.initializer, self.operator, self.strength, self.scope = initializer, operator, strength, scope
-        self.preserve_norm, self.memory_gradient, self.gate_z = preserve_norm, memory_gradient, gate_z
-        self.samples, self.memory_samples, self.batch_size, self.loss_on = samples, memory_samples, batch_size, loss_on
+        self.operator, self.strength, self.scope = operator, strength, scope
+        self.preserve_norm, self.memory_gradient, self.reliability = preserve_norm, memory_gradient, reliability
+        self.memory_samples, self.loss_on = memory_samples, loss_on
         self.memory_budget, self.oversampling, self.warm_start = memory_budget, oversampling, warm_start
         self.gate_weighting = gate_weighting
         self.boundaries: list[list[Any]] = []
@@ -105,8 +107,7 @@ class SliceInit(TaskCallback):
     # ---- what cannot run ---------------------------------------------------------------------------------
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
-        kind, strategy = type(self.initializer).__name__, type(adapter).__name__
-        reasons = []
+        kind, reasons = type(self.initializer).__name__, super().check(slots, adapter)
         if self.operator is not None:
             operator = type(self.operator).__name__
             if not isinstance(slots.get("memory"), ReplayBuffer):
@@ -114,8 +115,6 @@ class SliceInit(TaskCallback):
                     "boundary.init.operator needs earlier tasks' examples: add boundary.memory "
                     "(callbacks.ReplayBuffer), or set boundary.init.init_args.operator=null"
                 )
-            if self.initializer.needs != "gradients":
-                reasons.append(f"boundary.init.operator: {kind} uses no gradient to reconcile; set operator=null")
             if self.operator.memories == "each" and self.memory_gradient != "per_task":
                 reasons.append(
                     f"boundary.init.operator: {operator} is made for one gradient per past task, "
@@ -130,30 +129,17 @@ class SliceInit(TaskCallback):
                     f"boundary.init.operator: {operator} works matrix by matrix at full strength; "
                     "set scope=matrix and strength=1"
                 )
-        if not self.initializer.trains <= adapter.trainable_factors | {"R"}:
-            reasons.append(f"boundary.init sets A and B, {strategy} trains only one; set boundary.init=null")
         if self.warm_start and not (self.initializer.takes_sketch and self.initializer.directions_per_rank == 2):
             reasons.append(f"boundary.init.warm_start: {kind} does not start at a gradient's directions; set it to 0")
         return reasons
 
     def check_run(self, run: RunContext) -> None:
         """See the base class."""
-        self._check_rank(run.module.adapter)
-        if self.initializer.needs == "gradients":
-            self._check_samples(run)
-            if self.operator is not None and self.memory_gradient == "last":
-                run.boundary["memory"].check_keeps_last(run)
-            self._plan(run)
-
-    def _check_rank(self, adapter: AdapterStrategy) -> None:
-        per_rank = self.initializer.directions_per_rank
-        for name, layer in adapter.layers.items():
-            if per_rank * adapter.rank > min(layer.shape):
-                raise ConfigError(
-                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for "
-                    f"{per_rank * adapter.rank} singular directions of {name}, which has {min(layer.shape)}; use at "
-                    f"most {min(layer.shape) // per_rank}, or leave it out of targets"
-                )
+        super().check_run(run)
+        self._check_samples(run)
+        if self.operator is not None and self.memory_gradient == "last":
+            run.boundary["memory"].check_keeps_last(run)
+        self._plan(run)
 
     def _check_samples(self, run: RunContext) -> None:
         if self.loss_on == "full" and run.module.encoder_decoder:
@@ -166,10 +152,10 @@ class SliceInit(TaskCallback):
                     f"gradient of {task.spec.name} is taken; lower it, or raise boundary.init.samples"
                 )
             batches = -(-count // self.batch_size)
-            if self.gate_z is not None and batches < LEAST_BATCHES:
+            if self.reliability is not None and batches < LEAST_BATCHES:
                 raise ConfigError(
-                    f"boundary.init.gate_z: {count} samples of {task.spec.name} in batches of {self.batch_size} are "
-                    f"{batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
+                    f"boundary.init.reliability: {count} samples of {task.spec.name} in batches of {self.batch_size} "
+                    f"are {batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
                 )
 
     def _plan(self, run: RunContext) -> Plan:
@@ -192,22 +178,19 @@ class SliceInit(TaskCallback):
     # ---- the boundary ------------------------------------------------------------------------------------
 
     def on_task_start(self, run: RunContext, task: int) -> None:
+        """Collect gradients, reconcile them, compute the starts, set them, report."""
         started = time.monotonic()
-        needs = self.initializer.needs
-        if needs == "gradients":
-            run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
-            new, memories = self._collect(run, task)
-            reconciled = self._reconciled(new, memories, self._gate(new), run.order[task])
-            reports = self._initialize(run, task, reconciled, new, memories)
-            self._report(run, task, reports, new, time.monotonic() - started)
-        else:
-            statistics: dict[str, Tensor] = {}
-            if needs == "inputs":
-                run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: inputs")
-                examples = run.data.draw(task, self.samples, "gradient")
-                statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
-            plain = ((name, statistics.get(name), None) for name in run.module.adapter.layers)
-            self._initialize(run, task, plain, None, [])
+        records: dict[str, SurgeryRecord] = {}
+        reports: dict[str, MatrixReport] = {}
+
+        def look(name: str, start: Start) -> None:
+            reports[name] = self._matrix_report(start, records[name], name, new, memories, run.module.adapter.rank)
+
+        new, memories = self._collect(run, task)
+        reconciled = self._reconcile(run, task, new, memories, records)
+        factors, owners = self.start(run, task, reconciled, look)
+        self.set(run, factors, owners)
+        self._report(run, task, reports, new, time.monotonic() - started)
 
     def _memory_groups(self, run: RunContext) -> list[dict[str, list[Encoded]]]:
         """Examples by task, one group for each memory gradient."""
@@ -222,6 +205,7 @@ class SliceInit(TaskCallback):
 
     def _collect(self, run: RunContext, task: int) -> tuple[Collected, list[Collected]]:
         """Gradients of the new task and of each memory group."""
+        run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
         chosen = self._plan(run)
         if not self.boundaries:
             run.say(f"  {chosen.line()}")
@@ -236,7 +220,7 @@ class SliceInit(TaskCallback):
         over = passes({run.order[task]: run.data.draw(task, self.samples, "gradient")}, self.gate_weighting != "none")
         try:
             memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
-            return collector.collect(over, memories, by_batch=self.gate_z is not None), memories
+            return collector.collect(over, memories, by_batch=self.reliability is not None), memories
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
@@ -252,80 +236,40 @@ class SliceInit(TaskCallback):
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
         return examples, weights
 
-    # ---- surgery and start -------------------------------------------------------------------------------
+    # ---- surgery -----------------------------------------------------------------------------------------
 
-    def _gate(self, new: Collected) -> dict[str, bool]:
-        """Where surgery is allowed; empty: everywhere. Matrices that are decided together have one gate."""
-        if self.gate_z is None or not new.products:
-            return {}
-        gate: dict[str, bool] = {}
-        for names in decided_together(new.products, self.scope, blocks_of(new.products)):
-            summed = torch.stack([new.products[name] for name in names]).sum(0)
-            conflict = any(conflicts_reliably(column, self.gate_z) for column in summed.t())
-            gate |= dict.fromkeys(names, conflict)
-        return gate
+    def _reconcile(
+        self, run: RunContext, task: int, new: Collected, memories: list[Collected], records: dict[str, SurgeryRecord]
+    ) -> Iterator[tuple[str, Tensor | LowRank]]:
+        """(name, G~) of every matrix; fills `records`, and lets go of a matrix's gradients once it is done with.
 
-    def _reconciled(self, new: Collected, memories: list[Collected], gate: dict[str, bool], task: str) -> Any:
-        """(name, G~, record) of every matrix. All ranks hold the same gradients, so all find the same fault."""
+        Raises:
+            TrainingError: a gradient cannot be reconciled. All ranks hold the same ones, so all find the same fault.
+        """
+        blocks = blocks_of(new.gradients)
+        allowed = None
+        if self.reliability is not None and new.products:
+            groups = decided_together(new.products, self.scope, blocks)
+            allowed = reliable_conflicts(new.products, groups, self.reliability)
         try:
-            yield from reconcile(
+            for name, gradient, record in reconcile(
                 new.gradients,
                 [m.gradients for m in memories],
                 self.operator or PCGrad(),
                 self.strength,
                 self.scope,
-                blocks_of(new.gradients),
+                blocks,
                 self.preserve_norm,
-                gate or None,
+                allowed,
                 inner=new.inner or None,
                 norms=new.norms,
-            )
+            ):
+                records[name] = record
+                yield name, gradient
+                for held in (new, *memories):
+                    del held.gradients[name]
         except ValueError as error:
-            raise TrainingError(f"boundary of task {task}, {error}") from None
-
-    def _initialize(
-        self, run: RunContext, task: int, statistics: Any, new: Collected | None, memories: list[Collected]
-    ) -> dict[str, MatrixReport]:
-        """Set every layer's factors; each matrix is decomposed on one rank and broadcast."""
-        adapter, world = run.module.adapter, distributed.world_size()
-        mine: dict[str, MatrixReport] = {}
-        owners: dict[str, int] = {}
-        made: dict[str, tuple[Tensor, ...]] = {}
-        told: str | None = None
-        for index, (name, statistic, record) in enumerate(statistics):
-            layer, owners[name] = adapter.layers[name], index % world
-            if owners[name] == distributed.rank():
-                rng = generator(run.data.seed, "init", run.order[task], name)
-                try:
-                    start = start_of(
-                        self.initializer, layer.dense_weight(), statistic, adapter.rank, adapter.scaling, rng,
-                        self.warm_start,
-                    )  # fmt: skip
-                except ValueError as error:
-                    told = told or f"matrix {name}: {error}"
-                else:
-                    made[name] = start.tensors
-                    if record is not None and new is not None:
-                        mine[name] = self._matrix_report(start, record, name, new, memories, adapter.rank)
-            for held in (new, *memories):
-                if held is not None:
-                    held.gradients.pop(name, None)
-        if found := next(filter(None, distributed.gather(told)), None):
-            raise TrainingError(f"boundary of task {run.order[task]}, {found}")
-        # After all decompositions: a broadcast in between would make each rank wait for the other's.
-        for name, owner in owners.items():
-            layer = adapter.layers[name]
-            tensors = empty_factors(layer.lora_A, layer.lora_B, self.initializer, self.warm_start)
-            for tensor, value in zip(tensors, made.pop(name, ()), strict=False):
-                tensor.copy_(value)
-            for tensor in tensors:
-                distributed.broadcast_(tensor, owner)
-            count = len(tensors) - (2 if self.warm_start else 0)
-            adapter.set_factors(name, *tensors[:count], displaced=self.initializer.displaced)
-            if self.warm_start:
-                layer.shift_branch(*tensors[count:])
-        reports = {name: report for part in distributed.gather(mine) for name, report in part.items()}
-        return {name: reports[name] for name in adapter.layers if name in reports}
+            raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
     # ---- what it did -------------------------------------------------------------------------------------
 
@@ -333,7 +277,7 @@ class SliceInit(TaskCallback):
         self, start: Start, record: SurgeryRecord, name: str, new: Collected, memories: list[Collected], rank: int
     ) -> MatrixReport:
         error = None
-        if self.gate_z is not None and name in new.products:
+        if self.reliability is not None and name in new.products:
             scale = record.norm_new * record.norm_memory
             errors = [jackknife(column)[1] for column in new.products[name].t()]
             error = max(errors) / scale if scale else None
@@ -351,16 +295,18 @@ class SliceInit(TaskCallback):
         )
 
     def _report(
-        self, run: RunContext, task: int, reports: dict[str, MatrixReport], new: Collected, seconds: float
+        self, run: RunContext, task: int, mine: dict[str, MatrixReport], new: Collected, seconds: float
     ) -> None:
         name = run.order[task]
+        found = {matrix: report for part in distributed.gather(mine) for matrix, report in part.items()}
+        reports = {matrix: found[matrix] for matrix in run.module.adapter.layers}
         rows = [report.row(matrix) for matrix, report in reports.items()]
         run.write_table(f"surgery/{name}", COLUMNS, rows)
         numbers = in_numbers(reports)
-        if self.gate_z is not None and new.products:
+        if self.reliability is not None and new.products:
             by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
             numbers["fired_by_chance"] = null_firing_share(
-                by_matrix, self.gate_z, generator(run.data.seed, "halves", name)
+                by_matrix, self.reliability, generator(run.data.seed, "halves", name)
             )
         run.log({f"surgery/{k}": v for k, v in numbers.items()} | {"surgery/seconds": seconds})
         self.boundaries.append(boundary_row(name, numbers, seconds))

@@ -201,7 +201,7 @@ LATER: dict[str, tuple[str, str]] = {
     ),
     "unknown option of a callback": (
         "--boundary.init.init_args.strenght=0.5",
-        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_weighting, gate_z",
+        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_weighting, reliability",
     ),
     "unknown option of a callback, short form": ("--boundary.init.strenght=0.5", r"SliceInit\.strenght; .*strength\?"),
     "unknown option of an adapter": ("--model.adapter.rnak=4", r"^unknown option SeqLoRA\.rnak; did you mean rank"),

@@ -87,13 +87,13 @@ def test_the_norm_is_preserved_where_asked_and_not_else(tmp_path: Path) -> None:
 
 
 def test_a_gate_in_standard_errors_keeps_surgery_off_where_gradients_agree(tmp_path: Path) -> None:
-    run, init, found = boundary(tmp_path, Against(), gate_z=0.0, memory_samples=6)  # 3 batches
+    run, init, found = boundary(tmp_path, Against(), reliability=0.0, memory_samples=6)  # 3 batches
     assert far(found, token_mean(run, of_new(run, 3, SAMPLES))) < 1e-9, "the true products are above 0: nothing fires"
     assert init.boundaries
 
 
 def gate(z: float, products: dict[str, Tensor], scope: Any = "matrix") -> dict[str, bool]:
-    return SliceInit(gate_z=z, scope=scope)._gate(Collected({}, lambda take, after: None, products))
+    return SliceInit(reliability=z, scope=scope)._gate(Collected({}, lambda take, after: None, products))
 
 
 def test_the_gate_opens_z_standard_errors_below_zero_for_any_memory() -> None:

@@ -31,8 +31,8 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
         r"^boundary\.init\.batch_size: 6 is more than the 5 examples .* of FOMC",
     ),
     "too few batches for a standard error": (
-        ["--boundary.init.gate_z=2"],
-        r"^boundary\.init\.gate_z: 12 samples of FOMC in batches of 6 are 2 batches, a standard error needs 3; raise",
+        ["--boundary.init.reliability=2"],
+        r"^boundary\.init\.reliability: 12 samples of FOMC in batches of 6 are 2 batches, a standard error needs 3; raise",
     ),
     "a rank over half of a matrix": (
         ["--model.adapter.rank=17"],
@@ -63,7 +63,7 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
         r"^boundary\.init sets A and B, FrozenA trains only one; set boundary\.init=null$",
     ),
     "a scope that is none": (["--boundary.init.scope=layer"], r"scope: 'layer' is not valid; .*block, global, matrix"),
-    "a negative gate": (["--boundary.init.gate_z=-1"], r"gate_z: -1\.0 must not be negative$"),
+    "a negative gate": (["--boundary.init.reliability=-1"], r"reliability: -1\.0 must not be negative$"),
 }
 
 

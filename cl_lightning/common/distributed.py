@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from cl_lightning.common.errors import TrainingError, UserError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def initialized() -> bool:
@@ -54,6 +57,35 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def deal(
+    items: Iterable[tuple[str, Item]], work: Callable[[str, Item], Made], what: str, advice: str = ""
+) -> tuple[dict[str, Made], dict[str, int]]:
+    """Do `work(name, item)` for every item on one rank each, the items dealt out in turn.
+
+    All ranks go through the same items. Nothing is sent: broadcast afterwards, since a broadcast in between would make
+    each rank wait for the other's work.
+
+    Returns:
+        What this rank made, by name, and which rank made each.
+
+    Raises:
+        TrainingError: on all ranks, for the first ValueError or LinAlgError of any: "`what` NAME: ...`advice`".
+    """
+    made: dict[str, Made] = {}
+    owners: dict[str, int] = {}
+    fault: str | None = None
+    for index, (name, item) in enumerate(items):
+        owners[name] = index % world_size()
+        if owners[name] == rank():
+            try:
+                made[name] = work(name, item)
+            except (ValueError, torch.linalg.LinAlgError) as error:
+                fault = fault or f"{what} {name}: {error}{advice}"
+    if found := next(filter(None, gather(fault)), None):
+        raise TrainingError(found)
+    return made, owners
 
 
 def on_main(action: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ gradient is taken as given: its own noise is not in SE.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +41,23 @@ def conflicts_reliably(products: Tensor, z: float = 2.0) -> bool:
     """
     total, error = jackknife(products)
     return total < -z * error
+
+
+def reliable_conflicts(products: Mapping[str, Tensor], groups: Iterable[Sequence[str]], z: float) -> dict[str, bool]:
+    """Whether each matrix conflicts reliably with any memory. Matrices of a group are decided together, on their sum.
+
+    Args:
+        products: d_b (B, memories) per matrix name.
+        groups: names of `products`, see `surgery.reconcile.decided_together`.
+
+    Raises:
+        ValueError: as `jackknife`.
+    """
+    found: dict[str, bool] = {}
+    for names in groups:
+        summed = torch.stack([products[name] for name in names]).sum(0)
+        found |= dict.fromkeys(names, any(conflicts_reliably(column, z) for column in summed.t()))
+    return found
 
 
 def null_firing_share(

@@ -1,0 +1,120 @@
+"""At each task boundary: start the new branch's factors from W, from the layer's inputs, or from nothing.
+
+`SliceInit` adds the starts that need gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.seeding import generator
+from cl_lightning.initializers.base import Initializer, Needs
+from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.start import Start, empty_factors, start_of
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.context import RunContext
+
+#: Matrix and what its start is computed from, see `Initializer.needs`.
+Statistics = Iterable[tuple[str, Tensor | LowRank | None]]
+#: As `Start.tensors`.
+Factors = tuple[Tensor, ...]
+
+
+class BranchInit(TaskCallback):
+    """Start each task's branch where `initializer` says.
+
+    Args:
+        initializer: factors from the layer's inputs, from W, or from nothing.
+        samples: examples of the new task, drawn by (seed, task), where inputs are needed.
+        batch_size: examples per forward pass on each rank.
+    """
+
+    phase = 40
+    #: What this callback can give an initialiser.
+    gives: ClassVar[frozenset[Needs]] = frozenset({"none", "weight", "inputs"})
+    #: Step taken before training, see `SliceInit`.
+    warm_start = 0.0
+
+    def __init__(self, initializer: Initializer = LoRA(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
+        for name, value in (("samples", samples), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")
+        self.initializer, self.samples, self.batch_size = initializer, samples, batch_size
+
+    def check(self, slots: Mapping[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
+        """See the base class."""
+        kind, reasons = type(self.initializer).__name__, []
+        if self.initializer.needs not in self.gives:
+            other = "SliceInit" if self.initializer.needs == "gradients" else "BranchInit"
+            reasons.append(
+                f"boundary.init.initializer: {kind} starts from {self.initializer.needs}, which "
+                f"{type(self).__name__} does not collect; use boundary.init=callbacks.{other}"
+            )
+        if not self.initializer.trains <= adapter.trainable_factors | {"R"}:
+            reasons.append(
+                f"boundary.init sets A and B, {type(adapter).__name__} trains only one; set boundary.init=null"
+            )
+        return reasons
+
+    def check_run(self, run: RunContext) -> None:
+        """See the base class."""
+        adapter, per_rank = run.module.adapter, self.initializer.directions_per_rank
+        for name, layer in adapter.layers.items():
+            if per_rank * adapter.rank > min(layer.shape):
+                raise ConfigError(
+                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for "
+                    f"{per_rank * adapter.rank} singular directions of {name}, which has {min(layer.shape)}; use at "
+                    f"most {min(layer.shape) // per_rank}, or leave it out of targets"
+                )
+
+    def on_task_start(self, run: RunContext, task: int) -> None:
+        """See the base class."""
+        statistics: dict[str, Tensor] = {}
+        if self.initializer.needs == "inputs":
+            run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: inputs")
+            examples = run.data.draw(task, self.samples, "gradient")
+            statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
+        layers = run.module.adapter.layers
+        factors, owners = self.start(run, task, ((name, statistics.get(name)) for name in layers))
+        self.set(run, factors, owners)
+
+    def start(
+        self, run: RunContext, task: int, statistics: Statistics, look: Callable[[str, Start], None] | None = None
+    ) -> tuple[dict[str, Factors], dict[str, int]]:
+        """Compute every matrix's start on one rank: this rank's factors, and who has which. `look` sees each start.
+
+        Raises:
+            TrainingError: a start cannot be computed; names the matrix.
+        """
+        adapter, new = run.module.adapter, run.order[task]
+
+        def one(name: str, statistic: Tensor | LowRank | None) -> Factors:
+            rng, weight = generator(run.data.seed, "init", new, name), adapter.layers[name].dense_weight()
+            start = start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
+            if look is not None:
+                look(name, start)
+            return start.tensors
+
+        return distributed.deal(statistics, one, f"boundary of task {new}, matrix")
+
+    def set(self, run: RunContext, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
+        """Broadcast every matrix's factors and set them. Empties `factors` on the way."""
+        adapter = run.module.adapter
+        for name, owner in owners.items():
+            layer = adapter.layers[name]
+            tensors = empty_factors(layer.lora_A, layer.lora_B, self.initializer, self.warm_start)
+            for tensor, value in zip(tensors, factors.pop(name, ()), strict=False):
+                tensor.copy_(value)
+            for tensor in tensors:
+                distributed.broadcast_(tensor, owner)
+            count = len(tensors) - (2 if self.warm_start else 0)
+            adapter.set_factors(name, *tensors[:count], displaced=self.initializer.displaced)
+            if self.warm_start:
+                layer.shift_branch(*tensors[count:])
