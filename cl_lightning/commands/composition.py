@@ -42,8 +42,8 @@ def run() -> None:
     module.load(tokenizer)
     data.prepare(tokenizer, module.encoder_decoder)
     resolved = cli.resolved()
-    if settings.continue_from and data.protocol != "sequential":
-        raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol}")
+    if settings.continue_from and not data.protocol.builds_on:
+        raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol.name}")
     parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
     facts = {
         "experiment": experiment,
@@ -88,15 +88,17 @@ def _check(
 ) -> None:
     """Refuse what cannot run together, before anything is loaded."""
     reasons = list(module.adapter.check(boundary))
-    if data.protocol != "sequential":
+    if not data.protocol.builds_on:
         reasons += [
-            f"boundary.{slot} keeps what earlier tasks were, with data.protocol={data.protocol} there are none; "
+            f"boundary.{slot} keeps what earlier tasks were, with data.protocol={data.protocol.name} there are none; "
             f"use boundary.{slot}=null"
             for slot in boundary
             if slot != "init"
         ]
         if module.adapter.offset == "baked":
-            reasons.append(f"model.adapter.offset: baked changes W, data.protocol={data.protocol} needs displacement")
+            reasons.append(
+                f"model.adapter.offset: baked changes W, data.protocol={data.protocol.name} needs displacement"
+            )
     both = sorted(boundary.keys() & observers.keys())
     reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
     everyone = {**boundary, **observers}

@@ -7,15 +7,9 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.generation_settings import told
 from cl_lightning.model.module import ContinualLM
 
-#: How the first line of a run says what is trained.
-PROTOCOLS = {
-    "sequential": "{} tasks, each",
-    "joint": "joint training on {} tasks together,",
-    "independent": "{} tasks, each from the base model,",
-}
-
 
 def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
+    """Say what is trained, on which data, for how long, and in which precision."""
     tasks = data.tasks
     memory = cli.slots("boundary").get("memory")
     replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
@@ -24,7 +18,7 @@ def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     date = data.template["date"]
     return (
-        f"{experiment}: DATA = {data.source}; {PROTOCOLS[data.protocol].format(len(data.columns))} "
+        f"{experiment}: DATA = {data.source}; {data.protocol.opening.format(len(data.columns))} "
         f"{_span([len(t.train) for t in tasks])} training "
         f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = "
         f"{_span(steps)} steps, "

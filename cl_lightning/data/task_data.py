@@ -7,7 +7,7 @@ from cl_lightning.data.base import Benchmark, Example, TaskSpec
 from cl_lightning.data.prompt import Encoded
 
 #: Name of the one task that protocol=joint trains.
-JOINT = "joint"
+ALL_TASKS = "joint"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def official_task(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
 
 def joined(tasks: Sequence[TaskData]) -> TaskData:
     """All tasks' training and validation examples as one task's."""
-    spec = TaskSpec(JOINT, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
+    spec = TaskSpec(ALL_TASKS, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
     train = tuple(e for t in tasks for e in t.train)
     validation = tuple(e for t in tasks for e in t.validation)
     return TaskData(spec, train, validation, (), tasks[0].epochs, sum(t.dropped for t in tasks), whole="")

@@ -18,10 +18,9 @@ from cl_lightning.data.cleaning import Removed, clean, told
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
+from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
 from cl_lightning.data.sampler import StepSampler
-from cl_lightning.data.task_data import JOINT, TaskData, joined, official_task
-
-Protocol = Literal["sequential", "joint", "independent"]
+from cl_lightning.data.task_data import ALL_TASKS, TaskData, joined, official_task
 
 
 class TaskSequence(LightningDataModule):
@@ -85,10 +84,10 @@ class TaskSequence(LightningDataModule):
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
         seed: int = 0,
-        protocol: Protocol = "sequential",
+        protocol: ProtocolName = "sequential",
     ) -> None:
         super().__init__()
-        self.protocol = protocol
+        self.protocol = PROTOCOLS[protocol]
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
             raise DataError(f"data.root: {self.root} is not a folder")
@@ -99,7 +98,7 @@ class TaskSequence(LightningDataModule):
             self.specs = {name: official_task(spec, benchmark) for name, spec in self.specs.items()}
         #: The tasks that are scored, and what is trained, one after the other.
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
-        self.order = [JOINT] if protocol == "joint" else self.columns
+        self.order = [ALL_TASKS] if self.protocol.together else self.columns
         self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
         self.batch_size, self.eval_batch_size, self.epochs = batch_size, eval_batch_size, epochs
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
@@ -151,12 +150,12 @@ class TaskSequence(LightningDataModule):
             epochs = list(self.epochs)
         if len(epochs) != len(self.columns) or min(epochs) < 1:
             raise ConfigError(f"data.epochs: {epochs} must be one number of 1 or more, or one for each task in order")
-        if self.protocol == "joint" and len(set(epochs)) > 1:
+        if self.protocol.together and len(set(epochs)) > 1:
             raise ConfigError(f"data.epochs: {epochs} differ, protocol=joint trains all tasks at once; give one number")
         return epochs[: len(self.order)]
 
     def _shuffle(self) -> None:
-        if self.protocol == "joint":
+        if self.protocol.together:
             raise ConfigError("data.random_order: there is no order under data.protocol=joint")
         drawn = torch.randperm(len(self.columns), generator=generator(self.seed, "order")).tolist()
         self.order = self.columns = [self.columns[i] for i in drawn]
@@ -174,7 +173,7 @@ class TaskSequence(LightningDataModule):
         self.skipped = missing
         there = [i for i, name in enumerate(self.columns) if name not in missing]
         self.columns = [self.columns[i] for i in there]
-        if self.protocol != "joint":
+        if not self.protocol.together:
             self.order, self.epochs_per_task = self.columns, [self.epochs_per_task[i] for i in there]
 
     # ---- preparing ---------------------------------------------------------------------------------------
@@ -189,19 +188,18 @@ class TaskSequence(LightningDataModule):
         self.encoder = PromptEncoder(
             tokenizer, self.max_prompt_tokens, self.system_prompt, self.date, self.template_args
         )
-        epochs = self.epochs_per_task * (len(self.columns) if self.protocol == "joint" else 1)
+        epochs = self.epochs_per_task * (len(self.columns) if self.protocol.together else 1)
         self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
         if self.score_by == "likelihood" and not any(t.labels for t in self.evaluated):
             raise ConfigError(
                 f"data.score_by: no closed label set among {', '.join(self.columns)}: their training answers are free "
                 "text; use generation"
             )
-        self.tasks = [joined(self.evaluated)] if self.protocol == "joint" else self.evaluated
+        self.tasks = [joined(self.evaluated)] if self.protocol.together else self.evaluated
 
     def scored_after(self, task: int) -> range:
         """Columns that are scored after training `task`."""
-        spans = {"sequential": (0, task + 1), "joint": (0, len(self.columns)), "independent": (task, task + 1)}
-        return range(*spans[self.protocol])
+        return self.protocol.scored(task, len(self.columns))
 
     def _task(self, name: str, epochs: int) -> TaskData:
         spec = self.specs[name]

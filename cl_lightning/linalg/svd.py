@@ -76,6 +76,7 @@ def subspace_overlap(U1: Tensor, U2: Tensor) -> float:
 
 
 def check_count(count: int, *sizes: int) -> None:
+    """Refuse more singular directions than a matrix of these sizes has. Raises ValueError."""
     if not 1 <= count <= min(sizes):
         raise ValueError(
             f"needs {count} singular directions (a spectral start takes twice the rank) where there are "

@@ -260,24 +260,3 @@ def joint_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float |
 def independent_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
     """Of models trained on one task each, whose diagonal alone is scored: `ap`, its mean; the rest None."""
     return dict.fromkeys(CONVENTIONS) | {"ap": ap(R)}
-
-
-#: What summarises R (and the zero-shot row), by `data.protocol`.
-SUMMARIES: dict[str, Callable[[Matrix, Row | None], dict[str, float | None]]] = {
-    "sequential": summary,
-    "joint": joint_summary,
-    "independent": independent_summary,
-}
-
-
-def summary_of(protocol: str, R: Matrix, zero_shot: Row | None = None) -> dict[str, float | None]:
-    """The summary under a protocol; every metric None before the first task is done."""
-    return SUMMARIES[protocol](R, zero_shot) if R else dict.fromkeys(CONVENTIONS)
-
-
-#: The metrics that need R alone, by `data.protocol` and name.
-BY_PROTOCOL: dict[str, dict[str, Callable[[Matrix], float]]] = {
-    "sequential": FUNCTIONS,
-    "joint": {"fp": joint_fp},
-    "independent": {"ap": ap},
-}

@@ -7,8 +7,9 @@ from rich.table import Table
 
 from cl_lightning.common.console import console, table
 from cl_lightning.common.terminal import say
+from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import between
-from cl_lightning.metrics.matrix import CONVENTIONS, summary_of
+from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.resampled import metric_intervals
 from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_told, read_record
 
@@ -22,9 +23,8 @@ def _cell(value: Any) -> str:
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
-    alone = record.get("protocol") == "independent"
-    # Runs from before intervals were kept have none.
-    intervals = metrics.get("intervals", {})
+    alone = PROTOCOLS[record["protocol"]].alone
+    intervals = metrics["intervals"]
     rows: list[list[Any]] = []
     for j, name in enumerate(columns(record) if R else ()):
         learnt = R[order.index(name)][j] if name in order else None
@@ -39,27 +39,27 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
 
 def _over_budget(metrics: dict[str, Any], task: str) -> str:
     """How many references are longer than what may be generated: no prediction can hold them whole."""
-    budget = metrics.get("budgets", {}).get(task, {"longer": 0})
+    budget = metrics["budgets"].get(task, {"longer": 0})
     return "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
 
 
 def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
-    """Of each column; [] in runs from before they were kept."""
+    """Of each column; [] where there are none."""
     metrics = record["metrics"]
     if key != "zero_shot":
-        return metrics.get("baseline_intervals", {}).get(key, [])
-    found = metrics.get("intervals", {}).get(ZERO_SHOT, {})
+        return metrics["baseline_intervals"].get(key, [])
+    found = metrics["intervals"].get(ZERO_SHOT, {})
     return [found.get(task) for task in columns(record)] if found else []
 
 
 def _further(record: dict[str, Any]) -> list[list[Any]]:
     """A line for each further metric of each task scored."""
     metrics, order = record["metrics"], record["order"][: record["done"]]
-    further = metrics.get("further", {})  # runs from before they were kept have none
+    further = metrics["further"]
     rows: list[list[Any]] = []
     for name in columns(record) if order else ():
         learnt = further.get(name, {}).get(name, {})
-        now = learnt if record.get("protocol") == "independent" else further.get(order[-1], {}).get(name, {})
+        now = learnt if PROTOCOLS[record["protocol"]].alone else further.get(order[-1], {}).get(name, {})
         for metric, value in now.items():
             then = learnt.get(metric, {}).get("score")
             rows.append([name, metric, then, value["score"], between(value["interval"])])
@@ -74,7 +74,7 @@ def tables(path: Path) -> list[Table]:
     """
     record = read_record(path)
     metrics, order, done = record["metrics"], record["order"], record["done"]
-    values = summary_of(record.get("protocol", "sequential"), record["R"], record["zero_shot"])
+    values = PROTOCOLS[record["protocol"]].summary(record["R"], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
@@ -83,7 +83,7 @@ def tables(path: Path) -> list[Table]:
             if ends := _reference_intervals(record, key):
                 rows.append(["  95 % interval", *map(between, ends)])
     tasks = columns(record)
-    if metrics.get("trained") and len(tasks) == len(order):
+    if metrics["trained"] and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
     rows.append(["metric", *[metric_told(metrics, n) for n in tasks]])
     state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"

@@ -1,6 +1,5 @@
 """R of a run on resampled test examples: what intervals of sequence metrics are made of. No torch here."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.common.files import from_jsonl
+from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.metrics.matrix import summary_of
 from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_checked
 
 #: Row of the untrained model, as an index of a resampled R.
@@ -67,7 +66,7 @@ def metric_intervals(path: Path, record: dict[str, Any]) -> dict[str, Interval]:
     """
     if not has_predictions(record):
         return {}
-    summary = partial(summary_of, record.get("protocol", "sequential"))
+    summary = PROTOCOLS[record["protocol"]].summary
     there = [name for name, value in summary(record["R"], record["zero_shot"]).items() if value is not None]
     drawn = [summary(R[:START], R[START]) for R in resampled_matrices(path, record).tolist()]
     return {name: percentiles([values[name] for values in drawn]) for name in there}

@@ -13,7 +13,7 @@ from cl_lightning.common.errors import ConfigError, StateError, nearest
 from cl_lightning.common.files import from_jsonl, to_csv, to_json, to_jsonl
 from cl_lightning.common.paths import below
 from cl_lightning.data.base import Benchmark, data_root
-from cl_lightning.metrics.matrix import summary_of
+from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.registry import PROMPTED, metric, official
 from cl_lightning.metrics.scored import Row, Scored, score_rows
 from cl_lightning.sequence.folder import (
@@ -96,7 +96,7 @@ def write_view(
             further.setdefault(after, {})[task] = scored.further
     found = {
         **record["metrics"],
-        **summary_of(record.get("protocol", "sequential"), R, zero_shot),
+        **PROTOCOLS[record["protocol"]].summary(R, zero_shot),
         "metric_of_task": dict(metrics),
         "zero_shot": zero_shot,
         "intervals": intervals,

@@ -62,7 +62,7 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
     for task in data.tasks[:done]:
         if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
             raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")
-        was, now = record["metrics"].get("budgets", {}).get(task.spec.name), task.spec.max_new_tokens
+        was, now = record["metrics"]["budgets"].get(task.spec.name), task.spec.max_new_tokens
         if was is not None and was["max_new_tokens"] != now:
             raise StateError(
                 f"sequence.continue_from: {folder} generated up to {was['max_new_tokens']} tokens for "

@@ -19,17 +19,25 @@ from filelock import FileLock, Timeout
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import disk_errors_told, replace_file, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, sort_out, told
 
-SCHEMA = 1
+SCHEMA = 2
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
 #: Stands for the untrained model where a finished task's name would stand.
 ZERO_SHOT = "zero-shot"
+#: What a record's metrics must hold besides the sequence metrics.
+METRICS = (
+    "metric_of_task", "by_likelihood", "trained", "intervals", "majority", "copy_prompt", "baseline_intervals",
+    "further", "budgets",
+)  # fmt: skip
 #: Without these, of these kinds, a record is damaged.
 KEYS: dict[str, type | tuple[type, ...]] = {
     "identity": str,
     "order": list,
+    "columns": list,
+    "protocol": str,
     "done": int,
     "R": list,
     "zero_shot": (list, type(None)),
@@ -251,9 +259,13 @@ def _record_fault(record: dict[str, Any]) -> str | None:
     for key, kinds in KEYS.items():
         if not isinstance(record[key], kinds):
             return f"{key} is of the wrong kind"
-    tasks, begun = record.get("columns", record["order"]), record.get("writing", [])
-    if not isinstance(tasks, list) or not isinstance(begun, list):
-        return "columns or writing is no list"
+    tasks, begun = record["columns"], record.get("writing", [])
+    if not isinstance(begun, list):
+        return "writing is no list"
+    if record["protocol"] not in PROTOCOLS:
+        return f"there is no protocol {record['protocol']!r}"
+    if lacking := [key for key in METRICS if key not in record["metrics"]]:
+        return f"metrics lacks {', '.join(lacking)}"
     if not 0 <= record["done"] <= len(record["order"]):
         return f"done is {record['done']}, order has {len(record['order'])} tasks"
     if not all(isinstance(checksum, str) for checksum in record["files"].values()):
@@ -269,12 +281,12 @@ def _record_fault(record: dict[str, Any]) -> str | None:
 
 def columns(record: dict[str, Any]) -> list[str]:
     """The tasks that a run scores; those it trains but under protocol=joint."""
-    return record.get("columns", record["order"])
+    return record["columns"]
 
 
 def metric_told(metrics: dict[str, Any], task: str) -> str:
     """A task's metric, and whether labels were chosen by likelihood instead of generated."""
-    return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics.get("by_likelihood", ()) else "")
+    return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics["by_likelihood"] else "")
 
 
 def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 
 from cl_lightning.common.errors import StateError
+from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, adapter_file, read_checked, read_record
 from cl_lightning.sequence.stored import make, read_config
@@ -48,7 +49,7 @@ def load_run(
     """
     folder = Path(path)
     record = read_record(folder)
-    alone = record.get("protocol") == "independent"
+    alone = PROTOCOLS[record["protocol"]].alone
     if alone and tasks is None:
         raise StateError(
             f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load; "

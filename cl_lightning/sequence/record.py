@@ -9,7 +9,6 @@ from cl_lightning.common.files import to_csv, to_json
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.metrics.bootstrap import Interval, interval
-from cl_lightning.metrics.matrix import summary_of
 from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
 from cl_lightning.sequence.loggers import Clock
@@ -56,7 +55,7 @@ class Record:
 
     def summary(self) -> dict[str, float | None]:
         """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
-        return summary_of(self.data.protocol, self.matrix, self.zero_shot)
+        return self.data.protocol.summary(self.matrix, self.zero_shot)
 
     def metrics(self) -> dict[str, Any]:
         """The sequence metrics, and what they were computed on."""
@@ -85,7 +84,7 @@ class Record:
             "done": len(self.matrix),
             "order": self.data.order,
             "columns": self.data.columns,
-            "protocol": self.data.protocol,
+            "protocol": self.data.protocol.name,
             "R": self.matrix,
             "zero_shot": self.zero_shot,
             "seed": self.data.seed,
@@ -101,7 +100,7 @@ class Record:
         """matrix.csv, curves.csv, metrics.json: what the record says, for other programs."""
         order, after = self.data.order, f"after ({self.facts['data']})"
         rows = [[name, *row] for name, row in zip(order, self.matrix, strict=False)]
-        summaries = [summary_of(self.data.protocol, self.matrix[: i + 1]) for i in range(len(self.matrix))]
+        summaries = [self.data.protocol.summary(self.matrix[: i + 1]) for i in range(len(self.matrix))]
         curves = [[name, n, *s.values()] for name, n, s in zip(order, self.trained, summaries, strict=False)]
         names = list(summaries[0]) if summaries else []
         return {

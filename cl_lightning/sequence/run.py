@@ -128,7 +128,7 @@ class SequenceRun:
         if stored:
             done = stored["done"]
             self.record.restore(stored)
-            if self.data.protocol != "independent":
+            if not self.data.protocol.alone:
                 states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.data.order[:done]]
                 self.module.adapter.restore(states)
             for slot, callback in {**self.boundary, **self.observers}.items():
@@ -162,7 +162,7 @@ class SequenceRun:
         if task == 0:
             for callback in self.callbacks:
                 callback.on_base(self.context)
-        first = 0 if self.data.protocol == "independent" else task
+        first = 0 if self.data.protocol.alone else task
         self.module.adapter.begin_task(first, generator(self.data.seed, "adapter", task))
         for callback in self.callbacks:
             callback.on_task_start(self.context, task)
@@ -176,7 +176,7 @@ class SequenceRun:
         distributed.assert_in_sync(state.values(), f"adapters after task {name}")
         self.context.write(adapter_file(name), save_tensors(state))
         self.record.trained.append(sum(p.numel() for group in adapter.param_groups() for p in group["params"]))
-        alone, scored = self.data.protocol == "independent", self.data.scored_after(task)
+        alone, scored = self.data.protocol.alone, self.data.scored_after(task)
         if not alone:
             adapter.end_task(task)
         row: list[float | None] = [None] * len(self.data.columns)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import StateError
+from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.sequence.folder import RECORD, metric_told, read_record
 from cl_lightning.sequence.stored import read_config
 
@@ -50,14 +51,14 @@ class Run:
         return self.record["R"]
 
     @property
-    def protocol(self) -> str:
-        """Tasks in sequence, all at once ("joint"), or each alone ("independent")."""
-        return self.record.get("protocol", "sequential")
+    def protocol(self) -> Protocol:
+        """Tasks in sequence, all at once, or each alone."""
+        return PROTOCOLS[self.record["protocol"]]
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks scored, in the order in which a sequence trains them."""
-        return tuple(self.record.get("columns", self.record["order"]))
+        return tuple(self.record["columns"])
 
     @property
     def scored_by(self) -> str:
@@ -71,9 +72,9 @@ class Run:
     @property
     def alone(self) -> dict[str, float]:
         """Reference scores by task: of models that learnt it alone, or all tasks at once; {} for a longer sequence."""
-        if self.protocol == "sequential" and len(self.tasks) > 1:
+        if self.protocol.builds_on and len(self.tasks) > 1:
             return {}
-        rows = [self.R[0]] * len(self.tasks) if self.protocol == "joint" else self.R
+        rows = [self.R[0]] * len(self.tasks) if self.protocol.together else self.R
         return {task: rows[j][j] for j, task in enumerate(self.tasks)}
 
 
@@ -106,7 +107,7 @@ def read(path: Path) -> Run:
     config = read_config(path, record)
     trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k not in PLACES["trainer"]}
     data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order", "protocol")}
-    tasks = record.get("columns", record["order"])
+    tasks = record["columns"]
     model = {k: v for k, v in config["model"].items() if k != "backbone"}
     backbone = {k: v for k, v in config["model"]["backbone"].items() if k != "name"}
     drawn = data.get("random_order", False)
@@ -115,16 +116,15 @@ def read(path: Path) -> Run:
         "boundary": config.get("boundary") or {},
         "trainer": {k: v for k, v in trainer.items() if k not in BUDGET},
         "continues": record["continues"],
-        "protocol": record.get("protocol", "sequential"),
+        "protocol": record["protocol"],
     }
     column = {
         "order": f"{len(tasks)} tasks, drawn by seed" if drawn else " > ".join(tasks),
         "tasks": ", ".join(sorted(tasks)),
         # What was left out of which task depends on the order, is no difference in itself and follows from the options
-        # and the checksums; runs from before it was kept apart have it in one line.
-        "data": {"what": record.get("benchmark", record["data"]), **data},
-        # Without a checksum of the whole files, those of the examples drawn: then seeds cannot be told from other data.
-        "checksum": record.get("sources") or record["fingerprints"],
+        # and the checksums.
+        "data": {"what": record["benchmark"], **data},
+        "checksum": record["sources"],
         "metric": record["metrics"]["metric_of_task"],
         "base": {"hash": record["base"], **backbone},
         "trainer": {k: v for k, v in trainer.items() if k in BUDGET},

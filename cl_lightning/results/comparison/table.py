@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.metrics.bootstrap import Interval, percentiles
-from cl_lightning.metrics.matrix import BY_PROTOCOL, FROM_START, REFERENCED, Matrix, Row
+from cl_lightning.metrics.matrix import FROM_START, REFERENCED, Matrix, Row
 from cl_lightning.results.comparison.runs import Options, Run, differing, read
 from cl_lightning.results.resampled import START, resampled_matrices
 from cl_lightning.sequence.folder import read_record
@@ -119,8 +119,8 @@ class Comparison:
 
     def defined(self, run: Run, metric: str) -> bool:
         """Whether the run's protocol has the metric: joint training has no diagonal, tasks alone have no last row."""
-        return metric in BY_PROTOCOL[run.protocol] or (
-            run.protocol == "sequential" and (metric in REFERENCED or metric in FROM_START)
+        return metric in run.protocol.metrics or (
+            run.protocol.builds_on and (metric in REFERENCED or metric in FROM_START)
         )
 
     def value(self, run: Run, metric: str) -> float:
@@ -141,7 +141,7 @@ class Comparison:
         if metric in FROM_START:
             return FROM_START[metric]
         if metric not in REFERENCED:
-            return lambda R, _: BY_PROTOCOL[run.protocol][metric](R)
+            return lambda R, _: run.protocol.metrics[metric](R)
         row = [_reference(run, task, self.references) for task in run.tasks]
         return lambda R, _: REFERENCED[metric](R, row)
 

@@ -1,0 +1,75 @@
+"""How tasks follow each other (`data.protocol`): one after the other, all at once, or each alone. No torch here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_lightning.metrics.matrix import (
+    CONVENTIONS,
+    FUNCTIONS,
+    Matrix,
+    Row,
+    ap,
+    independent_summary,
+    joint_fp,
+    joint_summary,
+    summary,
+)
+
+ProtocolName = Literal["sequential", "joint", "independent"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to train on several tasks.
+
+    Attributes:
+        name: as in `data.protocol` and in the record.
+        opening: how the first line of a run counts its tasks.
+        scored: (task, number of tasks) -> the columns scored after training `task`.
+        summarise: what `summary` gives where a task is done.
+        metrics: the metrics that need R alone, by name.
+        builds_on: whether a task starts from what earlier ones learnt.
+        together: whether all tasks are trained as one.
+        alone: whether each task starts from the base model.
+    """
+
+    name: ProtocolName
+    opening: str
+    scored: Callable[[int, int], range]
+    summarise: Callable[[Matrix, Row | None], dict[str, float | None]]
+    metrics: dict[str, Callable[[Matrix], float]]
+    builds_on: bool = False
+    together: bool = False
+    alone: bool = False
+
+    def summary(self, R: Matrix, zero_shot: Row | None = None) -> dict[str, float | None]:
+        """All sequence metrics; None where one is undefined, as all are before the first task is done."""
+        return self.summarise(R, zero_shot) if R else dict.fromkeys(CONVENTIONS)
+
+
+SEQUENTIAL = Protocol(
+    "sequential",
+    "{} tasks, each",
+    lambda task, count: range(task + 1),
+    summary,
+    FUNCTIONS,
+    builds_on=True,
+)
+JOINT = Protocol(
+    "joint",
+    "joint training on {} tasks together,",
+    lambda task, count: range(count),
+    joint_summary,
+    {"fp": joint_fp},
+    together=True,
+)
+INDEPENDENT = Protocol(
+    "independent",
+    "{} tasks, each from the base model,",
+    lambda task, count: range(task, task + 1),
+    independent_summary,
+    {"ap": ap},
+    alone=True,
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (SEQUENTIAL, JOINT, INDEPENDENT)}
