@@ -56,7 +56,7 @@ def run() -> None:
         "template": data.template,
         "continues": parent.record["identity"] if parent else None,
     }
-    facts["identity"] = run_identity(cli.config, facts)
+    facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()

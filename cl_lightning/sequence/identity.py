@@ -1,27 +1,33 @@
-"""A run's identity: the hash of what it computes. The one truth of what is no part of it."""
+"""A run's identity: the hash of what it computes. The one place that says which options are no part of it."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import Namespace
-
-#: Options that change where or how fast a run runs, not what it computes: no part of its identity.
-NOT_IDENTITY = ("sequence", "observers", "config")
-
-
-NOT_IDENTITY_OF = {
+#: Sections that change where a run runs or what is watched, not what it computes.
+OTHER_SECTIONS = ("sequence", "observers", "config")
+#: Options of the other sections that do the same.
+OTHER_OPTIONS = {
     "trainer": ("devices", "strategy", "accelerator", "num_nodes", "logger", "default_root_dir", "profiler"),
-    "data": ("root", "eval_batch_size", "skip_missing"),  # the source says what was left out
+    "data": ("root", "eval_batch_size", "skip_missing"),  # the record's `data` says what was left out
 }
 
 
-def run_identity(config: Namespace, facts: dict[str, Any]) -> str:
-    """Hash of what the run computes: resolved configuration without paths, logger and devices; data; base."""
-    kept = {k: v for k, v in config.as_dict().items() if k not in NOT_IDENTITY}
-    for section, names in NOT_IDENTITY_OF.items():
-        kept[section] = {k: v for k, v in kept[section].items() if k not in names}
-    kept["model"]["backbone"] = {**kept["model"]["backbone"], "name": None}
-    named = {k: facts[k] for k in ("data", "base", "fingerprints", "continues")}
-    text = json.dumps([kept, named], sort_keys=True, default=str)
+def computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a resolved configuration that decide what a run computes.
+
+    The base model is known by its content, not by its name.
+    """
+    kept = {section: options for section, options in config.items() if section not in OTHER_SECTIONS}
+    for section, names in OTHER_OPTIONS.items():
+        kept[section] = {name: value for name, value in (kept.get(section) or {}).items() if name not in names}
+    kept["model"] = {**kept["model"], "backbone": {**kept["model"]["backbone"], "name": None}}
+    return kept
+
+
+def run_identity(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Hash of what a run computes: `computed` options, data and base. 12 hex digits."""
+    named = {name: facts[name] for name in ("data", "base", "fingerprints", "continues")}
+    text = json.dumps([computed(config), named], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -12,13 +12,9 @@ from typing import Any
 from cl_lightning.common.errors import StateError
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.sequence.folder import RECORD, metric_told, read_record
+from cl_lightning.sequence.identity import computed
 from cl_lightning.sequence.stored import read_config
 
-#: Options that say where or how fast, not what; as in the run's identity.
-PLACES = {
-    "data": ("root", "eval_batch_size"),
-    "trainer": ("devices", "strategy", "accelerator", "num_nodes", "logger", "default_root_dir", "profiler"),
-}
 #: The trainer's options that bound how much is learnt: budget, not method.
 BUDGET = ("max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
 Options = dict[str, Any]
@@ -105,11 +101,10 @@ def read(path: Path) -> Run:
     """
     record = read_record(path)
     config = read_config(path, record)
-    trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k not in PLACES["trainer"]}
-    data = {k: v for k, v in config["data"].items() if k not in (*PLACES["data"], "order", "protocol")}
+    kept = computed(config)
+    trainer, data = kept["trainer"], {k: v for k, v in kept["data"].items() if k not in ("order", "protocol")}
     tasks = record["columns"]
-    model = {k: v for k, v in config["model"].items() if k != "backbone"}
-    backbone = {k: v for k, v in config["model"]["backbone"].items() if k != "name"}
+    model = {k: v for k, v in kept["model"].items() if k != "backbone"}
     drawn = data.get("random_order", False)
     method = {
         "model": model,
@@ -126,7 +121,7 @@ def read(path: Path) -> Run:
         "data": {"what": record["benchmark"], **data},
         "checksum": record["sources"],
         "metric": record["metrics"]["metric_of_task"],
-        "base": {"hash": record["base"], **backbone},
+        "base": {"hash": record["base"], **kept["model"]["backbone"]},
         "trainer": {k: v for k, v in trainer.items() if k in BUDGET},
     }
     return Run(path, record, flat(method), flat(column), config["model"]["backbone"]["name"])
