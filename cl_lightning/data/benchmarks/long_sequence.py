@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
-from cl_lightning.data.benchmarks.ni_files import find_folder, folders_in, read_task
-from cl_lightning.data.sample import tasks as sample
+from cl_lightning.data.base import TaskSpec
+from cl_lightning.data.benchmarks.ni_files import folders_in
+from cl_lightning.data.benchmarks.ni_folders import NIFolders
 
 Order = Literal["order3", "order4", "standard1", "standard2", "standard3"]
 
@@ -63,83 +63,40 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The published task orders."""
 
-#: After the input.
-CUE = "\nOutput: "
 
-
-class LongSequence(Benchmark):
+class LongSequence(NIFolders):
     """Long Sequence from files, or the built-in sample where there is no root.
 
     Args:
         order: which of the published orders `data.order=null` stands for; the sample has one of its own.
     """
 
+    title, cue = "Long Sequence", "\nOutput: "
+    needs_definition = False
     evaluator = "sapt"
     official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order3") -> None:
         self.order = order
 
-    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The fifteen tasks; beside files, any other task folder of theirs; else the sample's."""
-        if root is None:
-            return sample.TASKS
-        others = sorted(folders_in(_bases(root)[:2]) - {*TASKS})
+    def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
+        """The fifteen tasks, then any other task folder in the folders of this benchmark's name."""
+        others = sorted(folders_in(self.bases(root)[:2]) - {*TASKS})
         found = {n: TaskSpec(n, "exact_match", MAX_NEW_TOKENS, source=f"found in {root.name}") for n in others}
         return {**TASKS, **found}
 
-    def default_order(self, root: Path | None) -> list[str]:
+    def order_at(self, root: Path) -> list[str]:
         """The published order."""
-        return list(sample.TASKS) if root is None else list(ORDERS[self.order])
+        return list(ORDERS[self.order])
 
-    def load(self, root: Path | None, name: str) -> Splits:
-        """Read one task.
+    def bases(self, root: Path) -> Sequence[Path]:
+        """See the module."""
+        return root / "long_sequence", root / "Long_Sequence", root
 
-        Raises:
-            DataError: no such folder or file, malformed JSON, an instance without usable input or output, an empty
-                split; one line that names the place.
-        """
-        if root is None:
-            return sample.load(name)
-        folder = find_folder(name, self.places(root, name))
-        (train, blank), (test, _) = (_examples(folder, name, split) for split in ("train", "test"))
-        return Splits(train, test, blank)
-
-    def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """The task's folder."""
-        return () if root is None else [base / name for base in _bases(root)]
-
-    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
-        """dev.json, which equals test.json as published."""
-        return () if root is None else _examples(find_folder(name, self.places(root, name)), name, "dev")[0]
+    def before_input(self, definition: str) -> str:
+        """The instruction's line. copa comes without one: its inputs ask the question themselves."""
+        return f"{definition}\n" if definition else ""
 
     def published_epochs(self) -> Mapping[str, int]:
         """GainLoRA's for T5 in orders 3 and 4; O-LoRA's in its own."""
         return dict.fromkeys(TASKS, 1 if self.order.startswith("standard") else 10)
-
-    def describe(self, root: Path | None) -> str:
-        """Says plainly when it is not Long Sequence."""
-        return "built-in sample, NOT Long Sequence" if root is None else "Long Sequence files"
-
-
-def _bases(root: Path) -> tuple[Path, ...]:
-    return root / "long_sequence", root / "Long_Sequence", root
-
-
-def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
-    """The split's examples, and how many were left out."""
-    file = read_task(folder / f"{split}.json", skip_blank=split == "train", needs_definition=False)
-    # copa comes without an instruction: its inputs ask the question themselves.
-    before = f"{file.definition}\n" if file.definition else ""
-    examples = tuple(
-        Example(
-            f"{name}/{split}/{i.index}",
-            f"{before}{i.input}{CUE}",
-            i.answers[0],
-            i.references,
-            instruction=len(before),
-            cue=len(CUE),
-        )
-        for i in file.instances
-    )
-    return examples, file.blank

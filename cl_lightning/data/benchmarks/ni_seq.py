@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 
 from cl_lightning.common.errors import DataError
-from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks import superni
+from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.ni_files import read_task
-from cl_lightning.data.sample import tasks as sample
 
 Sequences = Literal[
     "C1", "C2", "G1", "G2", "M1", "M2",
@@ -62,42 +62,39 @@ def _spec(name: str) -> TaskSpec:
     return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source)
 
 
-class NISeq(Benchmark):
+class NISeq(FileBenchmark):
     """NI-Seq from files, or the built-in sample where there is no root.
 
     Args:
         sequence: which of `NUMBERS` `data.order=null` stands for.
     """
 
+    title = "NI-Seq"
     evaluator = "slice"
     official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, sequence: Sequences = "C1") -> None:
         self.sequence = sequence
 
-    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The tasks of the chosen sequence, then those of all others; else the sample's."""
-        if root is None:
-            return sample.TASKS
+    def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
+        """The tasks of the chosen sequence, then those of all others."""
         names = dict.fromkeys([*ORDERS[self.sequence], *(name for names in ORDERS.values() for name in names)])
         return {name: _spec(name) for name in names}
 
-    def default_order(self, root: Path | None) -> list[str]:
-        """The chosen sequence; the sample has an order of its own."""
-        return list(sample.TASKS) if root is None else list(ORDERS[self.sequence])
+    def order_at(self, root: Path) -> list[str]:
+        """The chosen sequence."""
+        return list(ORDERS[self.sequence])
 
-    def load(self, root: Path | None, name: str) -> Splits:
+    def load_at(self, root: Path, name: str) -> Splits:
         """Read one task and hold its test examples out.
 
         Raises:
             DataError: no such file, or several; malformed JSON; an instance without usable input or output; too few.
         """
-        if root is None:
-            return sample.load(name)
-        found = [path for path in self.places(root, name) if path.is_file()]
+        found = [path for path in self.places_at(root, name) if path.is_file()]
         if len(found) != 1:
             what = "several files" if found else "no file"
-            raise DataError(f"{name}: {what} for it: {', '.join(map(str, found or self.places(root, name)))}")
+            raise DataError(f"{name}: {what} for it: {', '.join(map(str, found or self.places_at(root, name)))}")
         file = read_task(found[0], skip_blank=True)
         before = f"{file.definition}\n\nInput: "
         examples = {
@@ -116,10 +113,8 @@ class NISeq(Benchmark):
             )
         return Splits(tuple(train), tuple(test), file.blank, licence=file.licence)
 
-    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+    def places_at(self, root: Path, name: str) -> Sequence[Path]:
         """The files of that number; where there is none, a pattern that says what to look for."""
-        if root is None:
-            return ()
         patterns = [base / f"{name}_*.json" for base in (root / "tasks", root)]
         found = [path for pattern in patterns for path in sorted(pattern.parent.glob(pattern.name))]
         return found or patterns
@@ -128,9 +123,9 @@ class NISeq(Benchmark):
         """SLICE's, of all its sequences."""
         return dict.fromkeys((name for names in ORDERS.values() for name in names), EPOCHS)
 
-    def describe(self, root: Path | None) -> str:
-        """Says plainly when it is not NI-Seq."""
-        return "built-in sample, NOT NI-Seq" if root is None else "Natural Instructions files"
+    def describe_at(self, root: Path) -> str:
+        """Which files these are."""
+        return "Natural Instructions files"
 
 
 def shuffled(count: int) -> list[int]:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
-from cl_lightning.data.benchmarks.ni_files import find_folder, folders_in, read_task
-from cl_lightning.data.sample import tasks as sample
+from cl_lightning.data.base import TaskSpec
+from cl_lightning.data.benchmarks.ni_files import folders_in
+from cl_lightning.data.benchmarks.ni_folders import NIFolders
 
 Order = Literal["order1", "order2"]
 
@@ -68,75 +68,38 @@ def _spec(name: str, published: bool) -> TaskSpec:
     return TaskSpec(name, "rouge_l", MAX_NEW_TOKENS, source=source, published=sizes)
 
 
-class SuperNI(Benchmark):
+class SuperNI(NIFolders):
     """Super-NI from files, or the built-in sample where there is no root.
 
     Args:
         order: which of the published orders `data.order=null` stands for.
     """
 
+    title, cue = "Super-NI", PROMPT[2]
     evaluator = "sapt"
     official_max_new_tokens = MAX_NEW_TOKENS
 
     def __init__(self, order: Order = "order1") -> None:
         self.order = order
 
-    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The fifteen tasks in the chosen order; beside files, any other task folder there; else the sample's."""
-        if root is None:
-            return sample.TASKS
-        others = folders_in((root / "superni", root)) - {*ORDERS[self.order]}
+    def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
+        """The fifteen tasks in the chosen order, then any other task folder there."""
+        others = folders_in(self.bases(root)) - {*ORDERS[self.order]}
         names = [*ORDERS[self.order], *sorted(name for name in others if name.startswith("task"))]
         return {name: _spec(name, name in ORDERS[self.order]) for name in names}
 
-    def default_order(self, root: Path | None) -> list[str]:
+    def order_at(self, root: Path) -> list[str]:
         """The published order alone."""
-        return list(sample.TASKS) if root is None else list(ORDERS[self.order])
+        return list(ORDERS[self.order])
 
-    def load(self, root: Path | None, name: str) -> Splits:
-        """Read one task.
+    def bases(self, root: Path) -> Sequence[Path]:
+        """See the module."""
+        return root / "superni", root
 
-        Raises:
-            DataError: no such folder or file, malformed JSON, an instance without usable input or output, an empty
-                split; one line that names the place.
-        """
-        if root is None:
-            return sample.load(name)
-        folder = find_folder(name, self.places(root, name))
-        (train, blank), (test, _) = (_examples(folder, name, split) for split in ("train", "test"))
-        return Splits(train, test, blank)
-
-    def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """The task's folder."""
-        return () if root is None else (root / "superni" / name, root / name)
-
-    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
-        """dev.json, which equals test.json as published."""
-        return () if root is None else _examples(find_folder(name, self.places(root, name)), name, "dev")[0]
+    def before_input(self, definition: str) -> str:
+        """The published prompt's beginning."""
+        return f"{PROMPT[0]}{definition}{PROMPT[1]}"
 
     def published_epochs(self) -> Mapping[str, int]:
         """GainLoRA's for T5; for LLaMA-2 it takes 50."""
         return dict.fromkeys(ORDERS[self.order], 100)
-
-    def describe(self, root: Path | None) -> str:
-        """Says plainly when it is not Super-NI."""
-        return "built-in sample, NOT Super-NI" if root is None else "Super-NI files"
-
-
-def _examples(folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
-    """The split's examples, and how many were left out."""
-    file = read_task(folder / f"{split}.json", skip_blank=split == "train")
-    # Joined, not formatted: definitions and inputs contain braces.
-    before, after = f"{PROMPT[0]}{file.definition}{PROMPT[1]}", PROMPT[2]
-    examples = tuple(
-        Example(
-            f"{name}/{split}/{i.index}",
-            f"{before}{i.input}{after}",
-            i.answers[0],
-            i.references,
-            instruction=len(before),
-            cue=len(after),
-        )
-        for i in file.instances
-    )
-    return examples, file.blank

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from cl_lightning.common.errors import DataError, nearest
-from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
+from cl_lightning.data.base import Example, Splits, TaskSpec
+from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.json_files import kind, read_json, records_in, text_of
 from cl_lightning.data.prompt_parts import marked
-from cl_lightning.data.sample import tasks as sample
 
 Order = Literal["order1", "order2", "slice6"]
 
@@ -160,7 +160,7 @@ def _examples(path: Path, prefix: str) -> Iterator[Example]:
         yield Example(f"{prefix}/{index}", text_of(record, "prompt", where), text_of(record, "answer", where))
 
 
-class TRACE(Benchmark):
+class TRACE(FileBenchmark):
     """TRACE from files, or the built-in sample in its formats where there is no root.
 
     Args:
@@ -168,6 +168,7 @@ class TRACE(Benchmark):
         order: which of `ORDERS` `data.order=null` stands for; null: every task that is there.
     """
 
+    title = "TRACE"
     evaluator = "trace"
     official_also = {
         "bleu": ("bleu_1_trace", "bleu_4_trace"),
@@ -180,10 +181,8 @@ class TRACE(Benchmark):
     def __init__(self, subset: int | None = None, order: Order | None = None) -> None:
         self.subset, self.order = subset, order
 
-    def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The eight tasks; beside files, any other task folder there (ROUGE-L); else the sample's."""
-        if root is None:
-            return sample.TASKS
+    def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
+        """The eight tasks, then any other task folder there (ROUGE-L)."""
         others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")}
         others -= {*TASKS, *NO_TASKS}
         found = {name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}
@@ -192,33 +191,33 @@ class TRACE(Benchmark):
     def _sizes(self, root: Path, name: str) -> tuple[int | None, int | None]:
         if self.subset is not None:
             return published_sizes(name, self.subset)
-        there = [subset_of(place) for place in self.places(root, name) if place.is_dir()]
+        there = [subset_of(place) for place in self.places_at(root, name) if place.is_dir()]
         return published_sizes(name, there[0] if there and there[0] is not None else max(SUBSETS))
 
-    def default_order(self, root: Path | None) -> list[str]:
-        """The chosen order; the sample has the same task names."""
-        return list(self.tasks(root)) if self.order is None else list(ORDERS[self.order])
+    def order_at(self, root: Path) -> list[str]:
+        """The chosen order."""
+        return list(self.tasks_at(root)) if self.order is None else list(ORDERS[self.order])
 
-    def load(self, root: Path | None, name: str) -> Splits:
-        """See the module's `load` and the sample's."""
-        return sample.load(name) if root is None else load(root, name, self.subset)
+    def sample_order(self) -> list[str]:
+        """The chosen order: the sample has the same task names."""
+        return super().sample_order() if self.order is None else list(ORDERS[self.order])
 
-    def places(self, root: Path | None, name: str) -> Sequence[Path]:
+    def load_at(self, root: Path, name: str) -> Splits:
+        """See the module's `load`."""
+        return load(root, name, self.subset)
+
+    def places_at(self, root: Path, name: str) -> Sequence[Path]:
         """The task's folder."""
-        return () if root is None else _places(root, name, self.subset)
+        return _places(root, name, self.subset)
 
-    def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
+    def development_at(self, root: Path, name: str) -> tuple[Example, ...]:
         """eval.json; FOMC's equals test.json."""
-        if root is None:
-            return ()
         return tuple(_examples(_find(root, name, self.subset) / "eval.json", f"{name}/eval"))
 
     def published_epochs(self) -> Mapping[str, int]:
         """TRACE's own for LoRA; with order slice6 SLICE's for its six tasks."""
         return dict.fromkeys(ORDERS["slice6"], SLICE_EPOCHS) if self.order == "slice6" else EPOCHS
 
-    def describe(self, root: Path | None) -> str:
-        """Says plainly when it is not TRACE."""
-        if root is None:
-            return "built-in sample, NOT TRACE"
+    def describe_at(self, root: Path) -> str:
+        """Which files these are."""
         return "TRACE files" if self.subset is None else f"TRACE files, subset {self.subset}"
