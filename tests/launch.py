@@ -16,18 +16,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cl_lightning.commands.run"])
+_forks.set_forkserver_preload(["cl_lightning.commands.composition"])
 #: Seconds that a run may take.
 TIMEOUT = 180
 
 
-def launched(argv: Sequence[str], cwd: Path, module: str = "cl_lightning.__main__") -> subprocess.CompletedProcess[str]:
-    """`python -m cl_lightning ARGV`, or another module's `main`, and what it printed.
+def launched(argv: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `cl-lightning ARGV` and return what it printed.
 
     Raises subprocess.TimeoutExpired; the process is killed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        process, *paths = started(argv, cwd, Path(folder), module)
+        process, *paths = started(argv, cwd, Path(folder))
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
@@ -36,20 +36,18 @@ def launched(argv: Sequence[str], cwd: Path, module: str = "cl_lightning.__main_
         return subprocess.CompletedProcess([*argv], process.exitcode, *(path.read_text() for path in paths))
 
 
-def started(
-    argv: Sequence[str], cwd: Path, folder: Path, module: str = "cl_lightning.__main__", entry: str = "main"
-) -> tuple[BaseProcess, Path, Path]:
+def started(argv: Sequence[str], cwd: Path, folder: Path, entry: str = "main") -> tuple[BaseProcess, Path, Path]:
     """The process, and the files in `folder` that get what it prints.
 
     `entry`: main; or command, which signals end, in a process group of its own as under a shell.
     """
     out, err = folder / "out", folder / "err"
-    process = _forks.Process(target=_run, args=(module, entry, [*argv], str(cwd), dict(os.environ), str(out), str(err)))
+    process = _forks.Process(target=_run, args=(entry, [*argv], str(cwd), dict(os.environ), str(out), str(err)))
     process.start()
     return process, out, err
 
 
-def _run(module: str, entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
+def _run(entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
     if entry == "command":
         os.setpgid(0, 0)
     for descriptor, path in enumerate(outputs, start=1):
@@ -57,7 +55,7 @@ def _run(module: str, entry: str, argv: list[str], cwd: str, env: dict[str, str]
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    command = importlib.import_module(module)
+    command = importlib.import_module("cl_lightning.__main__")
     sys.argv = [str(command.__file__), *argv]
     sys.modules["__main__"] = command  # from which further ranks are started
     try:

@@ -647,9 +647,9 @@ def test_going_on_from_a_damaged_run(tmp_path: Path, copy: Path) -> None:
 REPORT_ALL = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
-from cl_lightning.report import main
+from cl_lightning.__main__ import main
 for argv in json.load(sys.stdin):
-    sys.argv, out, err = ["report", *argv], io.StringIO(), io.StringIO()
+    sys.argv, out, err = ["cl-lightning", "report", *argv], io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main()
     print(json.dumps([code, out.getvalue(), err.getvalue(), "torch" in sys.modules]))
@@ -664,7 +664,7 @@ def test_report_without_torch_names_what_is_wrong(tmp_path: Path, finished: Path
         ([str(copy)], 2, f"error: {copy}/sequence.json: damaged"),
         ([str(tmp_path)], 2, f"error: {tmp_path}: is no run folder (no sequence.json)"),
         ([str(tmp_path / "file")], 2, f"error: {tmp_path}/file: is no run folder"),
-        ([], 2, "usage: python -m cl_lightning report RUN_FOLDER"),
+        ([], 2, "error: cl-lightning report: the following arguments are required: RUN; "),
     ]
     done = subprocess.run(
         [sys.executable, "-c", REPORT_ALL],

@@ -81,15 +81,15 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def test_no_arguments_say_how_to_run() -> None:
-    told = launch()
+    told = launch("run")
     assert told.code == 2
-    assert "python -m cl_lightning --config experiments/_base.yaml --config experiments/NAME.yaml" in told.line
+    assert "cl-lightning run NAME" in told.line
 
 
 def test_help_names_the_sections_and_exits_0() -> None:
-    told = launch("--help")
+    told = launch("run", "--help")
     assert told.code == 0
-    assert told.out.startswith("usage: python -m cl_lightning --config")
+    assert told.out.startswith("usage: cl-lightning run NAME")
     assert all(option in told.out for option in ("--data.order", "--boundary", "--sequence.run_dir", "--model.adapter"))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.commands.compare import main, text
+from cl_lightning.__main__ import main
+from cl_lightning.commands.compare import text
 from cl_lightning.results.comparison.table import compare
 from tests.conftest import ROOT
 from tests.test_compare import LOW, OTHER, PLAIN, MakeRun, run
@@ -81,7 +82,7 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     runs = small(run)
 
     def told(*argv: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["compare", *argv])
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", "compare", *argv])
         code, printed = main(), capsys.readouterr()
         assert printed.out == ("" if code else f"written: {out}\n")
         return code, printed.err

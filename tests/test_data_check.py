@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 
+from cl_lightning.__main__ import main
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.audit import check as data_check
 from cl_lightning.data.audit.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
@@ -153,7 +154,7 @@ def test_labels_that_train_lacks_and_that_are_nearly_all_there_is_are_found() ->
 
 
 def checked(*argv: str) -> subprocess.CompletedProcess[str]:
-    return launched(argv, ROOT, module="cl_lightning.data.audit.check")
+    return launched(["data-check", *argv], ROOT)
 
 
 def written(root: Path) -> Path:
@@ -199,8 +200,8 @@ def test_answers_that_training_refuses_are_found_to_the_token(
         (path := tmp_path / "Mine" / f"{split}.json").parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(rows))
     for limit, refused in ((2, True), (3, False)):  # two tokens and the end token
-        monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), f"--max-answer-tokens={limit}"])
-        assert data_check.main() == 0
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(tmp_path), f"--max-answer-tokens={limit}"])
+        assert main() == 0
         line = "TRACE Mine: 4 of 4 training answers are over data.max_answer_tokens: training refuses them"
         assert (line in capsys.readouterr().out) is refused
         data = TaskSequence(
@@ -253,8 +254,8 @@ def test_any_benchmark_of_a_configuration_is_looked_at(
 
     def look(**data: Any) -> str:
         (config := tmp_path / "x.yaml").write_text(yaml.safe_dump({"data": {"root": str(tmp_path), **data}}))
-        monkeypatch.setattr(sys, "argv", ["data_check", "--words", "--config", str(config)])
-        assert data_check.main() == 0
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", "--words", "--config", str(config)])
+        assert main() == 0
         return capsys.readouterr().out
 
     told = look(benchmark=flipped)
@@ -295,8 +296,8 @@ def test_published_sizes_that_are_not_known_are_a_note(
             (tmp_path / layout / f"{split}.json").write_text(json.dumps(content))
     (tmp_path / "task088_a.json").write_text(json.dumps({**file, "Instance License": ["CC0"]}))
     out = tmp_path / "out.csv"
-    monkeypatch.setattr(sys, "argv", ["data_check", str(tmp_path), "--words", "--csv", str(out)])
-    assert data_check.main() == 0
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(tmp_path), "--words", "--csv", str(out)])
+    assert main() == 0
     told = capsys.readouterr().out
     notes = [line for line in told.splitlines() if "size not known" in line]
     assert notes == [
@@ -316,8 +317,8 @@ def test_a_link_to_itself_is_a_finding(
     for split in ("train", "test"):
         (root / "trace" / "FOMC" / f"{split}.json").symlink_to(f"{split}.json")
     (root / "trace" / "C-STANCE").symlink_to("C-STANCE")
-    monkeypatch.setattr(sys, "argv", ["data_check", str(root), "--words"])
-    assert data_check.main() == 0
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(root), "--words"])
+    assert main() == 0
     assert "FOMC/train.json: cannot be read (Too many levels of symbolic links)" in capsys.readouterr().out
 
 
@@ -356,8 +357,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "option.yaml").write_text("data: {benchmark: TRACE, dedupe: true}\n")
     (tmp_path / "twice.yaml").write_text("data: {dedup: true, benchmark: TRACE, dedup: false}\n")
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
-    with patch.object(sys, "argv", ["data_check", *(word.format(here=tmp_path) for word in argv)]):
-        assert data_check.main() == 2
+    with patch.object(sys, "argv", ["cl-lightning", "data-check", *(word.format(here=tmp_path) for word in argv)]):
+        assert main() == 2
     told = capsys.readouterr().err
     assert said in told and len(told.splitlines()) == 1
 

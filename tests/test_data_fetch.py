@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from cl_lightning.__main__ import main
 from cl_lightning.common.errors import DataError
 from cl_lightning.data.audit import check as data_check
 from cl_lightning.data.audit import fetch as data_fetch
@@ -174,8 +175,8 @@ def test_the_smaller_sizes_of_trace_are_listed_where_they_are_asked_for() -> Non
 
 
 def launch(root: Path, server: Server, *argv: str) -> int:
-    with patch("sys.argv", ["data_fetch", str(root), "--mirror", server.url, *argv]):
-        return data_fetch.main()
+    with patch("sys.argv", ["cl-lightning", "data", str(root), "--mirror", server.url, *argv]):
+        return main()
 
 
 def test_the_command_fetches_what_terms_allow_and_names_the_rest(

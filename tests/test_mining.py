@@ -17,8 +17,9 @@ import pytest
 import torch
 import yaml
 
+from cl_lightning.__main__ import main
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.commands.mine import main, parse
+from cl_lightning.commands.mine import parse
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
@@ -148,7 +149,7 @@ def test_a_task_without_a_gradient_is_told() -> None:
 
 def mine(out: Path, *options: str) -> Told:
     """`python -m cl_lightning mine` in this process."""
-    argv = ["mine", "--length=3", "--count=2", "--samples=12", "--width=1024", f"--out={out}", *options]
+    argv = ["cl-lightning", "mine", "--length=3", "--count=2", "--samples=12", "--width=1024", f"--out={out}", *options]
     told, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ))
@@ -199,7 +200,7 @@ def test_a_mined_sequence_is_an_experiment(mined: tuple[Path, str], tmp_path: Pa
 
 def test_what_it_says_to_run_has_the_data_it_was_mined_on(mined: tuple[Path, str]) -> None:
     (line,) = (line for line in mined[1].splitlines() if line.startswith("run one: "))
-    command = ["python", "-m", "cl_lightning", *CONFIGS, f"--data.order={POOL}", "--boundary={}"]
+    command = ["cl-lightning", "run", *CONFIGS, f"--data.order={POOL}", "--boundary={}"]
     assert shlex.split(line.removeprefix("run one: ")) == [*command, f"--config={mined[0] / 'conflict-1.yaml'}"]
     data = yaml.safe_load((mined[0] / "conflict-1.yaml").read_text())["data"]
     learnt = yaml.safe_load((mined[0] / "first" / "config.yaml").read_text())["data"]

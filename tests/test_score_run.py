@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from cl_lightning.__main__ import main
 from cl_lightning.commands.compare import text
-from cl_lightning.commands.score import main
 from cl_lightning.common.errors import ConfigError, DataError, StateError
 from cl_lightning.data.sample import tasks as sample
 from cl_lightning.metrics.matrix import summary
@@ -182,7 +182,7 @@ def test_adapters_on_other_data_are_refused(run: Path) -> None:
 
 def test_the_command_prints_tables_and_errors(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def told(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["score", *argv])
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", "score", *argv])
         return main(), *capsys.readouterr()
 
     code, out, err = told(str(run), "--evaluate", "--metrics", "official")
