@@ -236,6 +236,12 @@ def test_a_changed_text_is_cut_where_letters_correspond_and_refused_where_not() 
         roomy.prompt(example, 0.5)
 
 
+def test_a_blank_text_takes_no_place() -> None:
+    for template, _ in KINDS.values():
+        text, start, end = encoder(template)._placed(Example("1", " \n", "x"))
+        assert start == end == len(encoder(template).chat.before) <= len(text)
+
+
 # ---- the day and other variables -----------------------------------------------------------------------------
 
 

@@ -136,6 +136,18 @@ def test_refused_adapters(tiny: Callable[..., ContinualLM]) -> None:
         tiny("float16", SeqLoRA(fold_into="weight"))
 
 
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, 8 / 4), (True, 8 / 2)])
+def test_a_branch_is_scaled_by_alpha_over_the_rank_or_its_root(
+    tiny: Callable[..., ContinualLM], rslora: bool, scaling: float
+) -> None:
+    module = tiny("float64", SeqLoRA(rank=4, alpha=8, rslora=rslora))
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    for layer in module.adapter.layers.values():
+        layer.lora_B.data += 0.1
+        x = torch.randn(2, layer.in_features, dtype=torch.float64)
+        assert torch.allclose(layer(x) - layer.base(x), scaling * x @ layer.lora_A.t() @ layer.lora_B.t(), atol=1e-12)
+
+
 def test_targets_by_name(tiny: Callable[..., ContinualLM]) -> None:
     module = tiny("float32", SeqLoRA(rank=2, targets=["q_proj", "v_proj"]))
     assert {n.rsplit(".", 1)[1] for n in module.adapter.layers} == {"q_proj", "v_proj"}

@@ -189,6 +189,8 @@ class ChatPrompt:
             ConfigError: the template writes something else around this content than around others, or nothing of it.
         """
         text = self.text(content)
+        if not content.strip():
+            return text, len(self.before), len(self.before)
         return text, *between(text, self.before, self.after)
 
     def _with(self, system: Sequence[Message], content: str, **options: Any) -> str:
