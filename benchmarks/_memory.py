@@ -125,14 +125,6 @@ def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
     return {"held": max(held) - _status("VmRSS"), "transient": max(beyond), "compiled": _status("VmRSS") - base}
 
 
-if __name__ == "__main__":
-    mode, dtype, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    loaded = model(dtype)
-    shapes = {name: layer.shape for name, layer in loaded.adapter.layers.items()}
-    print(json.dumps(measured(loaded, plans(shapes)[mode])))
-
-
 def transient(shapes: Shapes, shared_inputs: Mapping[str, str], tokens: int, itemsize: int, accumulated: int) -> int:
     """Bytes that capturing takes during one forward and backward pass, beyond a plain one and beyond `Plan.held`.
 
@@ -148,10 +140,9 @@ def transient(shapes: Shapes, shared_inputs: Mapping[str, str], tokens: int, ite
     return (tokens * sum(inputs.values()) + accumulated) * itemsize
 
 
-def llama_shapes(hidden: int, intermediate: int, layers: int, kv: int) -> dict[str, tuple[int, int]]:
-    """All linear layers of a Llama's blocks: (m, n) by name. `kv`: width of keys and values."""
-    block = {
-        "q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden),
-        "gate": (intermediate, hidden), "up": (intermediate, hidden), "down": (hidden, intermediate),
-    }  # fmt: skip
-    return {f"{i}.{name}": shape for i in range(layers) for name, shape in block.items()}
+if __name__ == "__main__":
+    mode, dtype, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    loaded = model(dtype)
+    shapes = {name: layer.shape for name, layer in loaded.adapter.layers.items()}
+    print(json.dumps(measured(loaded, plans(shapes)[mode])))

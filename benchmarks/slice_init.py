@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, start
-from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, batches_of, boundary, model, plain_pass, plans
+from _memory import BATCH, LENGTH, OVERSAMPLING, RANK, batches_of, boundary, model, plain_pass, plans, transient
+from _shapes import llama_shapes
 
-from benchmarks._memory import llama_shapes, transient
 from cl_lightning.gradients.memory_plan import Plan
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.start import start_of

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.commands.first_line import _decoded
+from cl_lightning.commands.first_line import decoded
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.evaluation.generate import continuations, generate
@@ -156,7 +156,7 @@ def test_the_option_is_told_too_and_a_model_without_such_settings_gets_no_word(t
     llm = Backbone("random-llama", dtype="float32").load(len(random_tokenizer()))
     random_tokenizer().save_pretrained(tmp_path)
     llm.save_pretrained(tmp_path)
-    assert _decoded(load(tmp_path)) == ""
+    assert decoded(load(tmp_path)) == ""
     llm.generation_config.no_repeat_ngram_size = 3
     llm.save_pretrained(tmp_path)
-    assert _decoded(load(tmp_path, generation="model")) == "; greedy, with the model's own no_repeat_ngram_size=3"
+    assert decoded(load(tmp_path, generation="model")) == "; greedy, with the model's own no_repeat_ngram_size=3"

@@ -15,7 +15,7 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.continuation import Parent, adopt
 from cl_lightning.sequence.folder import RunFolder, check_names, read_checked, read_record
-from cl_lightning.sequence.loggers import make_loggers
+from cl_lightning.sequence.loggers import Clock, RunLogs
 from tests.test_bad_input import SMALL, go_on
 from tests.test_cli import launch
 from tests.test_user_files import BEGIN, contents
@@ -125,7 +125,7 @@ def test_loggers_do_not_write_through_links(tmp_path: Path, place: str) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(victim)
     with pytest.raises(StateError, match="is a link"):
-        make_loggers(tmp_path / "run", 0, "x", "x", [], "off")
+        RunLogs(Clock()).open(tmp_path / "run", 0, "x", "x", [], "off")
 
 
 # ---- records -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks._memory import llama_shapes
+from benchmarks._shapes import llama_shapes
 from cl_lightning.gradients.collector import Collected, GradientCollector
 from cl_lightning.gradients.memory_plan import plan
 from cl_lightning.gradients.sketch import Sketch
