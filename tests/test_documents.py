@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import callbacks
+import cl_lightning
 from cl_lightning import adapters, data, initializers, surgery
 from cl_lightning.commands import COMMANDS, experiments, mine, precheck
 from cl_lightning.commands.data_check import written
@@ -91,6 +92,11 @@ def test_what_the_readme_says_is_printed_is_in_the_page_that_shows_it_whole() ->
     for line in lines[:-1]:  # the last names the run's folder
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         assert " | ".join(cells) in page
+
+
+def test_the_readme_names_all_that_scripts_may_import() -> None:
+    part = README.read_text().split("## From Python", 1)[1]
+    assert [name for name in cl_lightning.__all__ if not re.search(rf"\b{name}\b", part)] == []
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
