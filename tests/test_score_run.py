@@ -14,7 +14,7 @@ from cl_lightning.commands.compare import text
 from cl_lightning.common.errors import ConfigError, DataError, StateError
 from cl_lightning.data.sample import tasks as sample
 from cl_lightning.metrics.matrix import summary
-from cl_lightning.metrics.sari import sari
+from cl_lightning.metrics.sari import sari_score
 from cl_lightning.results.reevaluate import evaluate, moved
 from cl_lightning.results.rescore import rescore
 from tests.conftest import ROOT
@@ -89,7 +89,7 @@ def test_metrics_that_read_the_prompt_get_the_runs_prompts(run: Path) -> None:
     view = rescore(run, "sari_trace")
     prompts = {e.id: e.prompt for e in sample.load("FOMC").test}
     for row in rows(view, "NumGLUE-cm", "FOMC"):
-        assert row["score"] == sari(prompts[row["id"]], row["prediction"], row["reference"])
+        assert row["score"] == sari_score(prompts[row["id"]], row["prediction"], row["reference"])
 
 
 def test_prompts_of_other_data_are_refused(run: Path, tmp_path: Path) -> None:

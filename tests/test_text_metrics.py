@@ -17,7 +17,7 @@ from cl_lightning.evaluation.baselines import baseline_scores, majority_answer
 from cl_lightning.metrics.edit import unmask
 from cl_lightning.metrics.registry import METRICS, mean_score, metric
 from cl_lightning.metrics.rouge import UnicodeTokenizer
-from cl_lightning.metrics.sari import paragraph, sari
+from cl_lightning.metrics.sari import paragraph, sari_score
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
 LETTER_TASKS = ["C-STANCE", "FOMC", "NumGLUE-cm", "NumGLUE-ds"]
@@ -116,11 +116,11 @@ def test_sari_is_traces_with_its_source():
     for item in data["items"]:
         source = data["sources"][str(item["idx"])]
         official = item["official_single"]["sari"]
-        assert sari(source, item["prediction"], item["reference"]) == pytest.approx(official, rel=0, abs=1e-9)
+        assert sari_score(source, item["prediction"], item["reference"]) == pytest.approx(official, rel=0, abs=1e-9)
         compared += 1
     assert compared >= 50
     found = edge("20Minuten", "Das ist gut .")
-    assert sari(found["source"], found["prediction"], found["reference"]) == found["official"]["sari"] == 100.0
+    assert sari_score(found["source"], found["prediction"], found["reference"]) == found["official"]["sari"] == 100.0
 
 
 def test_sari_takes_the_paragraph_where_trace_takes_the_whole_prompt():
@@ -133,7 +133,7 @@ def test_sari_takes_the_paragraph_where_trace_takes_the_whole_prompt():
         alone = frame.match(whole)[1]
         prompt = f"Provide a simplified version of the paragraph.\n\nParagraph:\n{alone}\n\nSimplification:"
         got = score("sari", item["prediction"], item["reference"], prompt)
-        assert got == pytest.approx(sari(alone, item["prediction"], item["reference"]), abs=1e-12)
+        assert got == pytest.approx(sari_score(alone, item["prediction"], item["reference"]), abs=1e-12)
         assert abs(got - item["official_single"]["sari"]) < 1.0
         lower += got < item["official_single"]["sari"] - 1e-9
     assert lower > len(data["items"]) / 3
@@ -256,7 +256,7 @@ def test_sari_by_hand():
     n = 2: keep nothing to keep -> 1; delete "a b", right -> 1; add P 1, R 0 -> 0.
     n = 3, 4: no n-grams, 1 each.
     """
-    assert sari("a b", "a", "a c") == pytest.approx(100 * (2 + 2 + 3 + 3) / 12)
+    assert sari_score("a b", "a", "a c") == pytest.approx(100 * (2 + 2 + 3 + 3) / 12)
 
 
 @given(text, text)

@@ -30,9 +30,9 @@ def bleu(prediction: str, reference: str, _prompt: str) -> float:
     return min(100.0, _scorer().sentence_score(spaced(prediction), [spaced(reference)]).score)
 
 
-def rationale_bleu(prediction: str, reference: str, prompt: str) -> float:
+def rationale_bleu(prediction: str, reference: str, _prompt: str) -> float:
     """`bleu` of what follows the choice: the reasons of a ScienceQA answer."""
-    return bleu(rationale(prediction), rationale(reference), prompt)
+    return bleu(rationale(prediction), rationale(reference), "")
 
 
 def _trace(prediction: str, reference: str, weights: tuple[float, ...]) -> float:
@@ -54,11 +54,11 @@ def bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
     return _trace(prediction, reference, (0.25,) * 4)
 
 
-def rationale_bleu_1_trace(prediction: str, reference: str, prompt: str) -> float:
+def rationale_bleu_1_trace(prediction: str, reference: str, _prompt: str) -> float:
     """TRACE's BLEU-1 of ScienceQA: of the text from the third character on."""
-    return bleu_1_trace(prediction[2:], reference[2:], prompt)
+    return bleu_1_trace(prediction[2:], reference[2:], "")
 
 
-def rationale_bleu_4_trace(prediction: str, reference: str, prompt: str) -> float:
+def rationale_bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
     """TRACE's BLEU-4 of ScienceQA: of the text from the third character on."""
-    return bleu_4_trace(prediction[2:], reference[2:], prompt)
+    return bleu_4_trace(prediction[2:], reference[2:], "")

@@ -5,21 +5,54 @@ lengths raise ValueError. `accuracy`, `rouge_l` and the like are ours; a name th
 `_slice` is what that paper's code computes, `parity` says where the two differ and why. Texts come as they were
 written; of ours only edit similarity, which is TRACE's there, sees the space around them.
 
-A new metric is a function of (prediction, reference, prompt) in a file beside this one and its line in `METRICS`.
+A new metric is one file beside this one with a function of (prediction, reference, prompt) that returns 0..100, and one
+line in `EXPORTS`. Name the third parameter `_prompt` where the metric does not read it.
 """
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib import import_module
+from inspect import signature
 from math import fsum
 
 from cl_lightning.common.errors import ConfigError, nearest
-from cl_lightning.metrics import bleu, edit, match, rouge, sari
 
 Metric = Callable[[Sequence[str], Sequence[str], Sequence[str]], list[float]]
 
+#: Name of each metric, which is its function's, and the file that has it.
+EXPORTS: dict[str, str] = {
+    "accuracy": "match",
+    "exact_match": "match",
+    "first_letter": "match",
+    "f1": "match",
+    "rouge_1": "rouge",
+    "rouge_2": "rouge",
+    "rouge_l": "rouge",
+    "rationale_rouge_l": "rouge",
+    "bleu": "bleu",
+    "rationale_bleu": "bleu",
+    "edit_similarity": "edit",
+    "sari": "sari",
+    "accuracy_trace": "match",
+    "first_letter_trace": "match",
+    "rouge_l_trace": "rouge",
+    "rationale_rouge_l_trace": "rouge",
+    "bleu_1_trace": "bleu",
+    "bleu_4_trace": "bleu",
+    "rationale_bleu_1_trace": "bleu",
+    "rationale_bleu_4_trace": "bleu",
+    "edit_similarity_trace": "edit",
+    "sari_trace": "sari",
+    "exact_match_sapt": "match",
+    "rouge_1_sapt": "rouge",
+    "rouge_l_sapt": "rouge",
+    "exact_match_slice": "match",
+    "rouge_l_slice": "rouge",
+}
 
-def _per_sample(score: Callable[[str, str, str], float]) -> Metric:
-    """Lift a score of one (prediction, reference, prompt) to sequences; the docstring stays."""
+
+def per_sample(score: Callable[[str, str, str], float]) -> Metric:
+    """Lift a score of one (prediction, reference, prompt) to sequences; docstring and signature stay."""
 
     @wraps(score)
     def metric(predictions: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> list[float]:
@@ -29,41 +62,11 @@ def _per_sample(score: Callable[[str, str, str], float]) -> Metric:
 
 
 METRICS: dict[str, Metric] = {
-    name: _per_sample(score)
-    for name, score in {
-        "accuracy": match.accuracy,
-        "exact_match": match.exact_match,
-        "first_letter": match.first_letter,
-        "f1": match.f1,
-        "rouge_1": rouge.rouge_1,
-        "rouge_2": rouge.rouge_2,
-        "rouge_l": rouge.rouge_l,
-        "rationale_rouge_l": rouge.rationale_rouge_l,
-        "bleu": bleu.bleu,
-        "rationale_bleu": bleu.rationale_bleu,
-        "edit_similarity": edit.edit_similarity,
-        "sari": sari.sari_of_paragraph,
-        "accuracy_trace": match.accuracy_trace,
-        "first_letter_trace": match.first_letter_trace,
-        "rouge_l_trace": rouge.rouge_l_trace,
-        "rationale_rouge_l_trace": rouge.rationale_rouge_l_trace,
-        "bleu_1_trace": bleu.bleu_1_trace,
-        "bleu_4_trace": bleu.bleu_4_trace,
-        "rationale_bleu_1_trace": bleu.rationale_bleu_1_trace,
-        "rationale_bleu_4_trace": bleu.rationale_bleu_4_trace,
-        "edit_similarity_trace": edit.edit_similarity_trace,
-        "sari_trace": sari.sari_trace,
-        "exact_match_sapt": match.exact_match_sapt,
-        "rouge_1_sapt": rouge.rouge_1_sapt,
-        "rouge_l_sapt": rouge.rouge_l_sapt,
-        "exact_match_slice": match.exact_match_slice,
-        "rouge_l_slice": rouge.rouge_l_slice,
-    }.items()
+    name: per_sample(getattr(import_module(f"{__package__}.{file}"), name)) for name, file in EXPORTS.items()
 }
 
-
 #: Metrics that read the prompt; for the others it may be anything.
-PROMPTED = frozenset({"sari", "sari_trace"})
+PROMPTED = frozenset(name for name, score in METRICS.items() if "prompt" in signature(score).parameters)
 
 
 def metric(name: str) -> Metric:

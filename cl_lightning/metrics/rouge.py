@@ -63,9 +63,9 @@ rouge_2 = _ours("rouge2", "ROUGE-2")
 rouge_l = _ours("rougeL", "ROUGE-L")
 
 
-def rationale_rouge_l(prediction: str, reference: str, prompt: str) -> float:
+def rationale_rouge_l(prediction: str, reference: str, _prompt: str) -> float:
     """`rouge_l` of what follows the choice: the reasons of a ScienceQA answer."""
-    return rouge_l(rationale(prediction), rationale(reference), prompt)
+    return rouge_l(rationale(prediction), rationale(reference), "")
 
 
 def rouge_1_sapt(prediction: str, reference: str, _prompt: str) -> float:
@@ -98,9 +98,9 @@ def rouge_l_trace(prediction: str, reference: str, _prompt: str) -> float:
     return 200.0 * precision * recall / (precision + recall + 1e-8)
 
 
-def rationale_rouge_l_trace(prediction: str, reference: str, prompt: str) -> float:
+def rationale_rouge_l_trace(prediction: str, reference: str, _prompt: str) -> float:
     """TRACE's ROUGE-L of ScienceQA: of the text from the third character on."""
-    return rouge_l_trace(prediction[2:], reference[2:], prompt)
+    return rouge_l_trace(prediction[2:], reference[2:], "")
 
 
 def _sentences(text: str) -> list[list[str]]:

@@ -30,7 +30,7 @@ def _share(good: Counter[tuple[str, ...]], out_of: Counter[tuple[str, ...]]) -> 
     return fsum(good[g] / out_of[g] for g in out_of) / len(out_of) if out_of else 1.0
 
 
-def sari(source: str, prediction: str, reference: str) -> float:
+def sari_score(source: str, prediction: str, reference: str) -> float:
     """SARI with one reference, 0..100 (Xu et al. 2016): mean over n = 1..4 of (F_add + F_keep + P_del)/3.
 
     Equal to Hugging Face's metric "sari", which TRACE calls: lower case, 13a tokens; the recall of keeping
@@ -51,11 +51,11 @@ def sari(source: str, prediction: str, reference: str) -> float:
     return 100.0 * total / 12
 
 
-def sari_of_paragraph(prediction: str, reference: str, prompt: str) -> float:
+def sari(prediction: str, reference: str, prompt: str) -> float:
     """SARI against the `paragraph` of the prompt (20Minuten)."""
-    return sari(paragraph(prompt), prediction, reference)
+    return sari_score(paragraph(prompt), prediction, reference)
 
 
 def sari_trace(prediction: str, reference: str, prompt: str) -> float:
     """TRACE's SARI: against the whole prompt, instruction included."""
-    return sari(prompt, prediction, reference)
+    return sari_score(prompt, prediction, reference)
