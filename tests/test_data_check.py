@@ -326,7 +326,7 @@ def test_a_link_to_itself_is_a_finding(
     ("argv", "said"),
     [
         (["{here}/nowhere"], "nowhere is not a folder"),
-        (["{here}"], "no data of LongSequence, SuperNI, NISeq, TRACE there"),
+        (["{here}"], "no data of LongSequence, NISeq, SuperNI, TRACE there"),
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
         (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),

@@ -17,7 +17,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
 from cl_lightning.common.yaml_files import parse_yaml
-from cl_lightning.data.audit.check import BENCHMARKS, changed, check, found, table, unknown_sizes
+from cl_lightning.data.audit.check import changed, check, found, in_folders, table, unknown_sizes
 from cl_lightning.data.audit.profile import Limits, Measure, words
 from cl_lightning.data.base import Benchmark, Example, check_order, data_root
 from cl_lightning.data.benchmarks.json_files import read_text
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         tasks = list(found(root))
     if not tasks:
-        raise ConfigError(f"{root}: no data of {', '.join(BENCHMARKS)} there; README says how each is laid out")
+        raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; docs/tasks.md says how each is laid out")
     measure, template = (words, 0) if options.words else _tokens(options.model, said)
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(

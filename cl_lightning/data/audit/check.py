@@ -21,11 +21,18 @@ from cl_lightning.data.audit import published
 from cl_lightning.data.audit.profile import Limits, Measure, Profile, profile
 from cl_lightning.data.audit.suitability import misfits
 from cl_lightning.data.base import Benchmark
-from cl_lightning.data.benchmarks.trace import SUBSETS
+from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
+from cl_lightning.data.benchmarks.trace import SUBSETS, TRACE
 from cl_lightning.data.budget import with_budget
 
-#: Those that a folder can hold; where two would read the same files, the first does.
-BENCHMARKS = ("LongSequence", "SuperNI", "NISeq", "TRACE")
+
+def in_folders() -> list[str]:
+    """Names of the exported benchmarks that a folder can hold. Where two would read the same files, the first does.
+
+    TRACE is last: it takes any folder with its two files for a task.
+    """
+    kinds = {name: getattr(cl_lightning.data, name) for name in cl_lightning.data.EXPORTS}
+    return sorted((n for n, kind in kinds.items() if issubclass(kind, FileBenchmark)), key=lambda n: kinds[n] is TRACE)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Checked:
 def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
     """Benchmark and task of all data under `root`, each file once."""
     seen: set[str] = set()
-    for name in BENCHMARKS:
+    for name in in_folders():
         benchmark: Benchmark = getattr(cl_lightning.data, name)()
         for task in benchmark.tasks(root):
             there = [os.path.realpath(path) for path in benchmark.places(root, task) if path.exists()]
