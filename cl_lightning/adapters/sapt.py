@@ -98,6 +98,8 @@ class SAPTLoRA(GatedBranches):
         super().__init__(branches, {"max": pool_max, "mean": pool}[pooling], own_tokens=True)
         self.width = width
         self._with_new = True
+        #: The query from before the current task, in a tuple: it is no part of the model.
+        self._earlier: tuple[nn.Sequential | None] = (None,)
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
         super().attach(llm, output_head)
@@ -108,6 +110,7 @@ class SAPTLoRA(GatedBranches):
     def begin_task(self, task: int, generator: torch.Generator) -> None:
         self.branches.begin_task(task, generator)
         query = self.router.query
+        self._earlier = (query,)
         started = self.router.draw(generator, self.like()) if query is None else query.state_dict()
         self.router.begin(started, self.router.draw_key(generator, self.like()))
 
@@ -140,6 +143,16 @@ class SAPTLoRA(GatedBranches):
                 yield
         finally:
             self._with_new = True
+
+    @contextmanager
+    def before_task(self) -> Iterator[None]:
+        """See the base class: the new branch is out, and the query is the earlier one."""
+        trained, (self.router.query,) = self.router.query, self._earlier
+        try:
+            with self.without_new_branch():
+                yield
+        finally:
+            self.router.query = trained
 
     def coefficients(self, pooled: Tensor) -> Tensor | None:
         return None if self.router.query is None else self.router(pooled, self._with_new)
