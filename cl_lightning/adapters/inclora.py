@@ -3,7 +3,8 @@
     y = W x + s sum over i of B_i A_i x
 
 Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`. The base of all
-strategies with a branch per task, which constrain the new branch (O-LoRA, C-LoRA, InfLoRA).
+strategies with a branch per task, which constrain the new branch (O-LoRA, C-LoRA, InfLoRA). Source: the baseline of
+that name in Wang et al. 2023 (arXiv 2310.14152).
 """
 
 from collections.abc import Sequence

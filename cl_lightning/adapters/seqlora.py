@@ -1,7 +1,7 @@
 """SeqLoRA: plain LoRA through the sequence, without protection of its own.
 
 Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`.
-Hu et al. 2021 (arXiv:2106.09685) for LoRA; "sequential" as in TRACE's LoRASeqFT (arXiv:2310.06762).
+Source: Hu et al. 2021 (arXiv 2106.09685) for LoRA; "sequential" as in TRACE's LoRASeqFT (arXiv 2310.06762).
 """
 
 from collections.abc import Iterator, Sequence
