@@ -20,10 +20,14 @@ class LoRA(Initializer):
     def factors(
         self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See the base class. Float32 on the weight's device; any rank >= 1."""
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, not {rank}")
+        """See the base class. Float32 on the weight's device.
+
+        Raises:
+            ValueError: if the rank exceeds min(m, n).
+        """
         m, n = weight.shape
+        if not 1 <= rank <= min(m, n):
+            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         bound = 1 / math.sqrt(n)
         A = torch.empty(rank, n, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         return A.to(weight.device), torch.zeros(m, rank, dtype=torch.float32, device=weight.device)

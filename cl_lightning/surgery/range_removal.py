@@ -25,8 +25,8 @@ class RangeRemoval(RangeOperator):
         G_memory = U S V^T,  P = U_k U_k^T,  Q = V_k V_k^T
         "left":  G~ = (I - P) G_new        "right": G~ = G_new (I - Q)        "both":  G~ = (I - P) G_new (I - Q)
 
-    Blind to signs: agreement is taken out as well as conflict. Only directions with a singular value above
-    rounding count: a zero memory gradient removes nothing, one of rank below k just its range.
+    It always changes the gradient: agreement is taken out as well as conflict. Only directions with a singular
+    value above rounding count: a zero memory gradient removes nothing, one of rank below k just its range.
 
     Args:
         count: k, below min(m, n) of every matrix.

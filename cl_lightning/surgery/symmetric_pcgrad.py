@@ -12,8 +12,7 @@ class SymmetricPCGrad(SurgeryOperator):
         g~_r = g_r - min(0, <g, g_r>) / ||g||^2   g
         G~   = g~ + g~_r
 
-    Where they agree, G~ = g + g_r: with a memory that is not zero this operator always changes the gradient,
-    and the memory's length matters.
+    It always changes the gradient: where they agree, G~ = g + g_r, and the memory's length matters.
 
     Source: Yu et al. 2020 (arXiv 2001.06782), algorithm 1 for two tasks; with two there is no random order.
     The SLICE authors' code has no such operator: its `add_retain_grad` adds the unprojected memory gradient,
