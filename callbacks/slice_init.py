@@ -95,7 +95,7 @@ class SliceInit(BranchInit):
         if memory_samples < 1:
             raise ConfigError(f"boundary.init.memory_samples: {memory_samples} must be 1 or more")
         for name, value in (("reliability", reliability), ("warm_start", warm_start), ("oversampling", oversampling)):
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise ConfigError(f"boundary.init.{name}: {value} must not be negative")
         self.operator, self.strength, self.scope = operator, strength, scope
         self.preserve_norm, self.memory_gradient, self.reliability = preserve_norm, memory_gradient, reliability
