@@ -128,9 +128,3 @@ def test_loram_with_centred_variance_against_a_formed_product(shape: tuple[int, 
 def test_loram_knows_two_variances() -> None:
     with pytest.raises(ConfigError, match="LoRAM variance 'centered': did you mean centred"):
         LoRAM("centered")
-
-
-@pytest.mark.parametrize("initializer", [LoRAM(), PiSSA(), MiLoRA(), OLoRA()])
-def test_a_rank_beyond_the_matrix_is_refused(initializer: object) -> None:
-    with pytest.raises(ValueError, match=r"9|rank"):
-        start(initializer, weight((8, 12)), rank=9)

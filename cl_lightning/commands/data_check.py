@@ -110,7 +110,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         tasks = list(found(root))
     if not tasks:
-        raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; docs/tasks.md says how each is laid out")
+        raise ConfigError(
+            f"{root}: no data of {', '.join(in_folders())} there; docs/tasks.md says how each is laid out"
+        )
     measure, template = (words, 0) if options.words else _tokens(options.model, said)
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(

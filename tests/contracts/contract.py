@@ -3,6 +3,8 @@
 import inspect
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -108,7 +110,7 @@ def documented(kind: type, sourced: bool = True) -> None:
     require(bool(kind.__dict__.get("__doc__")), "has no docstring; say in its first line what it is")
     described = {name for parent in kind.__mro__ for name in _described(parent)}
     missing = [name for name in _options(kind) if name not in described]
-    require(not missing, f"its docstring describes no {', '.join(missing)}; add to Args what it is, its units and range")
+    require(not missing, f"its docstring describes no {', '.join(missing)}; add it to Args, with units and range")
     require(
         not sourced or re.search(r"\bSources?:", told(kind)) is not None,
         "neither its docstring nor its module's says where it is from; add 'Source: paper (arXiv number)', or "
@@ -141,7 +143,10 @@ def options_are_checked(kind: type, given: dict[str, Any] | None = None) -> None
     """
     given = given or {}
     for name, option in _options(kind).items():
-        require(name in given or option.default is not option.empty, f"{name} has no default: nothing can run it by name")
+        require(
+            name in given or option.default is not option.empty,
+            f"{name} has no default, so its name alone runs nothing",
+        )
         for value in NONSENSE.get(type(option.default), ()):
             said = refuses(lambda n=name, v=value: kind(**{**given, n: v}), UserError, f"{name}={value}")
             require(name in said, f"{name}={value}: the message does not name the option: {said!r}")
@@ -150,3 +155,16 @@ def options_are_checked(kind: type, given: dict[str, Any] | None = None) -> None
 def is_lines(reasons: Any) -> bool:
     """Whether it is a list of one-line texts."""
     return isinstance(reasons, list) and all(isinstance(r, str) and r and "\n" not in r for r in reasons)
+
+
+def torch_users(*files: Path) -> set[Path]:
+    """The first of the files whose import imports torch, looked at in the order given in one fresh process."""
+    code = (
+        "import sys, importlib.util as u\n"
+        "for f in sys.argv[1:]:\n"
+        "    s = u.spec_from_file_location('looked_at', f); m = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "    if 'torch' in sys.modules: print(f); break\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {Path(line) for line in done.stdout.splitlines()}

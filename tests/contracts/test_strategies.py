@@ -443,7 +443,7 @@ class Gates(Sound):
 
 BROKEN: dict[Clause, tuple[type, str]] = {
     is_complete: (Abstract, "does not define begin_task, end_task, restore, task_state"),
-    is_documented: (Unsourced, "describes no share; add to Args"),
+    is_documented: (Unsourced, "describes no share; add it to Args"),
     checks_options: (Unchecked, "strength=nan: is accepted; raise UserError with one line"),
     refuses_in_lines: (SaysYes, "returns 'no', not a list of lines"),
     attaches_to_the_model: (Edits, "logits move by"),
