@@ -39,6 +39,7 @@ def _held(module: ContinualLM) -> str:
 
 
 def decoded(module: ContinualLM) -> str:
+    """How answers are decoded, where the model has generation settings of its own; else nothing."""
     own, kept = module.backbone.own_generation, module.backbone.generation == "model"
     return f"; greedy, {'with' if kept else 'without'} the model's own {told(own)}" if own else ""
 

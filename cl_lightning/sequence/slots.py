@@ -1,4 +1,4 @@
-"""TODO-DOC cl_lightning/sequence/slots.py."""
+"""Slots of the configuration that hold a class of ours, and the package that exports it. No torch here."""
 
 import re
 
