@@ -110,9 +110,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         tasks = list(found(root))
     if not tasks:
-        raise ConfigError(
-            f"{root}: no data of {', '.join(in_folders())} there; see docs/tasks.md"
-        )
+        raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; see docs/tasks.md")
     measure, template = (words, 0) if options.words else _tokens(options.model, said)
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(

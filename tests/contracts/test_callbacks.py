@@ -31,7 +31,7 @@ from tests.contracts.tiny_run import TinyRun
 CONTRACT = Contract("callback", TaskCallback)
 
 #: Callbacks that no tiny run can hold, and which tests do.
-ELSEWHERE = {"GeneralAbility": "tests/test_general.py: it needs lm-eval's data"}
+ELSEWHERE = {"GeneralAbility": "tests/evaluation/test_general.py: it needs lm-eval's data"}
 HOOKS = {name: hook for name, hook in vars(TaskCallback).items() if inspect.isfunction(hook)}
 
 

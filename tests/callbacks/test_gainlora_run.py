@@ -1,0 +1,152 @@
+"""GainLoRA as a run: old prompts stay shut out through real training, continued, on two ranks, refused, ablated."""
+
+import csv
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cl_lightning.common.seeding import generator
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.prompt import PromptEncoder
+from cl_lightning.data.sample.tasks import TASKS, load
+from cl_lightning.sequence.load import load_run
+from tests.conftest import ROOT
+from tests.sequence.test_sequence import adapters, command, record, relative, same_bits, smoke
+
+OPTIONS = (
+    "--boundary.memory=null", "--boundary.init=null", "--model.adapter=GainLoRA", "--model.adapter.branches=IncLoRA",
+    "--model.adapter.branches.rank=2", "--boundary.gates=GateOrthogonalization", "--boundary.gates.share=1",
+    "--model.weight_decay=0.1", "--model.lr=0.01",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "gainlora"
+    told = smoke(run, *OPTIONS)
+    assert "gates: a on held-out prompts" in told.stdout
+    return run
+
+
+def on_old_prompts(run: Path) -> float:
+    """Largest a of the second task's gate on what the first task trained on, 30 prompts in 64 dimensions."""
+    module = load_run(run).module
+    encoder, spec = PromptEncoder(module.tokenizer, 176, ""), TASKS["FOMC"]
+    train = load("FOMC").train
+    seed = record(run)["seed"]
+    order = torch.randperm(len(train), generator=generator(seed, "samples", "FOMC")).tolist()
+    seen = [encoder.encode(train[i], spec) for i in order[4:34]]  # the first four are validation's
+    with torch.no_grad():
+        return float(module.adapter.forward_kwargs(training_batch(seen, 0))["gates"][:, 1].max())
+
+
+def test_the_new_gate_is_shut_on_all_that_the_old_task_showed(finished: Path, tmp_path: Path) -> None:
+    assert on_old_prompts(finished) < 1e-5
+    smoke(tmp_path / "free", *OPTIONS, "--boundary.gates.ablation=no_update")
+    assert on_old_prompts(tmp_path / "free") > 1e-3, "negative control: updates left free"
+    smoke(tmp_path / "norms", *OPTIONS, "--boundary.gates.row_norms=true")
+    assert on_old_prompts(tmp_path / "norms") > 1e-4, "negative control: the published code's row norms"
+
+
+def test_what_gates_do_is_kept(finished: Path) -> None:
+    with (finished / "gates" / "NumGLUE-cm.csv").open() as file:
+        rows = {(r["gate of"], r["prompts of"]): float(r["mean a"]) for r in csv.DictReader(file)}
+    assert set(rows) == {(g, p) for g in ("FOMC", "NumGLUE-cm") for p in ("FOMC", "NumGLUE-cm")}
+    assert all(0 <= a <= 1 for a in rows.values())
+    assert rows["NumGLUE-cm", "NumGLUE-cm"] > rows["NumGLUE-cm", "FOMC"]
+    assert (finished / "state" / "gates-2.safetensors").exists()
+
+
+def test_a_continued_sequence_ends_where_the_whole_one_does(finished: Path, tmp_path: Path) -> None:
+    three, tasks = ("--data.order+=Sentiment",), "--boundary.gates.tasks=3"
+    smoke(tmp_path / "whole", *OPTIONS, *three)
+    smoke(tmp_path / "two", *OPTIONS, tasks)
+    smoke(tmp_path / "more", *OPTIONS, *three, tasks, f"--sequence.continue_from={tmp_path / 'two'}")
+    assert same_bits(tmp_path / "more", tmp_path / "whole")
+    assert record(tmp_path / "more")["R"] == record(tmp_path / "whole")["R"]
+
+
+def test_killed_at_the_end_of_a_task_the_same_command_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Over InfLoRA, so that subspaces of inputs and of gates, branches and gates all have to come back."""
+    options = (
+        *[o for o in OPTIONS if "branches=" not in o],
+        "--model.adapter.branches=InfLoRA",
+        "--boundary.subspaces=InputSubspaces",
+        "--boundary.subspaces.share=0.9",
+    )
+    smoke(tmp_path / "whole", *options)
+    run = tmp_path / "killed"
+    process = subprocess.Popen(command(run, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "gates" / "NumGLUE-cm.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "ended before the moment came"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert record(run)["done"] == 1
+    smoke(run, *options)
+    assert same_bits(run, tmp_path / "whole")
+    assert record(run)["R"] == record(tmp_path / "whole")["R"]
+    kept = [load_file(folder / "state" / "gates-2.safetensors") for folder in (run, tmp_path / "whole")]
+    assert all(torch.equal(M, kept[1][name]) for name, M in kept[0].items())
+
+
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    # Large steps of Adam amplify the last bit, and so does the gates' last layer: from 1e-7 in float32 to 1e-3.
+    exact = "--model.lr=0.001", "--model.backbone.dtype=float64"
+    smoke(tmp_path / "one", *OPTIONS, *exact)
+    smoke(tmp_path / "two", *OPTIONS, *exact, "--trainer.devices=2", "--trainer.strategy=ddp")
+    one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
+    for task in ("FOMC", "NumGLUE-cm"):
+        assert any(name.startswith("gate.") for name in one[task])
+        assert relative(two[task], one[task]) < 1e-5, task
+    assert on_old_prompts(tmp_path / "two") < 1e-5
+
+
+def test_accumulated_steps_are_projected_too(tmp_path: Path) -> None:
+    smoke(tmp_path / "two", *OPTIONS, "--trainer.accumulate_grad_batches=2")
+    assert on_old_prompts(tmp_path / "two") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--boundary.gates=null"], "add boundary.gates (callbacks.GateOrthogonalization)"),
+        (["--model.adapter=IncLoRA"], "boundary.gates keeps gates orthogonal, IncLoRA has none"),
+        (["--boundary.gates.share=1.5"], "boundary.gates.share: 1.5 is a share of energy"),
+        (["--boundary.gates.tasks=1"], "the share would pass 1 after 1 of 2 tasks"),
+        (["--model.adapter.branches=SeqLoRA"], "SeqLoRA does not keep each task's branch apart"),
+        (["--model.adapter.branches=InfLoRA"], "add boundary.subspaces (callbacks.InputSubspaces)"),
+        (["--model.adapter.branches=InfLoar"], "no class 'InfLoar'; did you mean InfLoRA"),
+    ],
+)
+def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
+    told = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
+    assert told.returncode == 2, told.stderr
+    assert said in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_room_for_a_key_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Forty prompts of each of two tasks fill the 64 dimensions of the tiny model's embeddings."""
+    run = tmp_path / "run"
+    wide = ("--data.train_samples=70", "--data.order+=Sentiment")
+    told = smoke(run, *OPTIONS, *wide, check=False)
+    assert told.returncode == 1
+    assert "no key is left that they would not open; lower boundary.gates.share" in told.stderr.splitlines()[-1]
+    finished = told.stdout.count("  scores after task ")
+    assert 1 <= record(run)["done"] == finished < 3
+
+
+@pytest.mark.parametrize("weighting", ["new", "none", "both"])
+def test_slice_starts_branches_under_gates(tmp_path: Path, weighting: str) -> None:
+    options = [o for o in OPTIONS if o not in ("--boundary.memory=null", "--boundary.init=null")]
+    told = smoke(tmp_path / "run", *options, f"--boundary.init.gate_weighting={weighting}")
+    assert "surgery fired in" in told.stdout
+    norms = [float(row["norm_memory"]) for row in csv.DictReader((tmp_path / "run/surgery/NumGLUE-cm.csv").open())]
+    assert (max(norms) < 1e-3) == (weighting == "both"), "a gate that is shut leaves a memory gradient of nothing"

@@ -1,0 +1,162 @@
+"""Greedy is the most likely token, whatever generation settings a model brings; an option takes these."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.commands.first_line import decoded
+from cl_lightning.data.collate import training_batch
+from cl_lightning.data.end_tokens import end_tokens
+from cl_lightning.evaluation.generate import continuations, generate
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.generation_settings import told
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
+from tests.conftest import random_examples
+from tests.sequence.test_sequence import smoke
+
+PROMPTS = [e.prompt_ids for e in random_examples(6, seed=3)]
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, **IDS,
+    "num_key_value_heads": 2, "initializer_range": 0.3,
+}  # fmt: skip
+BART = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "init_std": 0.3, **IDS,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 2,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama": (tf.LlamaForCausalLM, LLAMA),  # our decoding
+    "mistral": (tf.MistralForCausalLM, {**LLAMA, "sliding_window": 4}),  # transformers' own
+    "bart": (tf.BartForConditionalGeneration, BART),
+}
+MATTERS: dict[str, Any] = {
+    "repetition_penalty": 50.0,
+    "no_repeat_ngram_size": 1,
+    "suppress_tokens": list(range(100, 259)),
+    "bad_words_ids": [[i] for i in range(3, 150)],
+    "forced_eos_token_id": 2,
+    "begin_suppress_tokens": list(range(3, 259)),
+    "sequence_bias": [[[77], 100.0]],
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def save(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """Write a model with these generation settings: save({"min_length": 9}, into="config.json")."""
+
+    def write(settings: dict[str, Any], into: str = "generation_config.json") -> Path:
+        kind, options = FAMILIES[request.param]
+        tokenizer = random_tokenizer()
+        tokenizer.chat_template = None
+        torch.manual_seed(1)
+        kind(kind.config_class(vocab_size=len(tokenizer), **options)).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        if into == "config.json":
+            (tmp_path / "generation_config.json").unlink()
+        file = tmp_path / into
+        file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+        return tmp_path
+
+    return write
+
+
+def load(folder: Path, **options: Any) -> ContinualLM:
+    module = ContinualLM(Backbone(str(folder), dtype="float32", **options), SeqLoRA(rank=2))
+    module.load(module.backbone.load_tokenizer())
+    return module
+
+
+def answers(module: ContinualLM) -> list[list[int]]:
+    return continuations(module.llm, module.tokenizer, PROMPTS, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "into"), [*((name, "generation_config.json") for name in MATTERS), ("repetition_penalty", "config.json")]
+)
+def test_neutral_is_as_without_the_setting_and_the_option_takes_it(
+    save: Callable[..., Path], name: str, into: str
+) -> None:
+    plain = answers(load(save({})))
+    folder = save({name: MATTERS[name]}, into)
+    neutral, own = load(folder), load(folder, generation="model")
+    assert answers(neutral) == plain != answers(own)
+    bart = {"forced_eos_token_id": 2} if neutral.encoder_decoder else {}  # BART's configuration has it by itself
+    assert neutral.backbone.own_generation == own.backbone.own_generation == {name: MATTERS[name], **bart}
+
+
+def test_answers_end_at_the_models_own_tokens_in_either_case(save: Callable[..., Path]) -> None:
+    folder = save({"eos_token_id": [2, 77], "decoder_start_token_id": 5, "min_length": 3})
+    for generation in ("neutral", "model"):
+        module = load(folder, generation=generation)
+        assert end_tokens(module.llm, module.tokenizer) == [2, 77]
+        settings = module.llm.generation_config
+        assert (settings.decoder_start_token_id, settings.pad_token_id, settings.bos_token_id) == (5, 0, 1)
+
+
+def test_sampling_and_beams_are_neither_followed_nor_told(save: Callable[..., Path]) -> None:
+    plain = answers(load(save({"forced_eos_token_id": None})))
+    without_effect = {
+        "do_sample": True, "temperature": 0.1, "top_p": 0.5, "top_k": 3, "num_beams": 3, "length_penalty": 2.0,
+        "max_length": 5, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "suppress_tokens": [],
+        "forced_eos_token_id": None,
+    }  # fmt: skip
+    folder = save(without_effect)
+    for generation in ("neutral", "model"):
+        module = load(folder, generation=generation)
+        assert module.backbone.own_generation == {} and answers(module) == plain
+
+
+def test_texts_that_end_an_answer_are_the_models_own(save: Callable[..., Path]) -> None:
+    free = load(save({"forced_eos_token_id": None}))
+    plain = generate(free.llm, free.tokenizer, PROMPTS, 8, 4)
+    letter = next(c for text in plain for c in text[1:-1] if c.isascii() and c.isprintable())
+    module = load(save({"stop_strings": [letter], "forced_eos_token_id": None}), generation="model")
+    cut = generate(module.llm, module.tokenizer, PROMPTS, 8, 4)
+    assert cut == [text[: text.index(letter) + 1] if letter in text else text for text in plain] != plain
+
+
+def test_likelihoods_are_the_models_in_either_case(save: Callable[..., Path]) -> None:
+    folder = save({"repetition_penalty": 50.0, "suppress_tokens": list(range(100, 259))})
+    modules = [load(folder, generation=generation) for generation in ("neutral", "model")]
+    batch = training_batch(random_examples(4), 0, modules[0].encoder_decoder)
+    with torch.no_grad():
+        assert torch.equal(*(module.sample_nll(batch) for module in modules))
+
+
+def test_settings_are_told_shortly() -> None:
+    assert told({"repetition_penalty": 1.05, "bad_words_ids": [[i] for i in range(99)], "min_length": 3}) == (
+        "repetition_penalty=1.05, bad_words_ids, min_length=3"
+    )
+
+
+def test_the_first_lines_say_which_and_what_is_not_adapted(tmp_path: Path) -> None:
+    config = tf.Qwen3MoeConfig(
+        vocab_size=len(random_tokenizer()), head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        **LLAMA,
+    )  # fmt: skip
+    llm = tf.Qwen3MoeForCausalLM(config)
+    llm.generation_config.repetition_penalty = 1.05
+    llm.save_pretrained(tmp_path / "model")
+    random_tokenizer().save_pretrained(tmp_path / "model")
+    options = (f"--model.backbone.name={tmp_path / 'model'}", "--boundary.init=null", "--boundary.memory=null",
+               "--data.order=[FOMC]", "--data.train_samples=7", "--data.test_samples=2")  # fmt: skip
+    first, second, *_ = smoke(tmp_path / "run", *options).stdout.splitlines()
+    assert first.endswith(", seed 42; greedy, without the model's own repetition_penalty=1.05")
+    assert second.startswith("not adapted, being no nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
+
+
+def test_the_option_is_told_too_and_a_model_without_such_settings_gets_no_word(tmp_path: Path) -> None:
+    llm = Backbone("random-llama", dtype="float32").load(len(random_tokenizer()))
+    random_tokenizer().save_pretrained(tmp_path)
+    llm.save_pretrained(tmp_path)
+    assert decoded(load(tmp_path)) == ""
+    llm.generation_config.no_repeat_ngram_size = 3
+    llm.save_pretrained(tmp_path)
+    assert decoded(load(tmp_path, generation="model")) == "; greedy, with the model's own no_repeat_ngram_size=3"

@@ -1,0 +1,93 @@
+"""References to hold a sequence against: joint training on all tasks, and each task alone from the base model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.sequence.load import load_run
+from tests.sequence.test_sequence import adapters, record, smoke
+
+PLAIN = ("--boundary.memory=null", "--boundary.init=null")
+THREE = "--data.order=[FOMC,NumGLUE-cm,Sentiment]"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "alone"
+    told = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
+    assert "3 tasks, each from the base model," in told.stdout.splitlines()[0]
+    return run
+
+
+def test_each_task_alone_is_what_a_run_of_it_alone_gives(alone: Path, tmp_path: Path) -> None:
+    smoke(tmp_path / "one", *PLAIN, "--data.order=[FOMC]")
+    smoke(tmp_path / "sequence", *PLAIN, THREE)
+    kept, one, both = adapters(alone), adapters(tmp_path / "one"), adapters(tmp_path / "sequence")
+    assert all(torch.equal(t, kept["FOMC"][name]) for name, t in one["FOMC"].items())
+    # The second starts as in a sequence, but from the base model.
+    assert not all(torch.equal(t, kept["NumGLUE-cm"][name]) for name, t in both["NumGLUE-cm"].items())
+    R = record(alone)["R"]
+    assert [[score is not None for score in row] for row in R] == torch.eye(3).bool().tolist()
+    assert R[0][0] == record(tmp_path / "one")["R"][0][0]
+    metrics = record(alone)["metrics"]
+    assert metrics["ap"] == pytest.approx(sum(R[i][i] for i in range(3)) / 3)
+    assert metrics["fp"] is None
+    with pytest.raises(StateError, match="one model per task"):
+        load_run(alone)
+
+
+@pytest.mark.parametrize("adapter", ["IncLoRA", "OLoRA", "SeqLoRA"])
+def test_no_task_sees_another_whatever_the_strategy(adapter: str, tmp_path: Path) -> None:
+    options = (*PLAIN, f"--model.adapter={adapter}", "--data.protocol=independent")
+    if adapter == "SeqLoRA":
+        options = (*options, "--model.adapter.per_task=continue")
+    smoke(tmp_path / "one", *options)
+    smoke(tmp_path / "other", *options, "--data.order=[Sentiment,NumGLUE-cm]")
+    one, other = (adapters(tmp_path / run)["NumGLUE-cm"] for run in ("one", "other"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
+    told = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
+    assert "joint training on 3 tasks together, 90 training examples" in told.stdout.splitlines()[0]
+    state = record(tmp_path / "run")
+    assert state["order"] == ["joint"]
+    assert state["columns"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
+    (row,) = state["R"]
+    assert state["metrics"]["fp"] == pytest.approx(sum(row) / 3)
+    assert state["metrics"]["ap"] is None
+    assert len(state["zero_shot"]) == 3
+    assert {p.name for p in (tmp_path / "run" / "predictions").glob("joint_*")} == {
+        f"joint_{name}.jsonl" for name in state["columns"]
+    }
+    assert load_run(tmp_path / "run").matrix == state["R"]
+    smoke(tmp_path / "two", *PLAIN, THREE, "--data.protocol=joint", "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert record(tmp_path / "two")["R"][0] is not None
+
+
+def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
+    smoke(tmp_path / "run", "--boundary.memory=null", "--boundary.init.operator=null", "--data.protocol=joint")
+    assert any(name.endswith("lora_B0") for name in adapters(tmp_path / "run")["joint"])
+    assert (tmp_path / "run" / "surgery" / "joint.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.protocol=joint"], "boundary.memory keeps what earlier tasks were, with data.protocol=joint there"),
+        ([*PLAIN, "--data.protocol=joint", "--data.epochs=[1,2]"], "data.epochs: [1, 2] differ"),
+        ([*PLAIN, "--data.protocol=both"], "data.protocol: 'both' is not valid"),
+        (
+            [*PLAIN, "--data.max_prompt_tokens=100"],
+            "data.max_prompt_tokens: 100 leaves no room for the prompt of FOMC/tra",
+        ),
+        ([*PLAIN, "--data.protocol=joint", "--sequence.continue_from=x"], "nothing goes on under data.protocol=joint"),
+    ],
+)
+def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
+    told = smoke(tmp_path / "run", *options, check=False)
+    assert told.returncode == 2, told.stderr
+    assert said in told.stderr
+    assert not (tmp_path / "run").exists()
