@@ -50,11 +50,10 @@ class Contract:
     Args:
         kind: the word for it.
         see: the class or function that states the contract.
-        source: where an extension is defined.
     """
 
-    def __init__(self, kind: str, see: Any, source: Callable[[Any], Any] = lambda extension: extension) -> None:
-        self.kind, self.see, self.source = kind, see, source
+    def __init__(self, kind: str, see: Any) -> None:
+        self.kind, self.see = kind, see
         self.clauses: list[Clause] = []
 
     def clause(self, check: Clause) -> Clause:
@@ -75,7 +74,7 @@ class Contract:
             said = inspect.getdoc(clause).splitlines()[0].rstrip(".")
             name = getattr(extension, "__name__", extension)
             raise AssertionError(
-                f"{self.kind} {name} ({_file(self.source(extension))}) breaks the contract {said!r}: {what}. "
+                f"{self.kind} {name} ({_file(extension)}) breaks the contract {said!r}: {what}. "
                 f"See {self.see.__qualname__} in {_file(self.see)}, and docs/extending.md"
             ) from error
 

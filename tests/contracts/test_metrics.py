@@ -13,7 +13,7 @@ from cl_lightning.metrics.registry import EXPORTS, METRICS, Metric, metric, per_
 from tests.conftest import ROOT
 from tests.contracts.contract import Clause, Contract, require, torch_users
 
-CONTRACT = Contract("metric", metric, source=lambda score: score)
+CONTRACT = Contract("metric", metric)
 
 #: Answers in the forms that tasks have: a choice and its reason, code, German, Chinese.
 ANSWERS = (
