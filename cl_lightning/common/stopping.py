@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn, Protocol
 
@@ -33,19 +32,15 @@ class Process(Protocol):
     returncode: int | None
 
 
-@dataclass
 class _Command:
     """What there is to say and to end; `held`: the signals that are ours, none in a process that never asked."""
 
     saved: str = "nothing had started; what was saved before is kept"
     held: tuple[signal.Signals, ...] = ()
-    ranks: list[Callable[[], Sequence[Process]]] = field(default_factory=list)
-    closing: list[Callable[[int], None]] = field(default_factory=list)
+    ranks: list[Callable[[], Sequence[Process]]] = []
+    closing: list[Callable[[int], None]] = []
     speaker: Process | None = None
     code: int | None = None
-
-
-_command = _Command()
 
 
 def end_on_signals(text: str = _Command.saved) -> None:
@@ -55,12 +50,12 @@ def end_on_signals(text: str = _Command.saved) -> None:
     """
     saved(text)
     hup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    _command.held = tuple(s for s in SIGNALS if not (s == signal.SIGHUP and hup_ignored))
+    _Command.held = tuple(s for s in SIGNALS if not (s == signal.SIGHUP and hup_ignored))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    hold_signals()
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+    hold_signals()
     os.register_at_fork(after_in_child=_let_go)
     atexit.register(_leave)
 
@@ -72,37 +67,37 @@ def hold_signals() -> None:
 
 def saved(text: str) -> None:
     """Say "stopped: `text`" from now on."""
-    _command.saved = text
+    _Command.saved = text
 
 
 def end_ranks(processes: Callable[[], Sequence[Process]]) -> None:
     """End these processes together with this one; `processes` is asked when it comes to that."""
-    _command.ranks.append(processes)
+    _Command.ranks.append(processes)
 
 
 def leave(code: int) -> NoReturn:
     """`sys.exit`, but for the second or two in which Python frees every object while signals are no longer ours."""
-    _command.code = code
+    _Command.code = code
     sys.exit(code)
 
 
 def close_at_end(close: Callable[[int], None]) -> None:
     """Call `close` with the exit code before the process ends; it gets PATIENCE, and what it says is not shown."""
-    _command.closing.append(close)
+    _Command.closing.append(close)
 
 
 @contextmanager
 def speaking(process: Process) -> Iterator[None]:
     """While it runs, let another command of ours, a child of this one, say the line."""
-    _command.speaker = process
+    _Command.speaker = process
     try:
         yield
     finally:
-        _command.speaker = None
+        _Command.speaker = None
 
 
 def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for signum in _command.held:
+    for signum in _Command.held:
         signal.signal(signum, handler)
 
 
@@ -110,7 +105,7 @@ def _watch(reading: int) -> None:
     """The thread that ends the process. Its pipe gets the number of each signal as it comes, whatever is running."""
     while True:
         for signum in os.read(reading, 64):
-            if signum in _command.held:
+            if signum in _Command.held:
                 _end(signum)
 
 
@@ -122,25 +117,25 @@ def _wait(signum: int, frame: FrameType | None) -> None:
 
 def _leave() -> None:
     """The last thing that Python does before it gives the signals back."""
-    if _command.code is not None:
+    if _Command.code is not None:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(_command.code)
+        os._exit(_Command.code)
 
 
 def _let_go() -> None:
     signal.set_wakeup_fd(-1)
     _handle(signal.SIG_DFL)
-    _command.held = ()
+    _Command.held = ()
 
 
 def _end(signum: int) -> None:
     try:
-        children = [p for processes in _command.ranks for p in processes() if p.returncode is None]
-        if _command.speaker is not None:
-            children.append(_command.speaker)
+        children = [p for processes in _Command.ranks for p in processes() if p.returncode is None]
+        if _Command.speaker is not None:
+            children.append(_Command.speaker)
         elif _is_rank_zero():
-            _say(f"stopped: {_command.saved}")
+            _say(f"stopped: {_Command.saved}")
         # What this process still comes to before it ends is of no use to anyone.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
@@ -152,7 +147,7 @@ def _end(signum: int) -> None:
 
 
 def _close_all(code: int) -> None:
-    threads = [threading.Thread(target=close, args=(code,), daemon=True) for close in _command.closing]
+    threads = [threading.Thread(target=close, args=(code,), daemon=True) for close in _Command.closing]
     for thread in threads:
         thread.start()
     for thread in threads:

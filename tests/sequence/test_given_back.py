@@ -1,0 +1,61 @@
+"""The garbage collector runs once a task, over what the task has made, and nothing stays frozen after a run."""
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tests.test_cli import configs, launch, record
+
+from cl_lightning import sequence
+from cl_lightning.common.memory import give_back_memory
+
+#: Once when all is loaded.
+LOADED = 1
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, list[int]]]:
+    """Of each full collection and each trim that is asked for: how many objects were frozen then."""
+    calls: dict[str, list[int]] = {"collect": [], "trim": []}
+    collect, library = gc.collect, ctypes.CDLL
+
+    def counting_collect(*args: Any) -> int:
+        calls["collect"].append(gc.get_freeze_count())
+        return collect(*args)
+
+    def counting_library(name: str | None, *args: Any, **options: Any) -> ctypes.CDLL:
+        if name is None:
+            calls["trim"].append(gc.get_freeze_count())
+        return library(name, *args, **options)
+
+    with patch("gc.collect", counting_collect), patch("ctypes.CDLL", counting_library):
+        yield calls
+
+
+def test_memory_is_given_back_once_a_task(tmp_path: Path) -> None:
+    before = gc.get_freeze_count()
+    with counted() as calls:
+        assert launch(*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}").code == 0
+    tasks = record(tmp_path / "run")["done"]
+    assert {name: len(frozen) for name, frozen in calls.items()} == {"collect": LOADED + tasks, "trim": LOADED + tasks}
+    assert all(frozen > 100_000 for frozen in calls["collect"][LOADED:]), "what is loaded is left out"
+    assert gc.get_freeze_count() == before
+
+
+def test_once_a_scored_cell_would_be_seen(tmp_path: Path) -> None:
+    """Negative control."""
+    score = sequence.score_task
+
+    def score_and_give_back(*args: Any) -> Any:
+        try:
+            return score(*args)
+        finally:
+            give_back_memory()
+
+    with counted() as calls, patch.object(sequence, "score_task", score_and_give_back):
+        assert launch(*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}").code == 0
+    assert all(len(frozen) > LOADED + 2 for frozen in calls.values())
