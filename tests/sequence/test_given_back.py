@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.test_cli import configs, launch, record
-
-from cl_lightning import sequence
 from cl_lightning.common.memory import give_back_memory
+from cl_lightning.sequence import run as sequence
+from tests.commands.test_cli import configs, launch, record
 
 #: Once when all is loaded.
 LOADED = 1
