@@ -1,8 +1,7 @@
 """The contract of adapter strategies, for every one that `cl_lightning.adapters` exports. Float64, tiny Llama."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 
 from cl_lightning import adapters
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples
-from tests.contracts import contract
+from tests.contracts import broken_strategies, contract
 from tests.contracts.contract import Clause, Contract, exported, require
 
 CONTRACT = Contract("strategy", AdapterStrategy)
@@ -302,162 +300,26 @@ def test_every_exported_strategy_keeps_the_contract(strategy: type, clause: Clau
 # --- each clause can fail ---------------------------------------------------------------------------------
 
 
-class Sound(SeqLoRA):
-    """SeqLoRA, to be broken. Source: ours."""
-
-
-class Abstract(AdapterStrategy):
-    """Leaves methods out. Source: ours."""
-
-
-class Undocumented(Sound):
-    pass
-
-
-class Unsourced(SeqLoRA):
-    """Describes no option.
-
-    Args:
-        rank: r.
-    """
-
-    def __init__(self, rank: int = 4, share: bool = True) -> None:
-        super().__init__(rank)
-
-
-class Unchecked(Sound):
-    """Takes any strength.
-
-    Args:
-        strength: of nothing.
-    """
-
-    def __init__(self, strength: float = 1.0) -> None:
-        super().__init__()
-
-
-class SaysYes(Sound):
-    """Has a text in the place of a list."""
-
-    def check(self, slots: dict[str, Any]) -> Any:
-        return "no"
-
-
-class Edits(Sound):
-    """Changes the base's weights."""
-
-    def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
-        super().attach(llm, output_head)
-        next(iter(self.layers.values())).base.weight.data.mul_(1.1)
-
-
-class Starts(Sound):
-    """Starts elsewhere than at zero."""
-
-    def begin_task(self, task: int, generator: torch.Generator) -> None:
-        super().begin_task(task, generator)
-        for layer in self.layers.values():
-            layer.lora_B.data += 0.1
-
-
-class Declares(Sound):
-    """Trains both factors and says it trains one."""
-
-    trainable_factors = frozenset({"B"})
-
-    def begin_task(self, task: int, generator: torch.Generator) -> None:
-        super().begin_task(task, generator)
-        for layer in self.layers.values():
-            layer.lora_A.requires_grad_(True)
-
-
-class Penalises(Sound):
-    """Has a penalty for each layer in one tensor."""
-
-    def penalties(self) -> dict[str, Tensor]:
-        return {"norms": torch.stack([layer.lora_B.norm() for layer in self.layers.values()])}
-
-
-class Forgets(Sound):
-    """Trains all layers but the last."""
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [{"params": super().param_groups()[0]["params"][:-2]}]
-
-
-class Drops(Sound):
-    """Ends a task by dropping it."""
-
-    def end_task(self, task: int) -> None:
-        self.discard()
-
-
-class Attached(Sound):
-    """Leaves tensors with their graph."""
-
-    def task_state(self) -> dict[str, Tensor]:
-        return {name: tensor.requires_grad_() for name, tensor in super().task_state().items()}
-
-
-class Loses(Sound):
-    """Restores the last task only."""
-
-    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        super().restore(states[-1:])
-
-
-class Stays(Sound):
-    """Leaves the branch in."""
-
-    @contextmanager
-    def without_new_branch(self) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def before_task(self) -> Iterator[None]:
-        with super().without_new_branch():
-            yield
-
-
-class Lingers(Sound):
-    """Is still the model of now."""
-
-    @contextmanager
-    def before_task(self) -> Iterator[None]:
-        yield
-
-
-class Keeps(Sound):
-    """Discards nothing."""
-
-    def discard(self) -> None:
-        pass
-
-
-class Gates(Sound):
-    """Has one share for all samples."""
-
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
-        return torch.ones(())
-
-
 BROKEN: dict[Clause, tuple[type, str]] = {
-    is_complete: (Abstract, "does not define begin_task, end_task, restore, task_state"),
-    is_documented: (Unsourced, "describes no share; add it to Args"),
-    checks_options: (Unchecked, "strength=nan: is accepted; raise UserError with one line"),
-    refuses_in_lines: (SaysYes, "returns 'no', not a list of lines"),
-    attaches_to_the_model: (Edits, "logits move by"),
-    begins_without_a_change: (Starts, "task 0 moves them by .* take the start off again"),
-    trains_its_factors_only: (Declares, r"gradients of \['lora_A', 'lora_B'\], trainable_factors are \['lora_B'\]"),
-    says_what_it_penalises: (Penalises, "not a finite tensor without dimensions"),
-    optimises_what_it_trains: (Forgets, "leaves out llm.*lora_"),
-    ends_without_a_change: (Drops, "task 0 moves them by"),
-    leaves_a_file: (Attached, "requires a gradient; detach it"),
-    is_restored: (Loses, "keep all of it in task_state"),
-    leaves_the_new_branch_out: (Stays, "logits still differ by"),
-    goes_back_before_the_task: (Lingers, "from those before the task"),
-    discards_a_task: (Keeps, "from those before the task"),
-    speaks_per_sample_or_not: (Gates, "not a share 0..1 for each sample"),
+    is_complete: (broken_strategies.Abstract, "does not define begin_task, end_task, restore, task_state"),
+    is_documented: (broken_strategies.Unsourced, "describes no share; add it to Args"),
+    checks_options: (broken_strategies.Unchecked, "strength=nan: is accepted; raise UserError with one line"),
+    refuses_in_lines: (broken_strategies.SaysYes, "returns 'no', not a list of lines"),
+    attaches_to_the_model: (broken_strategies.Edits, "logits move by"),
+    begins_without_a_change: (broken_strategies.Starts, "task 0 moves them by .* take the start off again"),
+    trains_its_factors_only: (
+        broken_strategies.Declares,
+        r"gradients of \['lora_A', 'lora_B'\], trainable_factors are \['lora_B'\]",
+    ),
+    says_what_it_penalises: (broken_strategies.Penalises, "not a finite tensor without dimensions"),
+    optimises_what_it_trains: (broken_strategies.Forgets, "leaves out llm.*lora_"),
+    ends_without_a_change: (broken_strategies.Drops, "task 0 moves them by"),
+    leaves_a_file: (broken_strategies.Attached, "requires a gradient; detach it"),
+    is_restored: (broken_strategies.Loses, "keep all of it in task_state"),
+    leaves_the_new_branch_out: (broken_strategies.Stays, "logits still differ by"),
+    goes_back_before_the_task: (broken_strategies.Lingers, "from those before the task"),
+    discards_a_task: (broken_strategies.Keeps, "from those before the task"),
+    speaks_per_sample_or_not: (broken_strategies.Gates, "not a share 0..1 for each sample"),
 }
 
 
@@ -466,13 +328,15 @@ def test_a_broken_strategy_is_told_what_is_missing(clause: Clause) -> None:
     broken, what = BROKEN[clause]
     with pytest.raises(AssertionError, match=what) as said:
         CONTRACT.hold(broken, clause)
-    assert f"strategy {broken.__name__} (tests/contracts/test_strategies.py) breaks the contract" in str(said.value)
+    assert f"strategy {broken.__name__} (tests/contracts/broken_strategies.py) breaks the contract" in str(said.value)
     assert "See AdapterStrategy in cl_lightning/adapters/base.py, and docs/extending.md" in str(said.value)
 
 
 def test_a_strategy_without_docstring_or_source_is_told_so() -> None:
     with pytest.raises(AssertionError, match="has no docstring"):
-        contract.documented(Undocumented)
-    Described = type("Described", (Unsourced,), {"__doc__": "Nothing.\n\nArgs:\n    rank, share: r, and more."})
+        contract.documented(broken_strategies.Undocumented)
+    Described = type(
+        "Described", (broken_strategies.Unsourced,), {"__doc__": "Nothing.\n\nArgs:\n    rank, share: r, and more."}
+    )
     with pytest.raises(AssertionError, match="add 'Source: paper"):
         contract.documented(Described)
