@@ -128,7 +128,7 @@ def test_every_exported_metric_keeps_the_contract(name: str, clause: Clause) -> 
 
 
 @pytest.mark.parametrize("text", ("", " ", "+", "?!", "支持", "word"))
-@pytest.mark.parametrize("name", METRICS.keys() - OFFICIAL - {"first_letter"})
+@pytest.mark.parametrize("name", sorted(METRICS.keys() - OFFICIAL - {"first_letter"}))
 def test_equal_texts_score_100_even_without_a_word(name: str, text: str) -> None:
     assert one(METRICS[name], text, text, f"Paragraph:{text}Simplification:") == pytest.approx(100)
 
