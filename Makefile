@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep mine test lint bench report compare score data data-check clean
+.PHONY: help setup run sweep mine test mutants lint bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -46,6 +46,9 @@ mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's 
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile
+
+mutants: $(STAMP) ## plant known faults one at a time and see that the tests notice each: [ARGS='WORD ...']
+	$(PY) -m tests.mutants $(ARGS)
 
 lint: $(STAMP) ## check style
 	$(VENV)/bin/ruff check .
