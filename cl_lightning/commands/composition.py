@@ -4,6 +4,7 @@ Imports everything; `commands.run` checks what it can before.
 """
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from cl_lightning.commands.first_line import first_line
@@ -60,24 +61,32 @@ def run() -> None:
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
-    if _launches_here():
-        folder.open(facts["identity"], settings.fresh, sequence.record.content())
-        # Once there is a configuration it stays; what may differ now is no part of the identity.
-        if CONFIG not in folder.files and parent is not None:
-            continuation.adopt(parent, folder, facts, data.order, resolved.encode())
-        elif CONFIG not in folder.files:
-            folder.write(CONFIG, resolved.encode())
-            folder.commit(folder.record)
-        for line in (first_line(experiment, cli, data), *module.adapter.remarks):
-            say(line)
-        _tell_standing(folder, data.order)
-    else:
-        folder.attach()
-    with loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+        if _launches_here():
+            _open(folder, sequence, parent, settings.fresh, resolved)
+            for line in (first_line(experiment, cli, data), *module.adapter.remarks):
+                say(line)
+            _tell_standing(folder, data.order)
+        else:
+            folder.attach()
         sequence.run()
-    if _launches_here():
-        report.show(folder.path)
-        folder.close()
+        if _launches_here():
+            report.show(folder.path)
+
+
+def _open(
+    folder: RunFolder, sequence: SequenceRun, parent: continuation.Parent | None, fresh: bool, resolved: str
+) -> None:
+    """Make or reopen the run's folder, before other ranks read it."""
+    facts = sequence.record.facts
+    folder.open(facts["identity"], fresh, sequence.record.content())
+    if CONFIG in folder.files:
+        return  # once there is a configuration it stays; what may differ now is no part of the identity
+    if parent is not None:
+        continuation.adopt(parent, folder, facts, sequence.data.order, resolved.encode())
+    else:
+        folder.write(CONFIG, resolved.encode())
+        folder.commit(folder.record)
 
 
 def _check(

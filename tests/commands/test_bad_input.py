@@ -201,7 +201,7 @@ LATER: dict[str, tuple[str, str]] = {
     ),
     "unknown option of a callback": (
         "--boundary.init.init_args.strenght=0.5",
-        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_weighting, reliability",
+        r"^unknown option SliceInit\.strenght; did you mean strength\? valid: batch_size, gate_weighting, initializer",
     ),
     "unknown option of a callback, short form": ("--boundary.init.strenght=0.5", r"SliceInit\.strenght; .*strength\?"),
     "unknown option of an adapter": ("--model.adapter.rnak=4", r"^unknown option SeqLoRA\.rnak; did you mean rank"),
@@ -516,11 +516,11 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> Non
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"schema": 1, "done"', "damaged; restore it, or move the folder away and run again"),
+        ('{"schema": 2, "done"', "damaged; restore it, or move the folder away and run again"),
         ('[1, "schema"]', "damaged; restore it"),
         ("\x00\x01", "damaged; restore it"),
-        ('{"schema": 1, "identity": "x"}', r"damaged \(no order, done, R,"),
-        ('{"schema": 2}', "state version 2, this code reads version 1"),
+        ('{"schema": 2, "identity": "x"}', r"damaged \(no order, columns, protocol, done, R,"),
+        ('{"schema": 1}', "state version 1, this code reads version 2"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:

@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder_holds_what_is_promised(finished: Path) -> None:
     state = record(finished)
-    assert state["schema"] == 1
+    assert state["schema"] == 2
     assert state["done"] == 2
     assert state["order"] == ["FOMC", "NumGLUE-cm"]
     assert {"torch", "lightning", "transformers", "python"} <= state["versions"].keys()
