@@ -35,7 +35,7 @@ class GeneralAbility(TaskCallback):
 
     Measured on the base model before anything is added to it, and at the end of tasks with everything in place that
     they learnt. Never changes the training: train mode and random states are restored. Scores and their differences
-    from the base model have 95 % bootstrap intervals over the items, see `cl_lightning.evaluation.general_scores`; each
+    from the base model have 95 % bootstrap intervals over the items, see `cl_lightning.evaluation.general.scores`; each
     item's score is in `general/samples_<when>.jsonl`.
 
     A setting's mean difference from the base is TRACE's Delta R^G (arXiv 2310.06762). Its Delta R^I (instruction

@@ -77,7 +77,7 @@ def small_run(
     settings = SequenceSettings(zero_shot=False, wandb="off")
     facts = {"identity": "small", "experiment": "small", "data": data.source}
     state = RunFolder(folder)
-    state.open("small", fresh=False)
     run = SequenceRun(module, data, state, settings, boundary or {}, observers or {}, trainer, facts)
     run.check()
+    state.open("small", False, run.record.content())
     return run

@@ -12,11 +12,12 @@ from callbacks.slice_init import SliceInit
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.data.collate import training_batch
-from cl_lightning.gradients.collector import Collected
 from cl_lightning.initializers.lora import LoRA
 from cl_lightning.initializers.loraga import LoRAGA
 from cl_lightning.sequence.run import SequenceRun
 from cl_lightning.surgery.pcgrad import PCGrad
+from cl_lightning.surgery.reconcile import blocks_of, decided_together
+from cl_lightning.surgery.reliability import reliable_conflicts
 from tests.callbacks.test_memory_gradient import Gradients, boundary, far, mean, of, of_new, remembered, token_mean
 from tests.conftest import relative
 from tests.ragged_words import small_run, words
@@ -93,7 +94,7 @@ def test_a_gate_in_standard_errors_keeps_surgery_off_where_gradients_agree(tmp_p
 
 
 def gate(z: float, products: dict[str, Tensor], scope: Any = "matrix") -> dict[str, bool]:
-    return SliceInit(reliability=z, scope=scope)._gate(Collected({}, lambda take, after: None, products))
+    return reliable_conflicts(products, decided_together(products, scope, blocks_of(products)), z)
 
 
 def test_the_gate_opens_z_standard_errors_below_zero_for_any_memory() -> None:
@@ -144,7 +145,7 @@ def test_every_matrix_of_every_task_starts_from_draws_of_its_own(tmp_path: Path,
     watched = Watched(**vars(initializer))
     for seed in (42, 42, 1):
         init = SliceInit(watched, None, samples=SAMPLES, batch_size=2)
-        run = small_run(tmp_path / str(len(starts)), words(seed=seed), {"init": init}, adapter=IncLoRA(rank=2))
+        run = small_run(tmp_path / str(len(starts)), words(seed=seed), {"init": init}, adapter=IncLoRA(rank=2)).context
         for task in (0, 1):
             run.module.adapter.begin_task(task, torch.Generator().manual_seed(0))
             init.on_task_start(run, task)

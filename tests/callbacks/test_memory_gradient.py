@@ -20,7 +20,7 @@ from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.initializers.loraga import LoRAGA
-from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.context import RunContext
 from cl_lightning.surgery.base import SurgeryOperator
 from tests.conftest import relative
 from tests.ragged_words import small_run, words
@@ -62,7 +62,7 @@ def boundary(
     capacity: int = 9,
     adapter: AdapterStrategy | None = None,
     **options: Any,
-) -> tuple[SequenceRun, SliceInit, Gradients]:
+) -> tuple[RunContext, SliceInit, Gradients]:
     """A run at the boundary after `past` tasks, and the gradients that reached the initialiser (a number: see `Take`).
 
     Branches of the past tasks are there and far from zero.
@@ -71,7 +71,7 @@ def boundary(
     init = SliceInit(Keep(), operator, batch_size=2, **{"memory_samples": 6, "samples": 5, **options})
     memory = ReplayBuffer(capacity)
     adapter = adapter or IncLoRA(rank=2, targets=["q_proj", "o_proj"])  # enough to tell, and quick
-    run = small_run(folder, words(), {"memory": memory, "init": init}, adapter=adapter)
+    run = small_run(folder, words(), {"memory": memory, "init": init}, adapter=adapter).context
     for task in range(past):
         run.module.adapter.begin_task(task, torch.Generator().manual_seed(task))
         for layer in run.module.adapter.layers.values():
@@ -84,7 +84,7 @@ def boundary(
     return run, init, kept
 
 
-def of(run: SequenceRun, examples: Sequence[Encoded], weights: Sequence[float], loss_on: str = "answer") -> Gradients:
+def of(run: RunContext, examples: Sequence[Encoded], weights: Sequence[float], loss_on: str = "answer") -> Gradients:
     """d/dW of the sum over examples of weight * summed NLL, with the past branches in and the new one out.
 
     By autograd, on a matrix of zeros of our own beside each layer: y + x E^T.
@@ -100,11 +100,11 @@ def of(run: SequenceRun, examples: Sequence[Encoded], weights: Sequence[float], 
     return dict(zip(extra, torch.autograd.grad(loss, list(extra.values())), strict=True))
 
 
-def token_mean(run: SequenceRun, examples: Sequence[Encoded]) -> Gradients:
+def token_mean(run: RunContext, examples: Sequence[Encoded]) -> Gradients:
     return of(run, examples, [1 / sum(len(e.answer_ids) for e in examples)] * len(examples))
 
 
-def sample_mean(run: SequenceRun, examples: Sequence[Encoded]) -> Gradients:
+def sample_mean(run: RunContext, examples: Sequence[Encoded]) -> Gradients:
     """Negative control: the mean over samples of each sample's own mean."""
     return of(run, examples, [1 / (len(examples) * len(e.answer_ids)) for e in examples])
 
@@ -117,14 +117,14 @@ def far(found: Gradients, wanted: Gradients) -> float:
     return max(relative(found[name], wanted[name]) for name in wanted)
 
 
-def remembered(run: SequenceRun, share: int) -> list[list[Encoded]]:
+def remembered(run: RunContext, share: int) -> list[list[Encoded]]:
     """The first `share` examples kept of each past task, as the tasks' own encodings."""
     trained = {e.example.id: e for task in run.data.tasks for e in task.train}
     kept = run.boundary["memory"].examples
     return [[trained[e.id] for e in examples[:share]] for examples in kept.values()]
 
 
-def of_new(run: SequenceRun, task: int, samples: int) -> list[Encoded]:
+def of_new(run: RunContext, task: int, samples: int) -> list[Encoded]:
     """`samples` of the task's training examples, drawn by (seed, task)."""
     train = run.data.tasks[task].train
     order = torch.randperm(len(train), generator=generator(42, "gradient", run.order[task])).tolist()

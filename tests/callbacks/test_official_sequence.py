@@ -45,7 +45,7 @@ class Seen:
         self.batches: list[list[dict[str, Any]]] = [[] for _ in TASKS]
 
     def boundary(self, task: int, slot: str) -> list[dict[str, Any]]:
-        return list(self.run.batches(self.run.draw(task, 256, slot), 4))
+        return list(self.run.batches(self.run.data.draw(task, 256, slot), 4))
 
 
 @pytest.fixture(scope="module")

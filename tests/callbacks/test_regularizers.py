@@ -30,20 +30,21 @@ class OneRank:
 
     def __init__(self, module: ContinualLM, count: int = 4) -> None:
         self.module, self.examples = module, random_examples(count, seed=9)
+        self.data = self
 
     def draw(self, task: int, count: int, purpose: str) -> list[Any]:
         return self.examples[:count]
 
-    def products(
-        self, samples: Any, size: int, loss_on: str, take: Any, after: Any, gated: bool = False, with_new: bool = False
-    ) -> None:
+    def gradient_pass(
+        self, samples: Any, size: int, loss_on: str = "answer", gated: bool = False, with_new: bool = False
+    ) -> Callable[..., None]:
         def batches() -> Iterator[dict[str, Any]]:
             for example in samples[0]:
                 batch = training_batch([example], pad_id=0)
                 yield {**batch, "sample_weight": torch.ones(1, dtype=torch.float64)}
 
         assert size == 1
-        self.module.products(batches(), take, after, gated, with_new)
+        return lambda take, after: self.module.products(batches(), take, after, gated, with_new)
 
 
 def learnt(tiny: Make, adapter: AdapterStrategy) -> ContinualLM:

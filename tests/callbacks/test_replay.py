@@ -1,5 +1,6 @@
 """The memory and its share of training: quotas, what is kept of which task, draws, and each batch by source."""
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,13 @@ def data() -> TaskSequence:
     return words()
 
 
+def run_of(data: TaskSequence, seed: int = 42) -> SimpleNamespace:
+    """What the memory asks of a run: its data, under a seed."""
+    seeded = copy.copy(data)
+    seeded.seed = seed
+    return SimpleNamespace(data=seeded)
+
+
 def ids(examples: Sequence[Example]) -> list[str]:
     return [e.id for e in examples]
 
@@ -30,7 +38,7 @@ def ids(examples: Sequence[Example]) -> list[str]:
 def filled(data: TaskSequence, capacity: int, tasks: Sequence[int] = range(5), seed: int = 42) -> ReplayBuffer:
     memory = ReplayBuffer(capacity)
     for task in tasks:
-        memory.on_task_end(SimpleNamespace(seed=seed, data=data), task)
+        memory.on_task_end(run_of(data, seed), task)
     return memory
 
 
@@ -43,7 +51,7 @@ def test_never_more_than_capacity_in_equal_quotas_of_training_examples_that_only
 ) -> None:
     memory, before = ReplayBuffer(capacity), {}
     for task, name in enumerate(TASKS):
-        memory.on_task_end(SimpleNamespace(seed=42, data=data), task)
+        memory.on_task_end(run_of(data), task)
         kept = {name: ids(examples) for name, examples in memory.examples.items()}
         assert sum(map(len, kept.values())) <= capacity
         seen = task + 1
@@ -98,7 +106,7 @@ def share_kept(data: TaskSequence, capacity: int, rule: type[ReplayBuffer] = Rep
     for seed in range(seeds):
         memory = rule(capacity)
         for task in range(5):
-            memory.on_task_end(SimpleNamespace(seed=seed, data=data), task)
+            memory.on_task_end(run_of(data, seed), task)
         counts.update(list(memory.examples))
     return {name: counts[name] / seeds for name in TASKS}
 
@@ -125,7 +133,7 @@ def test_who_keeps_an_example_is_a_fair_draw_whatever_the_order(data: TaskSequen
 
 def test_a_task_that_has_left_breaks_neither_draws_nor_state(data: TaskSequence) -> None:
     memory = filled(data, 2)
-    run = SimpleNamespace(seed=42, data=data)
+    run = run_of(data)
     left = [name for name in TASKS if name not in memory.examples]
     assert len(left) == 3
     assert set(memory.draw(run, 7)) == set(memory.examples)
@@ -137,7 +145,7 @@ def test_a_task_that_has_left_breaks_neither_draws_nor_state(data: TaskSequence)
 
 
 def test_state_restores_every_field_and_goes_on_alike(data: TaskSequence) -> None:
-    memory, run = filled(data, 7, (0, 1)), SimpleNamespace(seed=42, data=data)
+    memory, run = filled(data, 7, (0, 1)), run_of(data)
     memory.examples["one"][0] = Example("one/train/x", "who? Answer:", "a", ("a", "b"), instruction=4, cue=7)
     restored = ReplayBuffer(7)
     restored.load(json.loads(json.dumps(memory.state())))
@@ -155,7 +163,7 @@ def test_state_restores_every_field_and_goes_on_alike(data: TaskSequence) -> Non
 @pytest.mark.parametrize("tasks", [1, 2, 3, 5])
 def test_draws_are_equal_shares_with_at_least_one_of_each(data: TaskSequence, tasks: int, count: int) -> None:
     memory = filled(data, 1000, range(tasks))
-    drawn = memory.draw(SimpleNamespace(seed=42, data=data), count)
+    drawn = memory.draw(run_of(data), count)
     assert list(drawn) == list(TASKS[:tasks])
     sizes = [len(examples) for examples in drawn.values()]
     assert max(sizes) - min(sizes) <= 1, "nobody is favoured, the newest neither"
@@ -165,9 +173,9 @@ def test_draws_are_equal_shares_with_at_least_one_of_each(data: TaskSequence, ta
 
 
 def test_no_task_gives_more_than_it_keeps(data: TaskSequence) -> None:
-    drawn = filled(data, 6, (0, 1, 2)).draw(SimpleNamespace(seed=42, data=data), 30)
+    drawn = filled(data, 6, (0, 1, 2)).draw(run_of(data), 30)
     assert [len(examples) for examples in drawn.values()] == [2, 2, 2]
-    assert ReplayBuffer(4).draw(SimpleNamespace(seed=42, data=data), 3) == {}
+    assert ReplayBuffer(4).draw(run_of(data), 3) == {}
 
 
 # --- what a batch is made of ------------------------------------------------------------------------------
@@ -176,7 +184,7 @@ def test_no_task_gives_more_than_it_keeps(data: TaskSequence) -> None:
 def served(data: TaskSequence, memory: ReplayBuffer, task: int, ratio: float) -> None:
     data.activate(task)
     memory.train_ratio = ratio
-    memory.on_task_start(SimpleNamespace(seed=42, data=data), task)
+    memory.on_task_start(SimpleNamespace(data=data), task)
 
 
 def steps(data: TaskSequence, task: int, epoch: int, world: int = 1, accumulate: int = 1) -> list[list[str]]:

@@ -22,7 +22,11 @@ from tests.commands.test_cli import launch
 
 BEGIN = {
     "identity": "0123456789ab", "order": ["A", "B"], "done": 0, "R": [], "zero_shot": None, "clock": {}, "attempts": 0,
-    "metrics": {},
+    "metrics": {
+        "metric_of_task": {}, "by_likelihood": [], "trained": [], "intervals": {}, "majority": None,
+        "copy_prompt": None, "baseline_intervals": {}, "further": {}, "budgets": {},
+    },
+    "columns": ["A", "B"], "protocol": "sequential",
 }  # fmt: skip
 #: What people keep, the first of which look like temporary files of some program.
 PRECIOUS = (

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cl_lightning.__main__ import main
 from cl_lightning.adapters import EXPORTS as ADAPTERS
 from cl_lightning.commands import compare, mine, score
 from cl_lightning.common.errors import ConfigError, UserError
@@ -28,7 +29,7 @@ PLANTED = """
 from pathlib import Path
 Path({marker!r}).write_text("imported")
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.data.trace import TRACE
+from cl_lightning.data.benchmarks.trace import TRACE
 class Evil(SeqLoRA):
     "Somebody's."
 class EvilData(TRACE):
@@ -84,8 +85,8 @@ def foreign(whole: Path, tmp_path: Path) -> Foreign:
 
 
 def command(module: Any, *argv: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", [module.__name__, *argv])
-    return module.main()
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", module.__name__.rpartition(".")[2], *argv])
+    return main()
 
 
 # ---- the model ---------------------------------------------------------------------------------------------
