@@ -45,8 +45,8 @@ class OneRank:
 
     def __init__(self, module: ContinualLM) -> None:
         self.module, self.sets = module, [examples(0), examples(1)]
-        self.data = SimpleNamespace(tasks=[SimpleNamespace(test=s) for s in self.sets])
-        self.write = self.log = self.say = lambda *_: None
+        self.data = SimpleNamespace(tasks=[SimpleNamespace(test=s) for s in self.sets], draw=self.draw)
+        self.write_table = self.log = self.say = lambda *_: None
 
     def draw(self, task: int, count: int, purpose: str) -> list[Encoded]:
         return self.sets[task]
