@@ -40,12 +40,12 @@ class Recorder(TaskCallback):
 
     def on_task_end(self, run: Any, task: int) -> None:
         layer = next(iter(run.module.adapter.layers.values()))
-        self.note("task_end", task=task, branch=layer.lora_A is not None, rows=len(run.matrix))
+        self.note("task_end", task=task, branch=layer.lora_A is not None, rows=len(run.record.matrix))
 
     def on_task_scored(self, run: Any, task: int) -> None:
         layer = next(iter(run.module.adapter.layers.values()))
-        on_disk = json.loads((run.folder.path / "sequence.json").read_text())["done"]
-        self.note("task_scored", task=task, branch=layer.lora_A is not None, rows=len(run.matrix), on_disk=on_disk)
+        on_disk = json.loads((run._folder.path / "sequence.json").read_text())["done"]
+        self.note("task_scored", task=task, branch=layer.lora_A is not None, rows=len(run.record.matrix), on_disk=on_disk)
 
     def on_sequence_end(self, run: Any) -> None:
         self.note("sequence_end")
