@@ -32,7 +32,7 @@ def decode(
 
     Args:
         input_ids: left-padded behind what the cache holds already, which is the same in all rows; (B, L).
-        given: arguments of the model: `past_key_values` of `shared_prefix.roomy_cache` with room for all columns,
+        given: arguments of the model: `past_key_values` of `model.prefix_cache.roomy_cache` with room for all columns,
             `attention_mask`, each sample's own (gates (B, ..)).
     """
     cache, mask = given["past_key_values"], given["attention_mask"]

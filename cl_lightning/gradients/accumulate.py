@@ -23,7 +23,7 @@ class Exact:
         self.products = torch.zeros(len(against), dtype=torch.float64, device=device)
 
     def add(self, dy: Tensor, x: Tensor) -> None:
-        # Formed apart, not accumulated inside the kernel: see `arithmetic.add_outer_`.
+        # Formed apart, not accumulated inside the kernel: see `add_outer_`.
         product = dy.t() @ x
         self.total.add_(product)
         for j, gradient in enumerate(self.against):

@@ -48,7 +48,7 @@ class LoRAGA(Initializer):
     used as a displacement from its start (`cl_lightning.adapters.linear`).
 
     Args:
-        directions: which of the 2r directions go where, see `spectral.split`.
+        directions: which of the 2r directions go where, see `initializers.directions.split`.
         scale: zeta. "stable": m^(1/4) / sqrt(gamma); "gd": 1/s; "unit": 1; "weightS": mean over i <= r of
             sqrt(sigma_i(W) / s).
         gamma: of the "stable" scale; larger starts smaller.
@@ -58,7 +58,7 @@ class LoRAGA(Initializer):
 
     Source: Wang et al. 2024 (arXiv 2407.05000), theorem 3.1; scales as in their code
     (Outsider565/LoRA-GA, peft/tuners/lora/layer.py, lora_ga_init). We differ: fixed signs, own generator
-    and exact SVD of small matrices (`spectral.top_singular`); factors stay float32; their `norm_clip` is
+    and exact SVD of small matrices (`linalg.svd.top_singular`); factors stay float32; their `norm_clip` is
     left out; "interleaved" is their ArBr. PEFT's LoRA-GA is another algorithm (its B
     carries the gradient's singular values) and is not matched.
     """

@@ -18,7 +18,7 @@ class LoRAM(Initializer):
     so that Var(B0 A0) = rho Var(W): the magnitude that spectral starts owe their gains to, without a spectrum.
 
     Args:
-        variance: "uncentred" or "centred", see `spectral.variance_scale`.
+        variance: "uncentred" or "centred", see `initializers.directions.variance_scale`.
 
     Raises:
         ConfigError: for an unknown name.
