@@ -45,7 +45,9 @@ class Recorder(TaskCallback):
     def on_task_scored(self, run: Any, task: int) -> None:
         layer = next(iter(run.module.adapter.layers.values()))
         on_disk = json.loads((run._folder.path / "sequence.json").read_text())["done"]
-        self.note("task_scored", task=task, branch=layer.lora_A is not None, rows=len(run.record.matrix), on_disk=on_disk)
+        self.note(
+            "task_scored", task=task, branch=layer.lora_A is not None, rows=len(run.record.matrix), on_disk=on_disk
+        )
 
     def on_sequence_end(self, run: Any) -> None:
         self.note("sequence_end")

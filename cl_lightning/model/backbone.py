@@ -37,8 +37,8 @@ class Backbone:
         name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
             .gguf file, or a hub name.
         dtype: of the frozen base. Adapters are float32 in any case. bfloat16 on a machine without any bf16 unit is
-            held in float32 (see `model.precision.held_dtype`); the run's first line says so. float64 is for comparisons with
-            references: norms, softmaxes and position angles are then float64 too.
+            held in float32 (see `model.precision.held_dtype`); the run's first line says so. float64 is for
+            comparisons with references: norms, softmaxes and position angles are then float64 too.
         load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
         gradient_checkpointing: trade a second forward pass for activation memory.
         attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
