@@ -1,6 +1,7 @@
 """Which layers of an LLM get an adapter, by `model.adapter.targets`, and which weights are left out."""
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
@@ -24,10 +25,21 @@ def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Target
     asked = f"model.adapter.targets: {missing or targets} matches no linear layer of the model"
     if not linear:
         raise ConfigError(f"{asked}, whose blocks have {_kinds(llm)} and no nn.Linear; choose another base model")
-    ends = {n.rsplit(".", 1)[-1] for n in linear}
     if not missing:
-        raise ConfigError(f"{asked}; there are {sorted(ends)}")
-    raise ConfigError(f"{asked}; {_instead(llm, output_head, missing[0])}{nearest(missing[0], ends)}")
+        raise ConfigError(f"{asked}; there are {sorted(_ends(linear, 1))}")
+    first = missing[0]
+    if first in ("", "all-linear"):
+        raise ConfigError(
+            f"model.adapter.targets: {targets} must be names of layers; write all-linear without brackets"
+        )
+    # As many parts of the layers' names as the target has, so that they compare.
+    ends = _ends(linear, first.count(".") + 1)
+    raise ConfigError(f"{asked}; {_instead(llm, output_head, first)}{nearest(first, ends)}")
+
+
+def _ends(names: Iterable[str], parts: int) -> set[str]:
+    """The last parts of dotted names."""
+    return {".".join(name.split(".")[-parts:]) for name in names}
 
 
 def left_out(llm: nn.Module, output_head: nn.Module | None, targets: Targets) -> str | None:

@@ -27,9 +27,11 @@ from cl_lightning.common.errors import ConfigError
 
 #: What follows "For" in the names of architectures that generate text.
 GENERATES = ("CausalLM", "ConditionalGeneration", "Seq2SeqLM", "TextToText", "Generation")
-#: How heads that do not generate text are called in checkpoints.
+#: How heads that do not generate text are called in checkpoints, below the model's prefix: by their kind, or as a
+#: matrix at the top, where a language model has its output head.
 OTHER_HEAD = re.compile(
     r"(score|qa_outputs|logits_proj|(sequence_)?summary|(v|rm|\w*value)_head|\w*(classif|reward|regress|rank)\w*)\."
+    r"|[^.\d]+\.weight$"
 )
 
 
@@ -51,12 +53,21 @@ def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
     found = stored_file(source, "adapter_config.json", revision)
     if found is None:
         return
-    base = re.search(r'"base_model_name_or_path"\s*:\s*("(?:[^"\\]|\\.)*")', found.read_text(encoding="utf-8"))
-    alone = f"name its base alone ({json.loads(base[1])})" if base else "name its base alone"
+    base = _base_of(found)
+    alone = f"name its base alone ({base})" if base else "name its base alone"
     raise ConfigError(
         f"model.backbone.name: {name} comes with a PEFT adapter (adapter_config.json) that would be attached; "
         f"merge it first (peft's merge_and_unload, then save_pretrained to a new folder), or {alone}, without that file"
     )
+
+
+def _base_of(adapter: Path) -> str | None:
+    """The base model that an adapter's configuration names, if it can be read."""
+    try:
+        named = json.loads(adapter.read_bytes())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
@@ -81,6 +92,7 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
             raise
         _refuse(f"the checkpoint of {name} lacks keys of experts or of parts of layers, or has them in other shapes")
     missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    missing = [key for key in missing if not _by_formula(llm, key)]
     if missing:
         instead = f" (it has {_some(unexpected)})" if unexpected else ""
         _refuse(f"the checkpoint of {name} lacks weights, which would be drawn at random: {_some(missing)}{instead}")
@@ -88,7 +100,7 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
         _refuse(f"the checkpoint of {name} has weights of other shapes than its configuration says: {_some(wrong)}")
     head = llm.get_output_embeddings()
     if head is not None and head.weight is llm.get_input_embeddings().weight:
-        other = [key for key in unexpected if OTHER_HEAD.match(key)]
+        other = [key for key in unexpected if OTHER_HEAD.match(key.removeprefix(f"{llm.base_model_prefix}."))]
         if other:
             _refuse(
                 f"the checkpoint of {name} has the head of another kind of model, {_some(other)}, and no output head"
@@ -111,6 +123,11 @@ def _check_kind(name: str, config: PreTrainedConfig) -> None:
     known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in known and not getattr(config, "auto_map", None):
         _refuse(f"{name} is a {(declared or [config.model_type])[0]}, of which transformers has no language model")
+
+
+def _by_formula(llm: PreTrainedModel, key: str) -> bool:
+    """Whether a parameter is not drawn but computed, as sinusoids of positions are."""
+    return "Sinusoidal" in type(llm.get_submodule(key.rpartition(".")[0])).__name__
 
 
 def _some(names: Sequence[str]) -> str:

@@ -100,6 +100,7 @@ class ContinualLM(LightningModule):
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
         self._label_only = self._head_is_plain()
+        self._check_causal()
         self._plain_cache = has_plain_cache(self.llm)
         self.tokenizer = tokenizer
 
@@ -124,6 +125,29 @@ class ContinualLM(LightningModule):
         same = torch.equal(self.llm.get_output_embeddings()(hidden), self.llm(input_ids=ids, use_cache=False).logits)
         self.llm.train(training)
         return same
+
+    @torch.no_grad()
+    def _check_causal(self) -> None:
+        """Refuse a model whose predictions change with later tokens (BERT's kind): it sees what it is to predict.
+
+        Raises:
+            ConfigError: it is such a model.
+        """
+        if self.encoder_decoder:
+            return
+        one = torch.arange(1, 5, device=self.llm.device)[None]
+        other = one.clone()
+        other[0, -1] = 5
+        training = self.llm.training
+        self.llm.eval()
+        first, second = (self.llm(input_ids=ids, use_cache=False).logits[0, 0] for ids in (one, other))
+        self.llm.train(training)
+        rounding = 8 * torch.finfo(first.dtype).eps * first.double().norm()
+        if (first.double() - second.double()).norm() > rounding:
+            raise ConfigError(
+                f"model.backbone.name: {self.backbone.name} predicts a token from those that follow it, so it is no "
+                "causal language model; choose a decoder or an encoder-decoder"
+            )
 
     def cpu(self) -> "ContinualLM":
         """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 
 VOCABULARY = len(random_tokenizer())
@@ -187,6 +188,29 @@ def test_another_head_is_found_though_nothing_is_missing(declared: list[str] | N
     refused(tmp_path, "has the head of another kind of model, score.weight, and no output head")
 
 
+@pytest.mark.parametrize("key", ["scorer.weight", "model.critic.weight", "head.weight", "v_head.summary.weight"])
+def test_a_head_of_any_name_is_found_beside_a_tied_one(key: str, tmp_path: Path) -> None:
+    save(tmp_path, tf.LlamaForCausalLM, {**LLAMA, "tie_word_embeddings": True})
+    Backbone(str(tmp_path), dtype="float32").load(VOCABULARY)
+    edit(tmp_path, lambda t: {**t, key: torch.ones(1, 16)})
+    refused(tmp_path, f"has the head of another kind of model, {key}, and no output head")
+
+
+def test_positions_that_are_computed_may_be_missing(tmp_path: Path) -> None:
+    save(tmp_path, tf.PegasusForConditionalGeneration, BART)
+    edit(tmp_path, without("embed_positions.weight"))
+    Backbone(str(tmp_path), dtype="float32").load(VOCABULARY)
+
+
+def test_a_model_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, tf.BertLMHeadModel, {**NEOX, "is_decoder": False})
+    edit(tmp_path, lambda t: t, architectures=None)
+    with pytest.raises(ConfigError, match="predicts a token from those that follow it"):
+        ContinualLM(Backbone(str(tmp_path), dtype="float32")).load(random_tokenizer())
+    edit(tmp_path, lambda t: t, is_decoder=True)
+    ContinualLM(Backbone(str(tmp_path), dtype="float32")).load(random_tokenizer())
+
+
 @pytest.mark.parametrize(
     ("architecture", "expected"),
     [("LlamaForRewardModel", "is a LlamaForRewardModel, whose head"), ("Later4LMHeadModel", None), (None, None)],
@@ -230,6 +254,12 @@ def adapted(tmp_path: Path) -> Path:
     llm = tf.AutoModelForCausalLM.from_pretrained(folder)
     get_peft_model(llm, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'{"base_model_name_or_path": "a\\q"}', b"[]", b"{}"])
+def test_an_adapter_that_cannot_be_read_is_refused_too(content: bytes, adapted: Path) -> None:
+    (adapted / "adapter_config.json").write_bytes(content)
+    refused(adapted, "comes with a PEFT adapter .*or name its base alone, without that file")
 
 
 def test_an_adapter_beside_the_base_is_refused_and_its_base_is_named(adapted: Path, tmp_path: Path) -> None:
