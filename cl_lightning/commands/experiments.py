@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.terminal import say
 
 #: Options of every experiment; not one itself.
 BASE = "_base"
@@ -60,14 +61,16 @@ def main(argv: list[str]) -> None:
     """Print the experiments, grouped by the benchmark that their names begin with, and the presets."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ConfigError(f"experiments takes no arguments, not {argv[0]!r}")
-    print("cl-lightning run NAME [--preset PRESET] [--option=value ...]")
+    say("cl-lightning run NAME [--preset PRESET] [--option=value ...]")
     group = None
     for name in names():
         benchmark = re.match(r"long_sequence|[^_]+", name)[0]
         if benchmark != group:
             group = benchmark
-            print(f"\n{group}")
-        print(f"  {name:<38} {about(folder() / f'{name}.yaml')}")
-    print("\npresets, put on top of an experiment")
+            say("")
+            say(group)
+        say(f"  {name:<38} {about(folder() / f'{name}.yaml')}")
+    say("")
+    say("presets, put on top of an experiment")
     for name in presets():
-        print(f"  {name:<38} {about(folder() / 'presets' / f'{name}.yaml')}")
+        say(f"  {name:<38} {about(folder() / 'presets' / f'{name}.yaml')}")

@@ -59,15 +59,15 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
         r"warm_start: LoRAM does not start at a gradient's directions; set it to 0$",
     ),
     "a strategy that fixes A": (
-        ["--model.adapter=tests.callbacks.test_boundary_refusals.FrozenA"],
-        r"^boundary\.init sets A and B, FrozenA trains only one; set boundary\.init=null$",
+        ["--model.adapter=tests.callbacks.test_boundary_refusals.OnlyB"],
+        r"^boundary\.init sets A and B, OnlyB trains only one; set boundary\.init=null$",
     ),
     "a scope that is none": (["--boundary.init.scope=layer"], r"scope: 'layer' is not valid; .*block, global, matrix"),
     "a negative gate": (["--boundary.init.reliability=-1"], r"reliability: -1\.0 must not be negative$"),
 }
 
 
-class FrozenA(SeqLoRA):
+class OnlyB(SeqLoRA):
     """A strategy that trains B only."""
 
     trainable_factors = frozenset({"B"})

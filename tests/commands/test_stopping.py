@@ -19,15 +19,15 @@ from tests.launch import launched, started
 SMOKE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
 #: What each command imports, and waits for in these tests.
 IMPORTS = {
-    "cl_lightning": "torch",
-    "cl_lightning.commands.mine": "yaml",
-    "cl_lightning.results.report": "rich",
-    "cl_lightning.commands.compare": "numpy",
-    "cl_lightning.commands.score": "numpy",
-    "cl_lightning.data.audit.check": "rich",
-    "cl_lightning.data.audit.fetch": "argparse",
+    "run": "torch",
+    "mine": "yaml",
+    "report": "rich",
+    "compare": "numpy",
+    "score": "numpy",
+    "data-check": "rich",
+    "data": "argparse",
 }
-ENDED = "from cl_lightning import stopping; stopping.end_on_signals()"
+ENDED = "from cl_lightning.common import stopping; stopping.end_on_signals()"
 #: Where an exception from a signal handler is lost, or no handler runs. `s` is the signal.
 PLACES = {
     "a destructor": """
@@ -106,15 +106,15 @@ def test_forks_get_the_systems_handling_back_and_nohup_is_respected() -> None:
     assert python(f"{ENDED}\nsignal.raise_signal(signal.SIGHUP)").returncode == 129
 
 
-@pytest.mark.parametrize("module", IMPORTS)
-def test_every_command_ends_in_one_line_while_it_imports(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", IMPORTS)
+def test_every_command_ends_in_one_line_while_it_imports(command: str, tmp_path: Path) -> None:
     reached = tmp_path / "reached"
-    (tmp_path / f"{IMPORTS[module]}.py").write_text(
+    (tmp_path / f"{IMPORTS[command]}.py").write_text(
         f"from pathlib import Path\nfrom tests.holding import write_and_hold\nwrite_and_hold(Path({str(reached)!r}))\n"
     )
-    command = [sys.executable, "-m", module, *(SMOKE if module == "cl_lightning" else ["--help"])]
+    line = [sys.executable, "-m", "cl_lightning", command, *(["smoke"] if command == "run" else ["--help"])]
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen(line, cwd=ROOT, env=env, stdout=-1, stderr=-1, text=True)
     wait_for(reached.exists, process)
     for _ in range(2):
         process.send_signal(signal.SIGINT)

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from cl_lightning.commands import compare, score
+from cl_lightning.commands import compare, data_check, report, score
 from cl_lightning.common.console import console, table
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.terminal import say, say_error, shown
-from cl_lightning.data.audit import check as data_check
-from cl_lightning.results import report
-from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.context import RunContext
 from tests.commands.test_bad_input import go_on
 from tests.conftest import ROOT
 from tests.results.test_compare import MakeRun, run
@@ -71,7 +69,7 @@ def test_other_text_stays_as_it_is() -> None:
 
 
 def test_the_runs_lines(capsys: pytest.CaptureFixture) -> None:
-    SequenceRun.say(type("Run", (), {"is_main": True})(), "\x1b[2J [/x]")  # type: ignore[arg-type]
+    RunContext.say(object(), "\x1b[2J [/x]")  # type: ignore[arg-type]
     assert capsys.readouterr().out == "\\x1b[2J [/x]\n"
 
 
@@ -114,7 +112,7 @@ def test_task_names_and_folders(
 def test_a_comparison_with_it_everywhere(
     run: MakeRun, nasty: str, form: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = {"metric_of_task": dict.fromkeys(("FOMC", "Py150"), nasty)}
+    metrics = {**METRICS, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), nasty)}
     facts = {"metrics": metrics, "experiment": nasty, "data": nasty}
     options = {"model.lr": nasty}
     paths = [str(run("a", 1, facts=facts)), str(run("b", 1, facts={**facts, "experiment": "b"}, **options))]

@@ -14,10 +14,10 @@ from torch import Tensor
 from cl_lightning import initializers
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers import SLICE, LoRA, LoRAGA
-from cl_lightning.initializers import directions as spectral
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.directions import DIRECTIONS, split, variance_scale
 from cl_lightning.initializers.loraga import SCALES
+from cl_lightning.linalg import svd
 from cl_lightning.linalg.svd import subspace_overlap, top_singular
 from cl_lightning.surgery import PCGrad
 from cl_lightning.surgery.reconcile import reconcile
@@ -136,11 +136,11 @@ def test_randomised_decomposition_against_the_exact_one(shape: tuple[int, int]) 
         torch.testing.assert_close(found, exact, rtol=0, atol=2e-3)  # signs and order included
     # Control: it is the randomised path, and its accuracy comes from the power iterations.
     assert not torch.equal(U, exact_U)
-    iterations, spectral.POWER_ITERATIONS = spectral.POWER_ITERATIONS, 0
+    iterations, svd.POWER_ITERATIONS = svd.POWER_ITERATIONS, 0
     try:
         rough = top_singular(G, k, rng(), exact_below=0)[1]
     finally:
-        spectral.POWER_ITERATIONS = iterations
+        svd.POWER_ITERATIONS = iterations
     assert relative(rough, Sr[:k]) > 1e3 * relative(S, Sr[:k])
 
 

@@ -97,7 +97,7 @@ def lines(run: Path, after: str, task: str) -> list[dict[str, Any]]:
 def table(run: Path, title: str = "further metrics") -> dict[tuple[str, str], list[str]]:
     """A report's rows by task and metric."""
     (found,) = [t for t in tables(run) if str(t.title).startswith(title)]
-    columns = [list(column.cells) for column in found.columns]
+    columns = [[str(cell) for cell in column.cells] for column in found.columns]
     return {(task, metric): list(rest) for task, metric, *rest in zip(*columns, strict=True)}
 
 

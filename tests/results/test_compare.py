@@ -36,6 +36,13 @@ Scores = Mapping[tuple[int, int], Sequence[float]]
 MakeRun = Callable[..., Path]
 
 
+#: What a record's metrics hold where nothing was measured.
+NOTHING_MORE: dict[str, Any] = {
+    "metric_of_task": {}, "by_likelihood": [], "trained": [], "intervals": {}, "majority": None, "copy_prompt": None,
+    "baseline_intervals": {}, "further": {}, "budgets": {},
+}  # fmt: skip
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> MakeRun:
     """Write a run folder as a run does: make(name, seed, scores, order=..., done=..., **{"data.x": value})."""
@@ -74,7 +81,8 @@ def run(tmp_path: Path) -> MakeRun:
             "identity": "x", "order": list(trained), "columns": list(order), "protocol": protocol,
             "done": len(trained) if done is None else done, "R": R,
             "zero_shot": zero_shot and [float(np.mean(values)) for values in zero_shot],
-            "clock": {}, "attempts": 1, "metrics": {"metric_of_task": dict.fromkeys(order, "accuracy")},
+            "clock": {}, "attempts": 1, "metrics": {**NOTHING_MORE, "metric_of_task": dict.fromkeys(order, "accuracy")},
+            "benchmark": "TRACE files", "tables": {},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
         }  # fmt: skip

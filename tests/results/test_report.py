@@ -13,14 +13,11 @@ from cl_lightning.results.comparison.table import compare
 from cl_lightning.results.report import tables
 from cl_lightning.results.resampled import metric_intervals
 from cl_lightning.sequence.folder import RunFolder, check_names, read_record
-from tests.results.test_compare import INDEPENDENT, JOINT, PLAIN, START, WHOLE, MakeRun, run
+from tests.results.test_compare import INDEPENDENT, JOINT, NOTHING_MORE, PLAIN, START, WHOLE, MakeRun, run
 from tests.sequence.test_sequence import record, smoke
 
 __all__ = ["run"]  # the fixture
-METRICS = {
-    "metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "zero_shot": None, "majority": None,
-    "copy_prompt": None,
-}  # fmt: skip
+METRICS = {**NOTHING_MORE, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "zero_shot": None}
 
 
 def cells(path: Path, title: str) -> list[list[str]]:

@@ -85,7 +85,7 @@ def foreign(whole: Path, tmp_path: Path) -> Foreign:
 
 
 def command(module: Any, *argv: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["cl-lightning", module.__name__.rpartition(".")[2], *argv])
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", module.__name__.rpartition(".")[2].replace("_", "-"), *argv])
     return main()
 
 
