@@ -15,7 +15,7 @@ from cl_lightning import initializers
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers import SLICE, LoRA, LoRAGA
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import DIRECTIONS, split, variance_scale
+from cl_lightning.initializers.directions import DIRECTIONS, Directions, Variance, split, variance_scale
 from cl_lightning.initializers.loraga import SCALES
 from cl_lightning.linalg import svd
 from cl_lightning.linalg.svd import subspace_overlap, top_singular
@@ -167,7 +167,7 @@ def test_another_seed_gives_the_same_directions() -> None:
 
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
-def test_split_is_a_partition(directions: spectral.Directions) -> None:
+def test_split_is_a_partition(directions: Directions) -> None:
     eye = torch.eye(12, dtype=torch.float64)
     A, B = split(eye, eye, 3, directions, rng())
     a, b = A.argmax(1).tolist(), B.argmax(0).tolist()
@@ -195,7 +195,7 @@ def test_subspace_overlap() -> None:
 
 @pytest.mark.parametrize("variance", ["uncentred", "centred"])
 @pytest.mark.parametrize("rank", [1, 2, 8])
-def test_variance_scale(rank: int, variance: spectral.Variance) -> None:
+def test_variance_scale(rank: int, variance: Variance) -> None:
     m, n = 300, 40
     W = 0.03 + 0.05 * torch.randn(m, n, dtype=torch.float64, generator=rng())  # mean != 0 tells the two apart
     U, _, V = top_singular(torch.rand(m, n, dtype=torch.float64, generator=rng(1)), 2 * rank, rng())
@@ -271,7 +271,7 @@ def test_gradient_scale_does_not_matter(init: Initializer, shape: tuple[int, int
 
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
-def test_without_conflict_slice_has_the_directions_of_loraga(directions: spectral.Directions) -> None:
+def test_without_conflict_slice_has_the_directions_of_loraga(directions: Directions) -> None:
     W, G = inputs("gradients", LARGE)
     A, B = SLICE(directions).factors(W, G, 4, 1.0, rng())
     unit_A, unit_B = LoRAGA(directions, "unit").factors(W, G, 4, 1.0, rng())
@@ -284,7 +284,7 @@ def test_without_conflict_slice_has_the_directions_of_loraga(directions: spectra
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
 @pytest.mark.parametrize("cls", [LoRAGA, SLICE])
-def test_first_step_is_the_best_low_rank_step(cls: type, directions: spectral.Directions) -> None:
+def test_first_step_is_the_best_low_rank_step(cls: type, directions: Directions) -> None:
     """Stepping on the decomposed gradient: d(s(BA - B0A0)) = -eta s^2 zeta^2 [G]_2r + O(eta^2)."""
     W, G = 0.05 * torch.randn(40, 30, dtype=torch.float64, generator=rng(1)), decaying((40, 30), 2)
     A, B = cls(directions).factors(W, G, 4, SCALING, rng())

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cl_lightning.linalg import gram
 from cl_lightning.linalg.gram import combine, gram_matrix
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.surgery import GEM, PCGrad, RangeRemoval
+from cl_lightning.surgery import reconcile as surgery
 from cl_lightning.surgery.base import SurgeryOperator
 from cl_lightning.surgery.reconcile import conflicts, damped, reconcile
 from tests.conftest import SHARED
@@ -154,7 +154,7 @@ def test_operators_over_several_memories() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gram_is_float64_over_chunks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "CHUNK", 30)  # 4 rows of 7, the last chunk is ragged
+    monkeypatch.setattr("cl_lightning.linalg.gram.CHUNK", 30)  # 4 rows of 7, the last chunk is ragged
     g, r = (x[:11].to(dtype) for x in pair(-1e-6, ratio=1.0))
     flat = torch.stack([g, r]).double().flatten(1)
     gram = gram_matrix([g, r])
@@ -267,7 +267,7 @@ def test_gram_and_sum_of_low_rank_gradients(seed: int) -> None:
 
 
 def test_low_rank_gram_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "CHUNK", 30)
+    monkeypatch.setattr("cl_lightning.linalg.gram.CHUNK", 30)
     g, r = pair(-0.3)
     low = LowRank(r, torch.eye(SHAPE[1], dtype=torch.float64))
     torch.testing.assert_close(gram_matrix([g, low]), gram_matrix([g, r]), rtol=1e-13, atol=0)
