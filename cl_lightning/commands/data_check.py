@@ -133,9 +133,9 @@ def run(options: argparse.Namespace) -> None:
         say(f"  {line}")
     for line in unknown_sizes(checked):
         say(f"note: {line}")
-    if options.csv:
+    if options.csv is not None:
         rows = [c.row() for c in checked]
-        write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        write_output(options.csv, to_csv(list(rows[0]), [list(row.values()) for row in rows]))
         say(f"written: {options.csv}")
 
 
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
     parser = Arguments("data-check", __doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
     parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
-    parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write everything there, too; its folder is made")
     parser.add_argument(
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
     )
