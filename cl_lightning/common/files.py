@@ -59,7 +59,7 @@ def write_output(path: Path, data: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(path)
         # /dev/stdout may lead to what has no name: a pipe, a deleted file.
-        if mode is None or stat.S_ISREG(mode) and file.exists():
+        if mode is None or (stat.S_ISREG(mode) and file.exists()):
             replace_file(file, data, file.with_name(f".cl_lightning-{secrets.token_hex(8)}"), mode)
         else:
             path.write_bytes(data)
