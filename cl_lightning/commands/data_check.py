@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
-from rich.progress import track
+from tqdm import tqdm
 
 import cl_lightning.data
 from cl_lightning.commands.arguments import Arguments
@@ -69,13 +69,13 @@ def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[st
     return [(kind, benchmark, name) for name in names]
 
 
-def _tokens(model: str, said: dict[str, Any]) -> tuple[Measure, int]:
+def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, int]:
     """Lengths in a model's tokens, and how many its chat template takes of every prompt."""
     from cl_lightning.data.chat import DAY
     from cl_lightning.data.prompt import PromptEncoder
     from cl_lightning.model.backbone import Backbone
 
-    tokenizer = Backbone(model).load_tokenizer()
+    tokenizer = Backbone(model, trust_remote_code=trusted).load_tokenizer()
     given = said.get("system_prompt", ""), str(said.get("date", DAY)), said.get("template_args")
     ids, _, own = PromptEncoder(tokenizer, sys.maxsize, *given).prompt(Example("", "x", "x"), keep_head=0.5)
 
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         tasks = list(found(root))
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; see docs/tasks.md")
-    measure, template = (words, 0) if options.words else _tokens(options.model, said)
+    measure, template = (words, 0) if options.words else _tokens(options.model, options.trust_remote_code, said)
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
         _limit(given, "max_prompt_tokens", Limits.prompt),
@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
     screen = console.console(width=200)
     if own is not None:
         say(f"DATA = {own.describe(root)}")
-    watched = track(tasks, "reading", console=screen, transient=True, disable=not sys.stdout.isatty())
+    watched = tqdm(tasks, "reading", leave=False, disable=not (sys.stderr and sys.stderr.isatty()))
     checked = [check(root, *task, measure, limits) for task in watched]
     screen.print(table(checked, "words" if options.words else "tokens", limits))
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
@@ -133,9 +133,9 @@ def run(options: argparse.Namespace) -> None:
         say(f"  {line}")
     for line in unknown_sizes(checked):
         say(f"note: {line}")
-    if options.csv:
+    if options.csv is not None:
         rows = [c.row() for c in checked]
-        write_output(Path(options.csv), to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        write_output(options.csv, to_csv(list(rows[0]), [list(row.values()) for row in rows]))
         say(f"written: {options.csv}")
 
 
@@ -144,11 +144,12 @@ def main(argv: list[str]) -> None:
     parser = Arguments("data-check", __doc__)
     parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
     parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
-    parser.add_argument("--csv", metavar="FILE", help="write everything there, too; its folder is made")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write everything there, too; its folder is made")
     parser.add_argument(
         "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
     )
     parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
     parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="as data.max_prompt_tokens; 256")
     parser.add_argument("--max-answer-tokens", type=int, metavar="N", help="as data.max_answer_tokens; 256")
     parser.add_argument(

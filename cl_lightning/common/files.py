@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,21 +48,44 @@ def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Itera
 def write_output(path: Path, data: bytes) -> None:
     """Write a file that a command was asked for by an option, whole or not at all; its folder is made.
 
+    A file keeps its permissions, a link stays and the file that it leads to is written. A device or a pipe is written
+    to as it is.
+
     Raises:
         ConfigError: it cannot be written there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, path.with_name(f".cl_lightning-{secrets.token_hex(8)}"))
+        file = Path(os.path.realpath(path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mode = _mode(path)
+        # /dev/stdout may lead to what has no name: a pipe, a deleted file.
+        if mode is None or (stat.S_ISREG(mode) and file.exists()):
+            replace_file(file, data, file.with_name(f".cl_lightning-{secrets.token_hex(8)}"), mode)
+        else:
+            path.write_bytes(data)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
 
-def replace_file(path: Path, data: bytes, scratch: Path) -> None:
-    """Write to `scratch`, sync, rename. A link at `path` or `scratch` is replaced, never followed."""
-    scratch.unlink(missing_ok=True)
+def _mode(path: Path) -> int | None:
+    """Kind and permissions of what is there, links followed; None where nothing is."""
     try:
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def replace_file(path: Path, data: bytes, scratch: Path, mode: int | None = None) -> None:
+    """Write to `scratch`, sync, rename. A link at `path` or `scratch` is replaced, never followed.
+
+    `mode`: the permissions it gets; None: those of any new file.
+    """
+    scratch.unlink(missing_ok=True)
+    allowed = 0o666 if mode is None else stat.S_IMODE(mode)
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, allowed), "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), allowed)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -1,5 +1,6 @@
 """Mines conflicting sequences: the first task is learnt, the pool's gradients are compared there, the sets searched."""
 
+import math
 import shlex
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from cl_lightning.mining.search import (
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import LoadedRun, load_run
+from cl_lightning.sequence.run_files import told
 
 
 def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
@@ -60,17 +62,19 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
         {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
     )
     _tell_learnt(conflicts, learnt)
-    write_output(out / "cosines.csv", _csv(conflicts.tasks, conflicts.cosines))
-    write_output(out / "negative_share.csv", _csv(conflicts.tasks, conflicts.negative))
     # The root may come from the environment, and an order that is drawn is none of those found.
     asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
     asked["root"] = None if data.root is None else str(data.root.resolve())
-    files: list[Path] = []
+    files = {
+        out / "cosines.csv": _csv(conflicts.tasks, conflicts.cosines),
+        out / "negative_share.csv": _csv(conflicts.tasks, conflicts.negative),
+    }
     start = data.order.index(learnt) if options.start == "learnt" else None
     for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
         found = search(conflicts.cosines, options.length, options.count, start)
-        files += _write(kind, found, conflicts, start, asked, learnt, out)
-    for file in files[:1]:
+        files |= _experiments(kind, found, conflicts, start, asked, learnt, out)
+    _write(files, out)
+    for file in [file for file in files if file.suffix == ".yaml"][:1]:
         # The options of this run, but not the folder of the one whose options were taken.
         afresh = ["--sequence.run_dir=null"] if options.run else []
         say(f"run one: {shlex.join(['cl-lightning', 'run', *argv, *afresh, f'--config={file}'])}")
@@ -89,14 +93,19 @@ def _check_pool(options: MiningOptions, pool: list[str]) -> None:
 
 def _learn(task: str, run: Path, argv: list[str]) -> Path:
     """The run of the first task alone, in a process of its own: it may start several."""
-    options = [f"--data.order=[{task}]", f"--sequence.run_dir={run}"]
-    command = [sys.executable, "-m", "cl_lightning", "run", *argv, *options]
+    command = [sys.executable, "-m", "cl_lightning", "run", *argv, *_of_first(task, run)]
     with subprocess.Popen(command) as process, stopping.speaking(process):
         code = process.wait()
     if code:
         raise SystemExit(code)
     stopping.saved(f"what was learnt first is kept in {run}; run the same command again")
     return run
+
+
+def _of_first(task: str, run: Path) -> list[str]:
+    """Options of the run of the first task. The task's name is quoted: it may be anything, "1", "null" and "a, b"."""
+    order = yaml.safe_dump([task], default_style='"', default_flow_style=True, width=math.inf).strip()
+    return [f"--data.order={order}", f"--sequence.run_dir={run}"]
 
 
 def _learnt(run: Path, pool: Sequence[str]) -> str:
@@ -123,27 +132,37 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
         yield module.transfer_batch_to_device(batch, module.llm.device, 0)
 
 
-def _write(
+def _write(files: dict[Path, bytes], out: Path) -> None:
+    """Write all that was found; say meanwhile what a stop leaves behind."""
+    stopping.saved(
+        f"{out} may hold a part of what was found ({told([file.name for file in files])}); "
+        "move that away, then run the same command again"
+    )
+    for file, content in files.items():
+        write_output(file, content)
+    stopping.saved(f"all that was found is in {out}")
+
+
+def _experiments(
     kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, data: Any, learnt: str, out: Path
-) -> list[Path]:
-    """One experiment file per set, in its worst order and with the data it was mined on, and a line about it.
+) -> dict[Path, bytes]:
+    """One experiment file per set, in its worst order and with the data it was mined on; says a line about each.
 
     Controls have positive cosines only. A pool may have fewer conflicting sets than asked for: those that follow are
-    told to be none. Returns the files.
+    told to be none.
     """
-    files = []
+    files = {}
     if not sets:
         say(f"{kind}: none, no set of this length has positive cosines only")
     for number, found in enumerate(sets, 1):
         order = worst_order(conflicts.cosines, found.members, start)
         names = [conflicts.tasks[i] for i in order.members]
-        told = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
+        about = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
         if kind == "conflict" and found.score >= 0:
-            told += " (on average no conflict)"
+            about += " (on average no conflict)"
         content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
-        files.append(out / f"{kind}-{number}.yaml")
-        write_output(files[-1], f"# Mined {kind} of {len(names)} tasks: {told}\n{content}".encode())
-        say(f"{kind}-{number}: {told}: {' > '.join(names)}")
+        files[out / f"{kind}-{number}.yaml"] = f"# Mined {kind} of {len(names)} tasks: {about}\n{content}".encode()
+        say(f"{kind}-{number}: {about}: {' > '.join(names)}")
     return files
 
 

@@ -6,7 +6,8 @@ content hash. The embedded default and GGUF files are converted once into a cach
 
 import hashlib
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,10 +64,15 @@ class Backbone:
     own_generation: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a pad token (the end token where the model has none of its own)."""
+        """The tokenizer, with a pad token (the end token where the model has none of its own).
+
+        Raises:
+            ConfigError: as `load`.
+        """
         if self.name == RANDOM:
             return random_tokenizer()
-        tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
+        with self._untrusted_code_told():
+            tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -75,7 +81,8 @@ class Backbone:
         """The frozen LLM on the CPU. `vocabulary`: tokenizer size, for the random model.
 
         Raises:
-            ConfigError: the name is no folder, file, package or reachable hub model, or no whole language model.
+            ConfigError: the name is no folder, file, package or reachable hub model, no whole language model, or one
+                with code of its own that is not trusted.
         """
         dtype = getattr(torch, self.dtype)
         random = self.name == RANDOM
@@ -111,7 +118,21 @@ class Backbone:
             if torch.accelerator.is_available():
                 # Quantised while loading, so on this process's own device (several GPUs: not run by us).
                 options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
-        return load_whole(self.name, self._source(), **options)
+        with self._untrusted_code_told():
+            return load_whole(self.name, self._source(), **options)
+
+    @contextmanager
+    def _untrusted_code_told(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if self.trust_remote_code or "trust_remote_code" not in str(error):
+                raise
+            raise ConfigError(
+                f"model.backbone.name: {self.name} comes with code of its own; if you trust it: "
+                "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
+                "(in Python: trust_remote_code=True)"
+            ) from None
 
     def _hub(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}

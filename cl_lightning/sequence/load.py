@@ -44,8 +44,8 @@ def load_run(
         trust_remote_code: let code that comes with the base model run.
 
     Raises:
-        StateError: no run folder, a damaged or foreign one, or one that needs classes or code that were not allowed.
-        ConfigError: the base model is not to be had here.
+        StateError: no run folder, a damaged or foreign one, or one that needs classes that were not allowed.
+        ConfigError: the base model is not to be had here, or has code of its own that is not trusted.
     """
     folder = Path(path)
     record = read_record(folder)
@@ -57,15 +57,7 @@ def load_run(
         )
     options, file = read_config(folder, record)["model"], folder / CONFIG
     module = make(ContinualLM, options, "model", file, allow, trust_remote_code)
-    try:
-        module.load(module.backbone.load_tokenizer())
-    except ValueError as error:
-        if trust_remote_code or "trust_remote_code" not in str(error):
-            raise
-        raise StateError(
-            f"{file}: the model {module.backbone.name} comes with code of its own; if you trust it: "
-            "--trust-remote-code (in Python: trust_remote_code=True)"
-        ) from None
+    module.load(module.backbone.load_tokenizer())
     if module.base_hash != record["base"]:
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
     done = record["order"][: record["done"] if tasks is None else tasks]

@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from inspect import signature
 from itertools import combinations
 from pathlib import Path
 from unittest.mock import patch
@@ -16,16 +18,19 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 
 from cl_lightning.__main__ import main
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.commands.mine import parse
+from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.mining.conflicts import Conflicts, compare, task_sketches
 from cl_lightning.mining.count_sketch import CountSketch
-from cl_lightning.mining.mine import _write
+from cl_lightning.mining.mine import _experiments, _of_first, _write
 from cl_lightning.mining.search import cosine_matrix, most_conflicting, worst_order
 from cl_lightning.model.module import ContinualLM
 from tests.commands.test_cli import Told, configs, launch
@@ -212,10 +217,59 @@ def test_tasks_that_agree_are_told_to_be_no_conflict(
     cosine: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pool = Conflicts(["a", "b"], torch.tensor([[1.0, cosine], [cosine, 1.0]]), torch.zeros(2, 2), 1)
-    _write("conflict", most_conflicting(pool.cosines, 2, 1, start=0), pool, 0, {"root": "data"}, "a", tmp_path)
-    written = (tmp_path / "conflict-1.yaml").read_text()
+    found = most_conflicting(pool.cosines, 2, 1, start=0)
+    files = _experiments("conflict", found, pool, 0, {"root": "data"}, "a", tmp_path)
+    assert os.listdir(tmp_path) == [], "nothing is written before all is found"
+    written = files[tmp_path / "conflict-1.yaml"].decode()
     assert ("on average no conflict" in written, "on average no conflict" in capsys.readouterr().out) == (told, told)
     assert yaml.safe_load(written)["data"] == {"root": "data", "order": ["a", "b"]}
+
+
+def test_a_stop_while_results_are_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second file is a pipe: writing waits there for a reader."""
+    monkeypatch.setattr(stopping._Command, "saved", "nothing was written")
+    first, pipe = tmp_path / "cosines.csv", tmp_path / "conflict-1.yaml"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=_write, args=({first: b"1", pipe: b"2"}, tmp_path))
+    writer.start()
+    while not first.exists():
+        assert writer.is_alive()
+    assert stopping._Command.saved == (
+        f"{tmp_path} may hold a part of what was found (cosines.csv, conflict-1.yaml); "
+        "move that away, then run the same command again"
+    )
+    assert pipe.read_bytes() == b"2"
+    writer.join()
+    assert stopping._Command.saved == f"all that was found is in {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FOMC",
+        "a,b",
+        "[b]bold",
+        "{x: 1}",
+        "1",
+        "1e3",
+        "true",
+        "null",
+        "~",
+        "a: b",
+        "# x",
+        "'",
+        '"',
+        " a ",
+        "é 😀",
+        "\\n",
+        "w " * 99,
+    ],
+)
+def test_the_first_task_is_asked_for_by_its_very_name(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data.order", type=signature(TaskSequence).parameters["order"].annotation)
+    parser.add_argument("--sequence.run_dir", type=str)
+    assert parser.parse_args(_of_first(name, Path("runs/first"))).data.order == [name]
 
 
 def test_a_run_of_the_first_task_is_taken_and_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:

@@ -328,3 +328,15 @@ def test_folders_of_runs_and_globs(run: MakeRun, tmp_path: Path) -> None:
     assert find([str(paths[0]), f"{tmp_path}/a*"]) == paths[:1]
     with pytest.raises(StateError, match=r"nothing\*: no run folder"):
         find([f"{tmp_path}/nothing*"])
+    with pytest.raises(StateError, match=r"^: no run folder"):
+        find([""])
+
+
+def test_a_folder_may_have_the_name_of_a_glob(run: MakeRun, tmp_path: Path) -> None:
+    made = {name: run("a", 1).rename(tmp_path / name) for name in ("runs[1]", "runs1", "a*", "ab")}
+    for name, path in made.items():
+        assert find([str(path)]) == [path], name
+    (tmp_path / "all[2]").mkdir()
+    inside = made["ab"].rename(tmp_path / "all[2]" / "ab")
+    assert find([str(tmp_path / "all[2]")]) == [inside]
+    assert find([f"{tmp_path}/runs?*"]) == [made["runs1"], made["runs[1]"]]

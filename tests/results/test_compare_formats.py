@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_latex(run: MakeRun) -> None:
     assert r"A: FOMC $>$ Py150; data: TRACE files; scored by: accuracy; base: tiny; seeds: 1, 2\par" in made
     assert made.replace(r"\{", "").count("{") == made.replace(r"\}", "").count("}")
     assert r"forget\_T" in made
+
+
+@pytest.mark.parametrize("name", ["[b]", "*star", " [x", "**"])
+def test_latex_takes_no_name_for_an_argument(run: MakeRun, name: str) -> None:
+    r"""A rule and "\\" look past line ends for a "[" or a "*"."""
+    scored = {"metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "by_likelihood": []}
+    unsaid = dict.fromkeys(("trained", "intervals", "majority", "copy_prompt", "baseline_intervals", "further"))
+    facts = {"metrics": {**scored, **unsaid, "budgets": {}}, "benchmark": "TRACE files"}
+    runs = [str(run(name, 1, facts=facts)), str(run("b", 1, facts=facts, **OTHER))]
+    made, _ = text([*runs, "--format=latex", "--baseline=b"])
+    assert made.count(name.strip()) >= 2, "in the table, and in that of differences"
+    follows = re.findall(r"(?:\\\\|rule)\s*(\S)", made)
+    assert len(follows) > 8 and not {"[", "*"} & set(follows)
 
 
 def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -232,8 +232,9 @@ def test_code_of_the_model_runs_only_where_the_caller_says_so(
         with pytest.raises(UserError) as told:
             act(run)
         assert str(told.value) == (
-            f"{run}/config.yaml: the model {with_code} comes with code of its own; if you trust it: "
-            "--trust-remote-code (in Python: trust_remote_code=True)"
+            f"model.backbone.name: {with_code} comes with code of its own; if you trust it: "
+            "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
+            "(in Python: trust_remote_code=True)"
         )
     assert not marker.exists()
     with pytest.raises(UserError, match="another base model"):

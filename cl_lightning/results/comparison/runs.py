@@ -4,6 +4,7 @@ Only runs that agree in both are seeds of one another and are averaged. Everythi
 """
 
 import glob
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,14 @@ class Run:
 def find(patterns: Iterable[str]) -> list[Path]:
     """Run folders named by paths or globs; a folder of run folders stands for those in it.
 
+    What is there by that very name is no glob.
+
     Raises:
         StateError: one that names no run folder.
     """
     found: list[Path] = []
     for pattern in patterns:
-        named = [Path(p) for p in sorted(glob.glob(pattern))]
+        named = [Path(p) for p in ([pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)))]
         runs = [
             run for path in named for run in ([path] if (path / RECORD).exists() else sorted(path.glob(f"*/{RECORD}")))
         ]

@@ -111,7 +111,8 @@ def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> st
 
 
 def _row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    # The row before, or a rule, would take a "[" or a "*" that follows for an argument of its own.
+    return "{}" + " & ".join(cells) + r" \\"
 
 
 def _tex(text: str) -> str:
