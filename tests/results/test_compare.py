@@ -123,10 +123,13 @@ def test_one_seed_has_no_deviation(run: MakeRun) -> None:
         ({"model.backbone": {"name": "tiny", "dtype": "bfloat16"}}, "base.dtype (bfloat16, not float32)"),
         ({"facts": {"base": "c" * 16}}, f"base.hash ({'c' * 16}, not {'b' * 16})"),
         ({"facts": {"sources": {"FOMC": "other", "Py150": "whole"}}}, "examples of FOMC"),
-        ({"facts": {"data": "built-in sample, NOT TRACE"}}, "data.what (built-in sample, NOT TRACE, not TRACE files)"),
+        (
+            {"facts": {"benchmark": "built-in sample, NOT TRACE"}},
+            "data.what (built-in sample, NOT TRACE, not TRACE files)",
+        ),
         ({"order": ("Py150", "FOMC")}, "order (Py150 > FOMC, not FOMC > Py150)"),
         (
-            {"facts": {"metrics": {"metric_of_task": {"FOMC": "accuracy_trace", "Py150": "accuracy"}}}},
+            {"facts": {"metrics": {**NOTHING_MORE, "metric_of_task": {"FOMC": "accuracy_trace", "Py150": "accuracy"}}}},
             "metric.FOMC (accuracy_trace, not accuracy)",
         ),
     ],
@@ -144,12 +147,6 @@ def test_where_the_data_lies_and_how_it_is_run_keeps_nothing_apart(run: MakeRun)
     places = {"data.root": "/elsewhere", "data.eval_batch_size": 99, "trainer.devices": 2, "boundary": {}}
     table = compare([run("lora", 1), run("lora", 2, LOW, **places)])
     assert table.aggregate(0, 0, "fp").seeds == 2
-
-
-def test_records_without_a_checksum_of_the_whole_data_are_not_averaged(run: MakeRun) -> None:
-    table = compare([run("lora", 1, facts={"sources": None}), run("lora", 2, facts={"sources": None})])
-    assert table.columns == ["A", "B"]
-    assert "B is kept apart from A: other examples of FOMC, examples of Py150" in table.notes
 
 
 def test_methods_of_one_name_are_rows_of_their_own(run: MakeRun) -> None:

@@ -14,7 +14,7 @@ from cl_lightning.__main__ import main
 from cl_lightning.commands.compare import text
 from cl_lightning.results.comparison.table import compare
 from tests.conftest import ROOT
-from tests.results.test_compare import LOW, OTHER, PLAIN, MakeRun, run
+from tests.results.test_compare import LOW, NOTHING_MORE, OTHER, PLAIN, MakeRun, run
 
 __all__ = ["run"]  # the fixture
 
@@ -41,7 +41,7 @@ def test_markdown(run: MakeRun) -> None:
 
 def test_every_format_says_how_it_was_scored(run: MakeRun) -> None:
     """One column is kept apart from no other, so its note alone can tell."""
-    metrics = {"metric_of_task": {"FOMC": "accuracy", "Py150": "rouge_l"}, "by_likelihood": ["FOMC"]}
+    metrics = {**NOTHING_MORE, "metric_of_task": {"FOMC": "accuracy", "Py150": "rouge_l"}, "by_likelihood": ["FOMC"]}
     facts = {"metrics": metrics, "view": "re-scored: own"}
     paths = [str(run("lora", 1, facts=facts)), str(run("lora", 2, facts=facts))]
     told = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
