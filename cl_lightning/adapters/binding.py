@@ -2,15 +2,18 @@
 
     llm(input_ids=.., gates=g)   ->   each decoder (encoder) layer(.., gates=g)   ->   its AdaptedLinears, for that call
 
-transformers hands keyword arguments down to its layers, not to their linears, and calls a layer's `forward` again under
-gradient checkpointing. So each layer becomes an instance of a subclass whose forward binds `gates` to the adapted
-linears inside it and lets go again. Nothing stays behind: a pass without gates finds none, whatever came before it, and
-is refused once there are branches in place.
-The model's class gets an explicit `gates` parameter, so that `generate` accepts it, repeats it for beams and passes it
+The model, each transformers model inside it and each layer become instances of subclasses. A model's forward holds
+`gates` ready for its layers; what lies between need not hand it down, and in Falcon, Bloom or Mamba would not. A layer
+takes it up as an argument of its own `forward`, which gradient checkpointing calls again once the model's has returned,
+and binds it to the adapted linears inside. Nothing stays behind: a pass without gates finds none, whatever came before
+it, and is refused once there are branches in place.
+A model's class gets an explicit `gates` parameter, so that `generate` accepts it, repeats it for beams and passes it
 on at every step.
 """
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cl_lightning.adapters.linear import AdaptedLinear
+from cl_lightning.adapters.row_order import prove_order
 from cl_lightning.common.errors import ConfigError
 
 #: Subclasses made so far, by the class they extend.
@@ -28,10 +32,11 @@ def bind_gates(llm: PreTrainedModel) -> None:
     """Make `llm`, already adapted, take `gates` (B, T).
 
     Raises:
-        ConfigError: an adapted linear lies outside the model's layers, where no argument reaches it.
+        ConfigError: an adapted linear lies outside the model's layers, where no argument reaches it, or its input's
+            rows are not the samples' tokens in order.
     """
     layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
-    reached = {id(linear) for layer in layers for linear in _adapted(layer)}
+    reached = {id(linear) for layer in layers for linear in _of(AdaptedLinear, layer)}
     for name, module in llm.named_modules():
         if not isinstance(module, AdaptedLinear):
             continue
@@ -40,46 +45,73 @@ def bind_gates(llm: PreTrainedModel) -> None:
                 f"model.adapter.targets: gates cannot reach {name}, which is in none of the model's layers; "
                 "leave it out"
             )
-        module.gated = True
+        module.gated = name
+    prove_order(llm)
     for layer in layers:
-        layer.__class__ = _bound(type(layer), _layer_forward)
-    llm.__class__ = _bound(type(llm), _model_forward)
+        layer.__class__ = _bound(type(layer), {"__call__": _layer_call, "forward": _layer_forward, "gates": None})
+    for model in _of(PreTrainedModel, llm):
+        model.__class__ = _bound(type(model), {"forward": _model_forward})
 
 
-def _adapted(layer: nn.Module) -> list[AdaptedLinear]:
-    return [module for module in layer.modules() if isinstance(module, AdaptedLinear)]
+def _of(kind: type, module: nn.Module) -> list[Any]:
+    return [part for part in module.modules() if isinstance(part, kind)]
 
 
-def _bound(kind: type, make: Any) -> type:
+def _bound(kind: type, members: dict[str, Any]) -> type:
     if kind not in _BOUND:
+        made = {name: make(kind) if callable(make) else make for name, make in members.items()}
         # The name stays: checkpoints, error messages and device maps know the class by it.
-        _BOUND[kind] = type(kind.__name__, (kind,), {"forward": make(kind), "__module__": kind.__module__})
+        _BOUND[kind] = type(kind.__name__, (kind,), {**made, "__module__": kind.__module__})
         _BOUND[_BOUND[kind]] = _BOUND[kind]  # binding twice is binding once
     return _BOUND[kind]
 
 
-def _layer_forward(kind: type) -> Any:
-    def forward(self: nn.Module, *args: Any, gates: Tensor | None = None, **kwargs: Any) -> Any:
-        linears = _adapted(self)
-        for linear in linears:
-            linear.gates = gates
-        try:
-            return kind.forward(self, *args, **kwargs)
-        finally:
-            for linear in linears:
-                linear.gates = None
-
-    return forward
+@contextmanager
+def _holding(modules: Iterable[Any], gates: Tensor) -> Iterator[None]:
+    """`gates` in each of these until the end, then what was there before."""
+    before = [(module, module.gates) for module in modules]
+    try:
+        for module, _ in before:
+            module.gates = gates
+        yield
+    finally:
+        for module, held in before:
+            module.gates = held
 
 
 def _model_forward(kind: type) -> Any:
     def forward(self: nn.Module, *args: Any, gates: Tensor | None = None, **kwargs: Any) -> Any:
-        return kind.forward(self, *args, **kwargs, **({} if gates is None else {"gates": gates}))
+        if gates is None:  # there may be those of the model around this one
+            return kind.forward(self, *args, **kwargs)
+        with _holding(_of(GradientCheckpointingLayer, self), gates):
+            return kind.forward(self, *args, **kwargs)
 
     # `generate` reads it: whether to make position ids, to keep all logits, to take these gates.
     signature = inspect.signature(kind.forward)
-    *plain, rest = signature.parameters.values()
+    *plain, last = signature.parameters.values()
     own = inspect.Parameter("gates", inspect.Parameter.KEYWORD_ONLY, default=None)
-    parameters = [*plain, own, rest] if rest.kind is inspect.Parameter.VAR_KEYWORD else [*plain, rest, own]
+    parameters = [*plain, own, last] if last.kind is inspect.Parameter.VAR_KEYWORD else [*plain, last, own]
     forward.__signature__ = signature.replace(parameters=parameters)
+    return forward
+
+
+def _layer_call(kind: type) -> Any:
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return kind.__call__(self, *args, **kwargs, **({} if self.gates is None else {"gates": self.gates}))
+
+    return __call__
+
+
+def _layer_forward(kind: type) -> Any:
+    def forward(self: nn.Module, *args: Any, gates: Tensor | None = None, **kwargs: Any) -> Any:
+        if gates is None:
+            return kind.forward(self, *args, **kwargs)
+        inner = [layer for layer in _of(GradientCheckpointingLayer, self) if layer is not self]
+        linears = _of(AdaptedLinear, self)
+        states = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        for linear in linears:
+            linear.tokens = states.shape[:-1].numel()
+        with _holding([*inner, *linears], gates):
+            return kind.forward(self, *args, **kwargs)
+
     return forward

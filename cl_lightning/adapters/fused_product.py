@@ -30,7 +30,7 @@ class Gating(NamedTuple):
 class FusedProduct(torch.autograd.Function):
     """Base product plus all branches, forward and backward, in x's dtype.
 
-    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n).
+    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n) or flattened to (B L, n).
     """
 
     @staticmethod

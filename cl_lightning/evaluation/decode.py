@@ -1,8 +1,9 @@
 """Greedy decoding of many rows at once in the memory of a few: transformers' `generate` calls it for its own loop.
 
 Prompts are read a few at a time, so that what a forward pass needs beside keys and values stays small, and each only
-from where it begins; rows that have ended are dropped, so that the others do not carry them along. Penalties and ends
-are those that `generate` has made from the model's generation settings.
+from where it begins; rows that have ended are dropped, so that the others do not carry them along. Only for models
+without generation settings of their own in force (`model.generation_settings.that_matter`): what `generate` makes of
+these may hold state for every row.
 """
 
 import inspect

@@ -1,20 +1,24 @@
 """Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
 
 What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
-in the memory of a few (`evaluation.decode`). Stopping and penalties, where `model.backbone.generation` keeps any, stay
-those of transformers' `generate`, which does all of it for models that keep more than keys and values.
+in the memory of a few (`evaluation.decode`). transformers' own loop does all of it for models that keep more than keys
+and values, and where `model.backbone.generation` keeps settings. Penalties hold state for every row and count padding
+as said, so that prompts then run with those of their own length only.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
 from cl_lightning.evaluation.decode import decode, takes_positions
+from cl_lightning.model.generation_settings import that_matter
 from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, prefix_cache, roomy_cache
 
 
@@ -61,12 +65,20 @@ def continuations(
     shows at once. The model's train mode is restored.
 
     Args:
-        own: span of each prompt that is its task's own, see `data.collate.prompt_batch`.
-        extra: further arguments of the model for a batch of prompts, each sample's own (gates); nothing is then
-            computed once for all prompts.
+        own: span of each prompt that is its task's own, see `data.collate.prompt_batch`; None in it: the whole prompt.
+        extra: further arguments of the model for a batch of prompts, each sample's own (gates), which are told from
+            `own`; nothing is then computed once for all prompts.
         stop: texts after which a continuation also ends, beside those of the model's generation settings.
+
+    Raises:
+        ConfigError: `extra` without `own`.
     """
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    if extra is not None and own is None:
+        raise ConfigError(
+            "generate(.., extra=..) needs own=.., each prompt's span of its task's own tokens "
+            "(data.prompt.Encoded.own; None: the whole prompt): gates read these alone"
+        )
+    settings = that_matter(llm.generation_config)
     made: list[list[int]] = [[]] * len(prompts)
     ends = end_tokens(llm, tokenizer)
     own_stops = llm.generation_config.stop_strings or []
@@ -76,11 +88,10 @@ def continuations(
     training = llm.training
     llm.eval()
     try:
-        prefix = _Prefix(llm, prompts if extra is None else [])
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
+        prefix = _Prefix(llm, prompts if extra is None else [], plain=not settings)
+        for chunk in _chunks([len(p) for p in prompts], batch_size, alike=bool(settings)):
             rest = [prompts[i][prefix.length :] for i in chunk]
-            spans = None if extra is None else [own[i] if own else None for i in chunk]
+            spans = None if extra is None else [own[i] for i in chunk]
             padded = prompt_batch(rest, tokenizer.pad_token_id, left, spans)
             batch = {k: v.to(llm.device) for k, v in padded.items()}
             more = {} if extra is None else extra(batch)
@@ -109,11 +120,21 @@ def continuations(
     return made
 
 
-class _Prefix:
-    """What all prompts begin with, computed once; of length 0 where nothing can be shared."""
+def _chunks(lengths: Sequence[int], size: int, alike: bool) -> list[list[int]]:
+    """Which prompts run together, at most `size`, long ones first; `alike`: only those of one length."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups = [list(group) for _, group in groupby(order, lambda i: lengths[i])] if alike else [order]
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
-    def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-        self.llm, self.plain = llm, has_plain_cache(llm) and takes_positions(llm)
+
+class _Prefix:
+    """What all prompts begin with, computed once; of length 0 where nothing can be shared.
+
+    `plain`: whether greedy decoding here is the most likely token each time.
+    """
+
+    def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], plain: bool) -> None:
+        self.llm, self.plain = llm, plain and has_plain_cache(llm) and takes_positions(llm)
         self.length = common_prefix(prompts) if self.plain and prompts else 0
         self.ids = torch.tensor([prompts[0][: self.length]], device=llm.device) if self.length else None
         self.cache = prefix_cache(llm, self.ids) if self.length else None

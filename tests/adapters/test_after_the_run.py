@@ -1,6 +1,7 @@
 """A model in a script's hands: gated branches never run without gates, and what cannot be saved says so."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,9 @@ def test_gated_branches_without_gates_are_refused_with_what_to_call(
     make: Callable[..., ContinualLM], strategy: str, call: str
 ) -> None:
     module = make(GATED[strategy]())
-    with pytest.raises(ConfigError, match=r"no gates came with the call: generate by .*extra=.*answer_logits") as told:
+    with pytest.raises(
+        ConfigError, match=r"no gates came with the call: generate by .*own=.*extra=.*answer_logits"
+    ) as told:
         CALLS[call](module)
     assert "\n" not in str(told.value)
 
@@ -70,8 +73,18 @@ def test_gated_branches_without_gates_are_refused_with_what_to_call(
 def test_what_the_refusal_names_works_and_runs_with_gates(make: Callable[..., ContinualLM], strategy: str) -> None:
     module = make(GATED[strategy]())
     extra = module.adapter.forward_kwargs
-    prompts = [e.prompt_ids for e in random_examples(4)]
-    assert len(generate(module.llm, module.tokenizer, prompts, 3, 2, extra=extra)) == 4
+    encoded = [replace(e, own=(1, len(e.prompt_ids) - 1)) for e in random_examples(4)]
+    prompts = [e.prompt_ids for e in encoded]
+    seen = []
+
+    def kept(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(extra(inputs)["gates"].detach())
+        return {"gates": seen[-1]}
+
+    assert len(generate(module.llm, module.tokenizer, prompts, 3, 4, own=[e.own for e in encoded], extra=kept)) == 4
+    longest_first = sorted(encoded, key=lambda e: -len(e.prompt_ids))
+    trained = extra(training_batch(longest_first, 0, module.encoder_decoder))["gates"]
+    torch.testing.assert_close(seen[0], trained, rtol=1e-10, atol=1e-12)
     batch = training_batch(random_examples(4), 0, module.encoder_decoder)
     with torch.no_grad():
         gated = module.answer_logits(batch)[0]

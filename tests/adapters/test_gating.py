@@ -94,7 +94,7 @@ def test_a_gated_layer_equals_the_loop_forward_and_backward(old: int, displaced:
 def test_gates_that_do_not_fit_are_refused_and_inactive_branches_need_none() -> None:
     layer = layer_with(2, displaced=True)
     layer.gates = torch.ones(B + 1, 3)
-    with pytest.raises(ValueError, match="gates of 5 samples do not fit an input of shape"):
+    with pytest.raises(ConfigError, match="gates of 5 samples do not fit a layer's input of shape"):
         layer(normal(B, L, N))
     layer.gates, layer.active = torch.ones(B, 3, dtype=torch.float64), False
     gated = layer(normal(B, L, N))
@@ -289,7 +289,7 @@ def test_nothing_stays_behind_after_a_pass_or_a_failure(make: Make) -> None:
     batch = batch_for(module)
     module.sample_nll(batch)
     assert all(layer.gates is None for layer in module.adapter.layers.values())
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ConfigError, match="do not fit"):
         module.llm(input_ids=batch["input_ids"], labels=batch["labels"], gates=torch.ones(9, 3, dtype=torch.float64))
     assert all(layer.gates is None for layer in module.adapter.layers.values())
 
