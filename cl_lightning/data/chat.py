@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 DAY = "2024-07-26"
 #: Stands for a text where a conversation is rendered; no template writes it, or changes its case.
 PROBE = "9170352846190357"
+#: Stands for the text of a system message.
+SYSTEM_PROBE = PROBE[::-1]
 
 Message = dict[str, str]
 
 #: Ends what `fix` puts before a template, which then begins a line: else jinja would keep other blanks.
 _END = "{% set fixed_before_this = true %}\n"
+#: What strftime takes between % and a letter: padding and case.
+_FLAGS = "-_0^#"
 #: What a rendering gives to a template itself.
 _GIVEN = ("messages", "add_generation_prompt", "strftime_now")
 _REMEDY = "mend the template beside the model, or use another model"
-#: Two days that share no part of a date.
-_TWO_DAYS = ("1999-11-03", "2024-07-26")
+#: One day a month, of different years, days and weekdays: a template may write only a part of the date, or ask for it.
+_DAYS = tuple(f"{1990 + 3 * month}-{month:02}-{29 - 2 * month - month % 2:02}" for month in range(1, 13))
 
 
 def parsed_day(text: str) -> date:
@@ -92,13 +96,17 @@ def _before(day: date, variables: Mapping[str, Any]) -> str:
     """What `fix` puts before a template. Variables of a call would do, but transformers gives no function through."""
     moment = datetime.combine(day, time())
     letters = string.ascii_letters.replace("s", "")  # %s depends on the time zone
-    parts = [f"%{dash}{letter}" for letter in letters for dash in ("", "-")]
-    table = [("%%", "\0"), *((part, moment.strftime(part)) for part in parts), ("\0", "%")]
+    parts = [f"%{flag}{letter}" for letter in letters for flag in ("", *_FLAGS)]
+    # One text: jinja takes long to compile a mapping.
+    table = "".join(f"\0{part}\1{moment.strftime(part)}" for part in parts) + "\0%%\1%\0"
     known = {"date_string": f"{day:%d %b %Y}", **variables}
     return (
-        "{% macro strftime_now(format) %}{% set told = namespace(text=format) %}"
-        f"{{% for part, value in {table!r} %}}"
-        "{% set told.text = told.text.replace(part, value) %}{% endfor %}{{ told.text }}{% endmacro %}"
+        f"{{% macro strftime_now(format) %}}{{% set told = namespace(part='') %}}{{% set table = {table!r} %}}"
+        "{% for character in format %}{% set told.part = told.part + character %}"
+        f"{{% if told.part not in {['%', *(f'%{flag}' for flag in _FLAGS)]!r} %}}"
+        r"{% set found = table.partition('\0' + told.part + '\1') %}"
+        r"{{ found[2].partition('\0')[0] if found[1] else told.part }}{% set told.part = '' %}"
+        "{% endif %}{% endfor %}{{ told.part }}{% endmacro %}"
         + "".join(f"{{% set {name} = {value!r} %}}" for name, value in known.items())
         + _END
     )
@@ -118,6 +126,16 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **op
             f"model.backbone.name: the model's chat template cannot write a conversation of {roles} "
             f"({_one_line(error)}); {_REMEDY}"
         ) from error
+
+
+def tried(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
+) -> tuple[str | None, ConfigError | None]:
+    """The text of a conversation, or why the template cannot write it. See `render`."""
+    try:
+        return render(tokenizer, messages, **options), None
+    except ConfigError as error:
+        return None, error
 
 
 def around(text: str) -> tuple[str, str]:
@@ -157,7 +175,7 @@ class ChatPrompt:
     Args:
         tokenizer: with a chat template, which is fixed in place (`fix`).
         system_prompt: system message; None leaves it to the template. "" means none where the template can do
-            without, and an empty one where the template would insert its own instead.
+            without, and an empty one where the template would insert its own instead; so does a blank one.
         day, variables: see `fix`.
 
     Attributes:
@@ -165,7 +183,8 @@ class ChatPrompt:
         dated: whether the template writes a day.
 
     Raises:
-        ConfigError: the template fails, writes nothing of the message, or takes no system message where one is wanted.
+        ConfigError: the template fails, writes nothing of the message, takes no system message where one is wanted,
+            needs one where none is, or keeps its own where `system_prompt` is "".
     """
 
     def __init__(
@@ -173,14 +192,15 @@ class ChatPrompt:
     ) -> None:
         fix(tokenizer, day, variables)
         self.tokenizer = tokenizer
-        self.system = [] if system_prompt is None else self._system(system_prompt)
-        self.before, self.after = around(self.text(PROBE))
-        days = {self.text(PROBE, chat_template=self._on(other, variables)) for other in _TWO_DAYS}
-        self.dated = len(days) > 1
+        self.system = self._system(system_prompt)
+        today = self.text(PROBE)
+        self.before, self.after = around(today)
+        self.dated = any(self.text(PROBE, chat_template=self._on(day, variables)) != today for day in _DAYS)
 
     def text(self, content: str, **options: Any) -> str:
         """The prompt for `content`, the assistant's turn begun."""
-        return self._with(self.system, content, **options)
+        messages = [*self.system, {"role": "user", "content": content}]
+        return render(self.tokenizer, messages, add_generation_prompt=True, **options)
 
     def placed(self, content: str) -> tuple[str, int, int]:
         """The prompt for `content`; in it, first and last + 1 character of what stands for `content`, blanks apart.
@@ -193,40 +213,55 @@ class ChatPrompt:
             return text, len(self.before), len(self.before)
         return text, *between(text, self.before, self.after)
 
-    def _with(self, system: Sequence[Message], content: str, **options: Any) -> str:
-        messages = [*system, {"role": "user", "content": content}]
-        return render(self.tokenizer, messages, add_generation_prompt=True, **options)
-
     def _on(self, day: str, variables: Mapping[str, Any]) -> str:
         return _before(parsed_day(day), variables) + _own(self.tokenizer)
 
-    def _system(self, prompt: str) -> list[Message]:
-        """The system message to send for a system prompt, "" included."""
-        message = {"role": "system", "content": prompt}
-        (without, fault), (text, refused) = (self._tried(system) for system in ([], [message]))
-        if without is None and text is None:
+    def _system(self, prompt: str | None) -> list[Message]:
+        """The system message to send for a system prompt, [] or [message]."""
+        (without, fault), (empty, _), (given, refused) = map(self._tried, ([], _message(""), _message(SYSTEM_PROBE)))
+        written = [text for text in (given, empty, without) if text is not None]
+        if not written:
             raise fault
-        if not prompt:
-            return [message] if text is not None and (without is None or _adds(without, text)) else []
-        if text is None or text == without:
-            why = f" ({_one_line(refused.__cause__)})" if refused else ""
+        if prompt is not None and prompt.strip():
+            refused = refused or self._tried(_message(prompt))[1]
+            if refused or SYSTEM_PROBE not in given:
+                raise ConfigError(
+                    f"data.system_prompt: the model's chat template takes no system message{_why(refused)}; set "
+                    "data.system_prompt='', or null, and say it in the tasks' own instructions"
+                )
+            return _message(prompt)
+        choices = [([], without)] if prompt is None else [([], without), (_message(""), empty)]
+        choices = [(system, text) for system, text in choices if text is not None]
+        if not choices:
             raise ConfigError(
-                f"data.system_prompt: the model's chat template takes no system message{why}; set "
-                "data.system_prompt='' and say it in the tasks' own instructions"
+                f"data.system_prompt: the model's chat template needs a system message{_why(fault)}; set "
+                "data.system_prompt to a text"
             )
-        return [message]
+        around_it = written[0].replace(SYSTEM_PROBE, "")
+        plain = [system for system, text in choices if prompt is None or not _adds(text, around_it)]
+        if not plain:
+            raise ConfigError(
+                "data.system_prompt: the model's chat template writes a system message of its own where it is given "
+                "none or an empty one; set data.system_prompt to a text of yours, or null to keep the template's"
+            )
+        return plain[0]
 
     def _tried(self, system: Sequence[Message]) -> tuple[str | None, ConfigError | None]:
-        try:
-            return self._with(system, PROBE), None
-        except ConfigError as error:
-            return None, error
+        return tried(self.tokenizer, [*system, {"role": "user", "content": PROBE}], add_generation_prompt=True)
 
 
-def _adds(without: str, empty: str) -> bool:
-    """Whether `without` is more than `empty` with a piece left out, blanks apart."""
-    shared, ending = _alike(without, empty), _alike(without[::-1], empty[::-1])
-    return bool(without[shared : max(shared, len(without) - ending)].strip())
+def _message(text: str) -> list[Message]:
+    return [{"role": "system", "content": text}]
+
+
+def _why(fault: ConfigError | None) -> str:
+    return f" ({_one_line(fault.__cause__)})" if fault else ""
+
+
+def _adds(text: str, other: str) -> bool:
+    """Whether `text` is more than `other` with a piece left out, blanks apart."""
+    shared, ending = _alike(text, other), _alike(text[::-1], other[::-1])
+    return bool(text[shared : max(shared, len(text) - ending)].strip())
 
 
 def _alike(one: str, other: str) -> int:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from cl_lightning.common.errors import ConfigError
-from cl_lightning.data.chat import PROBE, render
+from cl_lightning.data.chat import PROBE, SYSTEM_PROBE, tried
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,15 +38,15 @@ def before_end(row: Sequence[int], ends: Container[int]) -> list[int]:
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The added token that the chat template writes right after an assistant's answer, blanks apart; None: no template,
-    or one that writes no such token."""
+    or one that writes no such token or no answer."""
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
-    try:
-        text = render(tokenizer, turns)
-    except ConfigError:  # some begin with a system message only
-        text = render(tokenizer, [{"role": "system", "content": ""}, *turns])
-    # A template that leaves the answer out ends no turn.
+    # Some begin with a system message only, and some of these with one that says something.
+    begun = [[{"role": "system", "content": text}, *turns] for text in ("", SYSTEM_PROBE)]
+    texts = (tried(tokenizer, messages)[0] for messages in (turns, *begun))
+    # A template that leaves the answer out, or takes none, ends no turn.
+    text = next((text for text in texts if text is not None), "")
     after = text.rpartition(PROBE)[2].lstrip() if PROBE in text else ""
     # The longest first: one may begin with another.
     added = sorted(tokenizer.added_tokens_decoder.items(), key=lambda item: -len(item[1].content))

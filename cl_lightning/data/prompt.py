@@ -5,8 +5,9 @@ over the budget loses the middle of its content: the template around it, the ins
 and the answer cue at its end (`Example.instruction`, `Example.cue`) stay. Answers are never cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,8 @@ class Encoded:
     Attributes:
         answer_ids: ends with the end token, see `data.end_tokens.trained_end`.
         cut: tokens taken from the middle.
-        own: first and last + 1 of the prompt's tokens that are the task's own, not the template's; None: all.
+        own: first and last + 1 of the prompt's tokens that hold text of the task's own, not the template's alone;
+            None: all.
     """
 
     example: Example
@@ -79,18 +81,26 @@ class PromptEncoder:
         """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.
 
         Raises:
-            ConfigError: the budget does not even hold template, instruction, cue and a few tokens between.
+            ConfigError: the budget does not even hold template, instruction, cue and a few tokens between, or the
+                tokenizer has no token for any of the content.
         """
         text, start, end = self._placed(example)
         encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
         ids, offsets = encoding.input_ids, encoding.offset_mapping
         excess = max(0, len(ids) - self.max_prompt_tokens)
-        inside = [i for i, (a, b) in enumerate(offsets) if a >= start and b <= end and b > a]
+        inside = [i for i, (a, b) in enumerate(offsets) if max(a, start) < min(b, end)]
+        if not inside and example.prompt.strip():
+            raise ConfigError(
+                f"{example.id}: model.backbone.name: the model's tokenizer leaves this text out; use another model"
+            )
         own = (inside[0], inside[-1] + 1 - excess) if inside else (0, len(ids))
         if not excess:
             return ids, 0, own
         low, high = self._between(example, start, end)
-        context = [i for i in inside if offsets[i][0] >= low and offsets[i][1] <= high]
+        whole, low, high = _whole(offsets), max(low, start), min(high, end)
+        # A token that reaches over a border stays.
+        within = [i for i in inside if whole[i][0] >= low and whole[i][1] <= high]
+        context = range(within[0], within[-1] + 1) if within else range(0)
         keep = len(context) - excess
         if keep < LEAST_CONTEXT:
             held = len(ids) - len(context)
@@ -124,3 +134,9 @@ class PromptEncoder:
             )
         origin = start - (example.prompt.find(content) if content else 0)
         return origin + example.instruction, origin + len(example.prompt) - example.cue
+
+
+def _whole(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The characters that each token holds, blanks before it included, which some tokenizers leave out of offsets."""
+    reached = accumulate((b for _, b in offsets), max, initial=0)
+    return [(min(a, before), b) for (a, b), before in zip(offsets, reached, strict=False)]

@@ -1,6 +1,7 @@
 """Chat templates of many kinds: which system message they get, where the prompt lies in them, which day they write."""
 
 import datetime
+import string
 
 import pytest
 import transformers.utils.chat_template_utils as templates
@@ -144,7 +145,6 @@ def test_the_embedded_model_reads_what_it_always_read() -> None:
         ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "can only concatenate"),
         ("{{ messages[3]['content'].strip() }}", "has no element 3"),
         ("{% for m in messages %}<|start|>{{ m['role'] }}{% endfor %}", "leaves the user's text out"),
-        ("{% if messages[1:] %}{{ raise_exception('one only') }}{% endif %}{{ messages[0]['content'] }}", "one only"),
     ],
 )  # fmt: skip
 def test_a_template_that_fails_is_one_line(template: str, said: str) -> None:
@@ -291,6 +291,27 @@ def test_only_a_template_that_writes_the_day_is_dated() -> None:
     assert not encoder(DATED, variables={"date_string": "1 May 1900"}).chat.dated
     assert "Date: 1 May 1900" in encoder(DATED, variables={"date_string": "1 May 1900"}).chat.text("What?")
     assert "Date: 26 Jul 2024" in encoder(DATED).chat.text("What?")
+
+
+FLAGS = ["", "-", "_", "0", "^", "#"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_format_of_strftime_is_written(flag: str, clock: type) -> None:
+    clock.today = datetime.datetime(2025, 2, 3)
+    written = "|".join(f"%{flag}{letter}" for letter in string.ascii_letters.replace("s", ""))
+    template = f"{{{{ strftime_now('{written} 100%%d %') }}}}" + TURNS
+    assert encoder(template, None, day="2025-02-03").chat.text("What?") == asked(template)
+
+
+@pytest.mark.parametrize(
+    ("part", "condition"),
+    [("%m", "< 6"), ("%m", "== 2"), ("%m", "== 11"), ("%y", "> 24"), ("%d", "< 9"), ("%j", "< 90"), ("%u", "== 5"),
+     ("%u", "== 7"), ("%H", "> 5")],
+)  # fmt: skip
+def test_a_template_that_asks_for_a_part_of_the_date_is_dated(part: str, condition: str) -> None:
+    template = f"{{% if strftime_now('{part}') | int {condition} %}}a{{% else %}}b{{% endif %}}" + TURNS
+    assert encoder(template).chat.dated == (part != "%H"), "the time of day is no part of it"
 
 
 @pytest.mark.parametrize(
