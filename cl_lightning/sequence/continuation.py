@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.errors import StateError
+from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
@@ -20,6 +20,20 @@ class Parent:
 
     path: Path
     record: dict[str, Any]
+
+
+def check_apart(parent: str | None, folder: Path) -> None:
+    """Refuse a run to go on from that is the new run's own folder, or where one lies inside the other.
+
+    Raises:
+        ConfigError: they are not apart; starting over would delete the run to go on from.
+    """
+    old, new = Path(parent or "").resolve(), folder.resolve()
+    if parent and (old.is_relative_to(new) or new.is_relative_to(old)):
+        raise ConfigError(
+            f"sequence.continue_from: {parent} and the new run's folder {folder} are one, or one lies inside the "
+            "other; choose another RUN_DIR="
+        )
 
 
 def adapter_settings(module: ContinualLM) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class RunFolder:
     def _start(self, identity: str, fresh: bool, begin: dict[str, Any]) -> None:
         if not _is_run(self.path):
             self.commit(begin)
-        elif fresh or self._never_went_far(identity):
+        elif fresh:
             old = self._own_files()
             # The new record first, naming what is to go: a run that is half deleted is never taken for a whole one.
             self.commit(begin, writing=old)
@@ -145,11 +145,6 @@ class RunFolder:
                     below(self.path, folder)
             delete(self.path, left)
             self.commit(self.record)
-
-    def _never_went_far(self, identity: str) -> bool:
-        """Whether the folder holds another run with no task done, of which nothing is lost."""
-        there = read_record(self.path)
-        return there["identity"] != identity and there["done"] == 0
 
     def _own_files(self) -> list[str]:
         """The files of the run that the folder holds. Raises StateError where it holds others."""
@@ -178,13 +173,15 @@ class RunFolder:
         """Write one file; it counts once `commit` has named it.
 
         Raises:
-            StateError: the name leaves the folder, or is one that the folder keeps for itself.
+            StateError: the name leaves the folder, is one that the folder keeps for itself, or is somebody else's file.
             TrainingError: the disk is full or cannot be written.
         """
         if name in (*KEPT, *EXPORTS):
             raise StateError(f"{self.path}: the name {name!r} is the run folder's own; choose another")
-        below(self.path, name)
+        path = below(self.path, name)
         begun = self._committed.get("writing", [])
+        if name not in self.files and name not in begun and path.exists():
+            raise StateError(f"{path}: is not the run's, and would be overwritten; move it away, then run again")
         if self._committed and name not in self.files and name not in begun:
             # Told before it is there, so that whatever happens the record accounts for it.
             self._committed["writing"] = [*begun, name]

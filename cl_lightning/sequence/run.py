@@ -43,7 +43,7 @@ class SequenceSettings:
     Attributes:
         experiment: name of the folder under runs/; the last --config's name by default.
         run_dir: the run folder; null: runs/<experiment>/<hash of configuration, data and base>.
-        fresh: start over, deleting what the run folder holds.
+        fresh: start over, deleting what the run folder holds. Of this command only: config.yaml keeps it as false.
         continue_from: run folder of a finished sequence whose tasks begin `data.order`; only the new are learnt.
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
@@ -118,7 +118,8 @@ class SequenceRun:
             stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
             if len(self.record.matrix) <= task:
-                raise TrainingError(f"task {order[task]} was interrupted; run the same command again to go on")
+                again = standing.again(self.settings.fresh)
+                raise TrainingError(f"task {order[task]} was interrupted; {again} to go on")
         for callback in self.callbacks:
             callback.on_sequence_end(self.context)
         self.logs.close()
@@ -154,7 +155,8 @@ class SequenceRun:
         """The setup stage of a task's fit."""
         self.module.to(trainer.strategy.root_device)
         if len(set(distributed.gather(len(self.record.matrix)))) != 1:
-            raise TrainingError("the ranks read different states of the run folder; run the same command again")
+            again = standing.again(self.settings.fresh)
+            raise TrainingError(f"the ranks read different states of the run folder; {again}")
         if distributed.rank() == 0:
             self.logs.define_axes()
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
@@ -208,7 +210,7 @@ class SequenceRun:
                 self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
-        stopping.saved(standing.saved(self.folder.path, done, self.data.order))
+        stopping.saved(standing.saved(self.folder.path, done, self.data.order, self.settings.fresh))
 
     def _export(self) -> None:
         for name, data in self.record.exports().items():
