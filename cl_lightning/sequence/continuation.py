@@ -13,6 +13,9 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
 
+#: What a record's metrics say of all tasks before any is trained.
+OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -68,7 +71,7 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
     if record["adapter"] != adapter_settings(module):
         raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
-    if differing := [name for name, value in data.template.items() if record["template"][name] != value]:
+    if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
             "the same"
@@ -96,7 +99,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
         folder.write(name, read_checked(parent.path, parent.record, name))
     folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
-    zero_shot = parent.record["zero_shot"]
+    zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]
     folder.commit(
         {
             **parent.record,
@@ -105,7 +108,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
             "columns": order,
             "R": [[*row, *[None] * new] for row in parent.record["R"]],
             "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
-            "metrics": {**parent.record["metrics"], "complete": False},
+            "metrics": {**parent.record["metrics"], **{key: metrics[key] for key in OF_DATA}, "complete": False},
             "attempts": 0,
         }
     )

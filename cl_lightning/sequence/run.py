@@ -15,7 +15,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from cl_lightning.common import distributed, stopping
@@ -33,6 +32,7 @@ from cl_lightning.sequence.context import RunContext
 from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, check_names, prediction_file, state_file
 from cl_lightning.sequence.loggers import RunLogs, Wandb
 from cl_lightning.sequence.record import Record
+from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
 from cl_lightning.sequence.trainer_hooks import TrainerHooks
 
 
@@ -130,14 +130,13 @@ class SequenceRun:
             done = stored["done"]
             self.record.restore(stored)
             if not self.data.protocol.alone:
-                states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.data.order[:done]]
-                self.module.adapter.restore(states)
+                restore_branches(self.module.adapter, self.folder.path, stored, self.data.order[:done])
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = state_file(slot, done)
                 if name in stored["files"]:
                     callback.load(json.loads(self.folder.read(name)))
                 if (name := state_file(slot, done, "safetensors")) in stored["files"]:
-                    callback.load_tensors(load_tensors(self.folder.read(name)))
+                    callback.load_tensors(read_tensors(self.folder.path, stored, name))
             distributed.on_main(self._export)
         facts = self.record.facts
         self.logs.open(

@@ -5,6 +5,7 @@ project exports for slots, and code that comes with a model runs only where the 
 """
 
 import inspect
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -36,8 +37,11 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         raise StateError(f"{path}: holds a run that was stopped before it began; run its command again")
     try:
         config = parse_yaml(read_checked(path, record, CONFIG).decode(), str(file))
+        json.dumps(config, default=str, skipkeys=True)  # an alias may hold itself
     except (UnicodeDecodeError, RecursionError):
         raise StateError(f"{file}: no text, or nested too deeply") from None
+    except ValueError:
+        raise StateError(f"{file}: holds an alias of itself") from None
     if not isinstance(config, dict):
         raise StateError(f"{file}: holds no options by name")
     for section in ("model", "data"):
@@ -45,6 +49,11 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             raise StateError(f"{file}: holds no section {section!r}")
     if not isinstance(config["model"].get("backbone"), dict):
         raise StateError(f"{file}: model.backbone holds no options by name")
+    if not isinstance(config["model"]["backbone"].get("name"), str):
+        raise StateError(f"{file}: model.backbone.name names no model")
+    for section in ("trainer", "boundary"):
+        if not isinstance(config.get(section) or {}, dict):
+            raise StateError(f"{file}: {section} holds no options by name")
     for section, slot in (("model", "adapter"), ("data", "benchmark")):
         if config[section].get(slot, "") is None:
             raise StateError(f"{file}: {section}.{slot} names no class")

@@ -72,13 +72,19 @@ def run(tmp_path: Path) -> MakeRun:
         R = [[float(np.mean(scores[i, j])) if (i, j) in scores else None for j in T] for i in range(len(trained))]
         record = {
             "identity": "x", "order": list(trained), "columns": list(order), "protocol": protocol,
-            "done": len(trained) if done is None else done, "R": R,
+            "done": len(R[:done]), "R": R[:done],
             "zero_shot": zero_shot and [float(np.mean(values)) for values in zero_shot],
-            "clock": {}, "attempts": 1, "metrics": {"metric_of_task": dict.fromkeys(order, "accuracy")},
+            "clock": {}, "attempts": 1, "tables": {}, "adapter": {},
+            "benchmark": (facts or {}).get("data", "TRACE files"), "template": {},
+            "metrics": {
+                "metric_of_task": dict.fromkeys(order, "accuracy"), "by_likelihood": [], "trained": [], "intervals": {},
+                "majority": None, "copy_prompt": None, "baseline_intervals": {}, "further": {}, "budgets": {},
+            },
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
         }  # fmt: skip
-        folder.commit({**record, **(facts or {})})
+        metrics = {**record["metrics"], **(facts or {}).get("metrics", {})}
+        folder.commit({**record, **(facts or {}), "metrics": metrics})
         return folder.path
 
     return make
@@ -136,12 +142,6 @@ def test_where_the_data_lies_and_how_it_is_run_keeps_nothing_apart(run: MakeRun)
     places = {"data.root": "/elsewhere", "data.eval_batch_size": 99, "trainer.devices": 2, "boundary": {}}
     table = compare([run("lora", 1), run("lora", 2, LOW, **places)])
     assert table.aggregate(0, 0, "fp").seeds == 2
-
-
-def test_records_without_a_checksum_of_the_whole_data_are_not_averaged(run: MakeRun) -> None:
-    table = compare([run("lora", 1, facts={"sources": None}), run("lora", 2, facts={"sources": None})])
-    assert table.columns == ["A", "B"]
-    assert "B is kept apart from A: other examples of FOMC, examples of Py150" in table.notes
 
 
 def test_methods_of_one_name_are_rows_of_their_own(run: MakeRun) -> None:
@@ -308,7 +308,8 @@ def test_damaged_or_foreign_predictions_are_refused(run: MakeRun) -> None:
     folder = RunFolder(other := run("lora", 2))
     folder.record = read_record(other)
     folder.files = folder.record["files"]
-    folder.write("predictions/Py150_FOMC.jsonl", to_jsonl([{"id": "FOMC/77", "score": 0.0}] * 4))
+    row = {"id": "FOMC/77", "prediction": "", "reference": "", "score": 0.0}
+    folder.write("predictions/Py150_FOMC.jsonl", to_jsonl([row] * 4))
     folder.commit(folder.record)
     with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl holds other examples than earlier"):
         compare([other]).aggregate(0, 0, "fp")
