@@ -14,7 +14,7 @@ from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import disk_errors_told
 from cl_lightning.common.memory import loaded_stays
-from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
@@ -133,6 +133,8 @@ def _experiment(argv: list[str]) -> str:
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
     """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    check_utf8("sequence.experiment", experiment)
+    check_utf8("sequence.run_dir", str(Path(settings.run_dir or "runs").absolute()))
     if settings.run_dir is None:
         if why := name_fault(experiment):
             raise ConfigError(
