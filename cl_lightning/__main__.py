@@ -44,8 +44,22 @@ def main() -> int:
         return error.exit_code
 
 
+def _open_standard_streams() -> None:
+    """Give this process the standard streams that it was started without (`>&-`), leading nowhere.
+
+    Else whatever is opened next stands in their place, and gets what is printed.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
 def command() -> NoReturn:
     """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
+    _open_standard_streams()
     stopping.end_on_signals()
     stopping.leave(main())
 

@@ -14,7 +14,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command(
         "train on a sequence of tasks, or continue an interrupted run",
-        "nothing had started; what was saved before is kept",
+        "nothing had started, and what was saved before is kept; run the same command again",
     ),
     "experiments": Command("list the experiments that `run` knows by name", "nothing was changed"),
     "report": Command("print a run's tables", "nothing was changed"),

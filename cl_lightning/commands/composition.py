@@ -14,7 +14,7 @@ from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import disk_errors_told
 from cl_lightning.common.memory import loaded_stays
-from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
@@ -59,6 +59,7 @@ def run() -> None:
     }
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
+    continuation.check_apart(settings.continue_from, folder.path)
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
     with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
@@ -66,7 +67,7 @@ def run() -> None:
             _open(folder, sequence, parent, settings.fresh, resolved)
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            _tell_standing(folder, data.order)
+            _tell_standing(folder, data.order, settings.fresh)
         else:
             folder.attach()
         sequence.run()
@@ -132,12 +133,15 @@ def _experiment(argv: list[str]) -> str:
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
     """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    check_utf8("sequence.experiment", experiment)
+    check_utf8("sequence.run_dir", str(Path(settings.run_dir or "runs").absolute()))
     if settings.run_dir is None:
         if why := name_fault(experiment):
             raise ConfigError(
                 f"sequence.experiment: the name {experiment!r} {why}, and the run's folder is named by it"
             )
         return None
+    continuation.check_apart(settings.continue_from, Path(settings.run_dir))
     if _launches_here():
         RunFolder(Path(settings.run_dir)).check(settings.fresh)
     return Path(settings.run_dir)
@@ -148,8 +152,8 @@ def _launches_here() -> bool:
     return distributed.rank() == 0
 
 
-def _tell_standing(folder: RunFolder, order: list[str]) -> None:
+def _tell_standing(folder: RunFolder, order: list[str], fresh: bool) -> None:
     done = folder.record.get("done", 0)
-    stopping.saved(standing.saved(folder.path, done, order))
+    stopping.saved(standing.saved(folder.path, done, order, fresh))
     if told := standing.continuation(done, order):
         say(told)

@@ -114,8 +114,10 @@ class ContinualCLI(LightningCLI):
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
 
     def resolved(self) -> str:
-        """The resolved configuration as YAML."""
-        return self.parser.dump(self.config, skip_none=False)
+        """The resolved configuration as YAML; `sequence.fresh` is false, or whoever runs it would delete the run."""
+        config = self.config.clone()
+        config.sequence.fresh = False
+        return self.parser.dump(config, skip_none=False)
 
     def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
         """A fresh Trainer. Stock and user callbacks are copied: their state must not cross tasks."""

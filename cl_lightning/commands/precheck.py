@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.paths import check_utf8
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.sequence.slots import slot_package
@@ -30,6 +31,8 @@ def check(argv: list[str]) -> None:
     """Raise ConfigError for the first thing that is wrong; return silently otherwise."""
     if not argv:
         raise ConfigError(f"nothing to run; say {USAGE}, or --help for all options")
+    for word in argv:
+        check_utf8("the command line", word)
     merged: dict[str, Any] = {}
     asked: dict[str, Any] = {}
     sources = []

@@ -41,7 +41,7 @@ def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Itera
             raise
         raise kind(
             f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "
-            "Make room or choose another folder with RUN_DIR=, then run the same command again"
+            "Make room or choose another folder with RUN_DIR=, then run the same command again, without FRESH=1"
         ) from error
 
 

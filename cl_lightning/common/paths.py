@@ -5,10 +5,18 @@ Names come from records, task names, options and callbacks, so from anyone. Ever
 
 from pathlib import Path, PureWindowsPath
 
-from cl_lightning.common.errors import StateError, UserError
+from cl_lightning.common.errors import ConfigError, StateError, UserError
 
 #: Bytes of one part of a path, on common file systems.
 LONGEST_PART = 255
+
+
+def check_utf8(option: str, text: str) -> None:
+    """Refuse what is no UTF-8 text, in which records, configurations and logs are written. Raises ConfigError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option}: {text!r} is no UTF-8 text; rename it, or choose another") from None
 
 
 def name_fault(name: object) -> str | None:

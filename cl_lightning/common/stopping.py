@@ -35,7 +35,7 @@ class Process(Protocol):
 class _Command:
     """What there is to say and to end; `held`: the signals that are ours, none in a process that never asked."""
 
-    saved: str = "nothing had started; what was saved before is kept"
+    saved: str = "nothing had started, and what was saved before is kept; run the same command again"
     held: tuple[signal.Signals, ...] = ()
     ranks: list[Callable[[], Sequence[Process]]] = []
     closing: list[Callable[[int], None]] = []
@@ -46,11 +46,11 @@ class _Command:
 def end_on_signals(text: str = _Command.saved) -> None:
     """End this process on SIGNALS from now on: exit code 128 + the signal's number, rank 0 says "stopped: `text`".
 
-    A SIGHUP that is ignored stays ignored (nohup). Forked children get the system's handling back.
+    Signals that are ignored by now stay ignored, as shells expect: SIGHUP under nohup, SIGINT in a script's background
+    jobs. Forked children get the system's handling back.
     """
     saved(text)
-    hup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    _Command.held = tuple(s for s in SIGNALS if not (s == signal.SIGHUP and hup_ignored))
+    _Command.held = tuple(s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

@@ -78,8 +78,9 @@ def tables(path: Path) -> list[Table]:
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
     references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
     for label, key in references.items():
-        if metrics[key] is not None:
-            rows.append([label, *metrics[key]])
+        scores = record[key] if key == "zero_shot" else metrics[key]
+        if scores is not None:
+            rows.append([label, *scores])
             if ends := _reference_intervals(record, key):
                 rows.append(["  95 % interval", *map(between, ends)])
     tasks = columns(record)

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cl_lightning.common.errors import StateError
-from cl_lightning.common.files import from_jsonl
 from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_checked
+from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_rows
 
 #: Row of the untrained model, as an index of a resampled R.
 START = -1
@@ -37,7 +36,7 @@ def stored_cells(path: Path, record: dict[str, Any]) -> Cells:
     for i, (after, scores) in numbered:
         for j in (j for j, score in enumerate(scores) if score is not None):
             name = prediction_file(after, tasks[j])
-            found = from_jsonl(read_checked(path, record, name))
+            found = read_rows(path, record, name)
             cells[i, j] = tuple(row["id"] for row in found), [row["score"] for row in found]
             if cells[i, j][0] != examples.setdefault(j, cells[i, j][0]):
                 raise StateError(f"{path}: {name} holds other examples than earlier scores of the task")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import ConfigError, StateError, nearest
-from cl_lightning.common.files import from_jsonl, to_csv, to_json, to_jsonl
+from cl_lightning.common.files import to_csv, to_json, to_jsonl
 from cl_lightning.common.paths import below
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.protocol import PROTOCOLS
@@ -24,6 +24,7 @@ from cl_lightning.sequence.folder import (
     prediction_file,
     read_checked,
     read_record,
+    read_rows,
 )
 from cl_lightning.sequence.stored import make, read_config
 
@@ -36,7 +37,7 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
         for task in columns(record):
             name = prediction_file(after, task)
             if name in record["files"]:
-                yield after, task, from_jsonl(read_checked(path, record, name))
+                yield after, task, read_rows(path, record, name)
 
 
 def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.errors import StateError
+from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
+
+#: What a record's metrics say of all tasks before any is trained.
+OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,20 @@ class Parent:
 
     path: Path
     record: dict[str, Any]
+
+
+def check_apart(parent: str | None, folder: Path) -> None:
+    """Refuse a run to go on from that is the new run's own folder, or where one lies inside the other.
+
+    Raises:
+        ConfigError: they are not apart; starting over would delete the run to go on from.
+    """
+    old, new = Path(parent or "").resolve(), folder.resolve()
+    if parent and (old.is_relative_to(new) or new.is_relative_to(old)):
+        raise ConfigError(
+            f"sequence.continue_from: {parent} and the new run's folder {folder} are one, or one lies inside the "
+            "other; choose another RUN_DIR="
+        )
 
 
 def adapter_settings(module: ContinualLM) -> dict[str, Any]:
@@ -54,7 +71,7 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
     if record["adapter"] != adapter_settings(module):
         raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
-    if differing := [name for name, value in data.template.items() if record["template"][name] != value]:
+    if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
             "the same"
@@ -82,7 +99,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
         folder.write(name, read_checked(parent.path, parent.record, name))
     folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
-    zero_shot = parent.record["zero_shot"]
+    zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]
     folder.commit(
         {
             **parent.record,
@@ -91,7 +108,7 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
             "columns": order,
             "R": [[*row, *[None] * new] for row in parent.record["R"]],
             "zero_shot": None if zero_shot is None else [*zero_shot, *[None] * new],
-            "metrics": {**parent.record["metrics"], "complete": False},
+            "metrics": {**parent.record["metrics"], **{key: metrics[key] for key in OF_DATA}, "complete": False},
             "attempts": 0,
         }
     )

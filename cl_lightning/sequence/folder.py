@@ -17,9 +17,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cl_lightning.common.errors import ConfigError, StateError
-from cl_lightning.common.files import disk_errors_told, replace_file, to_json
+from cl_lightning.common.files import disk_errors_told, from_jsonl, replace_file, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
-from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.sequence.record_check import PREDICTION, record_fault
 from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, sort_out, told
 
 SCHEMA = 2
@@ -27,25 +27,6 @@ SCHEMA = 2
 CONFIG = "config.yaml"
 #: Stands for the untrained model where a finished task's name would stand.
 ZERO_SHOT = "zero-shot"
-#: What a record's metrics must hold besides the sequence metrics.
-METRICS = (
-    "metric_of_task", "by_likelihood", "trained", "intervals", "majority", "copy_prompt", "baseline_intervals",
-    "further", "budgets",
-)  # fmt: skip
-#: Without these, of these kinds, a record is damaged.
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "identity": str,
-    "order": list,
-    "columns": list,
-    "protocol": str,
-    "done": int,
-    "R": list,
-    "zero_shot": (list, type(None)),
-    "clock": dict,
-    "attempts": int,
-    "metrics": dict,
-    "files": dict,
-}
 
 
 def prediction_file(after: str, task: str) -> str:
@@ -127,7 +108,7 @@ class RunFolder:
     def _start(self, identity: str, fresh: bool, begin: dict[str, Any]) -> None:
         if not _is_run(self.path):
             self.commit(begin)
-        elif fresh or self._never_went_far(identity):
+        elif fresh:
             old = self._own_files()
             # The new record first, naming what is to go: a run that is half deleted is never taken for a whole one.
             self.commit(begin, writing=old)
@@ -139,17 +120,12 @@ class RunFolder:
                     "choose another RUN_DIR=, or start over with FRESH=1"
                 )
             self.files = dict(self.record["files"])
-        if left := [name for name in self.record.get("writing", ()) if name not in self.files]:
+        if left := [name for name in self.record["writing"] if name not in self.files]:
             for name in left:
                 if folder := name.rpartition("/")[0]:
                     below(self.path, folder)
             delete(self.path, left)
             self.commit(self.record)
-
-    def _never_went_far(self, identity: str) -> bool:
-        """Whether the folder holds another run with no task done, of which nothing is lost."""
-        there = read_record(self.path)
-        return there["identity"] != identity and there["done"] == 0
 
     def _own_files(self) -> list[str]:
         """The files of the run that the folder holds. Raises StateError where it holds others."""
@@ -178,13 +154,15 @@ class RunFolder:
         """Write one file; it counts once `commit` has named it.
 
         Raises:
-            StateError: the name leaves the folder, or is one that the folder keeps for itself.
+            StateError: the name leaves the folder, is one that the folder keeps for itself, or is somebody else's file.
             TrainingError: the disk is full or cannot be written.
         """
         if name in (*KEPT, *EXPORTS):
             raise StateError(f"{self.path}: the name {name!r} is the run folder's own; choose another")
-        below(self.path, name)
+        path = below(self.path, name)
         begun = self._committed.get("writing", [])
+        if name not in self.files and name not in begun and path.exists():
+            raise StateError(f"{path}: is not the run's, and would be overwritten; move it away, then run again")
         if self._committed and name not in self.files and name not in begun:
             # Told before it is there, so that whatever happens the record accounts for it.
             self._committed["writing"] = [*begun, name]
@@ -238,7 +216,6 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_bytes())
         schema = record["schema"]
-        missing = [key for key in KEYS if key not in record] if schema == SCHEMA else []
     except (FileNotFoundError, NotADirectoryError):
         raise StateError(f"{path}: is no run folder (no {RECORD})") from None
     except OSError as error:
@@ -247,36 +224,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise StateError(f"{file}: damaged; {damaged}") from None
     if schema != SCHEMA:
         raise StateError(f"{file}: state version {schema}, this code reads version {SCHEMA}")
-    if missing:
-        raise StateError(f"{file}: damaged (no {', '.join(missing)}); {damaged}")
-    if why := _record_fault(record):
+    if why := record_fault(record):
         raise StateError(f"{file}: damaged ({why}); {damaged}")
     return record
-
-
-def _record_fault(record: dict[str, Any]) -> str | None:
-    """What makes a record with all its keys useless: kinds of values, and names that leave the folder."""
-    for key, kinds in KEYS.items():
-        if not isinstance(record[key], kinds):
-            return f"{key} is of the wrong kind"
-    tasks, begun = record["columns"], record.get("writing", [])
-    if not isinstance(begun, list):
-        return "writing is no list"
-    if record["protocol"] not in PROTOCOLS:
-        return f"there is no protocol {record['protocol']!r}"
-    if lacking := [key for key in METRICS if key not in record["metrics"]]:
-        return f"metrics lacks {', '.join(lacking)}"
-    if not 0 <= record["done"] <= len(record["order"]):
-        return f"done is {record['done']}, order has {len(record['order'])} tasks"
-    if not all(isinstance(checksum, str) for checksum in record["files"].values()):
-        return "files holds a checksum that is no text"
-    for name in (*record["files"], *begun):
-        if why := name_fault(name):
-            return f"the file name {name!r} {why}"
-    for name in (*record["order"], *tasks):
-        if why := part_fault(name):
-            return f"the task name {name!r} {why}"
-    return None
 
 
 def columns(record: dict[str, Any]) -> list[str]:
@@ -305,6 +255,17 @@ def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
             f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1"
         )
     return data
+
+
+def read_rows(path: Path, record: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """A prediction file that the record names. Raises StateError as `read_checked`, and where it holds no such rows."""
+    try:
+        rows = from_jsonl(read_checked(path, record, name))
+    except (ValueError, RecursionError):
+        rows = []
+    if not rows or not all(map(PREDICTION, rows)):
+        raise StateError(f"{path / name}: damaged (holds no predictions with their scores); restore it")
+    return rows
 
 
 def state_file(slot: str, done: int, kind: str = "json") -> str:

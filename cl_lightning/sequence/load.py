@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
-
 from cl_lightning.common.errors import StateError
 from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.folder import CONFIG, adapter_file, read_checked, read_record
+from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import make, read_config
+from cl_lightning.sequence.stored_tensors import restore_branches
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def load_run(
         trust_remote_code: let code that comes with the base model run.
 
     Raises:
-        StateError: no run folder, a damaged or foreign one, or one that needs classes that were not allowed.
+        StateError: no run folder, a damaged or foreign one, one that needs classes that were not allowed, or one with
+            fewer tasks done than `tasks`.
         ConfigError: the base model is not to be had here, or has code of its own that is not trusted.
     """
     folder = Path(path)
@@ -55,6 +55,8 @@ def load_run(
             f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load; "
             "tasks=1 is the first task's, tasks=2 the second's"
         )
+    if tasks is not None and not 0 <= tasks <= record["done"]:
+        raise StateError(f"{folder}: tasks={tasks} is not in 0..{record['done']}, the number of tasks that are done")
     options, file = read_config(folder, record)["model"], folder / CONFIG
     module = make(ContinualLM, options, "model", file, allow, trust_remote_code)
     module.load(module.backbone.load_tokenizer())
@@ -62,5 +64,5 @@ def load_run(
         raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
     done = record["order"][: record["done"] if tasks is None else tasks]
     kept = done[-1:] if alone else done
-    module.adapter.restore([load_tensors(read_checked(folder, record, adapter_file(name))) for name in kept])
+    restore_branches(module.adapter, folder, record, kept)
     return LoadedRun(module.eval(), record["R"], record)

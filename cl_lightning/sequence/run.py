@@ -15,7 +15,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from cl_lightning.common import distributed, stopping
@@ -33,6 +32,7 @@ from cl_lightning.sequence.context import RunContext
 from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, check_names, prediction_file, state_file
 from cl_lightning.sequence.loggers import RunLogs, Wandb
 from cl_lightning.sequence.record import Record
+from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
 from cl_lightning.sequence.trainer_hooks import TrainerHooks
 
 
@@ -43,7 +43,7 @@ class SequenceSettings:
     Attributes:
         experiment: name of the folder under runs/; the last --config's name by default.
         run_dir: the run folder; null: runs/<experiment>/<hash of configuration, data and base>.
-        fresh: start over, deleting what the run folder holds.
+        fresh: start over, deleting what the run folder holds. Of this command only: config.yaml keeps it as false.
         continue_from: run folder of a finished sequence whose tasks begin `data.order`; only the new are learnt.
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
@@ -118,7 +118,8 @@ class SequenceRun:
             stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
             if len(self.record.matrix) <= task:
-                raise TrainingError(f"task {order[task]} was interrupted; run the same command again to go on")
+                again = standing.again(self.settings.fresh)
+                raise TrainingError(f"task {order[task]} was interrupted; {again} to go on")
         for callback in self.callbacks:
             callback.on_sequence_end(self.context)
         self.logs.close()
@@ -129,14 +130,13 @@ class SequenceRun:
             done = stored["done"]
             self.record.restore(stored)
             if not self.data.protocol.alone:
-                states = [load_tensors(self.folder.read(adapter_file(name))) for name in self.data.order[:done]]
-                self.module.adapter.restore(states)
+                restore_branches(self.module.adapter, self.folder.path, stored, self.data.order[:done])
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = state_file(slot, done)
                 if name in stored["files"]:
                     callback.load(json.loads(self.folder.read(name)))
                 if (name := state_file(slot, done, "safetensors")) in stored["files"]:
-                    callback.load_tensors(load_tensors(self.folder.read(name)))
+                    callback.load_tensors(read_tensors(self.folder.path, stored, name))
             distributed.on_main(self._export)
         facts = self.record.facts
         self.logs.open(
@@ -154,7 +154,8 @@ class SequenceRun:
         """The setup stage of a task's fit."""
         self.module.to(trainer.strategy.root_device)
         if len(set(distributed.gather(len(self.record.matrix)))) != 1:
-            raise TrainingError("the ranks read different states of the run folder; run the same command again")
+            again = standing.again(self.settings.fresh)
+            raise TrainingError(f"the ranks read different states of the run folder; {again}")
         if distributed.rank() == 0:
             self.logs.define_axes()
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
@@ -208,7 +209,7 @@ class SequenceRun:
                 self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
-        stopping.saved(standing.saved(self.folder.path, done, self.data.order))
+        stopping.saved(standing.saved(self.folder.path, done, self.data.order, self.settings.fresh))
 
     def _export(self) -> None:
         for name, data in self.record.exports().items():

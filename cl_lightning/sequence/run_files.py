@@ -34,7 +34,7 @@ def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list
 
     A link is the run's own only where wandb makes one; so is everything in wandb's folder of this run, by its name.
     """
-    named = {*KEPT, *EXPORTS, *record["files"], *record.get("writing", ())}
+    named = {*KEPT, *EXPORTS, *record["files"], *record["writing"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
     ours: list[str] = []
     others: list[str] = []

@@ -5,10 +5,14 @@ project exports for slots, and code that comes with a model runs only where the 
 """
 
 import inspect
+import json
+import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -36,8 +40,11 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         raise StateError(f"{path}: holds a run that was stopped before it began; run its command again")
     try:
         config = parse_yaml(read_checked(path, record, CONFIG).decode(), str(file))
+        json.dumps(config, default=str, skipkeys=True)  # an alias may hold itself
     except (UnicodeDecodeError, RecursionError):
         raise StateError(f"{file}: no text, or nested too deeply") from None
+    except ValueError:
+        raise StateError(f"{file}: holds an alias of itself") from None
     if not isinstance(config, dict):
         raise StateError(f"{file}: holds no options by name")
     for section in ("model", "data"):
@@ -45,6 +52,11 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             raise StateError(f"{file}: holds no section {section!r}")
     if not isinstance(config["model"].get("backbone"), dict):
         raise StateError(f"{file}: model.backbone holds no options by name")
+    if not isinstance(config["model"]["backbone"].get("name"), str):
+        raise StateError(f"{file}: model.backbone.name names no model")
+    for section in ("trainer", "boundary"):
+        if not isinstance(config.get(section) or {}, dict):
+            raise StateError(f"{file}: {section} holds no options by name")
     for section, slot in (("model", "adapter"), ("data", "benchmark")):
         if config[section].get(slot, "") is None:
             raise StateError(f"{file}: {section}.{slot} names no class")
@@ -77,7 +89,8 @@ def make(
     except (ArgumentError, TypeError, ValueError) as error:
         if told := user_error_in(error):
             raise told from None
-        raise StateError(f"{file}: {option} is not made from what is stored ({shorten(str(error), 200)})") from None
+        why = _misfit(str(error)) or f"{option} is not made from what is stored ({shorten(str(error), 200)})"
+        raise StateError(f"{file}: {why}") from None
     if not isinstance(made, kind):
         raise StateError(f"{file}: {option} is not made from what is stored (it names none)")
     return made
@@ -95,7 +108,7 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
     except RecursionError:
         raise StateError(f"{file}: nested too deeply") from None
     if strangers:
-        importable = all(part.isidentifier() for name in strangers for part in name.split("."))
+        importable = all(map(_may_be_allowed, strangers))
         flags = " ".join(f"--allow {name}" for name in strangers)
         raise StateError(
             f"{file}: names {', '.join(strangers)}, no class of this project for its place"
@@ -110,6 +123,24 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
                 "if you trust it: --trust-remote-code (in Python: trust_remote_code=True)"
             )
     return config
+
+
+def _may_be_allowed(name: str) -> bool:
+    """Whether `name` can be a class of somebody's own, as far as can be told without importing anything."""
+    top, *below = name.split(".")
+    if not below or not all(part.isidentifier() for part in (top, *below)) or top == cl_lightning.__name__:
+        return False
+    return top in sys.modules or find_spec(top) is not None
+
+
+def _misfit(message: str) -> str | None:
+    """What does not fit, from jsonargparse's account of it: the option, and its value where it is that."""
+    where = ".".join(re.findall(r'Parser key "([\w.]+)"', message) or re.findall(r"Group '([\w.]+)'", message))
+    if found := re.search(r"[Oo]ption '([\w.]+)'", message):
+        return f"{where} has no option {found[1]!r}"
+    if found := re.search(r"(?:Got|Given) value: (.*)", message):
+        return f"{where} cannot be {shorten(found[1], 100)}"
+    return None
 
 
 def _classes(node: Any, option: str) -> Iterator[str]:

@@ -64,7 +64,8 @@ def python(code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
 def test_a_signal_ends_the_process_where_a_raised_exception_is_lost(place: str) -> None:
     done = python(f"{ENDED}\n{PLACES[place]}\nprint('went on')")
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "stopped: nothing had started; what was saved before is kept\n"
+    kept = "nothing had started, and what was saved before is kept; run the same command again"
+    assert done.stderr == f"stopped: {kept}\n"
     # Negative control: Python's own handler raises KeyboardInterrupt.
     control = python(f"{PLACES[place]}\nprint('went on')")
     assert (control.returncode, control.stdout) == (0, "went on\n")
@@ -84,7 +85,7 @@ def test_code_that_runs_no_handler_ends_too() -> None:
     ("code", "told"),
     [
         ("stopping.saved('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
-        ("from tqdm import tqdm; bar = tqdm(total=3); signal.raise_signal(s)", "stopped: nothing had started"),
+        ("from tqdm import tqdm; bar = tqdm(total=3); signal.raise_signal(s)", "stopped: nothing had started, and"),
         ("import atexit; atexit.register(signal.raise_signal, s); stopping.leave(0)", "stopped: nothing had"),
     ],
     ids=["control characters", "a progress bar", "at the very end"],
@@ -97,13 +98,14 @@ def test_the_line_is_one_line(code: str, told: str) -> None:
     assert done.stderr.count("stopped") == 1
 
 
-def test_forks_get_the_systems_handling_back_and_nohup_is_respected() -> None:
+def test_forks_get_the_systems_handling_back_and_what_is_ignored_stays_ignored() -> None:
     fork = "p = os.fork()\nif p == 0: signal.raise_signal(s); os._exit(0)\nprint(os.waitpid(p, 0)[1])"
     done = python(f"{ENDED}\n{fork}")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGINT)}\n", "")
-    ignored = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    assert python(f"{ignored}\n{ENDED}\nsignal.raise_signal(signal.SIGHUP)").returncode == 0
-    assert python(f"{ENDED}\nsignal.raise_signal(signal.SIGHUP)").returncode == 129
+    for name, code in (("SIGHUP", 129), ("SIGINT", 130)):
+        ignored = f"signal.signal(signal.{name}, signal.SIG_IGN)"
+        assert python(f"{ignored}\n{ENDED}\nsignal.raise_signal(signal.{name})").returncode == 0
+        assert python(f"{ENDED}\nsignal.raise_signal(signal.{name})").returncode == code
 
 
 @pytest.mark.parametrize("command", IMPORTS)

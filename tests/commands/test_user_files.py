@@ -23,10 +23,12 @@ from tests.commands.test_cli import launch
 BEGIN = {
     "identity": "0123456789ab", "order": ["A", "B"], "done": 0, "R": [], "zero_shot": None, "clock": {}, "attempts": 0,
     "metrics": {
-        "metric_of_task": {}, "by_likelihood": [], "trained": [], "intervals": {}, "majority": None,
-        "copy_prompt": None, "baseline_intervals": {}, "further": {}, "budgets": {},
+        "metric_of_task": dict.fromkeys("AB", "accuracy"), "by_likelihood": [], "trained": [], "intervals": {},
+        "majority": None, "copy_prompt": None, "baseline_intervals": {}, "further": {}, "budgets": {},
     },
-    "columns": ["A", "B"], "protocol": "sequential",
+    "columns": ["A", "B"], "protocol": "sequential", "tables": {}, "experiment": "x", "data": "x", "benchmark": "x",
+    "base": "x", "seed": 0, "fingerprints": dict.fromkeys("AB", "x"), "sources": dict.fromkeys("AB", "x"),
+    "adapter": {}, "template": {}, "continues": None,
 }  # fmt: skip
 #: What people keep, the first of which look like temporary files of some program.
 PRECIOUS = (
@@ -156,7 +158,7 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
         for task in ("A", "B"):
             folder.write(f"predictions/{task}_A.jsonl", b"1")
             folder.write(f"adapters/{task}/adapter.safetensors", task.encode())
-            R.append([1.0])
+            R.append([1.0, None] if task == "A" else [1.0, 1.0])
             folder.commit({**BEGIN, "done": len(R), "R": R})
             folder.export("matrix.csv", b"")
 

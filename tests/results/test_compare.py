@@ -79,14 +79,15 @@ def run(tmp_path: Path) -> MakeRun:
         R = [[float(np.mean(scores[i, j])) if (i, j) in scores else None for j in T] for i in range(len(trained))]
         record = {
             "identity": "x", "order": list(trained), "columns": list(order), "protocol": protocol,
-            "done": len(trained) if done is None else done, "R": R,
+            "done": len(R[:done]), "R": R[:done],
             "zero_shot": zero_shot and [float(np.mean(values)) for values in zero_shot],
-            "clock": {}, "attempts": 1, "metrics": {**NOTHING_MORE, "metric_of_task": dict.fromkeys(order, "accuracy")},
-            "benchmark": "TRACE files", "tables": {},
+            "clock": {}, "attempts": 1, "tables": {}, "adapter": {}, "benchmark": "TRACE files", "template": {},
+            "metrics": {**NOTHING_MORE, "metric_of_task": dict.fromkeys(order, "accuracy")},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
         }  # fmt: skip
-        folder.commit({**record, **(facts or {})})
+        metrics = {**record["metrics"], **(facts or {}).get("metrics", {})}
+        folder.commit({**record, **(facts or {}), "metrics": metrics})
         return folder.path
 
     return make
@@ -313,7 +314,8 @@ def test_damaged_or_foreign_predictions_are_refused(run: MakeRun) -> None:
     folder = RunFolder(other := run("lora", 2))
     folder.record = read_record(other)
     folder.files = folder.record["files"]
-    folder.write("predictions/Py150_FOMC.jsonl", to_jsonl([{"id": "FOMC/77", "score": 0.0}] * 4))
+    row = {"id": "FOMC/77", "prediction": "", "reference": "", "score": 0.0}
+    folder.write("predictions/Py150_FOMC.jsonl", to_jsonl([row] * 4))
     folder.commit(folder.record)
     with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl holds other examples than earlier"):
         compare([other]).aggregate(0, 0, "fp")

@@ -82,10 +82,7 @@ def test_latex(run: MakeRun) -> None:
 @pytest.mark.parametrize("name", ["[b]", "*star", " [x", "**"])
 def test_latex_takes_no_name_for_an_argument(run: MakeRun, name: str) -> None:
     r"""A rule and "\\" look past line ends for a "[" or a "*"."""
-    scored = {"metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "by_likelihood": []}
-    unsaid = dict.fromkeys(("trained", "intervals", "majority", "copy_prompt", "baseline_intervals", "further"))
-    facts = {"metrics": {**scored, **unsaid, "budgets": {}}, "benchmark": "TRACE files"}
-    runs = [str(run(name, 1, facts=facts)), str(run("b", 1, facts=facts, **OTHER))]
+    runs = [str(run(name, 1)), str(run("b", 1, **OTHER))]
     made, _ = text([*runs, "--format=latex", "--baseline=b"])
     assert made.count(name.strip()) >= 2, "in the table, and in that of differences"
     follows = re.findall(r"(?:\\\\|rule)\s*(\S)", made)

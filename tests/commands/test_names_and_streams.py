@@ -1,0 +1,49 @@
+"""What a shell hands over: names that are no text, and standard streams that are closed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cl_lightning.commands import precheck
+from cl_lightning.commands.composition import _run_dir
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.sequence.run import SequenceSettings
+from tests.commands.test_user_files import BEGIN
+from tests.conftest import ROOT
+
+NO_TEXT = "a\udcff"  # as Python reads the bytes a, 255
+
+
+@pytest.mark.parametrize("option", ["--sequence.experiment=", "--sequence.run_dir=w/", "--config=", "--data.root="])
+def test_a_name_that_is_no_text_is_told_before_anything_is_read(option: str) -> None:
+    with pytest.raises(ConfigError, match=r"^the command line: .* is no UTF-8 text; rename it") as told:
+        precheck.check([option + NO_TEXT])
+    str(told.value).encode()
+
+
+def test_names_that_come_from_elsewhere_are_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings, experiment in (
+        (SequenceSettings(run_dir=str(tmp_path / "run")), NO_TEXT),
+        (SequenceSettings(), NO_TEXT),
+    ):
+        with pytest.raises(ConfigError, match=r"^sequence\.experiment: 'a\\udcff' is no UTF-8 text"):
+            _run_dir(settings, experiment)
+    (tmp_path / NO_TEXT).mkdir()
+    monkeypatch.chdir(tmp_path / NO_TEXT)
+    for run_dir in (None, "run"):
+        with pytest.raises(ConfigError, match=r"^sequence\.run_dir: .* is no UTF-8 text"):
+            _run_dir(SequenceSettings(run_dir=run_dir), "x")
+    assert _run_dir(SequenceSettings(run_dir=str(tmp_path / "Größe")), "é") == tmp_path / "Größe", "the control"
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
+    record = {**BEGIN, "schema": 2, "files": {}, "writing": []}
+    (tmp_path / "sequence.json").write_text(json.dumps(record))
+    line = f'exec "{sys.executable}" -m cl_lightning report "$0" {closed}'
+    done = subprocess.run(["sh", "-c", line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "sequence.json").read_text() == json.dumps(record)

@@ -1,0 +1,169 @@
+"""Damage that JSON and checksums do not show: one line says what is damaged, whatever reads the run."""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from cl_lightning.commands import compare
+from cl_lightning.common.errors import StateError
+from cl_lightning.results.report import tables
+from cl_lightning.results.rescore import rescore
+from cl_lightning.sequence.continuation import Parent, adopt
+from cl_lightning.sequence.folder import RunFolder, adapter_file, read_record
+from cl_lightning.sequence.load import load_run
+from cl_lightning.sequence.record_check import KEYS, METRICS, record_fault
+from tests.commands.test_bad_input import go_on
+from tests.commands.test_user_files import BEGIN
+
+DONE: dict[str, Any] = {**BEGIN, "schema": 2, "files": {}, "writing": [], "done": 2, "R": [[1.0, None], [2, 3.5]]}
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("damaged") / "run"
+    assert go_on(run, "--data.order=[FOMC]").code == 0
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def damage(run: Path, name: str, data: bytes) -> None:
+    """Put `data` into a file of the run, under its right checksum."""
+    (run / name).write_bytes(data)
+    record = json.loads((run / "sequence.json").read_text())
+    record["files"][name] = hashlib.sha256(data).hexdigest()
+    (run / "sequence.json").write_text(json.dumps(record))
+
+
+def put(*place: str, value: Any) -> Change:
+    def change(record: dict[str, Any]) -> None:
+        for key in place[:-1]:
+            record = record[key]
+        record[place[-1]] = value
+
+    return change
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    **{f"no {key}": (lambda record, key=key: record.pop(key), f"no {key}") for key in KEYS},
+    **{
+        f"no metrics.{key}": (lambda record, key=key: record["metrics"].pop(key), f"metrics lacks {key}")
+        for key in METRICS
+    },
+    "R of texts": (put("R", value=[["1", None], ["2", "3"]]), "R is of the wrong kind"),
+    "R with NaN": (put("R", value=[[float("nan"), None], [2, 3]]), "R is of the wrong kind"),
+    "R with true": (put("R", value=[[True, None], [2, 3]]), "R is of the wrong kind"),
+    "a flat R": (put("R", value=[1.0, 2.0]), "R is of the wrong kind"),
+    "a row too few": (put("R", value=[[1.0, None]]), "R has 1 rows, done is 2"),
+    "done too few": (put("done", value=1), "R has 2 rows, done is 1"),
+    "done true": (put("done", value=True), "done is of the wrong kind"),
+    "a short row": (put("R", value=[[1.0], [2.0, 3.0]]), "R, row 1: 1 scores for 2 tasks"),
+    "a long row": (put("R", value=[[1.0, None], [2.0, 3.0, 4.0]]), "R, row 2: 3 scores for 2 tasks"),
+    "a score that is missing": (put("R", value=[[1.0, None], [None, 3.0]]), "R, row 2: scores are missing"),
+    "zero-shot scores": (put("zero_shot", value=[1.0]), "zero_shot: 1 scores for 2 tasks"),
+    "other columns": (put("columns", value=["B", "A"]), "columns are not those of order"),
+    "a protocol": (put("protocol", value="none"), "there is no protocol 'none'"),
+    "tables": (put("tables", value=[1]), "tables is of the wrong kind"),
+    "a table": (put("tables", value={"init": [{"title": "t", "columns": ["a"]}]}), "tables is of the wrong kind"),
+    "intervals": (put("metrics", "intervals", value=[1]), "metrics.intervals is of the wrong kind"),
+    "an interval": (put("metrics", "intervals", value={"A": {"A": [1]}}), "metrics.intervals is of the wrong kind"),
+    "trained": (put("metrics", "trained", value="abc"), "metrics.trained is of the wrong kind"),
+    "no metric of a task": (put("metrics", "metric_of_task", value={"A": "f1"}), "metric_of_task lacks B"),
+    "majority": (put("metrics", "majority", value=[1.0]), "majority: 1 scores for 2 tasks"),
+    "budgets": (put("metrics", "budgets", value={"A": {}}), "metrics.budgets is of the wrong kind"),
+    "further": (put("metrics", "further", value={"A": {"A": {"f1": 3}}}), "metrics.further is of the wrong kind"),
+    "a checksum": (put("fingerprints", value={"A": "x"}), "fingerprints lacks B"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_record_of_other_kinds_or_sizes_is_damaged(tmp_path: Path, name: str) -> None:
+    record = copy.deepcopy(DONE)
+    assert record_fault(record) is None, "the control"
+    change, told = FAULTS[name]
+    change(record)
+    assert record_fault(record) == told
+    (tmp_path / "sequence.json").write_text(json.dumps(record))
+    with pytest.raises(StateError) as caught:
+        tables(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/sequence.json: damaged ({told}); restore it, or move the folder away and run again"
+    )
+
+
+def renamed(data: bytes) -> bytes:
+    return save({f"x.{name}": tensor for name, tensor in load(data).items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: b"junk", r"adapter\.safetensors: damaged \("),
+        (lambda data: b"", r"adapter\.safetensors: damaged \("),
+        (renamed, r"adapters: damaged \(the branches do not fit SeqLoRA: TypeError"),
+        (lambda data: save({"x": torch.zeros(1)}), r"adapters: damaged \(the branches do not fit SeqLoRA"),
+    ],
+    ids=["junk", "nothing", "foreign keys", "no keys"],
+)
+def test_adapters_with_a_right_checksum_that_are_none(run: Path, change: Callable[[bytes], bytes], told: str) -> None:
+    name = adapter_file("FOMC")
+    damage(run, name, change((run / name).read_bytes()))
+    with pytest.raises(StateError, match=told) as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rows", [b"", b"{}\n", b"[1]\n", b"{", b'{"id": "x", "score": NaN}\n', b"[" * 100_000, b"\xff"]
+)
+def test_predictions_with_a_right_checksum_that_are_none(run: Path, rows: bytes) -> None:
+    damage(run, "predictions/FOMC_FOMC.jsonl", rows)
+    for act in (tables, lambda run: rescore(run, "own"), lambda run: compare.text([str(run)])):
+        with pytest.raises(StateError, match=r"FOMC_FOMC\.jsonl: damaged \(holds no predictions"):
+            act(run)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data: {}\nmodel: {backbone: {name: x}, z: &a [*a]}\n", "data: {}\nmodel: {backbone: {name: x}, z: &a {b: *a}}\n",
+     "data: {}\nmodel: {backbone: {}}\n", "data: {}\nmodel: {backbone: {name: x}}\ntrainer: 3\n"],
+)  # fmt: skip
+def test_a_configuration_that_holds_itself_or_no_options(run: Path, text: str) -> None:
+    damage(run, "config.yaml", text.encode())
+    for act in (load_run, lambda run: compare.text([str(run)])):
+        with pytest.raises(StateError, match=r"config\.yaml: "):
+            act(run)
+
+
+@pytest.mark.parametrize("tasks", [-1, 2, 9])
+def test_a_model_after_more_tasks_than_are_done_is_refused(run: Path, tasks: int) -> None:
+    with pytest.raises(StateError, match=rf"tasks={tasks} is not in 0\.\.1, the number of tasks that are done"):
+        load_run(run, tasks)
+    assert load_run(run, 0).matrix == load_run(run, 1).matrix
+
+
+def test_a_run_taken_over_knows_the_metrics_of_its_new_tasks(tmp_path: Path) -> None:
+    """Before the first of them is learnt, too: it can be stopped there, and read."""
+    old = {**DONE, "columns": ["A"], "order": ["A"], "done": 1, "R": [[1.0]]}
+    old["metrics"] = {**DONE["metrics"], "metric_of_task": {"A": "accuracy"}, "trained": [7]}
+    assert record_fault(old) is None
+    folder = RunFolder(tmp_path)
+    folder.open("0123456789ab", False, BEGIN)
+    facts = {key: BEGIN[key] for key in ("identity", "fingerprints", "sources")}
+    adopt(Parent(tmp_path / "old", old), folder, facts, ["A", "B"], b"")
+    folder.close()
+    there = read_record(tmp_path)
+    assert (there["R"], there["metrics"]["trained"]) == ([[1.0, None]], [7])
+    assert "1 of 2 tasks done" in str(tables(tmp_path)[0].title)

@@ -1,0 +1,58 @@
+"""What is said of a stored configuration that makes nothing: what does not fit, and advice that can be followed."""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.stored import make
+
+MODEL = {
+    "backbone": {"name": "random-llama"},
+    "adapter": {"class_path": "cl_lightning.adapters.SeqLoRA", "init_args": {"rank": 4}},
+}
+
+
+def refused(*place: str, value: Any) -> str:
+    node = options = copy.deepcopy(MODEL)
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    with pytest.raises(StateError) as told:
+        make(ContinualLM, options, "model", Path("R/config.yaml"))
+    return str(told.value).removeprefix("R/config.yaml: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["sub.yaml", "cl_lightning.data.UserTasks", "cl_lightning.nowhere", "Evil", "no.where"]
+)
+def test_no_advice_to_allow_what_is_no_class_of_ones_own(name: str) -> None:
+    assert refused("adapter", "class_path", value=name) == f"names {name}, no class of this project for its place"
+
+
+def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_classes.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_own_classes.Mine", "__main__.Mine"):
+        assert f"--allow {name} (in Python: allow=['{name}'])" in refused("adapter", "class_path", value=name)
+    assert "my_own_classes" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("lr",), "x", "model.lr cannot be x"),
+        (("adapter", "init_args", "rank"), "a", "model.adapter.rank cannot be a"),
+        (("adapter", "init_args", "targets"), {"a": {"b": 1}}, "model.adapter.targets cannot be {'a': {'b': 1}}"),
+        (("backbone", "dtype"), "f99", "model.backbone.dtype cannot be f99"),
+        (("adapter",), 3, "model.adapter cannot be 3"),
+        (("adapter", "init_args", "foo"), 1, "model.adapter has no option 'foo'"),
+        (("foo",), 1, "model has no option 'foo'"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_plain_words(place: tuple[str, ...], value: Any, told: str) -> None:
+    assert refused(*place, value=value) == told
