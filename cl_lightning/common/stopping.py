@@ -46,11 +46,12 @@ class _Command:
 def end_on_signals(text: str = _Command.saved) -> None:
     """End this process on SIGNALS from now on: exit code 128 + the signal's number, rank 0 says "stopped: `text`".
 
-    Signals that are ignored by now stay ignored, as shells expect: SIGHUP under nohup, SIGINT in a script's background
-    jobs. Forked children get the system's handling back.
+    A SIGHUP that is ignored by now stays ignored (nohup). A SIGINT does not, though scripts start their background jobs
+    so: whoever sends one wants an end. Forked children get the system's handling back.
     """
     saved(text)
-    _Command.held = tuple(s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN)
+    hup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    _Command.held = tuple(s for s in SIGNALS if not (s == signal.SIGHUP and hup_ignored))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
