@@ -1,6 +1,5 @@
 """Files that are not ours: a folder is a run's by its record alone; nothing is deleted that no record accounts for."""
 
-import copy
 import json
 import os
 import shutil
@@ -11,14 +10,15 @@ from typing import Any
 import pytest
 
 from cl_lightning.commands.compare import text
-from cl_lightning.common.errors import StateError, TrainingError, UserError
+from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import RunFolder, read_record
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, sort_out
-from tests.commands.test_bad_input import SMALL, Told, go_on, intact
-from tests.commands.test_cli import launch
+from tests.commands.test_bad_input import SMALL
+from tests.commands.test_bad_runs import go_on, intact
+from tests.commands.test_cli import Told, launch
 
 BEGIN = {
     "identity": "0123456789ab", "order": ["A", "B"], "done": 0, "R": [], "zero_shot": None, "clock": {}, "attempts": 0,
@@ -376,30 +376,3 @@ def test_a_view_is_not_written_through_a_link(run: Path, tmp_path: Path) -> None
     with pytest.raises(StateError, match="rescored: is a link"):
         rescore(run, "own")
     assert contents(tmp_path / "victim") == {}
-
-
-# ---- the folder's own names --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [RECORD, LOCK, SCRATCH, "matrix.csv", "curves.csv", "metrics.json"])
-def test_callbacks_do_not_write_the_folders_own_files(tmp_path: Path, name: str) -> None:
-    folder = RunFolder(tmp_path)
-    folder.open("0123456789ab", False, copy.deepcopy(BEGIN))
-    with pytest.raises(StateError, match="is the run folder's own"):
-        folder.write(name, b"")
-    folder.close()
-
-
-def test_a_full_disk_leaves_no_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(tmp_path)
-    folder.open("0123456789ab", False, BEGIN)
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device", str(tmp_path))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(TrainingError, match="No space left"):
-            folder.write("a.csv", b"1")
-    folder.close()
-    assert {p.name for p in tmp_path.iterdir()} <= {RECORD, LOCK}

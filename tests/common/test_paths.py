@@ -16,7 +16,8 @@ from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.continuation import Parent, adopt
 from cl_lightning.sequence.folder import RunFolder, check_names, read_checked, read_record
 from cl_lightning.sequence.loggers import Clock, RunLogs
-from tests.commands.test_bad_input import SMALL, go_on
+from tests.commands.test_bad_input import SMALL
+from tests.commands.test_bad_runs import go_on
 from tests.commands.test_cli import launch
 from tests.commands.test_user_files import BEGIN, contents
 

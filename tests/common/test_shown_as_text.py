@@ -15,7 +15,7 @@ from cl_lightning.common.console import console, table
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.terminal import say, say_error, shown
 from cl_lightning.sequence.context import RunContext
-from tests.commands.test_bad_input import go_on
+from tests.commands.test_bad_runs import go_on
 from tests.conftest import ROOT
 from tests.results.test_compare import MakeRun, run
 from tests.results.test_report import METRICS

@@ -20,7 +20,7 @@ from cl_lightning.sequence.continuation import Parent, adopt
 from cl_lightning.sequence.folder import RunFolder, adapter_file, read_record
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.record_check import KEYS, METRICS, record_fault
-from tests.commands.test_bad_input import go_on
+from tests.commands.test_bad_runs import go_on
 from tests.commands.test_user_files import BEGIN
 
 DONE: dict[str, Any] = {**BEGIN, "schema": 2, "files": {}, "writing": [], "done": 2, "R": [[1.0, None], [2, 3.5]]}

@@ -22,7 +22,7 @@ from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.stored import only, own_classes
-from tests.commands.test_bad_input import go_on
+from tests.commands.test_bad_runs import go_on
 from tests.conftest import save_tiny_t5
 
 PLANTED = """

@@ -1,10 +1,7 @@
 """Every operator against float64 references on whole matrices, written from its equation, and the authors' outputs."""
 
-import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,14 +13,10 @@ from cl_lightning.linalg.gram import combine, gram_matrix
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.surgery import AGEM, GEM, CAGrad, GradVac, PCGrad, RangeRemoval, SymmetricPCGrad
 from cl_lightning.surgery.base import SurgeryOperator
-from cl_lightning.surgery.nonnegative import nearest_to_origin, nonnegative_least_squares
 from cl_lightning.surgery.range_removal import Sides
-from cl_lightning.surgery.reconcile import Scope, conflicts, reconcile
-from tests.conftest import SHARED
 
 torch.set_num_threads(1)
 
-ORACLES = SHARED / "oracles"
 SHAPE = (12, 7)
 LINEAR = [PCGrad(), SymmetricPCGrad(), AGEM(), GEM(), CAGrad(), GradVac(0.2)]
 OVER_ONE = (PCGrad, SymmetricPCGrad, GradVac)  # the others take any number of memories
@@ -272,142 +265,6 @@ def test_gem_is_nearer_than_pcgrad_in_any_order() -> None:
     assert feasible > 10 and broken > 10
 
 
-# --- CAGrad -----------------------------------------------------------------------------------------------
-
-
-def cagrad_dual(gradients: Gradients, c: float) -> Callable[[Tensor], Tensor]:
-    """F(w) = <g_w, g_0> + c ||g_0|| ||g_w|| for rows of weights (.., k+1), on whole matrices."""
-    flat = torch.stack([g.flatten() for g in gradients])
-    mean = flat.mean(0)
-
-    def value(w: Tensor) -> Tensor:
-        g_w = w @ flat
-        return g_w @ mean + c * mean.norm() * g_w.norm(dim=-1)
-
-    return value
-
-
-def search_simplex(value: Callable[[Tensor], Tensor], count: int) -> Tensor:
-    """Argmin of a convex function over the simplex: ever finer grids around the best point so far."""
-    steps = torch.linspace(-1, 1, 41, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[steps] * (count - 1)).reshape(-1, count - 1)
-    best, width = torch.full((count - 1,), 1 / count, dtype=torch.float64), 1.0
-    while width > 1e-10:
-        points = (best + width * grid).clamp(min=0)
-        last = 1 - points.sum(1, keepdim=True)
-        w = torch.cat([points, last], 1)[last[:, 0] >= 0]
-        best, width = w[value(w).argmin()][:-1], 0.7 * width
-    return torch.cat([best, 1 - best.sum(0, keepdim=True)])
-
-
-@pytest.mark.parametrize("c", [0.2, 0.5, 0.9, 3.0])
-@pytest.mark.parametrize(("count", "seed"), [(1, 0), (1, 1), (2, 2), (2, 3)])
-def test_cagrad_equals_a_fine_search(count: int, seed: int, c: float) -> None:
-    gradients = drawn(count, seed, lengths=(2.0, 1.0, 0.3)[: count + 1])
-    w = search_simplex(cagrad_dual(gradients, c), count + 1)
-    mean = sum(gradients) / (count + 1)
-    g_w = combine(w, gradients)
-    expected = mean + c * mean.norm() / g_w.norm() * g_w
-    out = solve(CAGrad(c), gradients)
-    assert relative(out, expected) < 1e-6
-    assert float((out - mean).norm()) == pytest.approx(c * float(mean.norm()), rel=1e-10)
-    assert relative(solve(CAGrad(1.1 * c), gradients), expected) > 1e-3  # control
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(1, 8), st.floats(0, 6), st.floats(1e-3, 20), st.booleans())
-def test_cagrad_closes_the_duality_gap(seed: int, count: int, decades: float, c: float, opposed: bool) -> None:
-    """min <G_i, d> within ||d - g_0|| <= c ||g_0|| cannot exceed F(w) for any w: equality proves both."""
-    rng = torch.Generator().manual_seed(seed)
-    lengths = 10 ** (decades * torch.rand(count + 1, generator=rng, dtype=torch.float64))
-    shape = (int(torch.randint(1, 6, (), generator=rng)), 5)
-    gradients = drawn(count, seed, shape, lengths.tolist())
-    if opposed:
-        gradients[1] = -0.5 * gradients[0]
-    mean = sum(gradients) / len(gradients)
-    a = CAGrad(c).coefficients(gram_matrix(gradients))
-    d = combine(a, gradients)
-    scale = (1 + c) * float(mean.norm()) * max(float(g.norm()) for g in gradients)
-    part = (a - 1 / len(gradients)).clamp(min=0)  # of w, in some unit
-    assert float(part.sum()) > 0 or not (d - mean).any()
-    bound = float(cagrad_dual(gradients, c)(part / part.sum())) if part.sum() > 0 else math.inf
-    if float((d - mean).norm()) < c * float(mean.norm()) * (1 - 1e-9):  # no direction helps all: F = 0 at g_w = 0
-        bound = 0.0
-    assert float((d - mean).norm()) <= c * float(mean.norm()) * (1 + 1e-9)
-    assert abs(bound - min(inner(g, d) for g in gradients)) <= 1e-10 * scale
-
-
-def test_cagrad_limits() -> None:
-    gradients = drawn(3, 5, lengths=(3.0, 1.0, 2.0, 0.5))
-    torch.testing.assert_close(solve(CAGrad(0.0), gradients), sum(gradients) / 4, rtol=1e-14, atol=1e-14)
-    far = solve(CAGrad(1e7), gradients)
-    flat = torch.stack([g.flatten() for g in gradients])
-    least = combine(frank_wolfe(flat), gradients)
-    assert inner(far, least) / float(far.norm() * least.norm()) > 1 - 1e-8
-    mean = sum(gradients)
-    assert inner(mean, least) / float(mean.norm() * least.norm()) < 0.95  # control
-    for c in (-0.1, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="CAGrad c"):
-            CAGrad(c)
-
-
-def frank_wolfe(points: Tensor, steps: int = 100000) -> Tensor:
-    """Weights of the hull's point nearest to the origin, by pairwise Frank-Wolfe steps on whole points."""
-    w = torch.full((len(points),), 1 / len(points), dtype=torch.float64)
-    for _ in range(steps):
-        slope = points @ (w @ points)
-        to = int(slope.argmin())
-        away = int(slope.masked_fill(w <= 0, -torch.inf).argmax())
-        direction = points[to] - points[away]
-        if slope[away] - slope[to] < 1e-14:
-            break
-        step = float((slope[away] - slope[to]) / direction.square().sum().clamp(min=1e-300))
-        step = min(step, float(w[away]))
-        w[to] += step
-        w[away] -= step
-    return w
-
-
-def test_cagrad_where_nothing_helps_all() -> None:
-    """g against -3 g: for c < 1 it stays on the mean's side, beyond it stands still."""
-    g, _ = drawn(1)
-    torch.testing.assert_close(solve(CAGrad(0.5), [g, -3 * g]), -0.5 * g, rtol=1e-12, atol=1e-12)
-    assert float(solve(CAGrad(2.0), [g, -3 * g]).norm()) < 1e-12 * float(g.norm())
-    assert not solve(CAGrad(0.5), [g, -g]).any()  # the mean is zero
-
-
-def test_cagrad_is_not_pcgrad() -> None:
-    gradients = drawn(1)
-    for c in (0.25, 0.5, 1.0):
-        assert relative(solve(CAGrad(c), gradients), solve(PCGrad(), gradients)) > 0.1
-
-
-# --- the solver under GEM and CAGrad ----------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 12), st.booleans())
-def test_nonnegative_least_squares_satisfies_kkt(seed: int, unknowns: int, rows: int, doubled: bool) -> None:
-    rng = torch.Generator().manual_seed(seed)
-    E = torch.randn(rows, unknowns, dtype=torch.float64, generator=rng)
-    f = torch.randn(rows, dtype=torch.float64, generator=rng)
-    if doubled:
-        E = torch.cat([E, 5 * E, -E, 0 * E], 1)
-    u = nonnegative_least_squares(E.T @ E, E.T @ f)
-    slope = E.T @ (f - E @ u)
-    size = 1 + float(u.max())
-    assert u.min() >= 0
-    assert slope.max() <= 1e-10 * size and (u * slope).abs().max() <= 1e-10 * size**2
-
-
-def test_nearest_to_origin() -> None:
-    points = torch.randn(6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
-    w = nearest_to_origin(points @ points.T)
-    torch.testing.assert_close(w @ points, frank_wolfe(points) @ points, rtol=0, atol=1e-6)
-    points[3] = 0
-    assert nearest_to_origin(points @ points.T).tolist() == [0, 0, 0, 1, 0, 0]
-
-
 # --- range removal ----------------------------------------------------------------------------------------
 
 
@@ -444,118 +301,3 @@ def test_range_removal_takes_no_arbitrary_direction() -> None:
         RangeRemoval(0)
     with pytest.raises(ConfigError, match="did you mean left"):
         RangeRemoval(2, "lefft")
-
-
-# --- outputs of the authors' code -------------------------------------------------------------------------
-
-# case, operator, strength, scope, tolerance (as max|diff| / ||current module||_F)
-CASES = [
-    ("adv_always_permod", PCGrad(always=True), 1.0, "matrix", 1e-11),
-    ("adv_always_global", PCGrad(always=True), 1.0, "global", 1e-11),
-    ("adv_always_c0.5_permod", PCGrad(always=True), 0.5, "matrix", 1e-11),
-    ("adv_always_c0.5_global", PCGrad(always=True), 0.5, "global", 1e-11),
-    ("basic_permod_always1_addretain0", PCGrad(always=True), 1.0, "matrix", 1e-11),
-    ("basic_global_always1_addretain0", PCGrad(always=True), 1.0, "global", 1e-11),
-    ("adv_tau0.1_permod", PCGrad(0.1), 1.0, "matrix", 1e-11),
-    ("adv_tau-0.1_permod", PCGrad(-0.1), 1.0, "matrix", 1e-11),
-    ("adv_tau-0.5_permod", PCGrad(-0.5), 1.0, "matrix", 1e-11),
-    ("adv_tau0.1_global", PCGrad(0.1), 1.0, "global", 1e-11),
-    ("adv_tau-0.1_global", PCGrad(-0.1), 1.0, "global", 1e-11),
-    ("adv_tau-0.5_global", PCGrad(-0.5), 1.0, "global", 1e-11),
-    ("adv_gradvac_phi0.0_permod", GradVac(0.0), 1.0, "matrix", 1e-11),
-    ("adv_gradvac_phi0.2_permod", GradVac(0.2), 1.0, "matrix", 1e-11),
-    ("adv_gradvac_phi-0.3_permod", GradVac(-0.3), 1.0, "matrix", 1e-11),
-    ("adv_gradvac_phi0.2_tau1.0_permod", GradVac(0.2), 1.0, "matrix", 1e-11),
-    # Their magnitude-preserving method in global mode rescales nothing.
-    ("adv_magmethod_global", PCGrad(), 1.0, "global", 1e-11),
-]
-KEEPING_NORM = [
-    ("adv_magmethod_permod", PCGrad(), 1.0, 1e-7),
-    ("adv_magflag_pcgrad_permod", PCGrad(), 1.0, 1e-7),
-    ("adv_magflag_c0.5_permod", PCGrad(), 0.5, 1e-7),
-    ("adv_gradvac_phi0.0_magflag_permod", GradVac(0.0), 1.0, 1e-7),
-]
-
-
-class Authors:
-    """Scenario "conflict" of the SLICE authors' projections; skips where their outputs are not here."""
-
-    def __init__(self) -> None:
-        if not (ORACLES / "slice_surgery.npz").exists():
-            pytest.skip("outputs of the SLICE authors' code are not here")
-        self.arrays = np.load(ORACLES / "slice_surgery.npz")
-        self.info = json.loads((ORACLES / "slice_surgery.json").read_text())
-        self.modules = list(self.info["scenarios"]["conflict"]["cos"])
-        self.new, self.memory = (
-            {m: torch.tensor(self.arrays[f"conflict|{side}|{m}"]) for m in self.modules}
-            for side in ("current", "retain")
-        )
-
-    def changed(self, case: str, module: str) -> bool:
-        return f"conflict|{case}|{module}" not in self.info["unchanged"]
-
-    def error(self, case: str, module: str, out: Tensor) -> float:
-        key, current = f"conflict|{case}|{module}", self.new[module]
-        expected = torch.tensor(self.arrays[key]) if self.changed(case, module) else current
-        return float((out - expected).abs().max() / current.norm())
-
-
-@pytest.fixture
-def authors() -> Authors:
-    return Authors()
-
-
-@pytest.mark.parametrize(("case", "operator", "strength", "scope", "tolerance"), CASES, ids=lambda v: str(v)[:30])
-def test_authors_projections(
-    authors: Authors, case: str, operator: SurgeryOperator, strength: float, scope: Scope, tolerance: float
-) -> None:
-    for module, out, record in reconcile(authors.new, [authors.memory], operator, strength, scope):
-        assert authors.error(case, module, out) < tolerance
-        assert record.fired == authors.changed(case, module)
-
-
-@pytest.mark.parametrize(("case", "operator", "strength", "tolerance"), KEEPING_NORM, ids=lambda v: str(v)[:30])
-def test_authors_magnitude_preservation(
-    authors: Authors, case: str, operator: SurgeryOperator, strength: float, tolerance: float
-) -> None:
-    worst = 0.0
-    for module, out, _ in reconcile(authors.new, [authors.memory], operator, strength, preserve_norm=True):
-        assert authors.error(case, module, out) < tolerance
-    for module, out, _ in reconcile(authors.new, [authors.memory], operator, strength):
-        worst = max(worst, authors.error(case, module, out))
-    assert worst > 1e-3  # control
-
-
-@pytest.mark.parametrize(("case", "strength"), [("adv_magflag_pcgrad_global", 1.0), ("adv_magflag_c0.5_global", 0.5)])
-def test_authors_magnitude_preservation_in_global_mode(authors: Authors, case: str, strength: float) -> None:
-    """They rescale module by module after one decision on the sum; we keep the norm of the sum."""
-    results = list(reconcile(authors.new, [authors.memory], PCGrad(), strength, "global", preserve_norm=True))
-    for module, out, _ in results:
-        assert authors.error(case, module, out * (authors.new[module].norm() / out.norm())) < 1e-7
-    assert max(authors.error(case, module, out) for module, out, _ in results) > 1e-3
-
-
-@pytest.mark.parametrize(("case", "delta"), [("adv_perlayer_d0.0_permod", 0.0), ("adv_perlayer_d0.1_permod", 0.1)])
-def test_authors_threshold_by_the_median(authors: Authors, case: str, delta: float) -> None:
-    """Their per-layer threshold is a threshold: the upper median of the modules' cosines, less delta."""
-    grams = {m: gram_matrix([authors.new[m], authors.memory[m]]) for m in authors.modules}
-    cosines = sorted(record.cosine for record in conflicts(grams, PCGrad()).values())
-    operator = PCGrad(cosines[len(cosines) // 2] - delta)
-    for module, out, record in reconcile(authors.new, [authors.memory], operator):
-        assert authors.error(case, module, out) < 1e-11
-        assert record.fired == authors.changed(case, module)
-
-
-@pytest.mark.parametrize("preserve_norm", [False, True])
-def test_authors_nullspace(authors: Authors, preserve_norm: bool) -> None:
-    case = "adv_nullspace_k8_mag_permod" if preserve_norm else "adv_nullspace_k8_permod"
-    for module in authors.modules:
-        sides = [{module: side[module]} for side in (authors.new, authors.memory)]
-        reconciled = reconcile(sides[0], sides[1:], RangeRemoval(8, "left"), preserve_norm=preserve_norm)
-        if authors.new[module].shape[0] == 8:  # theirs: nothing is left but rounding
-            with pytest.raises(ValueError, match=r"blk1\.v: .*leave nothing"):
-                next(reconciled)
-            continue
-        ((_, out, record),) = reconciled
-        assert record.fired and authors.error(case, module, out) < 1e-6
-        assert authors.error(case, module, RangeRemoval(7, "left").remove(sides[0][module], sides[1][module])) > 1e-3

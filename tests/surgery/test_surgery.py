@@ -1,10 +1,7 @@
 """Gradient surgery against float64 references written from the equations, and the authors' outputs."""
 
-import json
 import weakref
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,11 +14,9 @@ from cl_lightning.surgery import GEM, PCGrad, RangeRemoval
 from cl_lightning.surgery import reconcile as surgery
 from cl_lightning.surgery.base import SurgeryOperator
 from cl_lightning.surgery.reconcile import conflicts, damped, reconcile
-from tests.conftest import SHARED
 
 torch.set_num_threads(1)
 
-ORACLES = SHARED / "oracles"
 SHAPE = (12, 7)
 
 
@@ -388,52 +383,3 @@ def test_several_memories_and_low_rank_through_reconcile() -> None:
     for name, _, _ in reconcile(memories[0], memories[1:], GEM()):
         for memory in memories:
             del memory[name]
-
-
-# --- outputs of the authors' code -------------------------------------------------------------------------
-
-SETTINGS = [
-    ("adv_pcgrad", 1.0),
-    ("adv_pcgrad_c0.0", 0.0),
-    ("adv_pcgrad_c0.25", 0.25),
-    ("adv_pcgrad_c0.5", 0.5),
-    ("adv_pcgrad_c0.75", 0.75),
-    ("adv_pcgrad_c1.0", 1.0),
-    ("basic", 1.0),
-]
-
-
-def oracle_case(name: str, scope: str) -> str:
-    ending = "permod" if scope == "matrix" else "global"
-    return f"basic_{ending}_always0_addretain0" if name == "basic" else f"{name}_{ending}"
-
-
-@pytest.mark.parametrize("scope", ["matrix", "global"])
-@pytest.mark.parametrize(("name", "strength"), SETTINGS)
-def test_authors_surgery(name: str, strength: float, scope: surgery.Scope) -> None:
-    """Within their 1e-11 (their 1e-12 in the denominator); what they leave alone is ours bit for bit."""
-    if not (ORACLES / "slice_surgery.npz").exists():
-        pytest.skip("outputs of the SLICE authors' code are not here")
-    z = np.load(ORACLES / "slice_surgery.npz")
-    info = json.loads((ORACLES / "slice_surgery.json").read_text())
-    case = oracle_case(name, scope)
-    modules = list(info["scenarios"]["conflict"]["cos"])
-    new, memory = ({m: torch.tensor(z[f"conflict|{s}|{m}"]) for m in modules} for s in ("current", "retain"))
-    results = list(reconcile(new, [memory], PCGrad(), strength, scope))
-    assert errors(z, info, case, results) < 1e-11
-    for module, out, record in results:
-        assert record.fired == (f"conflict|{case}|{module}" not in info["unchanged"])
-        assert record.fired or out is new[module]
-    # Control: another strength is told apart.
-    assert errors(z, info, case, list(reconcile(new, [memory], PCGrad(), 0.9, scope))) > 1e-3
-
-
-def errors(z: np.lib.npyio.NpzFile, info: dict, case: str, results: Sequence) -> float:
-    """Largest max|diff| / ||current module||_F."""
-    worst = 0.0
-    for module, out, _ in results:
-        key, current = f"conflict|{case}|{module}", torch.tensor(z[f"conflict|current|{module}"])
-        expected = current if key in info["unchanged"] else torch.tensor(z[key])
-
-        worst = max(worst, float((out - expected).abs().max() / current.norm()))
-    return worst

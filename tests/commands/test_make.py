@@ -1,0 +1,43 @@
+"""`make` refuses what it does not know before it sets anything up."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run make in a copy of the checkout that was never set up."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+
+    def run(*argv: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["make", *argv], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["trace_slise", "", "_base"])
+def test_make_refuses_an_unknown_experiment_before_any_set_up(
+    make: Callable[..., subprocess.CompletedProcess], tmp_path: Path, name: str
+) -> None:
+    done = make("run", f"EXP={name}")
+    assert done.returncode == 2
+    assert f"error: unknown experiment EXP='{name}'; valid: " in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_help_lists_every_experiment(make: Callable[..., subprocess.CompletedProcess]) -> None:
+    done = make()
+    assert done.returncode == 0
+    for path in (ROOT / "experiments").glob("[a-z]*.yaml"):
+        assert re.search(rf"^  {path.stem} +\S.{{15}}", done.stdout, re.MULTILINE)
