@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.commands.composition import facts_of
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
@@ -75,7 +76,7 @@ def small_run(
         )  # fmt: skip
 
     settings = SequenceSettings(zero_shot=False, wandb="off")
-    facts = {"identity": "small", "experiment": "small", "data": data.source}
+    facts = {**facts_of("small", module, data), "identity": "small"}
     state = RunFolder(folder)
     run = SequenceRun(module, data, state, settings, boundary or {}, observers or {}, trainer, facts)
     run.check()

@@ -6,6 +6,7 @@ Imports everything; `commands.run` checks what it can before.
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from cl_lightning.commands.first_line import first_line
 from cl_lightning.commands.parser import make_cli, quiet
@@ -46,17 +47,7 @@ def run() -> None:
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol.name}")
     parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
-    facts = {
-        "experiment": experiment,
-        "data": data.source,
-        "benchmark": data.benchmark.describe(data.root),
-        "base": module.base_hash,
-        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
-        "sources": {t.spec.name: t.whole for t in data.evaluated},
-        "adapter": continuation.adapter_settings(module),
-        "template": data.template,
-        "continues": parent.record["identity"] if parent else None,
-    }
+    facts = facts_of(experiment, module, data, parent)
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -73,6 +64,23 @@ def run() -> None:
         sequence.run()
         if _launches_here():
             report.show(folder.path)
+
+
+def facts_of(
+    experiment: str, module: ContinualLM, data: TaskSequence, parent: continuation.Parent | None = None
+) -> dict[str, Any]:
+    """What a run's record says of it from the start; its identity is made of this and of the configuration."""
+    return {
+        "experiment": experiment,
+        "data": data.source,
+        "benchmark": data.benchmark.describe(data.root),
+        "base": module.base_hash,
+        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
+        "sources": {t.spec.name: t.whole for t in data.evaluated},
+        "adapter": continuation.adapter_settings(module),
+        "template": data.template,
+        "continues": parent.record["identity"] if parent else None,
+    }
 
 
 def _open(

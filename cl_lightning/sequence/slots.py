@@ -11,6 +11,9 @@ SLOTS = {
     r"boundary\.[^.]+\.operator": "cl_lightning.surgery",
 }
 
+#: Classes of ours that are parts of those: their options say which, a configuration never names them.
+PARTS = ("cl_lightning.data.benchmarks.user_tasks.UserTask",)
+
 
 def slot_package(option: str) -> str | None:
     """The package whose classes `option` takes, None where it takes none."""

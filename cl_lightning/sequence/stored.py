@@ -24,7 +24,7 @@ import cl_lightning
 from cl_lightning.common.errors import ConfigError, StateError, user_error_in
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.sequence.folder import CONFIG, read_checked
-from cl_lightning.sequence.slots import SLOTS, slot_package
+from cl_lightning.sequence.slots import PARTS, SLOTS, slot_package
 
 Made = TypeVar("Made")
 
@@ -176,7 +176,7 @@ def only(allow: Sequence[str]) -> Iterator[None]:
     Raises:
         ConfigError: `allow` holds what cannot be imported.
     """
-    names = {name for package in SLOTS.values() for name in own_classes(package)}
+    names = {name for package in SLOTS.values() for name in own_classes(package)} | {*PARTS}
     for name in allow:
         names |= {name, _defined_as(name)}
     settings = jsonargparse._common.parsing_settings  # there is no public way to take a policy back

@@ -13,6 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
@@ -57,9 +58,8 @@ def harness(module: ContinualLM, batch_size: int = 4) -> HarnessLM:
 def watched(module: ContinualLM) -> list[torch.Tensor]:
     """Gates of every forward pass from now on."""
     seen: list[torch.Tensor] = []
-    module.llm.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["gates"]), with_kwargs=True
-    )
+    first = next(part for part in module.llm.modules() if isinstance(part, AdaptedLinear))
+    first.register_forward_pre_hook(lambda linear, _: seen.append(linear.gates))
     return seen
 
 

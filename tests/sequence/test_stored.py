@@ -6,8 +6,10 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import load_run
+from cl_lightning.sequence.slots import PARTS, SLOTS
 from cl_lightning.sequence.stored import only, own_classes
 from tests.commands.test_bad_runs import go_on
 from tests.conftest import save_tiny_t5
@@ -186,6 +189,19 @@ def test_the_parser_itself_is_kept_from_importing(marker: Path) -> None:
         assert not marker.exists()
     parse("planted.Evil")
     assert marker.exists(), "the control"
+
+
+def test_every_part_of_our_own_classes_is_known() -> None:
+    """Of what options hold other than numbers, texts and slots, as tasks of one's own do."""
+    hints = (
+        hint
+        for package in SLOTS.values()
+        for name in import_module(package).EXPORTS
+        if name[0].isupper()
+        for hint in get_type_hints(getattr(import_module(package), name).__init__).values()
+    )
+    parts = {part for hint in hints for part in (hint, *get_args(hint)) if is_dataclass(part)}
+    assert {f"{part.__module__}.{part.__qualname__}" for part in parts} == {*PARTS}
 
 
 def test_every_name_of_our_own_classes_is_known() -> None:
