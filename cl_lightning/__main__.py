@@ -15,23 +15,25 @@ def main() -> int:
     """Run the command that `sys.argv` names; options alone are those of `run`.
 
     Returns:
-        0: done. 1: stopped, finished work is kept. 2: bad input, told in one line.
+        0: done. 1: stopped, finished work is kept. 2: bad input, told in one line. 141: nobody reads
+            standard output any more.
     """
     from importlib import import_module
 
-    from cl_lightning.commands import COMMANDS
+    from cl_lightning.commands import COMMANDS, READ_ONLY
     from cl_lightning.commands.own_callbacks import load_own_callbacks
     from cl_lightning.common.errors import ConfigError, UserError, nearest
     from cl_lightning.common.terminal import say, say_error
 
-    argv = sys.argv[1:]
-    if argv in ([], ["--help"], ["-h"], ["help"]):
-        say("usage: cl-lightning COMMAND [...]; cl-lightning COMMAND --help says more")
-        for name, command in COMMANDS.items():
-            say(f"  {name:<12} {command.about}")
-        return 0
-    name, argv = ("run", argv) if argv[0].startswith("-") else (argv[0], argv[1:])
+    name, *argv = sys.argv[1:] or ["help"]
     try:
+        if name in ("--help", "-h", "help") and not argv:
+            say("usage: cl-lightning COMMAND [...]; cl-lightning COMMAND --help says more")
+            for listed, command in COMMANDS.items():
+                say(f"  {listed:<12} {command.about}")
+            return 0
+        if name.startswith("-"):
+            name, argv = "run", [name, *argv]
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; {nearest(name, COMMANDS)}")
         stopping.saved(COMMANDS[name].stopped)
@@ -42,6 +44,8 @@ def main() -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             say_error(error)
         return error.exit_code
+    except BrokenPipeError:
+        stopping.end_unread(silent=name not in COMMANDS or COMMANDS[name].stopped == READ_ONLY)
 
 
 def _open_standard_streams() -> None:

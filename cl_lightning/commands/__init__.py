@@ -10,19 +10,20 @@ class Command(NamedTuple):
     stopped: str
 
 
+READ_ONLY = "nothing was changed"
 #: By name, as `cl-lightning --help` lists them. Dashes are underscores in module names.
 COMMANDS = {
     "run": Command(
         "train on a sequence of tasks, or continue an interrupted run",
         "nothing had started, and what was saved before is kept; run the same command again",
     ),
-    "experiments": Command("list the experiments that `run` knows by name", "nothing was changed"),
-    "report": Command("print a run's tables", "nothing was changed"),
-    "compare": Command("put several runs into one table", "nothing was written"),
+    "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
+    "report": Command("print a run's tables", READ_ONLY),
+    "compare": Command("put several runs into one table", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
         "download the data that licences allow", "what has arrived is kept; run the same command again to go on"
     ),
-    "data-check": Command("say what is wrong with data, task by task", "nothing was changed"),
+    "data-check": Command("say what is wrong with data, task by task", READ_ONLY),
 }

@@ -56,9 +56,12 @@ def run() -> None:
     with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
+            done = folder.record.get("done", 0)
+            stopping.saved(standing.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            _tell_standing(folder, data.order, settings.fresh)
+            if told := standing.continuation(done, data.order):
+                say(told)
         else:
             folder.attach()
         sequence.run()
@@ -158,10 +161,3 @@ def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
 def _launches_here() -> bool:
     """Whether this process is rank 0 (known before the process group exists)."""
     return distributed.rank() == 0
-
-
-def _tell_standing(folder: RunFolder, order: list[str], fresh: bool) -> None:
-    done = folder.record.get("done", 0)
-    stopping.saved(standing.saved(folder.path, done, order, fresh))
-    if told := standing.continuation(done, order):
-        say(told)

@@ -82,6 +82,11 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def end_unread(silent: bool) -> NoReturn:
+    """End as on a signal, with SIGPIPE's exit code 141: nobody reads standard output any more (`| head`)."""
+    _end(signal.SIGPIPE, silent)
+
+
 def close_at_end(close: Callable[[int], None]) -> None:
     """Call `close` with the exit code before the process ends; it gets PATIENCE, and what it says is not shown."""
     _Command.closing.append(close)
@@ -130,12 +135,12 @@ def _let_go() -> None:
     _Command.held = ()
 
 
-def _end(signum: int) -> None:
+def _end(signum: int, silent: bool = False) -> NoReturn:
     try:
         children = [p for processes in _Command.ranks for p in processes() if p.returncode is None]
         if _Command.speaker is not None:
             children.append(_Command.speaker)
-        elif _is_rank_zero():
+        elif _is_rank_zero() and not silent:
             _say(f"stopped: {_Command.saved}")
         # What this process still comes to before it ends is of no use to anyone.
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,6 +1,7 @@
 """What a shell hands over: names that are no text, and standard streams that are closed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,23 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
     done = subprocess.run(["sh", "-c", line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "sequence.json").read_text() == json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("--help", ""),
+        ("experiments", ""),
+        ("run smoke", "stopped: none of 2 tasks was finished; run the same command again to begin anew\n"),
+    ],
+)
+def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, told: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    given = [*command.split(), f"--sequence.run_dir={tmp_path / 'run'}"][: 3 if told else -1]
+    done = subprocess.run(
+        [sys.executable, "-m", "cl_lightning", *given],
+        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, told)
