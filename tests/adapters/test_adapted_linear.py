@@ -152,6 +152,17 @@ def test_one_dropout_mask_serves_both_terms() -> None:
         )
 
 
+def test_dropout_leaves_the_base_and_earlier_branches_whole() -> None:
+    layer = make(dropout=0.5)
+    layer.start_branch(*factors(seed=5), 0.7)
+    moved(layer, seed=6).fold(into_weight=False)
+    A, B = factors()
+    layer.start_branch(A, torch.zeros_like(B), 1.0)
+    layer.train()
+    x = torch.randn(3, TOKENS, N, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), dense(layer, x), rtol=1e-10, atol=1e-10)
+
+
 def test_factors_that_do_not_fit_are_refused() -> None:
     A, B = factors()
     with pytest.raises(ValueError, match="do not fit"):
