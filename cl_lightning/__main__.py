@@ -45,6 +45,8 @@ def main() -> int:
             say_error(error)
         return error.exit_code
     except BrokenPipeError:
+        if not stopping.nobody_reads():
+            raise  # of another pipe
         stopping.end_unread(silent=name not in COMMANDS or COMMANDS[name].stopped == READ_ONLY)
 
 

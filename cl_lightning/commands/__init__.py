@@ -10,6 +10,7 @@ class Command(NamedTuple):
     stopped: str
 
 
+#: What commands say that only read; they end in silence when nobody reads their output.
 READ_ONLY = "nothing was changed"
 #: By name, as `cl-lightning --help` lists them. Dashes are underscores in module names.
 COMMANDS = {

@@ -9,6 +9,7 @@ Imports the standard library only; a command calls `end_on_signals` before it im
 
 import atexit
 import os
+import select
 import signal
 import sys
 import threading
@@ -80,6 +81,13 @@ def leave(code: int) -> NoReturn:
     """`sys.exit`, but for the second or two in which Python frees every object while signals are no longer ours."""
     _Command.code = code
     sys.exit(code)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)  # what is always reported: the other end has gone
+    return bool(poll.poll(0))
 
 
 def end_unread(silent: bool) -> NoReturn:

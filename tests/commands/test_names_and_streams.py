@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cl_lightning.commands import precheck
+from cl_lightning.__main__ import main
+from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.composition import _run_dir
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.sequence.run import SequenceSettings
@@ -68,3 +69,13 @@ def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path,
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, told)
+
+
+def test_another_pipe_that_breaks_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(argv: list[str]) -> None:
+        raise BrokenPipeError("a worker has gone")
+
+    monkeypatch.setattr(experiments, "main", breaks)
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", "experiments"])
+    with pytest.raises(BrokenPipeError, match="a worker has gone"):
+        main()
