@@ -8,12 +8,16 @@ import atexit
 import importlib
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cl_lightning.commands.composition"])
@@ -21,28 +25,65 @@ _forks.set_forkserver_preload(["cl_lightning.commands.composition"])
 TIMEOUT = 180
 
 
-def launched(argv: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run `cl-lightning ARGV` and return what it printed.
+def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1, and return what rank 0 printed.
 
-    Raises subprocess.TimeoutExpired; the process is killed then.
+    Several ranks are started as torchrun starts them. Raises subprocess.TimeoutExpired; the ranks are killed then.
     """
+    ddp = [f"--trainer.devices={ranks}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"] if ranks > 1 else []
+    environments = torchrun(ranks) if ranks > 1 else [{}]
     with tempfile.TemporaryDirectory() as folder:
-        process, *paths = started(argv, cwd, Path(folder))
-        process.join(TIMEOUT)
-        if process.exitcode is None:
+        folders = [Path(folder, str(rank)) for rank in range(ranks)]
+        for own in folders:
+            own.mkdir()
+        runs = [
+            started([*argv, *ddp], cwd, own, environment=environment)
+            for own, environment in zip(folders, environments, strict=True)
+        ]
+        deadline = time.monotonic() + TIMEOUT
+        for process, *_ in runs:
+            process.join(max(0.0, deadline - time.monotonic()))
+        late = [process for process, *_ in runs if process.exitcode is None]
+        for process in late:
             process.kill()
             process.join()
+        if late:
             raise subprocess.TimeoutExpired([*argv], TIMEOUT)
-        return subprocess.CompletedProcess([*argv], process.exitcode, *(path.read_text() for path in paths))
+        code = next((process.exitcode for process, *_ in runs if process.exitcode), 0)
+        return subprocess.CompletedProcess([*argv], code, *(path.read_text() for path in runs[0][1:]))
 
 
-def started(argv: Sequence[str], cwd: Path, folder: Path, entry: str = "main") -> tuple[BaseProcess, Path, Path]:
+def torchrun(ranks: int) -> list[dict[str, str]]:
+    """Each rank's environment, as torchrun sets it on one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    everyone = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
+    return [{**everyone, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def started(
+    argv: Sequence[str],
+    cwd: Path,
+    folder: Path,
+    entry: str = "main",
+    environment: Mapping[str, str] | None = None,
+) -> tuple[BaseProcess, Path, Path]:
     """The process, and the files in `folder` that get what it prints.
 
     `entry`: main; or command, which signals end, in a process group of its own as under a shell.
+    `environment`: variables that the process has beside this one's.
     """
     out, err = folder / "out", folder / "err"
-    process = _forks.Process(target=_run, args=(entry, [*argv], str(cwd), dict(os.environ), str(out), str(err)))
+    variables = {**os.environ, **(environment or {})}
+    process = _forks.Process(target=_run, args=(entry, [*argv], str(cwd), variables, str(out), str(err)))
     process.start()
     return process, out, err
 
@@ -55,6 +96,7 @@ def _run(entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: s
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    rank_zero_only.rank = int(env.get("RANK", 0))  # found at import otherwise, which was before the fork
     command = importlib.import_module("cl_lightning.__main__")
     sys.argv = [str(command.__file__), *argv]
     sys.modules["__main__"] = command  # from which further ranks are started

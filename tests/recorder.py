@@ -14,6 +14,7 @@ import torch
 
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import TrainingError
+from cl_lightning.data.collate import IGNORE
 from cl_lightning.sequence.callback import TaskCallback
 from tests.holding import write_and_hold
 
@@ -53,6 +54,16 @@ class Recorder(TaskCallback):
         self.note("sequence_end")
         with open(self.file, "w") as file:
             json.dump(self.events, file)
+
+
+class RankMeanLoss(TaskCallback):
+    """Negative control: takes the loss of many codes, a mean over each rank's own tokens, which DDP then averages."""
+
+    def on_sequence_start(self, run: Any) -> None:
+        def step_weight(batch: dict[str, Any], world_size: int, accumulate: int) -> torch.Tensor:
+            return batch["weight"] / (batch["labels"] != IGNORE).sum()
+
+        run.module.step_weight = step_weight
 
 
 class Stateful(pl.Callback):

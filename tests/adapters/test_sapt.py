@@ -15,7 +15,7 @@ from cl_lightning.adapters.sapt import SAPTLoRA
 from cl_lightning.model.module import ContinualLM, Step
 from tests.adapters.test_branch_strategies import begin, train
 from tests.conftest import batch_of, random_examples
-from tests.sequence.test_sequence import adapters, record, same_bits, smoke
+from tests.runs import adapters, record, same_bits, smoke
 
 Make = Callable[..., ContinualLM]
 
@@ -148,7 +148,7 @@ def test_reflection_holds_earlier_prompts_shares(tmp_path: Path) -> None:
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     slow = "--model.lr=0.001"
     smoke(tmp_path / "one", *OPTIONS, slow)
-    smoke(tmp_path / "two", *OPTIONS, slow, "--trainer.devices=2", "--trainer.strategy=ddp")
+    smoke(tmp_path / "two", *OPTIONS, slow, ranks=2)
     one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
     for task in ("FOMC", "NumGLUE-cm"):
         assert all(torch.allclose(two[task][name], t, atol=1e-4) for name, t in one[task].items()), task

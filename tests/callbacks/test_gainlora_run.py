@@ -1,9 +1,6 @@
 """GainLoRA as a run: old prompts stay shut out through real training, continued, on two ranks, refused, ablated."""
 
 import csv
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,7 @@ from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.data.sample.tasks import TASKS, load
 from cl_lightning.sequence.load import load_run
-from tests.conftest import ROOT
-from tests.sequence.test_sequence import adapters, command, record, relative, same_bits, smoke
+from tests.runs import adapters, killed, record, relative, same_bits, smoke
 
 OPTIONS = (
     "--boundary.memory=null", "--boundary.init=null", "--model.adapter=GainLoRA", "--model.adapter.branches=IncLoRA",
@@ -81,13 +77,7 @@ def test_killed_at_the_end_of_a_task_the_same_command_ends_with_the_same_bits(tm
     )
     smoke(tmp_path / "whole", *options)
     run = tmp_path / "killed"
-    process = subprocess.Popen(command(run, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "gates" / "NumGLUE-cm.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "ended before the moment came"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed(run, "gates/NumGLUE-cm.csv", *options)
     assert record(run)["done"] == 1
     smoke(run, *options)
     assert same_bits(run, tmp_path / "whole")
@@ -100,7 +90,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     # Large steps of Adam amplify the last bit, and so does the gates' last layer: from 1e-7 in float32 to 1e-3.
     exact = "--model.lr=0.001", "--model.backbone.dtype=float64"
     smoke(tmp_path / "one", *OPTIONS, *exact)
-    smoke(tmp_path / "two", *OPTIONS, *exact, "--trainer.devices=2", "--trainer.strategy=ddp")
+    smoke(tmp_path / "two", *OPTIONS, *exact, ranks=2)
     one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
     for task in ("FOMC", "NumGLUE-cm"):
         assert any(name.startswith("gate.") for name in one[task])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cl_lightning.linalg.subspaces import Subspace
 from tests.conftest import save_tiny_t5
-from tests.sequence.test_sequence import adapters, record, relative, same_bits, smoke
+from tests.runs import adapters, record, relative, same_bits, smoke
 
 OPTIONS = (
     "--boundary.memory=null", "--boundary.init=null", "--model.adapter=InfLoRA", "--model.adapter.rank=2",
@@ -44,8 +44,7 @@ def test_a_continued_sequence_ends_where_the_whole_one_does(finished: Path, tmp_
 
 
 def test_two_ranks_design_and_grow_as_one(finished: Path, tmp_path: Path) -> None:
-    ranks = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.order+=Sentiment")
-    smoke(tmp_path / "two", *OPTIONS, *ranks)
+    smoke(tmp_path / "two", *OPTIONS, "--data.order+=Sentiment", ranks=2)
     one, two = adapters(finished), adapters(tmp_path / "two")
     for task in ("FOMC", "NumGLUE-cm"):
         assert relative(two[task], one[task]) < 1e-4, task

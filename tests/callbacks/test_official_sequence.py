@@ -21,7 +21,7 @@ from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.precision import keep_float64
 from tests.commands.test_cli import configs, launch
 from tests.conftest import ROOT, save_tiny_t5
-from tests.sequence.test_sequence import adapters
+from tests.runs import adapters
 
 RANK, ALPHA, LR, SHARE, TASKS = 2, 32, 5e-3, 0.95, ["one", "two", "three"]
 OPTIONS = (

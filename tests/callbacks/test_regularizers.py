@@ -20,7 +20,7 @@ from cl_lightning.data.collate import training_batch
 from cl_lightning.model.module import ContinualLM, Step
 from tests.adapters.test_branch_strategies import begin, train
 from tests.conftest import batch_of, random_examples
-from tests.sequence.test_sequence import adapters, record, same_bits, smoke
+from tests.runs import adapters, record, same_bits, smoke
 
 Make = Callable[..., ContinualLM]
 
@@ -307,7 +307,7 @@ def test_all_three_at_once_over_branches(adapter: str, tmp_path: Path) -> None:
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     options = (*PLAIN, "--model.lr=0.001", *(o for rule in RULES.values() for o in rule))
     smoke(tmp_path / "one", *options)
-    smoke(tmp_path / "two", *options, "--trainer.devices=2", "--trainer.strategy=ddp")
+    smoke(tmp_path / "two", *options, ranks=2)
     one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
     for task in ("FOMC", "NumGLUE-cm"):
         for name, tensor in one[task].items():

@@ -13,7 +13,7 @@ from cl_lightning.common.errors import TrainingError
 from cl_lightning.data.task_sequence import TaskSequence
 from tests.ragged_words import small_run, words
 from tests.recorder import Batches
-from tests.sequence.test_sequence import adapters, record, same_bits, smoke
+from tests.runs import adapters, record, same_bits, smoke
 
 ORDER = ("two", "four", "one")
 CAPACITY, RATIO, EPOCHS = 6, 0.5, 2
@@ -66,8 +66,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--data.train_samples=null", "--data.validation_samples=3", "--data.test_samples=2", "--data.batch_size=4",
         f"--data.epochs={EPOCHS}", "--boundary.init=null", f"--boundary.memory.capacity={CAPACITY}",
         f"--boundary.memory.train_ratio={RATIO}", "--observers.batches=tests.recorder.Batches",
-        f"--observers.batches.folder={folder / 'noted'}", "--sequence.zero_shot=false", "--trainer.devices=2",
-        "--trainer.strategy=ddp", "--trainer.accumulate_grad_batches=2",
+        f"--observers.batches.folder={folder / 'noted'}", "--sequence.zero_shot=false",
+        "--trainer.accumulate_grad_batches=2", ranks=2,
     )  # fmt: skip
     return folder
 

@@ -3,10 +3,7 @@
 
 import csv
 import json
-import signal
 import socket
-import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +26,8 @@ from cl_lightning.evaluation.general.presets import read_preset
 from cl_lightning.metrics.bootstrap import interval
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
-from tests.conftest import ROOT, SHARED
-from tests.sequence.test_sequence import adapters, command, record, same_bits, smoke
+from tests.conftest import SHARED
+from tests.runs import adapters, killed, record, same_bits, smoke
 
 REAL = SHARED / "data" / "general"
 PRESET = {
@@ -224,14 +221,7 @@ def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
 
 def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    out = subprocess.DEVNULL
-    process = subprocess.Popen(command(run, *options(folder)), cwd=ROOT, stdout=out, stderr=out)
-    deadline = time.monotonic() + 120
-    while not (run / "surgery" / "NumGLUE-cm.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed(run, "surgery/NumGLUE-cm.csv", *options(folder))
     other = smoke(run, *options(folder, limit=3), check=False)
     assert other.returncode == 2 and "measured with another preset, limit" in other.stderr
     told = smoke(run, *options(folder))
@@ -242,7 +232,7 @@ def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folde
 
 def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
-    smoke(run, *options(folder), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+    smoke(run, *options(folder), ranks=2)
     assert record(run)["world_size"] == 2
     assert ability(run) == ability(measured)
     for name in ("base", "after_FOMC", "after_NumGLUE-cm"):

@@ -28,7 +28,7 @@ from cl_lightning.evaluation.general.presets import Entry, read_preset, shipped
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import SHARED
 from tests.evaluation.test_general import folder, options
-from tests.sequence.test_sequence import smoke
+from tests.runs import smoke
 
 __all__ = ["folder"]  # the fixture
 LIMA = SHARED / "data" / "trace" / "Lima" / "train.json"

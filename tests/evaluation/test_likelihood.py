@@ -15,7 +15,7 @@ from cl_lightning.evaluation.likelihood import log_likelihoods, most_likely
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import random_examples, save_tiny_t5
-from tests.sequence.test_sequence import record, smoke
+from tests.runs import record, smoke
 
 PAD = 0
 

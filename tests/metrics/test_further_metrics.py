@@ -16,8 +16,8 @@ from cl_lightning.metrics.scored import score_rows
 from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
+from tests.runs import record, smoke
 from tests.sequence.test_protocols import PLAIN
-from tests.sequence.test_sequence import record, smoke
 from tests.wandb_offline import history
 
 ROWS = [

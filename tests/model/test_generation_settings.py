@@ -19,7 +19,7 @@ from cl_lightning.model.generation_settings import told
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import random_examples
-from tests.sequence.test_sequence import smoke
+from tests.runs import smoke
 
 PROMPTS = [e.prompt_ids for e in random_examples(6, seed=3)]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -14,7 +14,7 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.resampled import metric_intervals
 from cl_lightning.sequence.folder import RunFolder, check_names, read_record
 from tests.results.test_compare import INDEPENDENT, JOINT, NOTHING_MORE, PLAIN, START, WHOLE, MakeRun, run
-from tests.sequence.test_sequence import record, smoke
+from tests.runs import record, smoke
 
 __all__ = ["run"]  # the fixture
 METRICS = {**NOTHING_MORE, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), "accuracy"), "zero_shot": None}

@@ -19,8 +19,8 @@ from cl_lightning.results.reevaluate import evaluate, moved
 from cl_lightning.results.rescore import rescore
 from tests.callbacks.test_gainlora_run import OPTIONS as GATED
 from tests.conftest import ROOT
+from tests.runs import record, smoke
 from tests.sequence.test_protocols import PLAIN
-from tests.sequence.test_sequence import record, smoke
 
 #: So large a rate that the random model's answers change with every task.
 HOT = ("--model.lr=0.05",)

@@ -7,7 +7,7 @@ import torch
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.sequence.load import load_run
-from tests.sequence.test_sequence import adapters, record, smoke
+from tests.runs import adapters, record, smoke
 
 PLAIN = ("--boundary.memory=null", "--boundary.init=null")
 THREE = "--data.order=[FOMC,NumGLUE-cm,Sentiment]"
@@ -63,7 +63,7 @@ def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
         f"joint_{name}.jsonl" for name in state["columns"]
     }
     assert load_run(tmp_path / "run").matrix == state["R"]
-    smoke(tmp_path / "two", *PLAIN, THREE, "--data.protocol=joint", "--trainer.devices=2", "--trainer.strategy=ddp")
+    smoke(tmp_path / "two", *PLAIN, THREE, "--data.protocol=joint", ranks=2)
     assert record(tmp_path / "two")["R"][0] is not None
 
 

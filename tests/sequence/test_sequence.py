@@ -2,47 +2,15 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cl_lightning.sequence.load import load_run
-from tests.conftest import ROOT, batch_of, random_examples
-from tests.launch import launched
+from tests.conftest import batch_of, random_examples
+from tests.runs import adapters, killed, record, relative, same_bits, smoke
 from tests.wandb_offline import history, records
-
-BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
-
-
-def command(run: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "cl_lightning", *BASE, f"--sequence.run_dir={run}", *options]
-
-
-def smoke(run: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "sequence.json").read_text())
-
-
-def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {p.parent.name: load_file(p) for p in run.glob("adapters/*/adapter.safetensors")}
-
-
-def same_bits(one: Path, two: Path) -> bool:
-    a, b = adapters(one), adapters(two)
-    return a.keys() == b.keys() and all(torch.equal(t, b[task][k]) for task, ts in a.items() for k, t in ts.items())
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +100,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
     finished: Path, tmp_path: Path, moment: str
 ) -> None:
     run = tmp_path / "killed"
-    process = subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / moment).exists():
-        assert process.poll() is None and time.monotonic() < deadline, "ended before the moment came"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed(run, moment)
     assert not (run / "sequence.json").exists() or record(run)["done"] < 2
     smoke(run)
     assert record(run)["R"] == record(finished)["R"]
@@ -184,11 +146,6 @@ def test_load_run_rebuilds_the_model(finished: Path) -> None:
 # ---- two ranks ---------------------------------------------------------------------------------------------
 
 
-def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Largest relative difference over matrices, by norm."""
-    return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
-
-
 def test_dropout_is_on_in_training_and_off_in_scoring(finished: Path, tmp_path: Path) -> None:
     smoke(tmp_path / "one", "--model.adapter.dropout=0.5")
     smoke(tmp_path / "two", "--model.adapter.dropout=0.5")
@@ -210,9 +167,7 @@ def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp
         assert (two / "predictions" / file.name).read_text() == file.read_text()
     # Negative control: each rank averages over its own tokens, DDP averages the ranks.
     wrong = tmp_path / "wrong"
-    script = [sys.executable, str(ROOT / "tests" / "rank_mean.py"), *command(wrong, *ddp)[3:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(script, cwd=ROOT, capture_output=True, timeout=180, check=True, env=env)
+    smoke(wrong, "--observers.loss=tests.recorder.RankMeanLoss", ranks=2)
     assert relative(adapters(wrong)["FOMC"], one_adapters["FOMC"]) > 1e-3
 
 

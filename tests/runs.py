@@ -1,0 +1,58 @@
+"""Small runs of the smoke experiment for tests, and what they left in their folders."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.launch import launched, started
+
+BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
+
+
+def smoke(run: Path, *options: str, check: bool = True, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the smoke experiment into the folder `run`."""
+    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, ranks)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def killed(run: Path, moment: str, *options: str) -> None:
+    """Start the smoke experiment and end it by SIGKILL as soon as its folder holds the file `moment`."""
+    with TemporaryDirectory() as folder:
+        process, *_ = started([*BASE, f"--sequence.run_dir={run}", *options], ROOT, Path(folder))
+        deadline = time.monotonic() + 120
+        while not (run / moment).exists():
+            assert process.exitcode is None and time.monotonic() < deadline, "ended before the moment came"
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+
+def record(run: Path) -> dict[str, Any]:
+    """The run's record."""
+    return json.loads((run / "sequence.json").read_text())
+
+
+def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Task -> the tensors of its branch."""
+    return {p.parent.name: load_file(p) for p in run.glob("adapters/*/adapter.safetensors")}
+
+
+def same_bits(one: Path, two: Path) -> bool:
+    """Whether all branches of both runs are equal."""
+    a, b = adapters(one), adapters(two)
+    return a.keys() == b.keys() and all(torch.equal(t, b[task][k]) for task, ts in a.items() for k, t in ts.items())
+
+
+def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest relative difference over matrices, by norm."""
+    return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
