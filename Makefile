@@ -9,7 +9,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep mine test mutants lint bench report compare score data data-check clean
+.PHONY: help setup run sweep mine test test-all mutants lint bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -44,8 +44,11 @@ mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's 
 	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \
 	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
 
-test: $(STAMP) ## run the tests
-	$(PY) -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## run the tests that every change must pass
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not long'
+
+test-all: test ## run these, then the long ones: kills at more moments, two ranks under each method, ...
+	$(PY) -m pytest -n 2 --dist worksteal -m long
 
 mutants: $(STAMP) ## plant known faults one at a time and see that the tests notice each: [ARGS='WORD ...']
 	$(PY) -m tests.mutants $(ARGS)

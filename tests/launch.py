@@ -5,6 +5,7 @@ Importing torch, lightning and transformers takes longer than most of these runs
 """
 
 import atexit
+import gc
 import importlib
 import multiprocessing
 import os
@@ -89,6 +90,7 @@ def started(
 
 
 def _run(entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: str) -> None:
+    gc.freeze()  # what the fork shares is never garbage
     if entry == "command":
         os.setpgid(0, 0)
     for descriptor, path in enumerate(outputs, start=1):

@@ -145,6 +145,7 @@ def test_reflection_holds_earlier_prompts_shares(tmp_path: Path) -> None:
     assert record(tmp_path / "more")["R"] == record(tmp_path / "held")["R"]
 
 
+@pytest.mark.long
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     slow = "--model.lr=0.001"
     smoke(tmp_path / "one", *OPTIONS, slow)

@@ -67,6 +67,7 @@ def test_a_continued_sequence_ends_where_the_whole_one_does(finished: Path, tmp_
     assert record(tmp_path / "more")["R"] == record(tmp_path / "whole")["R"]
 
 
+@pytest.mark.long
 def test_killed_at_the_end_of_a_task_the_same_command_ends_with_the_same_bits(tmp_path: Path) -> None:
     """Over InfLoRA, so that subspaces of inputs and of gates, branches and gates all have to come back."""
     options = (
@@ -86,6 +87,7 @@ def test_killed_at_the_end_of_a_task_the_same_command_ends_with_the_same_bits(tm
     assert all(torch.equal(M, kept[1][name]) for name, M in kept[0].items())
 
 
+@pytest.mark.long
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     # Large steps of Adam amplify the last bit, and so does the gates' last layer: from 1e-7 in float32 to 1e-3.
     exact = "--model.lr=0.001", "--model.backbone.dtype=float64"

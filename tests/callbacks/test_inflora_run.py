@@ -43,6 +43,7 @@ def test_a_continued_sequence_ends_where_the_whole_one_does(finished: Path, tmp_
     assert record(tmp_path / "three")["R"] == record(finished)["R"]
 
 
+@pytest.mark.long
 def test_two_ranks_design_and_grow_as_one(finished: Path, tmp_path: Path) -> None:
     smoke(tmp_path / "two", *OPTIONS, "--data.order+=Sentiment", ranks=2)
     one, two = adapters(finished), adapters(tmp_path / "two")

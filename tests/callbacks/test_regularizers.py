@@ -304,6 +304,7 @@ def test_all_three_at_once_over_branches(adapter: str, tmp_path: Path) -> None:
     assert record(tmp_path / "run")["done"] == 2
 
 
+@pytest.mark.long
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     options = (*PLAIN, "--model.lr=0.001", *(o for rule in RULES.values() for o in rule))
     smoke(tmp_path / "one", *options)

@@ -192,7 +192,14 @@ def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
 TRAINED = [p for p in EXPERIMENTS if not re.search(r"gainlora.*_paper$", p.stem)]
 
 
-@pytest.mark.parametrize("path", TRAINED, ids=lambda p: p.stem)
+def quick(experiment: str) -> bool:
+    """Whether it is one of those that show each method once."""
+    return experiment.startswith(("trace_", "superni_")) and not experiment.startswith("trace_slice_")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=() if quick(p.stem) else pytest.mark.long, id=p.stem) for p in TRAINED]
+)
 def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     gated = any(name in path.stem for name in ("gainlora", "sapt"))
     rank = "--model.adapter.branches.rank=4" if gated else "--model.adapter.rank=4"

@@ -219,6 +219,7 @@ def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
     assert any(float(row["low"]) < float(row["high"]) for row in rows)
 
 
+@pytest.mark.long
 def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     killed(run, "surgery/NumGLUE-cm.csv", *options(folder))
@@ -230,6 +231,7 @@ def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folde
     assert record(run)["tables"]["general"] == record(measured)["tables"]["general"]
 
 
+@pytest.mark.long
 def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     smoke(run, *options(folder), ranks=2)
@@ -240,6 +242,7 @@ def test_two_ranks_share_the_items(measured: Path, folder: Path, tmp_path: Path)
         assert (run / file).read_text() == (measured / file).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
 def test_the_whole_offline_preset_in_a_run(tmp_path: Path) -> None:
     run = tmp_path / "offline"

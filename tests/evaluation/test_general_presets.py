@@ -209,6 +209,7 @@ GROUP = (
 )
 
 
+@pytest.mark.long
 def test_a_groups_items_are_weighted_as_its_score(
     folder: Path, tiny: Callable[..., ContinualLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,10 +90,10 @@ def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> 
 @pytest.mark.parametrize(
     "moment",
     [
-        "predictions/zero-shot_FOMC.jsonl",
+        pytest.param("predictions/zero-shot_FOMC.jsonl", marks=pytest.mark.long),
         "surgery/NumGLUE-cm.csv",
-        "adapters/NumGLUE-cm",
-        "predictions/NumGLUE-cm_FOMC.jsonl",
+        pytest.param("adapters/NumGLUE-cm", marks=pytest.mark.long),
+        pytest.param("predictions/NumGLUE-cm_FOMC.jsonl", marks=pytest.mark.long),
     ],
 )
 def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
