@@ -1,6 +1,5 @@
 """IncLoRA, O-LoRA, C-LoRA, InfLoRA: what they train, what they penalise, what stays as it was. Float64, tiny Llama."""
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -15,10 +14,10 @@ from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.linalg.subspaces import design, empty, grow
 from cl_lightning.model.module import ContinualLM
-from tests.conftest import SHARED, batch_of, random_examples
+from tests import reference
+from tests.conftest import batch_of, random_examples
 
 STRATEGIES = (IncLoRA, OLoRA, CLoRA, InfLoRA)
-ORACLE = SHARED / "oracles" / "olora_penalty.npz"
 
 
 def begin(module: ContinualLM, task: int) -> None:
@@ -127,20 +126,17 @@ def test_penalties_equal_the_equation_and_reach_the_new_branch_only(
     assert touched == {"lora_A", "lora_B"}
 
 
-@pytest.mark.skipif(not ORACLE.exists(), reason="outputs of the published code are not beside this checkout")
 def test_the_published_penalty_and_its_gradient(tiny: Callable[..., ContinualLM]) -> None:
-    import numpy as np
-
-    arrays, facts = np.load(ORACLE), json.loads(ORACLE.with_suffix(".json").read_text())["olora|t2"]
+    arrays, facts = reference.tensors("olora_penalty"), reference.facts("olora_penalty")["olora|t2"]
     adapter = OLoRA(rank=facts["r"], lambda_orthogonal=facts["lambda1"], lambda_norm=1.0)
-    layers = sorted({key.split("|")[2] for key in arrays.files if key.startswith("olora|t2|")})
+    layers = sorted({key.split("|")[2] for key in arrays if key.startswith("olora|t2|")})
 
     class Layer(torch.nn.Module):
         def __init__(self, name: str) -> None:
             super().__init__()
             parts = {"stack_A": "lora_A", "lora_A": "loranew_A", "lora_B": "loranew_B"}
             for own, theirs in parts.items():
-                value = torch.from_numpy(arrays[f"olora|t2|{name}|{theirs}"]).double()
+                value = arrays[f"olora|t2|{name}|{theirs}"].double()
                 self.register_parameter(own, torch.nn.Parameter(value, requires_grad=own != "stack_A"))
 
         def factors(self) -> tuple[Tensor, Tensor]:
@@ -152,7 +148,7 @@ def test_the_published_penalty_and_its_gradient(tiny: Callable[..., ContinualLM]
     assert float(penalties["norm"]) == pytest.approx(facts["l2_loss"], rel=1e-12)
     penalties["orthogonality"].backward()
     for name, layer in adapter._layers.items():
-        wanted = torch.from_numpy(arrays[f"olora|t2|{name}|grad_loranew_A"]).double()
+        wanted = arrays[f"olora|t2|{name}|grad_loranew_A"].double()
         assert torch.allclose(layer.lora_A.grad, wanted, atol=1e-12)
 
 

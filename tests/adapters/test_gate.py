@@ -9,10 +9,9 @@ from torch import Tensor
 
 from cl_lightning.adapters.gates import OUTPUTS, Gates, constrain, pool
 from cl_lightning.linalg.subspaces import design, empty, grow, outside
-from tests.conftest import SHARED
+from tests import reference
 
 D, H = 24, 10
-ORACLES = SHARED / "oracles"
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -187,29 +186,20 @@ def test_wrong_variants_open_on_old_prompts() -> None:
     )
 
 
-@pytest.mark.skipif(not ORACLES.exists(), reason="outputs of the published code are not beside this checkout")
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_the_published_updates_projected_with_and_without_row_norms(size: str) -> None:
-    import numpy as np
-
-    arrays = np.load(ORACLES / "projected_update.npz")
+    arrays = reference.tensors("projected_update")
     for weight, basis in (("G1", "M1_c0"), ("G2", "M2"), ("key", "M3_c0")):
         at = f"chunk1|{size}|"
-        old, step, M = (torch.from_numpy(arrays[at + k]).double() for k in (f"{weight}_old", f"{weight}_step", basis))
+        old, step, M = (arrays[at + k].double() for k in (f"{weight}_old", f"{weight}_step", basis))
         for rule, project in (("llama_no_renorm", constrain), ("t5_renorm", with_row_norms)):
-            wanted = torch.from_numpy(arrays[f"{at}{rule}|fp64|{weight}_after"])
+            wanted = arrays[f"{at}{rule}|fp64|{weight}_after"]
             assert torch.allclose(project(step, old, M), wanted, atol=1e-12), (rule, weight)
 
 
-@pytest.mark.skipif(not ORACLES.exists(), reason="outputs of the published code are not beside this checkout")
 def test_the_published_gates_on_a_tiny_t5() -> None:
-    import numpy as np
-    from safetensors.torch import load_file
-
-    arrays, weights = (
-        np.load(ORACLES / "gainlora_t5.npz"),
-        load_file(ORACLES / "gainlora_t5_flan_like_task3.safetensors"),
-    )
+    arrays = reference.tensors("gainlora_t5_gates")
+    weights = {key.removeprefix("weights|"): tensor for key, tensor in arrays.items() if key.startswith("weights|")}
     gates = Gates(32, 10)
     for task in (1, 2, 3):
         if task > 1:
@@ -220,9 +210,9 @@ def test_the_published_gates_on_a_tiny_t5() -> None:
         ("", "input_ids", "attention_mask"),
         ("pad16|", "input_ids_pad16", "attention_mask_pad16"),
     ):
-        tokens, seen = (torch.from_numpy(arrays[key]).long() for key in (ids, mask))
+        tokens, seen = (arrays[key].long() for key in (ids, mask))
         pooled = pool(weights["embed"].double()[tokens], seen, padded=True)
         at = f"flan_like_task3|fp64|{padding}"
         for key, ours in zip(("p0", "p1", "p2"), gates.features(pooled), strict=True):
-            assert torch.allclose(ours, torch.from_numpy(arrays[at + key]), atol=1e-10), key
-        assert torch.allclose(gates(pooled), torch.from_numpy(arrays[f"{at}a_chron"]), atol=1e-10)
+            assert torch.allclose(ours, arrays[at + key], atol=1e-10), key
+        assert torch.allclose(gates(pooled), arrays[f"{at}a_chron"], atol=1e-10)

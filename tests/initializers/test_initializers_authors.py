@@ -1,9 +1,7 @@
 """LoRA-GA and SLICE against outputs of the authors' code."""
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,18 +9,8 @@ from torch import Tensor
 from cl_lightning.initializers import SLICE, LoRAGA
 from cl_lightning.initializers.directions import DIRECTIONS, variance_scale
 from cl_lightning.initializers.loraga import SCALES
-from tests.conftest import SHARED
+from tests import reference
 from tests.initializers.test_initializers import VARIANCES, rng
-
-ORACLES = SHARED / "oracles"
-
-
-def oracle(name: str) -> tuple[dict[str, Tensor], dict]:
-    if not (ORACLES / f"{name}.npz").exists():
-        pytest.skip(f"{name}: outputs of the authors' code are not here")
-    arrays = np.load(ORACLES / f"{name}.npz")
-    info = json.loads((ORACLES / f"{name}.json").read_text())
-    return {k: torch.tensor(arrays[k]) for k in arrays.files}, info
 
 
 def aligned_error(ours: Tensor, theirs: Tensor, dim: int) -> float:
@@ -37,7 +25,7 @@ NAMES = {"ArB2r": "ArB2r", "A2rBr": "A2rBr", "interleaved": "ArBr"}
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("directions", NAMES)
 def test_authors_loraga(directions: str, scale: str) -> None:
-    arrays, info = oracle("loraga_official")
+    arrays, info = reference.tensors("loraga_official"), reference.facts("loraga_official")
     config, W, G = info["configs"]["a"], arrays["a|W"], arrays["a|G"]
     A, B = LoRAGA(directions, scale, config["gamma"]).factors(W, G, config["r"], config["scaling"], rng())
     for variant, tolerance in (("fp32", 5e-6), ("bf16", 3e-3)):
@@ -57,7 +45,7 @@ def test_authors_loraga(directions: str, scale: str) -> None:
 @pytest.mark.parametrize("config", ["a", "b"])
 def test_authors_slice(config: str) -> None:
     """Their G~ -> A, B (our A2rBr). beta to 1e-6 only with their signs and their centred variance."""
-    arrays, info = oracle("slice_decompose")
+    arrays, info = reference.tensors("slice_decompose"), reference.facts("slice_decompose")
     settings, G = info["svd"][f"{config}|lora_ga"], arrays[f"{config}|G"]
     rank, theirs_A, theirs_B = settings["r"], arrays[f"{config}|lora_ga|A"], arrays[f"{config}|lora_ga|B"]
     W = torch.randn(G.shape, dtype=torch.float64, generator=rng())

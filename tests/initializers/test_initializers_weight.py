@@ -1,6 +1,5 @@
 """Starts that need W alone, against numpy in float64: LoRAM, PiSSA, MiLoRA, OLoRA."""
 
-import json
 import math
 
 import numpy as np
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.initializers import LoRAM, MiLoRA, OLoRA, PiSSA
-from tests.conftest import SHARED
+from tests import reference
 
-ORACLES = SHARED / "oracles"
 RANK, SCALING = 4, 0.7
 SHAPES = [(24, 16), (16, 24), (40, 40)]
 
@@ -82,11 +80,9 @@ def test_loram_is_a_sine_basis_at_the_scale_of_w(shape: tuple[int, int]) -> None
     assert np.mean((B @ A) ** 2) == pytest.approx(rho * np.mean(W.numpy() ** 2), rel=1e-6)
 
 
-@pytest.mark.skipif(not ORACLES.exists(), reason="the authors' outputs are not here")
 def test_loram_has_the_directions_of_the_slice_authors_code() -> None:
-    arrays = np.load(ORACLES / "slice_decompose.npz")
-    info = json.loads((ORACLES / "slice_decompose.json").read_text())
-    found = [key.split("|")[0] for key in arrays.files if key.endswith("|loram|A")]
+    arrays = {key: tensor.numpy() for key, tensor in reference.tensors("slice_decompose").items()}
+    found = [key.split("|")[0] for key in arrays if key.endswith("|loram|A")]
     assert found
     for name in found:
         A, B = arrays[f"{name}|loram|A"], arrays[f"{name}|loram|B"]
@@ -95,13 +91,12 @@ def test_loram_has_the_directions_of_the_slice_authors_code() -> None:
         ours = LoRAM().factors(W, None, r, 1.0, torch.Generator())
         for a, b in ((ours[0].numpy(), A), (ours[1].numpy(), B)):
             # Their W is not stored, so the common scale beta is: compare without it.
-            assert np.abs(a / np.linalg.norm(a) - b / np.linalg.norm(b)).max() < 1e-5, (name, info.keys())
+            assert np.abs(a / np.linalg.norm(a) - b / np.linalg.norm(b)).max() < 1e-5, name
 
 
-@pytest.mark.skipif(not ORACLES.exists(), reason="the authors' outputs are not here")
 def test_loram_with_centred_variance_has_the_scale_of_the_slice_authors_code() -> None:
-    arrays = np.load(ORACLES / "slice_decompose.npz")
-    for name, about in json.loads((ORACLES / "slice_decompose.json").read_text())["loram"].items():
+    arrays = {key: tensor.numpy() for key, tensor in reference.tensors("slice_decompose").items()}
+    for name, about in reference.facts("slice_decompose")["loram"].items():
         W = weight((about["d_out"], about["d_in"]))
         W = (W - W.mean()) / W.std() * about["weight_var"] ** 0.5 + 0.3  # of their variance; the mean does not count
         A, B = LoRAM("centred").factors(W, None, about["r"], 1.0, torch.Generator())

@@ -1,6 +1,5 @@
 """Growth of subspaces and design of A against the equations, float64, and against the published code's outputs."""
 
-import json
 import math
 
 import pytest
@@ -21,10 +20,8 @@ from cl_lightning.linalg.subspaces import (
     outside,
     threshold,
 )
-from tests.conftest import SHARED
+from tests import reference
 
-ORACLE = SHARED / "oracles" / "gpm_inflora.npz"
-PUBLISHED = SHARED / "oracles" / "gainlora_t5.npz"
 D, R = 24, 3
 
 
@@ -178,30 +175,23 @@ def test_a_mean_that_streams_is_the_mean_and_the_published_one_is_another() -> N
     assert not torch.allclose(twice * (C.trace() / twice.trace()), C, atol=1e-3), "not even up to its scale"
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="outputs of the published code are not beside this checkout")
 def test_the_published_means_of_gate_features() -> None:
-    import numpy as np
-
-    arrays = np.load(PUBLISHED)
+    arrays = reference.tensors("gainlora_t5_gates")
     at = "flan_like_task3|fp64"
-    features = [torch.from_numpy(arrays[f"{at}|p{index}"]).reshape(5, -1) for index in range(3)]
+    features = [arrays[f"{at}|p{index}"].reshape(5, -1) for index in range(3)]
     for index, p in enumerate(features):
         C = torch.zeros(p.shape[1], p.shape[1], dtype=torch.float64)
         for start, stop in ((0, 3), (3, 5)):
             C = add_to_mean(C, start, p[start:stop], counted_twice=index == 1)
-        assert torch.allclose(C, torch.from_numpy(arrays[f"{at}|cov|C{index + 1}"]).reshape(C.shape), atol=1e-10), index
+        assert torch.allclose(C, arrays[f"{at}|cov|C{index + 1}"].reshape(C.shape), atol=1e-10), index
 
 
-@pytest.mark.skipif(not ORACLE.exists(), reason="outputs of the published code are not beside this checkout")
 @pytest.mark.parametrize("share", ["0.995", "0.95"])
 def test_the_published_rule_gives_the_published_bases_and_designs(share: str) -> None:
-    import numpy as np
-
-    arrays = np.load(ORACLE)
-    run = json.loads(ORACLE.with_suffix(".json").read_text())["runs"][f"chunk1|thr{share}|fp64"]
+    arrays, run = reference.tensors("gpm_inflora"), reference.facts("gpm_inflora")["runs"][f"chunk1|thr{share}|fp64"]
 
     def array(key: str) -> Tensor:
-        return torch.from_numpy(arrays[key]).double()
+        return arrays[key].double()
 
     rule: tuple[Energy, Count] = ("eigen_squared", "below")
     for name in ("att0_c0", "att1_c0", "t1_c0", "t3_c0", "t2"):

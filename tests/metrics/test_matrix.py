@@ -1,7 +1,5 @@
 """The score-matrix summaries against hand-worked cases, the published TRACE row and the official codes."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,9 +24,8 @@ from cl_lightning.metrics.matrix import (
     stability,
     summary,
 )
-from tests.conftest import SHARED
+from tests import reference
 
-ORACLE = SHARED / "oracles" / "cl_metrics.json"
 NEEDS_TWO = (forget_Tm1, bwt, f_ra, stability, min_acc)
 ANY_T = (ap, fp, forget_T, bwt_T, aaa, plasticity)
 HAND = [[60.0, None, None], [70.0, 40.0, None], [55.0, 50.0, 90.0]]
@@ -110,9 +107,7 @@ def test_published_trace_lora_row():
 
 @pytest.mark.parametrize("name", ["T2_forget", "T3_best_not_diagonal"])
 def test_official_codes(name):
-    if not ORACLE.exists():
-        pytest.skip("outputs of the official codes are not here (../shared/oracles/cl_metrics.json)")
-    case = json.loads(ORACLE.read_text())[name]
+    case = reference.facts("cl_metrics")[name]
     T, ours = case["T"], summary(case["R"])
     slice_, sapt, trace = case["slice"]["metrics"], case["sapt"], case["trace"]
     close = {"rel": 0, "abs": 1e-10}

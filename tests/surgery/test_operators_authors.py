@@ -1,19 +1,13 @@
 """Operators against outputs of the authors' code."""
 
-import json
-
-import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from cl_lightning.linalg.gram import gram_matrix
 from cl_lightning.surgery import GradVac, PCGrad, RangeRemoval
 from cl_lightning.surgery.base import SurgeryOperator
 from cl_lightning.surgery.reconcile import Scope, conflicts, reconcile
-from tests.conftest import SHARED
-
-ORACLES = SHARED / "oracles"
+from tests import reference
 
 # case, operator, strength, scope, tolerance (as max|diff| / ||current module||_F)
 CASES = [
@@ -45,17 +39,13 @@ KEEPING_NORM = [
 
 
 class Authors:
-    """Scenario "conflict" of the SLICE authors' projections; skips where their outputs are not here."""
+    """Scenario "conflict" of the SLICE authors' projections."""
 
     def __init__(self) -> None:
-        if not (ORACLES / "slice_surgery.npz").exists():
-            pytest.skip("outputs of the SLICE authors' code are not here")
-        self.arrays = np.load(ORACLES / "slice_surgery.npz")
-        self.info = json.loads((ORACLES / "slice_surgery.json").read_text())
+        self.arrays, self.info = reference.tensors("slice_surgery"), reference.facts("slice_surgery")
         self.modules = list(self.info["scenarios"]["conflict"]["cos"])
         self.new, self.memory = (
-            {m: torch.tensor(self.arrays[f"conflict|{side}|{m}"]) for m in self.modules}
-            for side in ("current", "retain")
+            {m: self.arrays[f"conflict|{side}|{m}"] for m in self.modules} for side in ("current", "retain")
         )
 
     def changed(self, case: str, module: str) -> bool:
@@ -63,7 +53,7 @@ class Authors:
 
     def error(self, case: str, module: str, out: Tensor) -> float:
         key, current = f"conflict|{case}|{module}", self.new[module]
-        expected = torch.tensor(self.arrays[key]) if self.changed(case, module) else current
+        expected = self.arrays[key] if self.changed(case, module) else current
         return float((out - expected).abs().max() / current.norm())
 
 

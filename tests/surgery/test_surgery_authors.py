@@ -1,18 +1,14 @@
 """PCGrad's surgery against outputs of the authors' code."""
 
-import json
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
-import torch
+from torch import Tensor
 
 from cl_lightning.surgery import PCGrad
 from cl_lightning.surgery import reconcile as surgery
 from cl_lightning.surgery.reconcile import reconcile
-from tests.conftest import SHARED
-
-ORACLES = SHARED / "oracles"
+from tests import reference
 
 SETTINGS = [
     ("adv_pcgrad", 1.0),
@@ -34,13 +30,10 @@ def oracle_case(name: str, scope: str) -> str:
 @pytest.mark.parametrize(("name", "strength"), SETTINGS)
 def test_authors_surgery(name: str, strength: float, scope: surgery.Scope) -> None:
     """Within their 1e-11 (their 1e-12 in the denominator); what they leave alone is ours bit for bit."""
-    if not (ORACLES / "slice_surgery.npz").exists():
-        pytest.skip("outputs of the SLICE authors' code are not here")
-    z = np.load(ORACLES / "slice_surgery.npz")
-    info = json.loads((ORACLES / "slice_surgery.json").read_text())
+    z, info = reference.tensors("slice_surgery"), reference.facts("slice_surgery")
     case = oracle_case(name, scope)
     modules = list(info["scenarios"]["conflict"]["cos"])
-    new, memory = ({m: torch.tensor(z[f"conflict|{s}|{m}"]) for m in modules} for s in ("current", "retain"))
+    new, memory = ({m: z[f"conflict|{s}|{m}"] for m in modules} for s in ("current", "retain"))
     results = list(reconcile(new, [memory], PCGrad(), strength, scope))
     assert errors(z, info, case, results) < 1e-11
     for module, out, record in results:
@@ -50,12 +43,12 @@ def test_authors_surgery(name: str, strength: float, scope: surgery.Scope) -> No
     assert errors(z, info, case, list(reconcile(new, [memory], PCGrad(), 0.9, scope))) > 1e-3
 
 
-def errors(z: np.lib.npyio.NpzFile, info: dict, case: str, results: Sequence) -> float:
+def errors(z: dict[str, Tensor], info: dict, case: str, results: Sequence) -> float:
     """Largest max|diff| / ||current module||_F."""
     worst = 0.0
     for module, out, _ in results:
-        key, current = f"conflict|{case}|{module}", torch.tensor(z[f"conflict|current|{module}"])
-        expected = current if key in info["unchanged"] else torch.tensor(z[key])
+        key, current = f"conflict|{case}|{module}", z[f"conflict|current|{module}"]
+        expected = current if key in info["unchanged"] else z[key]
 
         worst = max(worst, float((out - expected).abs().max() / current.norm()))
     return worst
