@@ -10,7 +10,7 @@ import torch
 from _common import BACKBONE
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.capture import watch_products
 from cl_lightning.gradients.collector import GradientCollector
@@ -100,7 +100,7 @@ def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
     """
     batches = batches_of(module, 1)
     plain_pass(module, batches)
-    give_back_memory()
+    release_memory()
     base = _status("VmRSS")
     _forget_peak()
     plain_pass(module, batches)
@@ -111,17 +111,17 @@ def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
         def after_batch() -> None:
             after()
             peak = _status("VmHWM")
-            give_back_memory()
+            release_memory()
             held.append(_status("VmRSS"))
             beyond.append(peak - held[-1] - plain)
             _forget_peak()
 
-        give_back_memory()
+        release_memory()
         _forget_peak()
         module.products(batches, take, after_batch)
 
     boundary(module, chosen, run_pass)
-    give_back_memory()
+    release_memory()
     return {"held": max(held) - _status("VmRSS"), "transient": max(beyond), "compiled": _status("VmRSS") - base}
 
 

@@ -20,7 +20,7 @@ from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, p
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.data.benchmarks.trace import TASKS
 from cl_lightning.data.task_data import TaskData
 from cl_lightning.data.task_sequence import TaskSequence
@@ -139,7 +139,7 @@ class Peak:
     """Peak memory of a stretch of work beyond what was held before it, bytes; None where it cannot be told."""
 
     def __enter__(self) -> "Peak":
-        give_back_memory()
+        release_memory()
         self.value: int | None = None
         self.cuda = device().type == "cuda"
         if self.cuda:

@@ -13,8 +13,8 @@ from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.commands.precheck import config_files
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.files import disk_errors_told
-from cl_lightning.common.memory import loaded_stays
+from cl_lightning.common.files import report_disk_errors
+from cl_lightning.common.memory import gc_frozen
 from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
@@ -53,11 +53,11 @@ def run() -> None:
     continuation.check_apart(settings.continue_from, folder.path)
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
-    with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # what loggers and callbacks write, too
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
             done = folder.record.get("done", 0)
-            stopping.saved(standing.saved(folder.path, done, data.order, settings.fresh))
+            stopping.set_message(standing.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
             if told := standing.continuation(done, data.order):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cl_lightning.common.errors import StateError
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
@@ -57,7 +57,7 @@ def evaluate(
             cells[after, task.spec.name] = score_task(module, task, batch_size or data.eval_batch_size)
         say(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}")
         del module
-        give_back_memory()
+        release_memory()
     metrics = {task.spec.name: task.spec.metric for task in data.evaluated}
     return write_view(path, record, view, "adapters evaluated again", metrics, cells)
 

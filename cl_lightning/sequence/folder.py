@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cl_lightning.common.errors import ConfigError, StateError
-from cl_lightning.common.files import disk_errors_told, from_jsonl, replace_file, to_json
+from cl_lightning.common.files import from_jsonl, replace_file, report_disk_errors, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
 from cl_lightning.sequence.record_check import PREDICTION, record_fault
 from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, sort_out, told
@@ -90,7 +90,7 @@ class RunFolder:
         Raises:
             StateError: somebody else's, unwritable, in use, damaged, of another schema, or of another configuration.
         """
-        with disk_errors_told(self.path, StateError):
+        with report_disk_errors(self.path, StateError):
             self.check(fresh)
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(below(self.path, LOCK))
@@ -187,7 +187,7 @@ class RunFolder:
     def _put(self, name: str, data: bytes) -> str:
         """Replace a file whole or not at all. Returns the SHA-256 of `data`."""
         path = below(self.path, name)
-        with disk_errors_told(path):
+        with report_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, data, self.path / SCRATCH)
         return hashlib.sha256(data).hexdigest()

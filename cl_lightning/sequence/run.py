@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.audit.suitability import check_fit, check_room
 from cl_lightning.data.task_sequence import TaskSequence
@@ -189,7 +189,7 @@ class SequenceRun:
         distributed.on_main(self._export)
         for callback in self.callbacks:
             callback.on_task_scored(self.context, task)
-        give_back_memory()
+        release_memory()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
         scores = []
@@ -209,7 +209,7 @@ class SequenceRun:
                 self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
-        stopping.saved(standing.saved(self.folder.path, done, self.data.order, self.settings.fresh))
+        stopping.set_message(standing.saved(self.folder.path, done, self.data.order, self.settings.fresh))
 
     def _export(self) -> None:
         for name, data in self.record.exports().items():

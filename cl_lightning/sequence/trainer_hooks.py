@@ -32,7 +32,7 @@ class TrainerHooks(Callback):
         self.begin(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stopping.hold_signals()  # the Trainer has put its own in place for the time of the fit
+        stopping.install_handlers()  # the Trainer has put its own in place for the time of the fit
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

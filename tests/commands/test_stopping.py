@@ -84,9 +84,9 @@ def test_code_that_runs_no_handler_ends_too() -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("stopping.saved('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
+        ("stopping.set_message('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
         ("from tqdm import tqdm; bar = tqdm(total=3); signal.raise_signal(s)", "stopped: nothing had started, and"),
-        ("import atexit; atexit.register(signal.raise_signal, s); stopping.leave(0)", "stopped: nothing had"),
+        ("import atexit; atexit.register(signal.raise_signal, s); stopping.exit_process(0)", "stopped: nothing had"),
     ],
     ids=["control characters", "a progress bar", "at the very end"],
 )

@@ -64,8 +64,8 @@ def said(module: ContinualLM, *answers: str) -> list[list[list[int]]]:
 def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: ContinualLM) -> None:
     rows = said(module, "ABCB", "AA")
     shorter = [[row[:-1] for row in task] for task in rows]
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), {"plain": rows, "ours": shorter})
-    assert told == {
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), {"plain": rows, "ours": shorter})
+    assert result == {
         "strings": 6,
         "different": 0,
         "different_not_at_a_tie": 0,
@@ -78,8 +78,8 @@ def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: Continual
 def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> None:
     """Of ABCA three right by plain, one by ours; of AB one by plain, both by ours. B for A is a tie, C for A is not."""
     rows = {"plain": said(module, "ABCB", "AA"), "ours": said(module, "BCCB", "AB")}
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert told == {
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert result == {
         "strings": 6,
         "different": 3,
         "different_not_at_a_tie": 1,  # C for B
@@ -88,16 +88,16 @@ def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> N
         "largest_score_difference": 50.0,
     }
     rows["ours"] = said(module, "ABCB", "CA")
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert (told["different"], told["different_not_at_a_tie"], told["equal_share"]) == (1, 1, 0.8333)
-    assert (told["mean_score_difference"], told["largest_score_difference"]) == (-25.0, 50.0)
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert (result["different"], result["different_not_at_a_tie"], result["equal_share"]) == (1, 1, 0.8333)
+    assert (result["mean_score_difference"], result["largest_score_difference"]) == (-25.0, 50.0)
 
 
 def test_an_answer_that_goes_on_is_no_tie(evaluate: ModuleType, module: ContinualLM) -> None:
     rows = {"plain": said(module, "ABCA", "AB"), "ours": said(module, "ABCA", "AB")}
     rows["ours"][0][0] = rows["plain"][0][0][:1] * 2
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert (told["different"], told["different_not_at_a_tie"]) == (1, 1)
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert (result["different"], result["different_not_at_a_tie"]) == (1, 1)
 
 
 def test_remarks(evaluate: ModuleType) -> None:
@@ -108,8 +108,8 @@ def test_remarks(evaluate: ModuleType) -> None:
     (timed,) = of("float32", 0.0)
     assert timed == "the goal of 2 is stated for bfloat16; this was timed in float32"
     for difference, signed in ((0.501, "+0.501"), (-0.75, "-0.750")):
-        (told,) = of("bfloat16", difference)
-        assert told == (
+        (note,) = of("bfloat16", difference)
+        assert note == (
             f"in bfloat16 the mean score differs by {signed} points, more than 0.5; one string is up to 1.56 points of "
             "its task's score and 0.20 of the mean"
         )

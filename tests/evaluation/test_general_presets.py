@@ -93,9 +93,9 @@ def test_shipped_presets_ask_for_metrics_and_demonstrations_that_are_there(index
 
 
 def test_without_the_hub_a_run_says_so_before_training(tmp_path: Path) -> None:
-    told = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
-    lines = [line for line in told.stderr.splitlines() if line.startswith("error")]
-    assert told.returncode == 2 and len(lines) == 1
+    result = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert result.returncode == 2 and len(lines) == 1
     assert "observers.general: the data of hellaswag cannot be had" in lines[0]
     assert "take observers.general.preset=offline" in lines[0]
     assert not (tmp_path / "run").exists()
@@ -115,7 +115,7 @@ def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ("GP: [boolq]", "GP must map names to tasks"),
         ("[]", "must map settings"),
@@ -126,10 +126,10 @@ def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
         ("GP: {mean: {task: boolq, metric: acc}}", "'mean' is the mean of the others"),
     ],
 )
-def test_a_bad_preset_is_told(tmp_path: Path, content: str, told: str) -> None:
+def test_a_bad_preset_is_told(tmp_path: Path, content: str, expected: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=told) as error:
+    with pytest.raises(ConfigError, match=expected) as error:
         read_preset(str(file))
     assert str(file) in str(error.value)
 
@@ -324,7 +324,7 @@ def test_the_preset_of_instructions(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         (
             "jsonl",
@@ -336,9 +336,9 @@ def test_the_preset_of_instructions(
         ("jsonl", '{"prompt": "a", "response": "b"}', "no item is left beside the 5 demonstrations"),
     ],
 )
-def test_bad_instructions_are_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_bad_instructions_are_told(tmp_path: Path, name: str, content: str, expected: str) -> None:
     (tmp_path / f"instructions.{name}").write_text(content)
-    with pytest.raises(DataError, match=rf"instructions\.{name}.*{told}"):
+    with pytest.raises(DataError, match=rf"instructions\.{name}.*{expected}"):
         load([Entry("local_instructions", "rouge_l,none")], tmp_path)
 
 

@@ -66,8 +66,8 @@ def test_each_samples_own_arguments_need_to_know_which_tokens_are_its_own(tiny: 
     module, asked = tiny(), []
     call = (module.llm, module.tokenizer, prompts_with(0, 2), 2, 2)
     for make in (generate, continuations):
-        with pytest.raises(ConfigError, match=r"extra=.* needs own=.*Encoded.own") as told:
+        with pytest.raises(ConfigError, match=r"extra=.* needs own=.*Encoded.own") as caught:
             make(*call, extra=lambda batch: asked.append(batch) or {})
-        assert "\n" not in str(told.value) and not asked
+        assert "\n" not in str(caught.value) and not asked
     generate(*call, own=[None, (1, 2)], extra=lambda batch: asked.append(batch["own_mask"].sum(1).tolist()) or {})
     assert sorted(asked[0])[0] == 1

@@ -85,8 +85,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def finished(own: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "further"
-    told = smoke(run, *own, "--sequence.zero_shot=true", "--sequence.wandb=offline")
-    assert "further metrics" in told.stdout
+    result = smoke(run, *own, "--sequence.zero_shot=true", "--sequence.wandb=offline")
+    assert "further metrics" in result.stdout
     return run
 
 
@@ -154,9 +154,9 @@ def test_they_survive_resuming_and_going_on(finished: Path, own: tuple[str, ...]
     after = record(tmp_path / "more")["metrics"]["further"]
     assert {name: after[name] for name in further} == further
     assert sorted(after["fourth"]) == ["fourth", "next", "parity"]
-    told = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
-    assert told.returncode == 2
-    assert "generated up to 4 tokens for next, now it would be 5; give it the same data.max_new_tokens" in told.stderr
+    result = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
+    assert result.returncode == 2
+    assert "generated up to 4 tokens for next, now it would be 5; give it the same data.max_new_tokens" in result.stderr
     assert not (tmp_path / "other").exists()
 
 

@@ -53,9 +53,9 @@ def without(*ends: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 
 def refused(path: Path, expected: str, **options: Any) -> None:
     backbone = Backbone(str(path), dtype="float32", **options)
-    with pytest.raises(ConfigError, match=expected) as told:
+    with pytest.raises(ConfigError, match=expected) as caught:
         backbone.load(VOCABULARY)
-    assert "\n" not in str(told.value) and str(told.value).startswith("model.backbone.name: ")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("model.backbone.name: ")
 
 
 # --- whole checkpoints are taken --------------------------------------------------------------------------

@@ -50,9 +50,9 @@ def test_they_are_refused_in_one_line_wherever_they_are_loaded(with_code: Path, 
         lambda: asked.load(VOCABULARY),
         lambda: data_check.main([str(tmp_path / "data"), f"--model={with_code}"]),
     ):
-        with pytest.raises(ConfigError) as told:
+        with pytest.raises(ConfigError) as caught:
             act()
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"model.backbone.name: {with_code} comes with code of its own; if you trust it: "
             "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
             "(in Python: trust_remote_code=True)"

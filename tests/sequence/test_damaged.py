@@ -92,14 +92,14 @@ FAULTS: dict[str, tuple[Change, str]] = {
 def test_a_record_of_other_kinds_or_sizes_is_damaged(tmp_path: Path, name: str) -> None:
     record = copy.deepcopy(DONE)
     assert record_fault(record) is None, "the control"
-    change, told = FAULTS[name]
+    change, expected = FAULTS[name]
     change(record)
-    assert record_fault(record) == told
+    assert record_fault(record) == expected
     (tmp_path / "sequence.json").write_text(json.dumps(record))
     with pytest.raises(StateError) as caught:
         tables(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/sequence.json: damaged ({told}); restore it, or move the folder away and run again"
+        f"{tmp_path}/sequence.json: damaged ({expected}); restore it, or move the folder away and run again"
     )
 
 
@@ -108,7 +108,7 @@ def renamed(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda data: b"junk", r"adapter\.safetensors: damaged \("),
         (lambda data: b"", r"adapter\.safetensors: damaged \("),
@@ -117,10 +117,10 @@ def renamed(data: bytes) -> bytes:
     ],
     ids=["junk", "nothing", "foreign keys", "no keys"],
 )
-def test_adapters_with_a_right_checksum_that_are_none(run: Path, change: Callable[[bytes], bytes], told: str) -> None:
+def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[bytes], bytes], expected: str) -> None:
     name = adapter_file("FOMC")
     damage(run, name, change((run / name).read_bytes()))
-    with pytest.raises(StateError, match=told) as caught:
+    with pytest.raises(StateError, match=expected) as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
 

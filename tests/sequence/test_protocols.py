@@ -16,8 +16,8 @@ THREE = "--data.order=[FOMC,NumGLUE-cm,Sentiment]"
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "alone"
-    told = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
-    assert "3 tasks, each from the base model," in told.stdout.splitlines()[0]
+    result = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
+    assert "3 tasks, each from the base model," in result.stdout.splitlines()[0]
     return run
 
 
@@ -50,8 +50,8 @@ def test_no_task_sees_another_whatever_the_strategy(adapter: str, tmp_path: Path
 
 
 def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
-    told = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
-    assert "joint training on 3 tasks together, 90 training examples" in told.stdout.splitlines()[0]
+    result = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
+    assert "joint training on 3 tasks together, 90 training examples" in result.stdout.splitlines()[0]
     state = record(tmp_path / "run")
     assert state["order"] == ["joint"]
     assert state["columns"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
@@ -87,7 +87,7 @@ def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *options, check=False)
-    assert told.returncode == 2, told.stderr
-    assert said in told.stderr
+    result = smoke(tmp_path / "run", *options, check=False)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr
     assert not (tmp_path / "run").exists()

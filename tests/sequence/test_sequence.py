@@ -48,9 +48,9 @@ def same_bits(one: Path, two: Path) -> bool:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
-    told = smoke(run)
-    assert "built-in sample, NOT TRACE" in told.stdout.splitlines()[0]
-    assert "what surgery did" in told.stdout
+    result = smoke(run)
+    assert "built-in sample, NOT TRACE" in result.stdout.splitlines()[0]
+    assert "what surgery did" in result.stdout
     return run
 
 
@@ -113,9 +113,9 @@ def test_mixed_precision_trains_float32_factors_and_wandb_offline_reads_back(tmp
 
 def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> None:
     before = (finished / "sequence.json").read_bytes()
-    told = smoke(finished)
-    assert "scores 0..100" in told.stdout
-    assert "boundary" not in told.stdout.split("scores 0..100")[0]
+    result = smoke(finished)
+    assert "scores 0..100" in result.stdout
+    assert "boundary" not in result.stdout.split("scores 0..100")[0]
     assert (finished / "sequence.json").read_bytes() == before
 
 
@@ -151,13 +151,13 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
 def test_a_finished_sequence_goes_on(finished: Path, tmp_path: Path) -> None:
     before = (finished / "sequence.json").read_bytes()
     run = tmp_path / "longer"
-    told = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
+    result = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
     state = record(run)
     assert state["order"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
     assert state["R"][:2] == [[*row, None] for row in record(finished)["R"]]
     assert len(state["R"][2]) == 3
     assert list(state["metrics"]["intervals"]) == ["zero-shot", *state["order"]]
-    assert "task 1/3" not in told.stdout + told.stderr
+    assert "task 1/3" not in result.stdout + result.stderr
     assert state["tables"]["init"][0]["rows"][-1][0] == "Sentiment"
     assert state["tables"]["init"][0]["rows"][-1][1] is not None, "surgery found the memory of the earlier tasks"
     old, new = adapters(finished), adapters(run)

@@ -33,8 +33,8 @@ def without_lock(folder: Path) -> dict[str, bytes | str | None]:
 def test_who_started_over_is_told_to_go_on_without() -> None:
     order = ["a", "b", "c"]
     afresh = "run the same command again without FRESH=1 (sequence.fresh=true) to"
-    told = [standing.saved(Path("x"), done, order, fresh=True) for done in range(4)]
-    assert told == [
+    messages = [standing.saved(Path("x"), done, order, fresh=True) for done in range(4)]
+    assert messages == [
         "none of 3 tasks was finished; run the same command again to begin anew",
         f"task 1 of 3 is saved in x; {afresh} go on from there",
         f"tasks 1 to 2 of 3 are saved in x; {afresh} go on from there",
@@ -72,9 +72,9 @@ def test_going_on_from_the_folder_that_is_started_over_touches_nothing(tmp_path:
     begun(tmp_path / "run").close()
     before = without_lock(tmp_path)
     at = (f"--sequence.run_dir={tmp_path}/run", f"--sequence.continue_from={tmp_path}/x/../run")
-    told = launch(*SMALL, *at, "--sequence.fresh=true", "--data.order+=Sentiment")
-    assert told.code == 2
-    assert told.line.startswith("sequence.continue_from: ")
+    result = launch(*SMALL, *at, "--sequence.fresh=true", "--data.order+=Sentiment")
+    assert result.code == 2
+    assert result.line.startswith("sequence.continue_from: ")
     assert without_lock(tmp_path) == before
 
 

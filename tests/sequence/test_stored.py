@@ -130,9 +130,9 @@ ATTACKS: dict[str, tuple[tuple[str, ...], Any]] = {
 def test_no_class_of_a_strangers_configuration_is_imported(foreign: Foreign, marker: Path, name: str) -> None:
     run = foreign(*ATTACKS[name])
     for act in (load_run, evaluate):
-        with pytest.raises(UserError, match=r"config\.yaml: ") as told:
+        with pytest.raises(UserError, match=r"config\.yaml: ") as caught:
             act(run)
-        assert "\n" not in str(told.value) and len(str(told.value)) < 450
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
     assert not marker.exists() and "planted" not in sys.modules
     assert not (run / "evaluated").exists()
 
@@ -147,17 +147,17 @@ def test_a_configuration_that_is_none_is_told_in_one_line(foreign: Foreign, text
     for act in (load_run, evaluate, lambda run: rescore(run, "official"), lambda run: compare.text([str(run)])):
         if "&a" in text and act not in (load_run, evaluate):
             continue  # nothing is made from it
-        with pytest.raises(UserError, match=r"config\.yaml") as told:
+        with pytest.raises(UserError, match=r"config\.yaml") as caught:
             act(run)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_what_the_caller_allows_is_made(foreign: Foreign, marker: Path) -> None:
-    """The control: the planted class works, and is told by the name that lets it in."""
+    """Control: the planted class works, and the error gives the name under which it can be allowed."""
     run = foreign(("model", "adapter", "class_path"), "planted.Evil")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         load_run(run)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"{run}/config.yaml: names planted.Evil, no class of this project for its place; if you trust that code: "
         "--allow planted.Evil (in Python: allow=['planted.Evil'])"
     )
@@ -245,9 +245,9 @@ def test_code_of_the_model_runs_only_where_the_caller_says_so(
     backbone = {"name": str(with_code), "dtype": "float32", "trust_remote_code": True}
     run = foreign(("model", "backbone"), backbone)
     for act in (load_run, evaluate):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             act(run)
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"model.backbone.name: {with_code} comes with code of its own; if you trust it: "
             "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
             "(in Python: trust_remote_code=True)"
@@ -298,8 +298,8 @@ def test_no_benchmark_of_a_strangers_is_imported(
     command(report, str(run), monkeypatch=monkeypatch)
     command(compare, str(run), monkeypatch=monkeypatch)
     assert command(mine, f"--run={run}", "--length=2", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert 4 <= len(told) <= 5 and all(line.startswith("error: ") for line in told)
+    errors = capsys.readouterr().err.splitlines()
+    assert 4 <= len(errors) <= 5 and all(line.startswith("error: ") for line in errors)
     assert not marker.exists() and "planted" not in sys.modules
     assert not (run / "rescored").exists() and not (run / "evaluated").exists()
 

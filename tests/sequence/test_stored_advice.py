@@ -22,9 +22,9 @@ def refused(*place: str, value: Any) -> str:
     for key in place[:-1]:
         node = node[key]
     node[place[-1]] = value
-    with pytest.raises(StateError) as told:
+    with pytest.raises(StateError) as caught:
         make(ContinualLM, options, "model", Path("R/config.yaml"))
-    return str(told.value).removeprefix("R/config.yaml: ")
+    return str(caught.value).removeprefix("R/config.yaml: ")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "expected"),
     [
         (("lr",), "x", "model.lr cannot be x"),
         (("adapter", "init_args", "rank"), "a", "model.adapter.rank cannot be a"),
@@ -54,5 +54,5 @@ def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: p
         (("foo",), 1, "model has no option 'foo'"),
     ],
 )
-def test_what_does_not_fit_is_told_in_plain_words(place: tuple[str, ...], value: Any, told: str) -> None:
-    assert refused(*place, value=value) == told
+def test_what_does_not_fit_is_told_in_plain_words(place: tuple[str, ...], value: Any, expected: str) -> None:
+    assert refused(*place, value=value) == expected
