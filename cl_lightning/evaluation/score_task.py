@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cl_lightning.common.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.evaluation.likelihood import most_likely
-from cl_lightning.metrics.scored import Scored, score_rows
+from cl_lightning.metrics.scored import Scored, score_predictions
 
 if TYPE_CHECKING:
     from cl_lightning.data.prompt import Encoded
@@ -30,7 +30,7 @@ def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
         {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer}
         for e, p in zip(examples, predictions, strict=True)
     ]
-    return score_rows(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
+    return score_predictions(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
 
 
 def _predict(module: ContinualLM, task: TaskData, share: Sequence[Encoded], batch_size: int) -> list[str]:

@@ -14,8 +14,8 @@ from cl_lightning.common.files import to_csv, to_json, to_jsonl
 from cl_lightning.common.paths import below
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.protocol import PROTOCOLS
-from cl_lightning.metrics.registry import PROMPTED, metric, official
-from cl_lightning.metrics.scored import Row, Scored, score_rows
+from cl_lightning.metrics.registry import PROMPTED, metric, official_name
+from cl_lightning.metrics.scored import Row, Scored, score_predictions
 from cl_lightning.sequence.folder import (
     CONFIG,
     ZERO_SHOT,
@@ -69,7 +69,7 @@ def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence
             prompts[task] = _prompts(benchmark(), data_root(root or config["data"].get("root")), task, rows)
         texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
         also = [new for old in rows[0].get("also", ()) for new in others.get(old, (old,))] if others else ()
-        cells[after, task] = score_rows(name, rows, texts, also)
+        cells[after, task] = score_predictions(name, rows, texts, also)
     if not cells:
         raise StateError(f"{path}: holds no predictions to score")
     return write_view(path, record, below(path, f"rescored/{scheme}"), f"re-scored: {scheme}", metrics, cells)
@@ -129,7 +129,7 @@ def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchm
         return own
     if scheme == "official":
         evaluator = benchmark().evaluator
-        chosen = {task: official(name, evaluator) for task, name in own.items()}
+        chosen = {task: official_name(name, evaluator) for task, name in own.items()}
     elif "=" in scheme:
         pairs = [pair.partition("=") for pair in scheme.split(",")]
         for task, _, _ in pairs:
