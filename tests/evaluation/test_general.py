@@ -44,7 +44,7 @@ PRESET = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up files in the layout of the local tasks."""
+    """Write made-up files in the layout of the local tasks."""
     folder = tmp_path_factory.mktemp("general")
     questions = [{"question": f"is {i} even", "passage": f"{i} is a number", "label": i % 2 == 0} for i in range(30)]
     counts = [
@@ -100,7 +100,7 @@ def test_the_whole_offline_preset_on_a_real_model_without_network(
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
-def test_scores_are_those_of_plain_forward_passes(real: ContinualLM) -> None:
+def test_scores_equal_plain_forward_passes(real: ContinualLM) -> None:
     entries = {name: read_preset("offline")["GP"][name] for name in ("BoolQ", "PIQA")}
     scores = measure(
         HarnessLM(real.llm, real.tokenizer, real.answer_logits, 8), load(list(entries.values()), REAL), 4, False
@@ -112,7 +112,7 @@ def test_scores_are_those_of_plain_forward_passes(real: ContinualLM) -> None:
 
 
 def likelihood(module: ContinualLM, context: str, continuation: str) -> float:
-    """Sum of log-probabilities, from a plain forward pass of one row."""
+    """Compute the sum of log-probabilities with a plain forward pass of one row."""
     ids, length = module.tokenizer.encode(context + continuation), len(module.tokenizer.encode(context))
     with torch.no_grad():
         scores = module.llm(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -169,7 +169,7 @@ def ability(run: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((run / "general" / "ability.csv").open()))
 
 
-def test_it_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
+def test_measuring_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     smoke(bare)
     assert record(bare)["R"] == record(measured)["R"]
@@ -179,7 +179,7 @@ def test_it_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
         assert (measured / "predictions" / file.name).read_text() == file.read_text()
 
 
-def test_the_base_stands_beside_every_value(measured: Path) -> None:
+def test_every_value_is_reported_beside_the_bases(measured: Path) -> None:
     rows = ability(measured)
     assert [r["after"] for r in rows] == ["base"] * 5 + ["FOMC"] * 5 + ["NumGLUE-cm"] * 5
     base = {(r["setting"], r["task"]): float(r["score"]) for r in rows[:5]}
@@ -197,7 +197,7 @@ def test_the_base_stands_beside_every_value(measured: Path) -> None:
     assert sum(bool(row.get("general/GP/difference")) for row in logged) == 3
 
 
-def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
+def test_every_score_has_items_and_intervals(measured: Path) -> None:
     """Recomputed from the files alone: the mean, the interval, the paired interval of the difference."""
     rows, files = ability(measured), record(measured)["files"]
     items = {}
@@ -222,7 +222,7 @@ def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
     assert any(float(row["low"]) < float(row["high"]) for row in rows)
 
 
-def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_base_value_survives_a_kill_in_the_second_task(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     out = subprocess.DEVNULL
     process = subprocess.Popen(command(run, *options(folder)), cwd=ROOT, stdout=out, stderr=out)
