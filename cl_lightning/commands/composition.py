@@ -21,7 +21,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.results import report
-from cl_lightning.sequence import continuation, standing
+from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, RunFolder
 from cl_lightning.sequence.identity import run_identity
@@ -57,10 +57,10 @@ def run() -> None:
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
             done = folder.record.get("done", 0)
-            stopping.set_message(standing.saved(folder.path, done, data.order, settings.fresh))
+            stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            if told := standing.continuation(done, data.order):
+            if told := status.resumed(done, data.order):
                 say(told)
         else:
             folder.attach()

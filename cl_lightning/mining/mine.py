@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from cl_lightning.common import stopping
-from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_data import TaskData
@@ -32,7 +32,6 @@ from cl_lightning.mining.search import (
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import LoadedRun, load_run
-from cl_lightning.sequence.run_files import told
 
 
 def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
@@ -135,7 +134,7 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
 def _write(files: dict[Path, bytes], out: Path) -> None:
     """Write all that was found; say meanwhile what a stop leaves behind."""
     stopping.set_message(
-        f"{out} may hold a part of what was found ({told([file.name for file in files])}); "
+        f"{out} may hold a part of what was found ({first_three([file.name for file in files])}); "
         "move that away, then run the same command again"
     )
     for file, content in files.items():

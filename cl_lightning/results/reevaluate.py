@@ -16,7 +16,7 @@ from cl_lightning.metrics.scored import Scored
 from cl_lightning.results.rescore import write_view
 from cl_lightning.sequence.folder import CONFIG, ZERO_SHOT, RunFolder, columns, read_record
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.stored import make, read_config
+from cl_lightning.sequence.stored import build, read_config
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     RunFolder(view).check(fresh=True)
     options = {**read_config(path, record)["data"], "order": names, "random_order": False, "seed": record["seed"]}
     options["root"] = root or options.get("root")
-    data = make(TaskSequence, options, "data", path / CONFIG, allow)
+    data = build(TaskSequence, options, "data", path / CONFIG, allow)
     cells: dict[tuple[str, str], Scored] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for done, after in enumerate([ZERO_SHOT, *record["order"][: record["done"]]]):

@@ -11,7 +11,7 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.resampled import metric_intervals
-from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_told, read_record
+from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label, read_record
 
 
 def _cell(value: Any) -> str:
@@ -33,7 +33,7 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
             told = [format_interval(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, metric_told(metrics, name), learnt, now, *told])
+            rows.append([name, metric_label(metrics, name), learnt, now, *told])
     return rows
 
 
@@ -86,7 +86,7 @@ def tables(path: Path) -> list[Table]:
     tasks = columns(record)
     if metrics["trained"] and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
-    rows.append(["metric", *[metric_told(metrics, n) for n in tasks]])
+    rows.append(["metric", *[metric_label(metrics, n) for n in tasks]])
     state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     ends = metric_intervals(path, record)

@@ -23,10 +23,10 @@ from cl_lightning.sequence.folder import (
     columns,
     prediction_file,
     read_checked,
+    read_predictions,
     read_record,
-    read_rows,
 )
-from cl_lightning.sequence.stored import make, read_config
+from cl_lightning.sequence.stored import build, read_config
 
 Cells = Mapping[tuple[str, str], Scored]
 
@@ -37,7 +37,7 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
         for task in columns(record):
             name = prediction_file(after, task)
             if name in record["files"]:
-                yield after, task, read_rows(path, record, name)
+                yield after, task, read_predictions(path, record, name)
 
 
 def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:
@@ -58,7 +58,7 @@ def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence
     """
     record = read_record(path)
     config = read_config(path, record)
-    benchmark = partial(make, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
+    benchmark = partial(build, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
     metrics = _metrics(scheme, record, benchmark)
     others = benchmark().official_also if scheme == "official" else {}
     prompts: dict[str, dict[str, str]] = {}

@@ -186,19 +186,19 @@ def test_adopted_files_are_not_written_outside_the_folder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"files": ["config.yaml"]}, "files is of the wrong kind"),
-        ({"files": {"config.yaml": 3}}, "files is of the wrong kind"),
-        ({"files": {"config.yaml": None}}, "files is of the wrong kind"),
-        ({"order": "FOMC"}, "order is of the wrong kind"),
+        ({"files": ["config.yaml"]}, "files has the wrong type"),
+        ({"files": {"config.yaml": 3}}, "files has the wrong type"),
+        ({"files": {"config.yaml": None}}, "files has the wrong type"),
+        ({"order": "FOMC"}, "order has the wrong type"),
         ({"order": ["../x"]}, r"the task name '../x' has an empty part or one of dots only"),
         ({"order": ["a/b"]}, r"the task name 'a/b' has a slash"),
-        ({"order": [3]}, "order is of the wrong kind"),
+        ({"order": [3]}, "order has the wrong type"),
         ({"columns": ["a\x1b[2J"]}, "has unprintable characters"),
-        ({"columns": {"FOMC": 1}}, "columns is of the wrong kind"),
-        ({"writing": "x"}, "writing is of the wrong kind"),
+        ({"columns": {"FOMC": 1}}, "columns has the wrong type"),
+        ({"writing": "x"}, "writing has the wrong type"),
         ({"done": 2}, "done is 2, order has 1 tasks"),
         ({"done": -1}, "done is -1"),
-        ({"metrics": []}, "metrics is of the wrong kind"),
+        ({"metrics": []}, "metrics has the wrong type"),
     ],
 )
 def test_malformed_records_are_refused(whole: Path, tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
@@ -261,8 +261,7 @@ def test_task_names_of_a_user_benchmark(tmp_path: Path) -> None:
     )
     assert result.code == 2
     assert result.line == (
-        "data.order: the task name '../victim' has an empty part or one of dots only, and files are named by it; "
-        "rename the task"
+        "data.order: the task name '../victim' has an empty part or one of dots only, but names a file; rename the task"
     )
     assert contents(tmp_path) == {}
 

@@ -156,7 +156,7 @@ def test_further_metrics_survive_resuming_and_continuing(finished: Path, own: tu
     assert sorted(after["fourth"]) == ["fourth", "next", "parity"]
     result = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
     assert result.returncode == 2
-    assert "generated up to 4 tokens for next, now it would be 5; give it the same data.max_new_tokens" in result.stderr
+    assert "generated up to 4 tokens for next, now it would be 5; use the same data.max_new_tokens" in result.stderr
     assert not (tmp_path / "other").exists()
 
 

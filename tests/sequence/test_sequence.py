@@ -1,4 +1,4 @@
-"""The run as a whole: events in order, resume, kill -9, continuing, two ranks. Smoke model, real processes."""
+"""Whole runs: order of events, resuming, kill -9, continuing, two ranks. Smoke model, real processes."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+def test_run_folder_has_the_documented_files(finished: Path) -> None:
     state = record(finished)
     assert state["schema"] == 2
     assert state["done"] == 2
@@ -128,7 +128,7 @@ def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> 
         "predictions/NumGLUE-cm_FOMC.jsonl",
     ],
 )
-def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
+def test_after_a_kill_anywhere_the_same_command_gives_the_same_numbers(
     finished: Path, tmp_path: Path, moment: str
 ) -> None:
     run = tmp_path / "killed"
@@ -148,7 +148,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
     assert (run / predictions).read_text() == (finished / predictions).read_text()
 
 
-def test_a_finished_sequence_goes_on(finished: Path, tmp_path: Path) -> None:
+def test_a_finished_sequence_is_continued(finished: Path, tmp_path: Path) -> None:
     before = (finished / "sequence.json").read_bytes()
     run = tmp_path / "longer"
     result = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
@@ -185,7 +185,7 @@ def test_load_run_rebuilds_the_model(finished: Path) -> None:
 
 
 def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Largest relative difference over matrices, by norm."""
+    """Return the largest relative difference over matrices, by norm."""
     return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
 
 
