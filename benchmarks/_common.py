@@ -1,4 +1,4 @@
-"""What all benchmarks share: options, the machine in words, interleaved timing, the result as JSON."""
+"""Shared by all benchmarks: options, description of the machine, interleaved timing, results as JSON."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Stopwatch:
-    """Seconds between `start` and `stop`, accelerator work included."""
+    """Measures seconds between `start` and `stop`, including accelerator work."""
 
     def __init__(self, clock: str) -> None:
         self.clock = CLOCKS[clock]
@@ -48,7 +48,7 @@ def _wait() -> None:
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark; a script adds its own and parses."""
+    """Make a parser with the common options; a script adds its own."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few samples and rounds: does it run, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
@@ -63,7 +63,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Set threads, turn "auto" into a dtype, say where and in what this runs."""
+    """Set threads, resolve the dtype "auto", and print machine and dtype."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.dtype == "auto":
@@ -78,7 +78,7 @@ def device() -> torch.device:
 
 
 def machine() -> str:
-    """Device, threads, load of the machine at the start (1 minute) and versions, in one line."""
+    """Describe device, threads, load of the machine at the start (1 minute) and versions in one line."""
     if device().type == "cuda":
         name = torch.cuda.get_device_name()
     else:
@@ -91,7 +91,7 @@ def machine() -> str:
 
 
 def tasks(arguments: argparse.Namespace, names: list[str], tokenizer: Any, **settings: Any) -> TaskSequence:
-    """The encoded tasks from --data; answers over the budget are left out of the train split."""
+    """Load the encoded tasks from --data; train examples with answers over the budget are dropped."""
     data = TaskSequence(root=arguments.data, order=names, long_answers="drop", **settings)
     data.prepare(tokenizer, encoder_decoder=False)
     print(f"data: {data.source}")
@@ -99,7 +99,7 @@ def tasks(arguments: argparse.Namespace, names: list[str], tokenizer: Any, **set
 
 
 def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, A B C A B C ...: what slows the machine down for a while slows all sides.
+    """Time each side in the order A B C A B C ..., so that temporary load affects all sides.
 
     A side runs once and returns its own seconds, so that it may prepare outside of them.
     """
@@ -111,12 +111,12 @@ def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 
 
 def paired_ratio(slow: list[float], fast: list[float]) -> float:
-    """Median over rounds of slow / fast."""
+    """Return the median over rounds of slow / fast."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and minimum, seconds."""
+    """Return median and minimum in seconds."""
     return {"median_s": round(statistics.median(seconds), 4), "min_s": round(min(seconds), 4)}
 
 
@@ -125,7 +125,7 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def finish(arguments: argparse.Namespace, name: str, ratios: dict[str, float], figures: dict[str, Any]) -> None:
-    """Print the ratios and write the JSON file if one was asked for."""
+    """Print the ratios, and write the JSON file if requested."""
     ratios = {key: round(value, 3) for key, value in ratios.items()}
     print("  ".join(f"{key} {value:.2f}x" for key, value in ratios.items()))
     if arguments.json:

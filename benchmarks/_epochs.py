@@ -1,7 +1,7 @@
-"""One epoch of training as users of either side run it, and how long its loop takes.
+"""Time one epoch of training as users of either side run it.
 
 Ours: `ContinualLM` with the data module's own sampler under Lightning's Trainer, options of experiments/_base.yaml.
-Theirs: transformers' Trainer with its defaults but for logging and saving, padded to the longest of the batch.
+Theirs: transformers' Trainer with its defaults except for logging and saving, padded to the longest of the batch.
 """
 
 import tempfile
@@ -46,7 +46,7 @@ class _LightningLoop(pl.Callback):
 
 
 def our_epoch(module: ContinualLM, data: TaskSequence, task: int, watch: Stopwatch) -> float:
-    """Seconds of one epoch, with the trainer's options of experiments/_base.yaml."""
+    """Time one epoch with the trainer options of experiments/_base.yaml."""
     data.activate(task)
     trainer = pl.Trainer(
         devices=1,
@@ -66,7 +66,7 @@ def our_epoch(module: ContinualLM, data: TaskSequence, task: int, watch: Stopwat
 
 
 def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any, watch: Stopwatch) -> float:
-    """Seconds of one epoch, with transformers' defaults but for logging and saving."""
+    """Time one epoch with transformers' defaults except for logging and saving."""
     rows = [
         {
             "input_ids": [*e.prompt_ids, *e.answer_ids],

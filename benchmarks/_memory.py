@@ -1,4 +1,4 @@
-"""One memory row of `slice_init.py`, in a process of its own: _memory.py MODE DTYPE THREADS prints bytes as JSON."""
+"""Measure one memory row of `slice_init.py` in a separate process: _memory.py MODE DTYPE THREADS prints JSON."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 from _common import BACKBONE
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.capture import watch_products
 from cl_lightning.gradients.collector import GradientCollector
@@ -21,11 +21,11 @@ from cl_lightning.model.module import ContinualLM
 BATCH, LENGTH = 8, 256
 TASK = "FOMC"
 RANK, OVERSAMPLING = 8, 10
-BUDGET = 1 / 8  # of what exact gradients take
+BUDGET = 1 / 8  # of the memory of exact gradients
 
 
 def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
-    """Of a boundary with two gradient sets, the new task's and memory's; sketches within a budget.
+    """Plan a boundary with two gradient sets, the new task's and memory's, with sketches within a budget.
 
     What the budget leaves beside finished sketches is room for the memories that have to be formed.
     """
@@ -44,7 +44,7 @@ def model(dtype: str) -> ContinualLM:
 
 
 def batches_of(module: ContinualLM, count: int, length: int = LENGTH) -> list[dict[str, Any]]:
-    """Rows of `length` tokens without padding: TASK's examples one after the other, loss on the last one's answer."""
+    """Make rows of `length` tokens without padding: concatenated examples of TASK, loss on the last answer."""
     examples = load(TASK).train
     tokens = module.tokenizer
     asked = [tokens(e.prompt)["input_ids"] for e in examples]
@@ -69,21 +69,21 @@ def batches_of(module: ContinualLM, count: int, length: int = LENGTH) -> list[di
 
 
 def plain_pass(module: ContinualLM, batches: list[dict[str, Any]]) -> None:
-    """Forward and backward through the frozen model, nothing captured."""
+    """Run forward and backward through the frozen model without capturing."""
     with module.adapter.without_new_branch(), watch_products({}, module.llm, lambda name, dy, x: None):
         for batch in batches:
             (module.sample_nll(batch, share_prefix=False) * batch["sample_weight"]).sum().backward()
 
 
 def boundary(module: ContinualLM, chosen: Plan, run_pass: Callable[..., None]) -> None:
-    """Memory's gradient, then the new task's, as the boundary collects them."""
+    """Collect memory's gradient, then the new task's, like the boundary does."""
     collector = GradientCollector(module.adapter.layers, chosen, 0, torch.float32)
     remembered = collector.collect(run_pass)
     collector.collect(run_pass, [remembered])
 
 
 def _status(key: str) -> int:
-    """A figure of this process in bytes; VmHWM is the peak since `_forget_peak`."""
+    """Read a value of /proc/self/status in bytes; VmHWM is the peak since `_forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
 
@@ -93,14 +93,14 @@ def _forget_peak() -> None:
 
 
 def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
-    """Bytes held between batches at the peak over all passes, and the peak beyond a plain pass and what is held.
+    """Measure the bytes held between batches at their peak, and the peak beyond a plain pass and those.
 
     Counted from what the process holds when all gradients are gone: the kernels that the libraries compiled on the way
     stay, and are no gradients.
     """
     batches = batches_of(module, 1)
     plain_pass(module, batches)
-    give_back_memory()
+    release_memory()
     base = _status("VmRSS")
     _forget_peak()
     plain_pass(module, batches)
@@ -111,22 +111,22 @@ def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
         def after_batch() -> None:
             after()
             peak = _status("VmHWM")
-            give_back_memory()
+            release_memory()
             held.append(_status("VmRSS"))
             beyond.append(peak - held[-1] - plain)
             _forget_peak()
 
-        give_back_memory()
+        release_memory()
         _forget_peak()
         module.products(batches, take, after_batch)
 
     boundary(module, chosen, run_pass)
-    give_back_memory()
+    release_memory()
     return {"held": max(held) - _status("VmRSS"), "transient": max(beyond), "compiled": _status("VmRSS") - base}
 
 
 def transient(shapes: Shapes, shared_inputs: Mapping[str, str], tokens: int, itemsize: int, accumulated: int) -> int:
-    """Bytes that capturing takes during one forward and backward pass, beyond a plain one and beyond `Plan.held`.
+    """Compute the bytes that capturing needs during one pass, beyond a plain pass and beyond `Plan.held`.
 
     Every layer's input, once where layers share one, and one product of the largest size in flight.
 

@@ -1,4 +1,4 @@
-"""Cost of many tasks' branches under gates: a whole training step with 1, 5, 15 and 30 of them, side by side.
+"""Cost of many gated branches: a whole training step with 1, 5, 15 and 30 of them.
 
 (a) Llama of 12 layers, width 1024, MLP 4096, and SmolLM2-135M; q and v adapted, rank 4, 4 x 512 tokens: forward, back,
 clipping, AdamW and the projection of the gate's update, in seconds and in units of one branch. (b) the adapted linears
@@ -31,7 +31,7 @@ MODELS = {"llama": ("random-llama", WIDE), "smollm2": (BACKBONE, {})}
 
 
 def model(kind: str, dtype: str, count: int) -> ContinualLM:
-    """With `count` branches, the last of them in training, none of them zero."""
+    """Make a model with `count` non-zero branches, the last in training."""
     name, config = MODELS[kind]
     adapter = GainLoRA(IncLoRA(RANK, 32.0, targets=["q_proj", "v_proj"]), width=50)
     module = ContinualLM(Backbone(name, dtype=dtype, config=config), adapter)
@@ -55,7 +55,7 @@ def batch_for(module: ContinualLM, length: int) -> dict[str, Any]:
 
 
 class Side:
-    """One count's model and optimiser; calling it times a step."""
+    """Model and optimiser for one count of branches; a call times a step."""
 
     def __init__(self, kind: str, arguments: argparse.Namespace, count: int) -> None:
         self.module, self.watch = model(kind, arguments.dtype, count), Stopwatch(arguments.clock)
@@ -87,7 +87,7 @@ class Side:
 
 
 def steps(kind: str, arguments: argparse.Namespace, rounds: int) -> dict[str, Any]:
-    """(a) and (c) for one model."""
+    """Measure (a) and (c) for one model."""
     sides = {str(count): Side(kind, arguments, count) for count in COUNTS}
     interleaved(sides, 1)  # first calls prepare kernels
     seconds = interleaved(sides, rounds)
@@ -104,7 +104,7 @@ def steps(kind: str, arguments: argparse.Namespace, rounds: int) -> dict[str, An
 
 
 def looped(layer: AdaptedLinear, x: Tensor, gates: Tensor) -> Tensor:
-    """A loop over branches, as one would write it."""
+    """Compute the branches in a plain loop."""
     y = nn.functional.linear(x, layer.weight)
     for i in range(len(layer.columns)):
         A, B = layer.stack_A[i * RANK : (i + 1) * RANK], layer.stack_B[:, i * RANK : (i + 1) * RANK]
@@ -114,7 +114,7 @@ def looped(layer: AdaptedLinear, x: Tensor, gates: Tensor) -> Tensor:
 
 
 def linears(arguments: argparse.Namespace, count: int, rounds: int) -> dict[str, Any]:
-    """(b) with `count` branches."""
+    """Measure (b) with `count` branches."""
     module = model("llama", arguments.dtype, count)
     layers = [layer for name, layer in module.adapter.layers.items() if ".0." in name]
     rng, length = torch.Generator().manual_seed(0), 64 if arguments.quick else LENGTH
@@ -143,7 +143,7 @@ def linears(arguments: argparse.Namespace, count: int, rounds: int) -> dict[str,
 
 
 def peak(count: int, arguments: argparse.Namespace) -> float:
-    """(d) MiB at the peak of a process that does two steps; of the accelerator where there is one."""
+    """Measure (d): the peak in MiB of a process that does two steps; of the accelerator if there is one."""
     command = [sys.executable, __file__, "--peak-of", str(count), "--dtype", arguments.dtype]
     done = subprocess.run(
         [*command, *(["--quick"] if arguments.quick else [])], capture_output=True, text=True, check=True

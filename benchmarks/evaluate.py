@@ -1,13 +1,13 @@
 """Scoring all of TRACE's tasks after the last: this package's generation against transformers' plain `generate`.
 
 Measured: seconds to generate greedily for the test prompts of all eight tasks, each with its own budget of new tokens,
-by the same model with a LoRA that was shortly taught all of them, so that it ends its answers as a trained model does.
+by the same model with a LoRA briefly trained on all of them, so that it ends its answers like a trained model.
 Plain: in data order, batches of 8, left-padded to the longest. Ours: batches of 32; the peak memory of both is
-reported. The ratio is the median over rounds of seconds plain / ours: of one round by default, as real files take
-minutes; `--rounds 3` gives a median. Strings must be equal in float32 (but for ties: at the first token that differs
-the logits of both, recomputed alone, differ by less than 1e-4); in the timed dtype the share of equal strings and the
-differences of the mean score and of a task's score are reported. The goal, a ratio of 2, is stated for bfloat16: where
-the machine holds that in float32 (`--dtype auto`), a note beside the ratio says so.
+reported. The ratio is the median over rounds of seconds plain / ours, by default of one round since real files take
+minutes; use `--rounds 3` for a median. Strings must be equal in float32, except for ties (the two logits at the first
+token that differs, recomputed alone, differ by less than 1e-4). In the timed dtype the share of equal strings and the
+differences of the scores are reported. The goal, a ratio of 2, is stated for bfloat16; if the machine holds that in
+float32 (`--dtype auto`), a note says so.
 """
 
 import sys
@@ -20,7 +20,7 @@ from _common import BACKBONE, Stopwatch, device, finish, interleaved, options, p
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.data.benchmarks.trace import TASKS
 from cl_lightning.data.task_data import TaskData
 from cl_lightning.data.task_sequence import TaskSequence
@@ -31,7 +31,7 @@ from cl_lightning.model.module import ContinualLM
 
 PLAIN_BATCH, OUR_BATCH = 8, 32
 TIE = 1e-4
-#: Points of the mean score beyond which a difference is remarked on.
+#: Difference of the mean score, in points, above which a note is printed.
 NOTABLE = 0.5
 RATE = 1e-3
 
@@ -39,8 +39,8 @@ Rows = list[list[int]]
 Side = Callable[[PreTrainedModel, Any, TaskData, int], Rows]
 
 
-def taught(dtype: str, tokenizer: Any, data: TaskSequence, steps: int) -> ContinualLM:
-    """The model with a LoRA trained for some steps on batches of all tasks in turn."""
+def trained(dtype: str, tokenizer: Any, data: TaskSequence, steps: int) -> ContinualLM:
+    """Train a LoRA for some steps on batches of all tasks in turn."""
     module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(rank=8, alpha=16))
     module.load(tokenizer)
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
@@ -61,7 +61,7 @@ def taught(dtype: str, tokenizer: Any, data: TaskSequence, steps: int) -> Contin
 
 @torch.no_grad()
 def plain(llm: PreTrainedModel, tokenizer: Any, task: TaskData, budget: int) -> Rows:
-    """What a script around transformers does."""
+    """Generate like a plain transformers script."""
     rows: Rows = []
     for i in range(0, len(task.test), PLAIN_BATCH):
         prompts = {"input_ids": [list(e.prompt_ids) for e in task.test[i : i + PLAIN_BATCH]]}
@@ -72,7 +72,7 @@ def plain(llm: PreTrainedModel, tokenizer: Any, task: TaskData, budget: int) -> 
 
 
 def ours(llm: PreTrainedModel, tokenizer: Any, task: TaskData, budget: int) -> Rows:
-    """What `score_task` does."""
+    """Generate like `score_task`."""
     return continuations(llm, tokenizer, [e.prompt_ids for e in task.test], budget, OUR_BATCH)
 
 
@@ -82,7 +82,7 @@ def texts(tokenizer: Any, rows: Rows) -> list[str]:
 
 @torch.no_grad()
 def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[int]) -> bool:
-    """Whether the logits of the first two tokens that differ hardly do, recomputed alone."""
+    """Return whether the logits of the first two tokens that differ, recomputed alone, hardly differ."""
     first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
     if first is None:
         return False
@@ -91,7 +91,7 @@ def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[in
 
 
 def compare(module: ContinualLM, tokenizer: Any, data: TaskSequence, made: dict[str, list[Rows]]) -> dict[str, Any]:
-    """Strings of both sides: how many differ, how many of them not at a tie, and by how much a task's score does."""
+    """Compare the strings of both sides: how many differ, how many not at a tie, and differences of the scores."""
     different = untied = total = 0
     scores = []
     for task, theirs, mine in zip(data.tasks, made["plain"], made["ours"], strict=True):
@@ -103,7 +103,7 @@ def compare(module: ContinualLM, tokenizer: Any, data: TaskSequence, made: dict[
                 untied += not is_tie(module.llm, example.prompt_ids, x, y)
         examples = [e.example for e in task.test]
         accepted, prompts = [e.accepted for e in examples], [e.prompt for e in examples]
-        both = [mean_score(best_scores(task.spec.metric, said, accepted, prompts)) for said in (a, b)]
+        both = [mean_score(best_scores(task.spec.metric, strings, accepted, prompts)) for strings in (a, b)]
         scores.append(both[1] - both[0])
     return {
         "strings": total,
@@ -116,30 +116,30 @@ def compare(module: ContinualLM, tokenizer: Any, data: TaskSequence, made: dict[
 
 
 def remarks(dtype: str, loose: dict[str, Any], sizes: Sequence[int]) -> list[str]:
-    """What a reader of the result must know beside it.
+    """Return notes on how to read the result.
 
     Args:
-        dtype: the timed one.
-        loose: what `compare` told of it.
-        sizes: how many prompts each task has.
+        dtype: the timed dtype.
+        loose: output of `compare` for it.
+        sizes: number of prompts of each task.
     """
-    told = []
+    notes = []
     if dtype != "bfloat16":
-        told.append(f"the goal of 2 is stated for bfloat16; this was timed in {dtype}")
+        notes.append(f"the goal of 2 is stated for bfloat16; this was timed in {dtype}")
     if abs(difference := loose["mean_score_difference"]) > NOTABLE:
         one = 100 / min(sizes)
-        told.append(
+        notes.append(
             f"in {dtype} the mean score differs by {difference:+.3f} points, more than {NOTABLE}; one string is up to "
             f"{one:.2f} points of its task's score and {one / len(sizes):.2f} of the mean"
         )
-    return told
+    return notes
 
 
 class Peak:
-    """Peak memory of a stretch of work beyond what was held before it, bytes; None where it cannot be told."""
+    """Measures the peak memory inside the context beyond that held before, in bytes; None if not measurable."""
 
     def __enter__(self) -> "Peak":
-        give_back_memory()
+        release_memory()
         self.value: int | None = None
         self.cuda = device().type == "cuda"
         if self.cuda:
@@ -188,14 +188,14 @@ def main() -> int:
     def run(module: ContinualLM, which: TaskSequence, side: Side) -> list[Rows]:
         return [side(module.llm, tokenizer, task, task.spec.max_new_tokens) for task in which.tasks]
 
-    module = taught("float32", tokenizer, data, steps)
+    module = trained("float32", tokenizer, data, steps)
     exact = compare(module, tokenizer, few, {name: run(module, few, side) for name, side in sides.items()})
     print(f"float32: {exact}")
     if exact["different_not_at_a_tie"]:
         print("error: the strings differ", file=sys.stderr)
         return 1
     if arguments.dtype != "float32":
-        module = taught(arguments.dtype, tokenizer, data, steps)
+        module = trained(arguments.dtype, tokenizer, data, steps)
 
     watch, made, peaks = Stopwatch(arguments.clock), {}, {name: [] for name in sides}
 
@@ -214,8 +214,8 @@ def main() -> int:
                  for rows in made["plain"] for row in rows)  # fmt: skip
     highest = {name: None if None in values else max(values) for name, values in peaks.items()}
     for name, values in seconds.items():
-        told = "" if highest[name] is None else f", peak +{highest[name] / 2**20:.0f} MiB"
-        print(f"{name:<8} median {summary(values)['median_s']:.2f} s{told}")
+        peak = "" if highest[name] is None else f", peak +{highest[name] / 2**20:.0f} MiB"
+        print(f"{name:<8} median {summary(values)['median_s']:.2f} s{peak}")
     notes = remarks(arguments.dtype, loose, [len(task.test) for task in data.tasks])
     for note in notes:
         print(f"note: {note}")

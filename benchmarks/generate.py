@@ -1,4 +1,4 @@
-"""Scoring speed, side by side: this package's generation against transformers' plain batched `generate`.
+"""Scoring speed of this package's generation against transformers' plain batched `generate`.
 
 Measured: seconds to generate greedily for the test prompts of one task, same model with a LoRA attached, same batch
 size and token budget. Plain: in data order, each batch left-padded to its longest prompt. The ratio is the median
@@ -22,7 +22,7 @@ BATCH = 16
 
 
 def adapted(dtype: str, tokenizer: Any) -> PreTrainedModel:
-    """The model with a branch large enough to change what it says."""
+    """Make a model with a branch large enough to change its answers."""
     module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(rank=8, alpha=16))
     module.load(tokenizer)
     rng = torch.Generator().manual_seed(0)
@@ -34,7 +34,7 @@ def adapted(dtype: str, tokenizer: Any) -> PreTrainedModel:
 
 @torch.no_grad()
 def plain(llm: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-    """What a script around transformers does."""
+    """Generate like a plain transformers script."""
     texts = []
     for i in range(0, len(prompts), BATCH):
         rows = {"input_ids": [list(p) for p in prompts[i : i + BATCH]]}

@@ -1,12 +1,12 @@
-"""What a start does to the old task: SLICE's and the warm start beside LoRA-GA's, measured over seeds with intervals.
+"""Effect of an initialisation on the old task: SLICE's and the warm start beside LoRA-GA's, over seeds with intervals.
 
-A round is a seed. The old task (FOMC) is learnt with a plain LoRA, which is folded. The new task has the same prompts
+A round is a seed. The old task (FOMC) is trained with a plain LoRA, which is folded. The new task has the same prompts
 with every label replaced by the next (A -> B -> C -> A), or is another one with --task. At the boundary between them
 
     G_new, G_old    token means of dNLL/dW over answers of the new task, and of the old one that was trained on
     G~              G_new after one-sided PCGrad against G_old, matrix by matrix
 
-and from each start the new task is then trained on equal batches:
+and the new task is then trained on the same batches from each start:
 
     LoRA-GA         SLICE's initialiser on G_new: the scale is SLICE's, so that only the subspace differs
     SLICE           SLICE's initialiser on G~
@@ -15,7 +15,7 @@ and from each start the new task is then trained on equal batches:
 
 Measured: the first-order harm cos(dW, G_old) of a start's first SGD step (the warm start: of its own step), positive
 where the old loss rises, with the G_old that surgery saw and with held-out examples'; and the true loss of held-out
-old and new answers along k AdamW steps. No start but the warm one may change the old loss by a bit.
+old and new answers along k AdamW steps. No start except the warm one may change any bit of the old loss.
 """
 
 import argparse
@@ -44,16 +44,16 @@ from cl_lightning.model.module import ContinualLM
 from cl_lightning.surgery.pcgrad import PCGrad
 from cl_lightning.surgery.reconcile import reconcile
 
-#: The rate falls to 0 on the old task, which must be learnt or there is no conflict, and is constant on the new one.
+#: Decays to 0 on the old task, which must be learnt for a conflict to exist, and is constant on the new one.
 OLD, BATCH, RATE, CLIP = "FOMC", 8, 1e-3, 1.0
 #: LoRA's alpha of plain branches, and of the spectral starts, whose factors are large (as in experiments/).
 RANK, PLAIN_ALPHA, ALPHA = 8, 16, 2
-#: Lowers the new loss about as far as LoRA-GA's first AdamW step does, where ||G_new|| is about 50.
+#: Lowers the new loss about as much as LoRA-GA's first AdamW step, for ||G_new|| of about 50.
 TAU = 1e-2
 PLAIN, GA, SURGERY, WARM = STARTS = ("plain LoRA", "LoRA-GA", "SLICE", "warm start")
 LOSSES = tuple(f"{task} {when}" for when in ("before", "after 1", "after k") for task in ("old", "new"))
 COLUMNS = ("harm", "harm held out", *LOSSES)
-#: Of the old loss over what it was at the boundary, so a warm start's own step is in it.
+#: Rises of the old loss since the boundary, which include a warm start's own step.
 RISES = ("rise after 1", "rise after k")
 COMPARED = ("harm held out", "rise after 1", "new after 1", "rise after k", "new after k")
 #: 97.5 % quantiles of Student's t, by degrees of freedom from 1.
@@ -65,7 +65,7 @@ Factors = dict[str, tuple[Tensor, ...]]
 
 
 class Examples(NamedTuple):
-    """Of one seed."""
+    """The data of one seed."""
 
     old: Sequence[Encoded]
     new: Sequence[Encoded]
@@ -74,7 +74,7 @@ class Examples(NamedTuple):
 
 
 def draw(data: TaskSequence, seed: int, tokenizer: Any) -> Examples:
-    """Both tasks' examples by the seed; flipped ones come in the reverse order."""
+    """Draw both tasks' examples by the seed; flipped ones come in reverse order."""
     data.seed = seed
     data.prepare(tokenizer, encoder_decoder=False)
     old, new = data.tasks[0], data.tasks[-1]
@@ -91,7 +91,7 @@ def draw(data: TaskSequence, seed: int, tokenizer: Any) -> Examples:
 
 
 def batches(module: ContinualLM, those: Sequence[Encoded], size: int = BATCH) -> Iterator[dict[str, Any]]:
-    """Longest first; weighted so that the loss summed over all batches is the mean over all answer tokens."""
+    """Make batches, longest first, weighted so that the summed loss is the mean over all answer tokens."""
     weight = 1.0 / sum(len(e.answer_ids) for e in those)
     by_length = sorted(those, key=lambda e: -e.length)
     for i in range(0, len(those), size):
@@ -102,12 +102,12 @@ def batches(module: ContinualLM, those: Sequence[Encoded], size: int = BATCH) ->
 
 @torch.no_grad()
 def loss(module: ContinualLM, those: Sequence[Encoded]) -> float:
-    """Nats per answer token."""
+    """Compute the loss in nats per answer token."""
     return sum(float((module.sample_nll(b) * b["sample_weight"]).sum()) for b in batches(module, those, 4 * BATCH))
 
 
 def training(module: ContinualLM, those: Sequence[Encoded], rates: Sequence[float]) -> Iterator[int]:
-    """One AdamW step for each rate, on consecutive batches; yields how many were taken."""
+    """Take one AdamW step per rate on consecutive batches; yields the number of steps taken."""
     parameters = [p for group in module.adapter.param_groups() for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
     for i, rate in enumerate(rates):
@@ -121,7 +121,7 @@ def training(module: ContinualLM, those: Sequence[Encoded], rates: Sequence[floa
 
 
 def learnt(drawn: Examples, dtype: str, steps: int, seed: int, tokenizer: Any) -> ContinualLM:
-    """A model that has learnt and folded the old task and waits at the boundary."""
+    """Train a model on the old task and fold its branch, up to the boundary."""
     module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(RANK, PLAIN_ALPHA))
     module.load(tokenizer)
     module.to(device())
@@ -133,12 +133,12 @@ def learnt(drawn: Examples, dtype: str, steps: int, seed: int, tokenizer: Any) -
 
 
 def first_step(G: Tensor, A0: Tensor, B0: Tensor) -> Tensor:
-    """dW (m, n) / (eta s^2) of the first SGD step: -(B0 B0^T G + G A0^T A0)."""
+    """Compute dW (m, n) / (eta s^2) of the first SGD step: -(B0 B0^T G + G A0^T A0)."""
     return -(B0 @ (B0.t() @ G) + (G @ A0.t()) @ A0)
 
 
 def boundary(module: ContinualLM, drawn: Examples, samples: int, tau: float, seed: int) -> tuple[Any, Any, list[float]]:
-    """Collect, reconcile, make all starts. No prompt of G_new is one of G_old.
+    """Collect and reconcile gradients and make all starts. G_new and G_old share no prompt.
 
     Returns:
         Factors by start; inner products of (first step, G_old, held-out G_old) by start, summed over matrices;
@@ -166,7 +166,7 @@ def boundary(module: ContinualLM, drawn: Examples, samples: int, tau: float, see
 
 
 def measured(module: ContinualLM, drawn: Examples, key: str, factors: Factors, steps: int) -> dict[str, float]:
-    """Losses from one start. The branch starts anew, the folded old task stays."""
+    """Train a new branch from one start, keeping the folded old task, and return the losses."""
     module.adapter.alpha = PLAIN_ALPHA if key == PLAIN else ALPHA
     for name, (A0, B0, *warm) in factors.items():
         module.adapter.set_factors(name, A0, B0)
@@ -180,7 +180,7 @@ def measured(module: ContinualLM, drawn: Examples, key: str, factors: Factors, s
 
 
 def one_seed(arguments: argparse.Namespace, data: TaskSequence, tokenizer: Any, seed: int) -> dict[str, Any]:
-    """What the boundary of one seed was like, and COLUMNS and RISES of every start from it."""
+    """Return statistics of the boundary of one seed, and COLUMNS and RISES of every start."""
     old_steps, steps, samples = QUICK if arguments.quick else FULL
     watch = Stopwatch(arguments.clock)
     watch.start()
@@ -197,21 +197,21 @@ def one_seed(arguments: argparse.Namespace, data: TaskSequence, tokenizer: Any, 
         sys.exit(f"error: a start changed the old loss, {before}, before any step: {starts}")
     watch.stop()
     share, median = statistics.fmean(c < 0 for c in cosines), statistics.median(map(abs, cosines))
-    told = f"conflict in {100 * share:.0f} % of {len(cosines)} matrices, median |cos| {median:.3f}"
-    print(f"seed {seed}: old loss {before:.4f}, {told} ({watch.seconds:.0f} s)", flush=True)
+    conflicts = f"conflict in {100 * share:.0f} % of {len(cosines)} matrices, median |cos| {median:.3f}"
+    print(f"seed {seed}: old loss {before:.4f}, {conflicts} ({watch.seconds:.0f} s)", flush=True)
     found = {"seed": seed, "seconds": round(watch.seconds, 1), "old_loss": before}
     return found | {"conflict_share": share, "median_abs_cosine": median, "starts": starts}
 
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, and half the width of its 95 % interval, t sd / sqrt(n); null for one value."""
+    """Compute the mean and half the width of its 95 % interval, t sd / sqrt(n); null for one value."""
     n = len(values)
     half = T975[n - 2] * statistics.stdev(values) / n**0.5 if n > 1 else None
     return {"mean": statistics.fmean(values), "half_95": half}
 
 
 def show(title: str, columns: Sequence[str], rows: dict[str, dict[str, dict[str, float | None]]]) -> None:
-    """A table of means +- halves."""
+    """Format a table of means +- halves."""
     print(f"{title:<21}" + "".join(f"{column:>16}" for column in columns))
     for name, cells in rows.items():
         halves = ["" if cells[c]["half_95"] is None else f" +- {cells[c]['half_95']:.3f}" for c in columns]

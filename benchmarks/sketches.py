@@ -53,7 +53,7 @@ ENERGY, CLEAR = 0.999, 5e-3
 
 
 class Held(NamedTuple):
-    """What a sketch's top 2r directions hold of a gradient."""
+    """How much of a gradient the top 2r directions of a sketch retain."""
 
     energy: float
     overlap: float
@@ -62,7 +62,7 @@ class Held(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One matrix in one mode: `new` and `reconciled` are None where that gradient is zero and has no directions."""
+    """One matrix in one mode: `new` and `reconciled` are None if that gradient is zero."""
 
     new: Held | None
     reconciled: Held | None
@@ -70,14 +70,14 @@ class Row(NamedTuple):
     exact: float
     low_rank: float
     captured: float  # share of memory in its sketch, as the sketch estimates it
-    formed: bool  # whether memory was formed for the inner product
+    formed: bool  # whether memory's gradient was formed for the inner product
 
 
 Rows = dict[str, dict[str, Row]]  # mode -> matrix -> row
 
 
 def held_by(sketches: Sequence[Gradient], G: Tensor) -> list[Held | None]:
-    """What each sketch holds of the exact gradient G (m, n)."""
+    """Compare each sketch with the exact gradient G (m, n)."""
     U0, sigma, _ = torch.linalg.svd(G, full_matrices=False)
     whole, best, tail = sigma.norm(), sigma[:TOP].norm(), sigma[TOP:].norm()
     if whole == 0:
@@ -91,7 +91,7 @@ def held_by(sketches: Sequence[Gradient], G: Tensor) -> list[Held | None]:
 
 
 class Boundary:
-    """A memory gradient and what new ones look like against it, exactly and in each mode."""
+    """A memory gradient, and new gradients compared with it, exactly and in each mode."""
 
     def __init__(self, layers: Mapping[str, AdaptedLinear], memory: RunPass) -> None:
         shapes = {name: layer.shape for name, layer in layers.items()}
@@ -123,7 +123,7 @@ class Boundary:
 
 
 def after_the_old_task(arguments: argparse.Namespace) -> tuple[ContinualLM, TaskSequence]:
-    """The model with the old task learnt and folded and the next branch begun; both tasks' data."""
+    """Return the model after the old task is folded and the next branch begun, and both tasks' data."""
     tokenizer = Backbone(BACKBONE).load_tokenizer()
     module = ContinualLM(Backbone(BACKBONE, dtype=arguments.dtype), SeqLoRA(RANK, 2 * RANK), lr=RATE)
     module.load(tokenizer)
@@ -138,19 +138,19 @@ def after_the_old_task(arguments: argparse.Namespace) -> tuple[ContinualLM, Task
 
 
 def flipped(data: TaskSequence, examples: Sequence[Encoded]) -> list[Encoded]:
-    """The same prompts, each label turned into the next."""
+    """Replace each label by the next, keeping the prompts."""
     changed = [replace(e.example, answer=FLIP[e.example.answer]) for e in examples]
     return [data.encoder.encode(example, data.tasks[0].spec) for example in changed]
 
 
 def real(arguments: argparse.Namespace) -> dict[str, Rows]:
-    """Rows of each pair of tasks; --quick: of every fourth block."""
+    """Compute the rows of each pair of tasks; with --quick, of every fourth block."""
     module, data = after_the_old_task(arguments)
     step = 4 if arguments.quick else 1
     layers = {name: layer for name, layer in module.adapter.layers.items() if int(name.split(".")[2]) % step == 0}
 
     def over(examples: Sequence[Encoded]) -> RunPass:
-        """Passes at the weight of the common token mean, heard for `layers`."""
+        """Run passes with the weights of the common token mean, capturing `layers` only."""
         weight = 1.0 / sum(len(e.answer_ids) for e in examples)
 
         def batches() -> Iterator[dict[str, Any]]:
@@ -170,7 +170,7 @@ def real(arguments: argparse.Namespace) -> dict[str, Rows]:
 
 
 def synthetic(size: int) -> Rows:
-    """Of gradients (size, size) that pass by as blocks of the identity (dy) and of their rows (x).
+    """Sketch gradients (size, size) given as blocks of the identity (dy) and of their rows (x).
 
     new = U S V^T and old = U S (V Q)^T meet at sum sigma_i^2 Q_ii / sum sigma_i^2, and Q = c I + sqrt(1 - c^2) K is
     orthogonal with diagonal c if K is skew and K^2 = -I; U, V and K are drawn at random.
@@ -198,7 +198,7 @@ def synthetic(size: int) -> Rows:
 
 
 def in_numbers(rows: Sequence[Row]) -> dict[str, float]:
-    """All matrices of one mode in a few numbers."""
+    """Summarise all matrices of one mode."""
     out: dict[str, float] = {}
     for kind in ("new", "reconciled"):
         held = [h for row in rows if (h := getattr(row, kind)) is not None]
@@ -216,29 +216,29 @@ def in_numbers(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def show_real(pair: str, modes: Rows) -> dict[str, Any]:
-    """Print one pair's numbers, a column for each mode, and return them."""
+    """Print and return one pair's numbers, a column per mode."""
     rows = modes[SKETCHES[0]].values()
     counts = {"matrices": len(rows), "in_conflict": sum(row.exact < 0 for row in rows)}
     counts |= {"zero": sum(row.new is None for row in rows), "cosine_median": median(row.exact for row in rows)}
     print("  " + "  ".join([pair, *(f"{key} {value:.3g}" for key, value in counts.items())]))
-    told = {mode: in_numbers(list(by_name.values())) for mode, by_name in modes.items()}
-    for key in told[SKETCHES[0]]:
-        values = [told[mode][key] for mode in SKETCHES]
+    summaries = {mode: in_numbers(list(by_name.values())) for mode, by_name in modes.items()}
+    for key in summaries[SKETCHES[0]]:
+        values = [summaries[mode][key] for mode in SKETCHES]
         print(f"    {key:<34}" + "".join(f"{v:12d}" if isinstance(v, int) else f"{v:12.5f}" for v in values))
-    return counts | told
+    return counts | summaries
 
 
 def show_synthetic(modes: Rows) -> dict[str, Any]:
-    """Print and return a line for each decay and mode."""
-    told: dict[str, Any] = {mode: {} for mode in modes}
+    """Print and return a line per decay and mode."""
+    lines: dict[str, Any] = {mode: {} for mode in modes}
     for decay, mode in ((decay, mode) for decay in modes[SKETCHES[0]] for mode in SKETCHES):
         row = modes[mode][decay]
         line = {"error": row.new.error, "least": row.new.least_error, "energy": row.new.energy}
         line |= {"energy_reconciled": row.reconciled.energy, "captured": row.captured, "formed": int(row.formed)}
-        told[mode][decay] = line | {"low_rank": row.low_rank, "cosine": row.cosine}
-        shown = (f"{k} {v}" if isinstance(v, int) else f"{k} {v:.4f}" for k, v in told[mode][decay].items())
+        lines[mode][decay] = line | {"low_rank": row.low_rank, "cosine": row.cosine}
+        shown = (f"{k} {v}" if isinstance(v, int) else f"{k} {v:.4f}" for k, v in lines[mode][decay].items())
         print(f"  {decay}  {mode:<12}" + "  ".join(shown))
-    return told
+    return lines
 
 
 def main() -> int:
@@ -259,10 +259,10 @@ def main() -> int:
     print(f"{watch.seconds:.0f} seconds")
     ratios: dict[str, float] = {}
     for mode in SKETCHES:
-        told = [of_pair[mode] for of_pair in figures["real"].values()]
-        ratios[f"{mode}_energy_min"] = min(t[f"energy_min_{kind}"] for t in told for kind in ("new", "reconciled"))
-        ratios[f"{mode}_cosine_error_max"] = max(t["cosine_error_max"] for t in told)
-        ratios[f"{mode}_sign_errors"] = sum(t["sign_errors"] for t in told)
+        pairs = [of_pair[mode] for of_pair in figures["real"].values()]
+        ratios[f"{mode}_energy_min"] = min(t[f"energy_min_{kind}"] for t in pairs for kind in ("new", "reconciled"))
+        ratios[f"{mode}_cosine_error_max"] = max(t["cosine_error_max"] for t in pairs)
+        ratios[f"{mode}_sign_errors"] = sum(t["sign_errors"] for t in pairs)
     settings = {"backbone": BACKBONE, "rank": RANK, "oversampling": OVERSAMPLING, "seconds": watch.seconds}
     finish(arguments, "sketches", ratios, settings | ratios | figures)
     return 0

@@ -1,4 +1,4 @@
-"""Cost of SLICE's boundary, side by side: exact gradients against streamed sketches.
+"""Cost of SLICE's boundary with exact gradients and with streamed sketches.
 
 (a) bytes held between batches, by formula and by measurement (each row in a fresh process); (b) seconds in units of a
 plain forward and backward pass of the same batches through the frozen model; (c) bytes for the shapes of larger
@@ -28,9 +28,9 @@ from cl_lightning.initializers.start import start_of
 from cl_lightning.linalg.svd import top_singular
 from cl_lightning.model.module import ContinualLM
 
-#: Batches of the new task and of memory in the boundary that the time ratios are about.
+#: Batches of the new task and of memory in the timed boundary.
 BATCHES = 8 + 8
-#: glibc keeps freed blocks below a threshold that it moves by itself; fixed, what is freed leaves the process.
+#: glibc keeps freed blocks below a threshold that it adapts; a fixed one returns freed memory to the system.
 FREED_IS_FREE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 LARGE = {
     "Llama-2-7B": llama_shapes(4096, 11008, 32, 4096),
@@ -40,17 +40,17 @@ LARGE = {
 
 
 def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
-    """(a) per mode: formula, measured, transient by formula and measured; MiB."""
+    """Measure (a) per mode: held and transient MiB, by formula and measured."""
     layers = module.adapter.layers
     shapes = {name: layer.shape for name, layer in layers.items()}
     owners = module.input_moments(batches_of(module, 1, length=8)).owners
     rows = {}
     for mode, chosen in plans(shapes).items():
-        told = subprocess.run(
+        result = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("_memory.py")), mode, dtype, str(torch.get_num_threads())],
             capture_output=True, text=True, check=True, env=os.environ | FREED_IS_FREE,
         )  # fmt: skip
-        row = json.loads(told.stdout.splitlines()[-1])
+        row = json.loads(result.stdout.splitlines()[-1])
         k = chosen.columns
         product = max(m * n if mode == "exact" else max(m, n) * (k + 8) for m, n in shapes.values())
         item = module.llm.dtype.itemsize
@@ -66,7 +66,7 @@ def memory(module: ContinualLM, dtype: str) -> dict[str, Any]:
 
 
 def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
-    """(b) seconds per batch, plain and for one pass of each mode."""
+    """Measure (b): seconds per batch, plain and for one pass of each mode."""
     watch = Stopwatch(clock)
     batch = batches_of(module, 1)
     shapes = {name: layer.shape for name, layer in module.adapter.layers.items()}
@@ -94,7 +94,7 @@ def times(module: ContinualLM, rounds: int, clock: str) -> dict[str, float]:
 
 
 def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
-    """Seconds to decompose all matrices' gradients and to write the factors."""
+    """Time the decomposition of all matrices' gradients and the writing of the factors."""
     adapter, watch = module.adapter, Stopwatch(clock)
     gradients = module.gradients(batches_of(module, 1, length=32))
     watch.start()
@@ -114,7 +114,7 @@ def decomposition(module: ContinualLM, clock: str) -> dict[str, float]:
 
 
 def bf16_products(module: ContinualLM) -> dict[str, float]:
-    """Products dy^T x taken in bf16 against float32 ones of the same tensors, over all matrices of a short batch.
+    """Compare products dy^T x in bf16 with float32 ones of the same tensors, over all matrices of a short batch.
 
     Relative error at most; lowest overlap of the top-2r subspaces, and largest relative difference of A0 and B0.
     """
@@ -165,7 +165,7 @@ def _decompose(rank: int, world: int, shapes: list[tuple[int, int]], file: str, 
 
 
 def distributed_svd(quick: bool) -> dict[str, float]:
-    """(d) seconds for the seven matrices of a Llama-2-7B block (a quarter as wide with --quick), one thread a rank."""
+    """Measure (d): seconds for a Llama-2-7B block (a quarter as wide with --quick) with one thread per rank."""
     shapes = list(llama_shapes(1024, 2752, 1, 1024).values() if quick else llama_shapes(4096, 11008, 1, 4096).values())
     context, out = multiprocessing.get_context("spawn"), {}
     for world in (1, 2):
@@ -184,7 +184,7 @@ def distributed_svd(quick: bool) -> dict[str, float]:
 
 
 def timed(arguments: argparse.Namespace, dtype: str) -> tuple[dict[str, float], dict[str, float]]:
-    """(b) for a base in `dtype`: seconds, and ratios to a plain forward and backward pass."""
+    """Measure (b) for a base in `dtype`: seconds, and ratios to a plain forward and backward pass."""
     module = model(dtype)
     module.to(device())
     seconds = times(module, arguments.rounds or (1 if arguments.quick else 3), arguments.clock)

@@ -1,9 +1,9 @@
-"""Training speed and losses, side by side: this package against transformers' Trainer with a PEFT LoRA.
+"""Training speed and losses of this package against transformers' Trainer with a PEFT LoRA.
 
 Measured: real (non-padding) tokens per second of the training loop (data loading, forward, backward, clipping,
 AdamW) over one epoch of the same samples, rank 8 on all linear layers of the blocks, batch size 8; set-up is left
-out. Ours runs as `cl-lightning` does: its sampler under Lightning's Trainer. Theirs runs as its users do: padded to
-the longest of the batch, random order. The ratio of a task is the median over rounds of tokens/s ours / theirs.
+out. Ours runs like `cl-lightning`: its sampler under Lightning's Trainer. Theirs runs with its usual settings: padded
+to the longest of the batch, random order. The ratio of a task is the median over rounds of tokens/s ours / theirs.
 Before any timing both must give equal losses over 20 steps in float32.
 """
 
@@ -50,14 +50,14 @@ def our_model(dtype: str, tokenizer: Any) -> ContinualLM:
 
 
 def their_model(dtype: str, tokenizer: Any, autocast: bool = True) -> PeftModel:
-    """`autocast`: PEFT's default, adapters in float32."""
+    """Make the PEFT model. `autocast`: PEFT's default, adapters in float32."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     llm = Backbone(BACKBONE, dtype=dtype).load(len(tokenizer))
     return get_peft_model(llm, config, autocast_adapter_dtype=autocast).to(device())
 
 
 def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -> float:
-    """Largest difference of the two losses over `steps` steps from equal weights on equal batches, float32."""
+    """Return the largest difference of the losses over `steps` steps from equal weights and batches, in float32."""
     module, peft = our_model("float32", tokenizer), their_model("float32", tokenizer)
     with torch.no_grad():
         for name, layer in module.adapter.layers.items():

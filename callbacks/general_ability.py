@@ -12,7 +12,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import to_csv, to_jsonl
 from cl_lightning.evaluation.general.presets import MEAN, read_preset
 from cl_lightning.evaluation.general.scores import Figure, Score, average, figure, item_rows, score_from
-from cl_lightning.metrics.bootstrap import between
+from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ class GeneralAbility(TaskCallback):
         for row in self._rows(after[-1]):
             _, setting, name, _, *facts = row[:7]
             found = self.moments[after[-1]][setting][name]
-            told = [found.score, between(found.interval), found.base, found.difference]
-            rows.append([setting, name, *facts, *told, between(found.difference_interval)])
+            told = [found.score, format_interval(found.interval), found.base, found.difference]
+            rows.append([setting, name, *facts, *told, format_interval(found.difference_interval)])
         tables = [Table(title, columns, rows)]
         if len(after) > 1:
             columns = ["", *(text for s in self.settings for text in (s, "difference", "its 95 % interval"))]
@@ -172,7 +172,7 @@ class GeneralAbility(TaskCallback):
 
     def _means(self, moment: str) -> list[Any]:
         means = [of[MEAN] for of in self.moments[moment].values()]
-        return [cell for m in means for cell in (m.score, m.difference, between(m.difference_interval))]
+        return [cell for m in means for cell in (m.score, m.difference, format_interval(m.difference_interval))]
 
     def _asked(self) -> dict[str, Any]:
         entries = {s: {n: vars(e) for n, e in tasks.items()} for s, tasks in self.settings.items()}

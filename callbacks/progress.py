@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from tqdm import tqdm
 
-from cl_lightning.common.terminal import shown
+from cl_lightning.common.terminal import printable
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TaskProgress(TaskCallback):
             terminal = sys.stderr.isatty()
             self.bar = tqdm(
                 total=int(trainer.estimated_stepping_batches),
-                desc=shown(f"task {self.task + 1}/{len(self.run.order)} {self.run.order[self.task]}"),
+                desc=printable(f"task {self.task + 1}/{len(self.run.order)} {self.run.order[self.task]}"),
                 unit="step",
                 mininterval=0.2 if terminal else 20.0,
                 dynamic_ncols=terminal,

@@ -36,7 +36,7 @@ def main() -> int:
             name, argv = "run", [name, *argv]
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; {nearest(name, COMMANDS)}")
-        stopping.saved(COMMANDS[name].stopped)
+        stopping.set_message(COMMANDS[name].stopped)
         load_own_callbacks()
         return import_module(f"cl_lightning.commands.{name.replace('-', '_')}").main(argv) or 0
     except UserError as error:
@@ -45,9 +45,9 @@ def main() -> int:
             say_error(error)
         return error.exit_code
     except BrokenPipeError:
-        if not stopping.nobody_reads():
+        if not stopping.stdout_is_broken():
             raise  # of another pipe
-        stopping.end_unread(silent=name not in COMMANDS or COMMANDS[name].stopped == READ_ONLY)
+        stopping.end_on_broken_pipe(silent=name not in COMMANDS or COMMANDS[name].stopped == READ_ONLY)
 
 
 def _open_standard_streams() -> None:
@@ -67,7 +67,7 @@ def command() -> NoReturn:
     """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
     _open_standard_streams()
     stopping.end_on_signals()
-    stopping.leave(main())
+    stopping.exit_process(main())
 
 
 if __name__ == "__main__":

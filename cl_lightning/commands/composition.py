@@ -13,15 +13,15 @@ from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.commands.precheck import config_files
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.files import disk_errors_told
-from cl_lightning.common.memory import loaded_stays
+from cl_lightning.common.files import report_disk_errors
+from cl_lightning.common.memory import gc_frozen
 from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.results import report
-from cl_lightning.sequence import continuation, standing
+from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, RunFolder
 from cl_lightning.sequence.identity import run_identity
@@ -53,14 +53,14 @@ def run() -> None:
     continuation.check_apart(settings.continue_from, folder.path)
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
-    with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # what loggers and callbacks write, too
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
             done = folder.record.get("done", 0)
-            stopping.saved(standing.saved(folder.path, done, data.order, settings.fresh))
+            stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            if told := standing.continuation(done, data.order):
+            if told := status.resumed(done, data.order):
                 say(told)
         else:
             folder.attach()

@@ -4,7 +4,7 @@ from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.commands.parser import ContinualCLI
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.model.generation_settings import told
+from cl_lightning.model.generation_settings import describe
 from cl_lightning.model.module import ContinualLM
 
 
@@ -41,7 +41,7 @@ def _held(module: ContinualLM) -> str:
 def decoded(module: ContinualLM) -> str:
     """How answers are decoded, where the model has generation settings of its own; else nothing."""
     own, kept = module.backbone.own_generation, module.backbone.generation == "model"
-    return f"; greedy, {'with' if kept else 'without'} the model's own {told(own)}" if own else ""
+    return f"; greedy, {'with' if kept else 'without'} the model's own {describe(own)}" if own else ""
 
 
 def _span(values: list[int]) -> str:

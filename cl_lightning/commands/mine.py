@@ -14,10 +14,9 @@ from pathlib import Path
 from cl_lightning.commands import precheck
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.commands.experiments import expanded
-from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.mining.options import MiningOptions
 from cl_lightning.sequence.folder import CONFIG, read_record
-from cl_lightning.sequence.run_files import told
 from cl_lightning.sequence.stored import checked, read_config
 
 #: What is written into the folder of what is found.
@@ -74,7 +73,7 @@ def refuse_results(out: Path) -> None:
         there = [name for name in sorted(os.listdir(out)) if RESULT.fullmatch(name)]
         if there:
             raise ConfigError(
-                f"--out: {out} holds results already ({told(there)}); move them away, or name another folder"
+                f"--out: {out} holds results already ({first_three(there)}); move them away, or name another folder"
                 f"{f' (--run={out}/first takes the task learnt there)' if (out / 'first').is_dir() else ''}"
             )
 
@@ -88,10 +87,10 @@ def main(argv: list[str]) -> None:
     precheck.check(rest)
     from cl_lightning.commands.parser import make_cli, quiet
     from cl_lightning.mining.mine import mine
-    from cl_lightning.sequence.stored import only
+    from cl_lightning.sequence.stored import restricted_imports
 
     quiet()
     sys.argv[1:] = rest
-    with only(options.allow) if options.run else nullcontext():
+    with restricted_imports(options.allow) if options.run else nullcontext():
         cli = make_cli()
     mine(options, cli, rest)

@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, seeds, collectives. Knows nothing of models or tasks."""
+"""Shared utilities: errors, files, seeds, collectives. Nothing here depends on models or tasks."""

@@ -1,4 +1,4 @@
-"""Collectives that are plain identities in a single process."""
+"""Collectives that reduce to the identity in a single process."""
 
 import hashlib
 import os
@@ -17,41 +17,41 @@ Made = TypeVar("Made")
 
 
 def initialized() -> bool:
-    """Whether a process group exists."""
+    """Return whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's rank; before there is a group, the one its launcher gave it."""
+    """Return this process's rank; before the process group exists, the one its launcher assigned."""
     return dist.get_rank() if initialized() else rank_zero_only.rank or 0
 
 
 def local_rank() -> int:
-    """This process's number on its machine, as its launcher (Lightning, torchrun, SLURM) gave it."""
+    """Return this process's rank on its machine, as assigned by its launcher (Lightning, torchrun, SLURM)."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
 def world_size() -> int:
-    """Number of processes, 1 without a group."""
+    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if initialized() else 1
 
 
 def sum_(tensor: Tensor) -> Tensor:
-    """Sum over ranks, in place."""
+    """Sum `tensor` over ranks, in place."""
     if initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast_(tensor: Tensor, source: int) -> Tensor:
-    """Everyone takes `source`'s values, in place."""
+    """Overwrite `tensor` with the values of rank `source`, in place."""
     if initialized():
         dist.broadcast(tensor, source)
     return tensor
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's picklable value, in rank order, on every rank."""
+    """Return the picklable values of all ranks, in rank order, on every rank."""
     if not initialized():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -62,16 +62,17 @@ def gather(value: Any) -> list[Any]:
 def deal(
     items: Iterable[tuple[str, Item]], work: Callable[[str, Item], Made], what: str, advice: str = ""
 ) -> tuple[dict[str, Made], dict[str, int]]:
-    """Do `work(name, item)` for every item on one rank each, the items dealt out in turn.
+    """Distribute `items` over the ranks round-robin and run `work(name, item)` for each on its own rank.
 
-    All ranks go through the same items. Nothing is sent: broadcast afterwards, since a broadcast in between would make
-    each rank wait for the other's work.
+    All ranks must iterate over the same items. Results are not communicated: broadcast them afterwards, since a
+    broadcast in between would make each rank wait for the others' work.
 
     Returns:
-        What this rank made, by name, and which rank made each.
+        This rank's results by name, and the rank that holds each result.
 
     Raises:
-        TrainingError: on all ranks, for the first ValueError or LinAlgError of any: "`what` NAME: ...`advice`".
+        TrainingError: on all ranks, for the first ValueError or LinAlgError on any of them, as
+            "`what` NAME: ...`advice`".
     """
     made: dict[str, Made] = {}
     owners: dict[str, int] = {}
@@ -89,7 +90,7 @@ def deal(
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Run `action` on rank 0. A failure there stops all ranks with the same line instead of leaving them waiting.
+    """Run `action` on rank 0. If it fails, all ranks stop with the same error instead of waiting for rank 0.
 
     Raises:
         TrainingError: the UserError of rank 0, on every rank.
@@ -109,10 +110,10 @@ def on_main(action: Callable[[], None]) -> None:
 
 
 def assert_in_sync(tensors: Iterable[Tensor], what: str) -> None:
-    """Stop if the ranks hold different bits.
+    """Check that all ranks hold bitwise equal tensors.
 
     Raises:
-        RuntimeError: a defect, never the user's fault; training on would give meaningless results.
+        RuntimeError: they differ, which is a defect of this package and never a user error.
     """
     if world_size() == 1:
         return

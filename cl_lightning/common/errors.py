@@ -1,16 +1,16 @@
-"""Errors whose message is written for the person at the keyboard.
+"""Errors whose message is written for the user.
 
-Everything the user can put right (configuration, data, checkpoint, model, device) is raised as a
-`UserError`; the command line prints its one line and exits with its code. Anything else is a defect
-of ours and keeps its traceback. No torch here: these are raised before it is imported.
+Everything the user can fix (configuration, data, checkpoint, model, device) is raised as a `UserError`; the command
+line prints it as one line and exits with its code. Any other exception is a defect of this package and keeps its
+traceback. No torch here: these errors are raised before it is imported.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """One clear line: what is wrong, where, what to do. `exit_code` 2: bad input, found before training."""
+    """An error reported in one line: what is wrong, where, what to do. Exit code 2: bad input, before training."""
 
     exit_code = 2
 
@@ -20,11 +20,11 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data file or record that cannot be used; the message names file and line or record."""
+    """A data file or record that cannot be used; the message names the file and the line or record."""
 
 
 class StateError(UserError):
-    """A run folder that is damaged, foreign, of another configuration, or cannot be written."""
+    """A run folder that is damaged, not readable as a run, of another configuration, or not writable."""
 
 
 class TrainingError(UserError):
@@ -34,14 +34,14 @@ class TrainingError(UserError):
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:
-    """The UserError that a library has wrapped in errors of its own, if any."""
+    """Return the UserError in the cause chain of `error`, where a library wrapped it, or None."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Say which valid names are meant: "did you mean X? valid: A, B, X".
+    """Suggest the valid names closest to `name`: "did you mean X? valid: A, B, X".
 
     Example:
         >>> nearest("FOCM", ["FOMC", "Py150"])
@@ -52,3 +52,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
+
+
+def first_three(names: Sequence[str]) -> str:
+    """Join the first three names and count the others: "a, b, c and 2 more"."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and the formats that are written: JSON, JSON Lines, CSV."""
+"""Atomic file writes, and serialisation to JSON, JSON Lines and CSV."""
 
 import csv
 import errno
@@ -14,17 +14,16 @@ from typing import Any
 
 from cl_lightning.common.errors import ConfigError, TrainingError, UserError
 
-#: The disk's fault, not ours: told in one line. FULL wherever it happens, PLACE if it is about the path in question.
-FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
-
-
-PLACE = {
+#: Errors of the disk, reported as such whatever file they concern.
+DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
+#: Errors of a path, reported only if they concern the path in question.
+PATH_ERRORS = {
     errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP
 }  # fmt: skip
 
 
-def _about(error: OSError, path: Path) -> bool:
-    """Whether an error names `path`, what lies in it or what it lies in."""
+def _concerns(error: OSError, path: Path) -> bool:
+    """Return whether the file of `error` is `path`, a sibling, or above or below it."""
     if not isinstance(error.filename, str):
         return False
     named, path = Path(error.filename).absolute(), path.absolute()
@@ -32,12 +31,12 @@ def _about(error: OSError, path: Path) -> bool:
 
 
 @contextmanager
-def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Iterator[None]:
-    """Turn a full or unwritable disk into one clear line."""
+def report_disk_errors(path: Path, kind: type[UserError] = TrainingError) -> Iterator[None]:
+    """Raise OSErrors of a full or unwritable disk as a one-line `kind`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL and not (error.errno in PLACE and _about(error, path)):
+        if error.errno not in DISK_ERRORS and not (error.errno in PATH_ERRORS and _concerns(error, path)):
             raise
         raise kind(
             f"{path}: cannot be written ({os.strerror(error.errno)}); what was saved before is intact. "
@@ -46,19 +45,18 @@ def disk_errors_told(path: Path, kind: type[UserError] = TrainingError) -> Itera
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that a command was asked for by an option, whole or not at all; its folder is made.
+    """Write the output file of a command atomically, creating its folder.
 
-    A file keeps its permissions, a link stays and the file that it leads to is written. A device or a pipe is written
-    to as it is.
+    An existing file keeps its permissions. Links are followed. Devices and pipes are written to directly.
 
     Raises:
-        ConfigError: it cannot be written there.
+        ConfigError: the file cannot be written.
     """
     try:
         file = Path(os.path.realpath(path))
         file.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(path)
-        # /dev/stdout may lead to what has no name: a pipe, a deleted file.
+        # /dev/stdout may resolve to something without a name: a pipe, a deleted file.
         if mode is None or (stat.S_ISREG(mode) and file.exists()):
             replace_file(file, data, file.with_name(f".cl_lightning-{secrets.token_hex(8)}"), mode)
         else:
@@ -68,7 +66,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """Kind and permissions of what is there, links followed; None where nothing is."""
+    """Return the file type and permissions at `path`, following links; None if nothing is there."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -76,9 +74,9 @@ def _mode(path: Path) -> int | None:
 
 
 def replace_file(path: Path, data: bytes, scratch: Path, mode: int | None = None) -> None:
-    """Write to `scratch`, sync, rename. A link at `path` or `scratch` is replaced, never followed.
+    """Write `data` to `scratch`, sync, and rename to `path`. A link at either is replaced, never followed.
 
-    `mode`: the permissions it gets; None: those of any new file.
+    `mode`: permissions of the file; None: the default of new files.
     """
     scratch.unlink(missing_ok=True)
     allowed = 0o666 if mode is None else stat.S_IMODE(mode)
@@ -96,22 +94,22 @@ def replace_file(path: Path, data: bytes, scratch: Path, mode: int | None = None
 
 
 def to_json(value: Any) -> bytes:
-    """Indented JSON; NaN and infinity are refused."""
+    """Serialise to indented JSON; raises ValueError for NaN and infinity."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
-    """One JSON object a line."""
+    """Serialise to JSON Lines, one object per line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def from_jsonl(data: bytes) -> list[dict[str, Any]]:
-    """What `to_jsonl` wrote. Lines end in a line feed alone: texts may hold Unicode's other line ends."""
+    """Parse the output of `to_jsonl`. Only a line feed ends a line: strings may hold other Unicode line ends."""
     return [json.loads(line) for line in data.decode().split("\n") if line]
 
 
 def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:
-    """CSV with empty cells for None."""
+    """Serialise to CSV, with empty cells for None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

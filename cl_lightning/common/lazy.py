@@ -1,4 +1,4 @@
-"""Exports that are imported when first used (PEP 562), so that names can be known without importing torch."""
+"""Package exports that are imported on first use (PEP 562), so that names are known without importing torch."""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What depends on the machine: in which dtype a bf16 base is held, how products are summed, when memory goes back."""
+"""Garbage collection and the release of freed memory."""
 
 import ctypes
 import gc
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def loaded_stays() -> Iterator[None]:
-    """Keep the garbage collector from looking through what is loaded already, time and again."""
-    give_back_memory()  # what is garbage now would stay, too
+def gc_frozen() -> Iterator[None]:
+    """Exclude the objects that exist on entry from garbage collection, which then need not scan them."""
+    release_memory()  # garbage would be frozen too
     gc.freeze()
     try:
         yield
@@ -18,10 +18,10 @@ def loaded_stays() -> Iterator[None]:
         gc.unfreeze()
 
 
-def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what a boundary's accumulators and scoring's caches leave behind.
+def release_memory() -> None:
+    """Collect garbage and return freed memory to the system, which glibc otherwise keeps.
 
-    Looks through all objects (0.3 s after torch and transformers are loaded, unless `loaded_stays`): once a task.
+    Scans all objects (0.3 s with torch and transformers loaded, unless `gc_frozen`): call it once per task.
     """
     gc.collect()
     if sys.platform == "linux":

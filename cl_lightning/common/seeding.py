@@ -1,4 +1,4 @@
-"""One seed per purpose: numbers that depend on what is drawn, never on how many draws came before."""
+"""One seed per purpose, so that random numbers do not depend on how many were drawn before."""
 
 import hashlib
 
@@ -6,11 +6,11 @@ import torch
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed from (run seed, task, purpose, ...): equal on all ranks, machines and Python versions."""
+    """Derive a seed from (run seed, task, purpose, ...): equal on all ranks, machines and Python versions."""
     text = "/".join(str(p) for p in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
 
 
 def generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded by `derive_seed(*parts)`."""
+    """Make a CPU generator seeded with `derive_seed(*parts)`."""
     return torch.Generator().manual_seed(derive_seed(*parts))

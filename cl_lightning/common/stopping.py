@@ -1,10 +1,10 @@
-"""End a command on Ctrl-C, SIGTERM or a closed terminal: at once, with one line that says what is saved.
+"""End a command immediately on Ctrl-C, SIGTERM or a closed terminal, with one line that states what is saved.
 
-An exception that a signal handler raises is lost where Python ignores exceptions (destructors, the garbage collector's
-callbacks) and where other code catches it, and no handler runs before the main thread is back from C code. So a thread
-that the signal itself wakes ends the process, without clean-up: what a run has committed is on disk.
+An exception raised by a signal handler is lost where Python ignores exceptions (destructors, callbacks of the garbage
+collector) or other code catches it, and no handler runs before the main thread returns from C code. Therefore a thread
+that the signal wakes up ends the process, without clean-up: everything a run has committed is on disk.
 
-Imports the standard library only; a command calls `end_on_signals` before it imports anything else.
+Imports the standard library only: a command calls `end_on_signals` before it imports anything else.
 """
 
 import atexit
@@ -20,94 +20,94 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Seconds that child processes get to end by themselves, and that the main thread waits for the end at most.
+#: Seconds that child processes have to exit by themselves, and that the main thread waits for the process to end.
 PATIENCE, GRACE = 2.0, 5.0
-#: Where launchers say which rank a process is, in the order in which Lightning asks.
+#: Environment variables in which launchers set the rank, in the order in which Lightning reads them.
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 class Process(Protocol):
-    """A child process, as `subprocess.Popen` has it."""
+    """A child process with the attributes of `subprocess.Popen`."""
 
     pid: int
     returncode: int | None
 
 
 class _Command:
-    """What there is to say and to end; `held`: the signals that are ours, none in a process that never asked."""
+    """State of this process; `held`: the signals handled here, none before `end_on_signals`."""
 
-    saved: str = "nothing had started, and what was saved before is kept; run the same command again"
+    message: str = "nothing had started, and what was saved before is kept; run the same command again"
     held: tuple[signal.Signals, ...] = ()
     ranks: list[Callable[[], Sequence[Process]]] = []
     closing: list[Callable[[int], None]] = []
-    speaker: Process | None = None
+    reporter: Process | None = None
     code: int | None = None
 
 
-def end_on_signals(text: str = _Command.saved) -> None:
-    """End this process on SIGNALS from now on: exit code 128 + the signal's number, rank 0 says "stopped: `text`".
+def end_on_signals(text: str = _Command.message) -> None:
+    """End this process on SIGNALS from now on with exit code 128 + signal; rank 0 prints "stopped: `text`".
 
-    A SIGHUP that is ignored by now stays ignored (nohup). A SIGINT does not, though scripts start their background jobs
-    so: whoever sends one wants an end. Forked children get the system's handling back.
+    SIGHUP stays ignored if it already is (nohup). SIGINT does not, although shells ignore it in background jobs: it is
+    only sent to them deliberately. Forked children get the default handling back.
     """
-    saved(text)
+    set_message(text)
     hup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     _Command.held = tuple(s for s in SIGNALS if not (s == signal.SIGHUP and hup_ignored))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
-    hold_signals()
-    os.register_at_fork(after_in_child=_let_go)
-    atexit.register(_leave)
+    install_handlers()
+    os.register_at_fork(after_in_child=_release)
+    atexit.register(_exit_at_once)
 
 
-def hold_signals() -> None:
-    """Take the signals back from a library that has put handlers of its own in place, where they were ours."""
+def install_handlers() -> None:
+    """Install the handlers again after a library has replaced them. Does nothing without `end_on_signals`."""
     _handle(_wait)
 
 
-def saved(text: str) -> None:
-    """Say "stopped: `text`" from now on."""
-    _Command.saved = text
+def set_message(text: str) -> None:
+    """Set the message that is printed when this process is stopped: "stopped: `text`"."""
+    _Command.message = text
 
 
 def end_ranks(processes: Callable[[], Sequence[Process]]) -> None:
-    """End these processes together with this one; `processes` is asked when it comes to that."""
+    """End these processes together with this one; `processes` is called at that time."""
     _Command.ranks.append(processes)
 
 
-def leave(code: int) -> NoReturn:
-    """`sys.exit`, but for the second or two in which Python frees every object while signals are no longer ours."""
+def exit_process(code: int) -> NoReturn:
+    """Like `sys.exit`, without the second or two of Python's finalisation, during which signals are not handled."""
     _Command.code = code
     sys.exit(code)
 
 
-def nobody_reads() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
+def stdout_is_broken() -> bool:
+    """Return whether standard output is a pipe whose reader has closed it."""
     poll = select.poll()
-    poll.register(1, 0)  # what is always reported: the other end has gone
+    poll.register(1, 0)  # no events asked for: a closed other end is always reported
     return bool(poll.poll(0))
 
 
-def end_unread(silent: bool) -> NoReturn:
-    """End as on a signal, with SIGPIPE's exit code 141: nobody reads standard output any more (`| head`)."""
+def end_on_broken_pipe(silent: bool) -> NoReturn:
+    """End as on a signal, with SIGPIPE's exit code 141, after the reader of standard output has gone (`| head`)."""
     _end(signal.SIGPIPE, silent)
 
 
 def close_at_end(close: Callable[[int], None]) -> None:
-    """Call `close` with the exit code before the process ends; it gets PATIENCE, and what it says is not shown."""
+    """Call `close` with the exit code before the process ends, for at most PATIENCE; its output is discarded."""
     _Command.closing.append(close)
 
 
 @contextmanager
-def speaking(process: Process) -> Iterator[None]:
-    """While it runs, let another command of ours, a child of this one, say the line."""
-    _Command.speaker = process
+def child_reports(process: Process) -> Iterator[None]:
+    """Inside, let a child process that runs another of our commands print the message instead of this one."""
+    _Command.reporter = process
     try:
         yield
     finally:
-        _Command.speaker = None
+        _Command.reporter = None
 
 
 def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -116,7 +116,7 @@ def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) 
 
 
 def _watch(reading: int) -> None:
-    """The thread that ends the process. Its pipe gets the number of each signal as it comes, whatever is running."""
+    """Run in the thread that ends the process; its pipe receives the number of each signal immediately."""
     while True:
         for signum in os.read(reading, 64):
             if signum in _Command.held:
@@ -124,20 +124,20 @@ def _watch(reading: int) -> None:
 
 
 def _wait(signum: int, frame: FrameType | None) -> None:
-    """In the main thread: do nothing more while the process ends, above all tell of no rank that has gone first."""
+    """Block the main thread while the process ends, so that it reports no error about a rank that ended first."""
     time.sleep(GRACE)
     os._exit(128 + signum)
 
 
-def _leave() -> None:
-    """The last thing that Python does before it gives the signals back."""
+def _exit_at_once() -> None:
+    """Exit before Python restores the default signal handling."""
     if _Command.code is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_Command.code)
 
 
-def _let_go() -> None:
+def _release() -> None:
     signal.set_wakeup_fd(-1)
     _handle(signal.SIG_DFL)
     _Command.held = ()
@@ -146,11 +146,11 @@ def _let_go() -> None:
 def _end(signum: int, silent: bool = False) -> NoReturn:
     try:
         children = [p for processes in _Command.ranks for p in processes() if p.returncode is None]
-        if _Command.speaker is not None:
-            children.append(_Command.speaker)
+        if _Command.reporter is not None:
+            children.append(_Command.reporter)
         elif _is_rank_zero() and not silent:
-            _say(f"stopped: {_Command.saved}")
-        # What this process still comes to before it ends is of no use to anyone.
+            _print_error(f"stopped: {_Command.message}")
+        # Whatever is still printed before the process ends is noise.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
@@ -172,27 +172,27 @@ def _is_rank_zero() -> bool:
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    # A progress bar, or the terminal's ^C, stands on the line.
-    start = "\n" if os.isatty(2) or _bar_stands() else ""
+    # The line may already hold a progress bar or the terminal's ^C.
+    start = "\n" if os.isatty(2) or _bar_is_open() else ""
     with suppress(OSError):  # the terminal is gone
         os.write(2, f"{start}{line}\n".encode(errors="backslashreplace"))
 
 
-def _bar_stands() -> bool:
+def _bar_is_open() -> bool:
     bars = getattr(getattr(sys.modules.get("tqdm.std"), "tqdm", None), "_instances", ())
     return len(bars) > 0
 
 
 def _end_all(pids: list[int]) -> None:
-    """Ask processes to end, kill those that do not, and see all of them gone."""
+    """Terminate processes, kill those that do not exit in time, and reap them."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signum)
-        last = time.monotonic() + PATIENCE
-        while pids and time.monotonic() < last:
+        deadline = time.monotonic() + PATIENCE
+        while pids and time.monotonic() < deadline:
             pids = [pid for pid in pids if not _gone(pid)]
             time.sleep(0.01)
 
@@ -200,5 +200,5 @@ def _end_all(pids: list[int]) -> None:
 def _gone(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:  # someone else has asked before
+    except ChildProcessError:  # reaped elsewhere
         return True

@@ -1,14 +1,14 @@
-"""What people read is text: one place that prints a line, with what does not print shown escaped. No torch here."""
+"""Print lines to the terminal with unprintable characters escaped. No torch here."""
 
 import sys
 import unicodedata
 
 
-def shown(text: object) -> str:
-    r"""`text` on one line: controls, line ends, direction marks and other characters that do not print, escaped.
+def printable(text: object) -> str:
+    r"""Escape control characters, line ends, direction marks and other unprintable characters of `text`.
 
     Example:
-        >>> print(shown("red: \x1b[31m"))
+        >>> print(printable("red: \x1b[31m"))
         red: \x1b[31m
     """
     return "".join(c if _prints(c) else c.encode("unicode_escape").decode() for c in str(text))
@@ -19,10 +19,10 @@ def _prints(character: str) -> bool:
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Print one line, at once; to standard error with `error`."""
-    print(shown(text), file=sys.stderr if error else sys.stdout, flush=True)
+    """Print one line and flush; to standard error if `error`."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def say_error(error: object) -> None:
-    """Print an error in one line, to standard error."""
+    """Print an error as one line to standard error."""
     say(f"error: {error}", error=True)

@@ -1,4 +1,4 @@
-"""YAML as people write it: what is wrong is said in one line, and a key written twice is wrong. No torch here."""
+"""YAML with one-line errors, in which a duplicate key is an error. No torch here."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Of a key written twice YAML's own loader silently takes the last."""
+    """PyYAML's safe loader, which silently takes the last of duplicate keys, made to refuse them."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        # Here, and not where it is constructed: then merge keys ("<<") have put others' keys into the node.
+        # Checked here because construction expands merge keys ("<<") into the node.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE and (key.tag, key.value) in seen:
                 raise yaml.composer.ComposerError(
-                    None, None, f"{key.value!r} is written twice; which of them counts is not clear", key.start_mark
+                    None, None, f"{key.value!r} is given twice; remove one", key.start_mark
                 )
             seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
         return node
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What `text` writes; `where` names its place. Raises ConfigError: no YAML, or a key twice in one mapping."""
+    """Parse YAML; `where` names its source in errors. Raises ConfigError: invalid YAML or a duplicate key."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        told = " ".join(str(getattr(error, "problem", error)).split())
-        raise ConfigError(f"{where}{line}: not valid YAML ({told})") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"{where}{line}: not valid YAML ({problem})") from None

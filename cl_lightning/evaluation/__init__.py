@@ -1,1 +1,1 @@
-"""Scoring: per-sample text metrics, the score matrix and its summaries, trivial baselines."""
+"""Evaluation: greedy generation, likelihoods, scores of tasks, trivial baselines, general ability."""

@@ -1,4 +1,4 @@
-"""What scores without learning anything: the numbers a model must beat. No torch here."""
+"""Baselines without a model: the majority answer and a copy of the prompt. No torch here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from cl_lightning.data.base import Example
 from cl_lightning.metrics.registry import best_scores, mean_score
 
-#: The predictors, by their names in a run's metrics.
+#: The baselines, by their names in a run's metrics.
 BASELINES = ("majority", "copy_prompt")
 
 
 def majority_answer(train_answers: Sequence[str]) -> str:
-    """The most frequent answer, compared exactly; of equally frequent ones the first seen.
+    """Return the most frequent answer, the first seen in a tie.
 
-    Raises ValueError where there are no answers.
+    Raises ValueError if there are no answers.
     """
     if not train_answers:
         raise ValueError("no training answers to take the majority of")
@@ -21,15 +21,19 @@ def majority_answer(train_answers: Sequence[str]) -> str:
 
 
 def baseline_items(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[float]]:
-    """Scores (0..100) of the test examples, of two predictors that read no task.
+    """Compute the baselines' scores (0..100) of the test examples.
 
     Args:
-        metric_name: key of `cl_lightning.metrics.registry.METRICS`; ConfigError where there is none.
-        train: where the majority answer is counted; ValueError where empty.
-        test: what is scored; ValueError where empty.
+        metric_name: key of `cl_lightning.metrics.registry.METRICS`.
+        train: examples whose most frequent answer is the majority answer.
+        test: examples to score.
 
     Returns:
-        "majority": the most frequent training answer every time; "copy_prompt": the prompt as the answer.
+        "majority": scores of the majority answer; "copy_prompt": scores of the prompt as the answer.
+
+    Raises:
+        ConfigError: unknown metric.
+        ValueError: no examples.
     """
     prompts, references = [e.prompt for e in test], [e.accepted for e in test]
     majority = [majority_answer([e.answer for e in train])] * len(test)
@@ -40,5 +44,5 @@ def baseline_items(metric_name: str, train: Sequence[Example], test: Sequence[Ex
 
 
 def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
-    """The means of `baseline_items`."""
+    """Return the means of `baseline_items`."""
     return {name: mean_score(items) for name, items in baseline_items(metric_name, train, test).items()}

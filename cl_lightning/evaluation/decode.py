@@ -1,9 +1,8 @@
-"""Greedy decoding of many rows at once in the memory of a few: transformers' `generate` calls it for its own loop.
+"""Memory-efficient greedy decoding of large batches, called by transformers' `generate` in place of its own loop.
 
-Prompts are read a few at a time, so that what a forward pass needs beside keys and values stays small, and each only
-from where it begins; rows that have ended are dropped, so that the others do not carry them along. Only for models
-without generation settings of their own in force (`model.generation_settings.that_matter`): what `generate` makes of
-these may hold state for every row.
+Prompts are read a few rows at a time, which bounds the memory for activations, and without their padding; rows that
+have ended are dropped. Only for models without effective generation settings
+(`model.generation_settings.effective_settings`), whose logits processors may hold state for every row.
 """
 
 import inspect
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-#: Prompt tokens of one forward pass. Twice as many are a few percent faster at most and need twice the memory.
+#: Prompt tokens per forward pass. Twice as many are at most a few percent faster and need twice the memory.
 PIECE = 1024
-#: Share of the rows that must have ended before they are dropped: moving the others is not free.
+#: Share of the rows that must have ended before they are dropped, since moving the others has a cost.
 ENDED = 1 / 4
-#: Arguments of the model that each forward pass here makes for itself.
+#: Arguments of the model that are computed here for each forward pass.
 COMPUTED = {"input_ids", "attention_mask", "position_ids", "cache_position", "past_key_values", "logits_to_keep"}
 
 
@@ -29,15 +28,18 @@ def decode(
     generation_config: GenerationConfig,
     **given: Any,
 ) -> Tensor:
-    """Prompts and their greedy continuations (B, L + new), padded after the end token: a `custom_generate`.
+    """Generate greedily, as a `custom_generate` of transformers.
 
     Args:
-        input_ids: left-padded behind what the cache holds already, which is the same in all rows; (B, L).
-        given: arguments of the model: `past_key_values` of `model.prefix_cache.roomy_cache` with room for all columns,
-            `attention_mask`, each sample's own (gates (B, ..)).
+        input_ids: prompts (B, L): first the tokens already in the cache, the same in all rows, then left padding.
+        given: arguments of the model: `past_key_values` of `model.prefix_cache.preallocated_cache` with space for all
+            columns, `attention_mask`, and per-sample arguments (gates (B, ..)).
+
+    Returns:
+        Prompts and their continuations (B, L + new), padded after the end token.
     """
     cache, mask = given["past_key_values"], given["attention_mask"]
-    if mask is None:  # `generate` leaves out what hides nothing
+    if mask is None:  # `generate` omits a mask of ones
         mask = torch.ones_like(input_ids)
     pad = generation_config._pad_token_tensor
     own = {k: v for k, v in given.items() if isinstance(v, Tensor) and k in _accepted(model) - COMPUTED}
@@ -66,7 +68,7 @@ def decode(
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether the model can be told where tokens stand and to give the last logits only."""
+    """Return whether the model accepts position ids and can compute the last logits only."""
     return {"position_ids", "logits_to_keep"} <= _accepted(model)
 
 
@@ -75,14 +77,14 @@ def _accepted(model: PreTrainedModel) -> set[str]:
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
-    """Fill the cache with the prompts, some rows at a time; logits (B, V) of what follows them."""
+    """Fill the cache with the prompts, a few rows at a time. Returns the logits (B, V) of the next tokens."""
     held, width = cache.get_seq_length(), ids.shape[1]
-    padding = width - held - mask[:, held:].sum(1)  # in each row, between what is held and its own tokens
+    padding = width - held - mask[:, held:].sum(1)  # in each row, between the cached tokens and its own
     out, first = [], 0
     while first < len(ids):
         begin = held + int(padding[first])
         last = first + 1
-        # Neighbours are of similar lengths: a row joins if all that then run fit in one piece.
+        # Neighbours have similar lengths: add rows while the piece stays within its size.
         while last < len(ids):
             joint = min(begin, held + int(padding[last]))
             if (last + 1 - first) * (width - joint) > PIECE:
@@ -100,10 +102,10 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: 
 
 
 def _forward(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
-    """Logits (B, V) after the `new` tokens (B, n), which are the last of the columns that `mask` covers."""
+    """Compute the logits (B, V) after the `new` tokens (B, n), the last of the columns that `mask` covers."""
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
-    # An index, not a count: it copies the last hidden states, where a view of them makes the output layer's product
-    # copy the whole embedding once a row.
+    # An index copies the last hidden states; a count would give a view, for which the output layer's product copies
+    # the whole embedding once per row.
     last = torch.tensor([new.shape[1] - 1], device=new.device)
     out = model(
         input_ids=new,

@@ -1,9 +1,9 @@
-"""Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
+"""Greedy generation for scoring, in batches sorted by length.
 
-What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
-in the memory of a few (`evaluation.decode`). transformers' own loop does all of it for models that keep more than keys
-and values, and where `model.backbone.generation` keeps settings. Penalties hold state for every row and count padding
-as said, so that prompts then run with those of their own length only.
+It is fast because there is little padding, a prefix that all prompts share is computed once, and large batches need
+little memory (`evaluation.decode`). transformers' own loop is used for models that cache more than keys and values, and
+for models with effective generation settings. Penalties count padding as generated tokens, so that prompts are then
+batched only with others of the same length.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
 from cl_lightning.evaluation.decode import decode, takes_positions
-from cl_lightning.model.generation_settings import that_matter
-from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, prefix_cache, roomy_cache
+from cl_lightning.model.generation_settings import effective_settings
+from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, preallocated_cache, prefix_cache
 
 
 def generate(
@@ -31,20 +31,20 @@ def generate(
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Greedy continuations, in the order of `prompts`, without special tokens, and where there is no chat template
-    without the blank that sets an answer off from its prompt; other space stays, metrics see to it.
+    """Generate greedy continuations as strings, in the order of `prompts`, without special tokens.
 
-    Arguments are those of `continuations`.
+    Without a chat template, the space that separates an answer from its prompt is removed. Other whitespace is kept;
+    metrics handle it. Arguments are those of `continuations`.
     """
     made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
     blank = "" if tokenizer.chat_template else " "
-    return [text.removeprefix(blank) for text in texts(llm, tokenizer, made)]
+    return [text.removeprefix(blank) for text in detokenize(llm, tokenizer, made)]
 
 
-def texts(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
-    """Rows of `continuations` as text, without special tokens and what follows the first end token."""
+def detokenize(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, made: Sequence[Sequence[int]]) -> list[str]:
+    """Decode continuations up to their first end token, without special tokens."""
     ends = end_tokens(llm, tokenizer)
-    return [tokenizer.decode(before_end(row, ends), skip_special_tokens=True) for row in rows]
+    return [tokenizer.decode(before_end(ids, ends), skip_special_tokens=True) for ids in made]
 
 
 @torch.no_grad()
@@ -58,27 +58,27 @@ def continuations(
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     stop: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token,
-    which is any of `data.end_tokens.end_tokens`.
+    """Generate the token ids of greedy continuations, in the order of `prompts`.
 
-    Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
-    shows at once. The model's train mode is restored.
+    Padding may follow the end token, which is any of `data.end_tokens.end_tokens`. Prompts (token ids) are left-padded
+    for decoders. Long prompts come first, so that running out of memory shows early. The model's train mode is
+    restored.
 
     Args:
-        own: span of each prompt that is its task's own, see `data.collate.prompt_batch`; None in it: the whole prompt.
-        extra: further arguments of the model for a batch of prompts, each sample's own (gates), which are told from
-            `own`; nothing is then computed once for all prompts.
-        stop: texts after which a continuation also ends, beside those of the model's generation settings.
+        own: span of each prompt's own tokens, see `data.collate.prompt_batch`; an entry None: the whole prompt.
+        extra: computes further per-sample arguments of the model (gates) for a batch of prompts, reading `own`; no
+            prefix is then shared.
+        stop: strings that also end a continuation, besides those of the model's generation settings.
 
     Raises:
         ConfigError: `extra` without `own`.
     """
     if extra is not None and own is None:
         raise ConfigError(
-            "generate(.., extra=..) needs own=.., each prompt's span of its task's own tokens "
-            "(data.prompt.Encoded.own; None: the whole prompt): gates read these alone"
+            "generate(.., extra=..) needs own=.., the span of each prompt's own tokens "
+            "(data.prompt.Encoded.own; None: the whole prompt), which gates read"
         )
-    settings = that_matter(llm.generation_config)
+    settings = effective_settings(llm.generation_config)
     made: list[list[int]] = [[]] * len(prompts)
     ends = end_tokens(llm, tokenizer)
     own_stops = llm.generation_config.stop_strings or []
@@ -111,7 +111,7 @@ def continuations(
                 stopping_criteria=stops,
                 stop_strings=None,
             )
-            # A decoder of its own begins with one token that says nothing and may be an end token elsewhere (BART).
+            # An encoder-decoder's output begins with a start token, which may equal an end token (BART).
             new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
             for i, row in zip(chunk, new.tolist(), strict=True):
                 made[i] = row
@@ -121,16 +121,16 @@ def continuations(
 
 
 def _chunks(lengths: Sequence[int], size: int, alike: bool) -> list[list[int]]:
-    """Which prompts run together, at most `size`, long ones first; `alike`: only those of one length."""
+    """Group prompts into batches of at most `size`, longest first; `alike`: of equal length only."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups = [list(group) for _, group in groupby(order, lambda i: lengths[i])] if alike else [order]
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
 class _Prefix:
-    """What all prompts begin with, computed once; of length 0 where nothing can be shared.
+    """The shared prefix of all prompts, computed once; of length 0 if nothing can be shared.
 
-    `plain`: whether greedy decoding here is the most likely token each time.
+    `plain`: whether our decoding loop can be used.
     """
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], plain: bool) -> None:
@@ -140,12 +140,12 @@ class _Prefix:
         self.cache = prefix_cache(llm, self.ids) if self.length else None
 
     def before(self, batch: dict[str, Tensor], max_new_tokens: int) -> dict[str, Any]:
-        """The batch with the prefix put in front: prefix, padding, rest of the prompt, so that columns are shared."""
+        """Prepend the prefix to the batch: prefix, padding, rest of the prompt, so that its columns are shared."""
         if not self.plain:
             return batch
         rows, width = batch["input_ids"].shape
         if self.ids is not None:
             heads = {"input_ids": self.ids, "attention_mask": torch.ones_like(self.ids)}
             batch = {k: torch.cat([heads[k].expand(rows, -1), v], dim=1) for k, v in batch.items()}
-        cache = roomy_cache(self.llm, self.cache, rows, self.length + width + max_new_tokens)
+        cache = preallocated_cache(self.llm, self.cache, rows, self.length + width + max_new_tokens)
         return {**batch, "past_key_values": cache}

@@ -1,6 +1,6 @@
-"""Log-likelihoods of answers, through the model's own training path: gates pool over the prompt only.
+"""Log-likelihoods of answers, computed by the model's training path, so that gates pool over the prompt only.
 
-What lm-eval's tasks ask for, and how a task with a closed label set can be scored without generating.
+Used by lm-eval's tasks, and to score tasks with a closed label set without generating.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from transformers import PreTrainedModel
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 
-#: A batch of `data.collate.training_batch` -> logits (N, V) of its labelled tokens, these (N,), their samples (N,).
+#: A batch of `data.collate.training_batch` -> logits (N, V) of its labelled tokens, tokens (N,), their samples (N,).
 LabelLogits = Callable[[dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
 
 
 @torch.no_grad()
 def log_likelihoods(
-    llm: PreTrainedModel, answer_logits: LabelLogits, pad_id: int, rows: Sequence[Encoded], batch_size: int
+    llm: PreTrainedModel, answer_logits: LabelLogits, pad_id: int, samples: Sequence[Encoded], batch_size: int
 ) -> list[tuple[float, bool]]:
-    """log p(answer | prompt) of each row in nats, summed over its tokens, and whether it is the greedy continuation.
+    """Compute log p(answer | prompt) of each sample in nats, and whether the answer is the greedy continuation.
 
-    Answers to one prompt that differ in their last token only (A, B, C, D) need one forward pass. The model's train
+    Answers to one prompt that differ only in their last token (A, B, C, D) share one forward pass. The model's train
     mode is restored.
 
     Args:
@@ -32,26 +32,26 @@ def log_likelihoods(
         batch_size: sequences per forward pass.
     """
     alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for index, row in enumerate(rows):
-        alike.setdefault((row.prompt_ids, row.answer_ids[:-1]), []).append(index)
-    groups = sorted(alike.values(), key=lambda g: -rows[g[0]].length)
-    found: list[tuple[float, bool]] = [(0.0, False)] * len(rows)
+    for index, sample in enumerate(samples):
+        alike.setdefault((sample.prompt_ids, sample.answer_ids[:-1]), []).append(index)
+    groups = sorted(alike.values(), key=lambda g: -samples[g[0]].length)
+    found: list[tuple[float, bool]] = [(0.0, False)] * len(samples)
     training = llm.training
     llm.eval()
     try:
         for start in range(0, len(groups), batch_size):
             chunk = groups[start : start + batch_size]
-            batch = training_batch([rows[group[0]] for group in chunk], pad_id, llm.config.is_encoder_decoder)
+            batch = training_batch([samples[group[0]] for group in chunk], pad_id, llm.config.is_encoder_decoder)
             batch = {key: value.to(llm.device) for key, value in batch.items()}
-            logits, labels, sample = answer_logits(batch)
+            logits, labels, owner = answer_logits(batch)
             for place, group in enumerate(chunk):
-                mine = sample == place
+                mine = owner == place
                 scores, tokens = logits[mine].log_softmax(-1), labels[mine]
                 before = scores[:-1].gather(1, tokens[:-1, None]).sum()
                 greedy = bool((scores[:-1].argmax(-1) == tokens[:-1]).all())
                 last = scores[-1]
                 for index in group:
-                    token = rows[index].answer_ids[-1]
+                    token = samples[index].answer_ids[-1]
                     found[index] = float(before + last[token]), greedy and int(last.argmax()) == token
     finally:
         llm.train(training)
@@ -66,12 +66,12 @@ def most_likely(
     labels: Mapping[str, tuple[int, ...]],
     batch_size: int,
 ) -> list[str]:
-    """The label of highest log p(label and end token | prompt) for each prompt; the first of equals.
+    """Choose the label of highest log p(label and end token | prompt) for each prompt; the first one in a tie.
 
     Args:
-        labels: the closed label set, each with its token ids, the end token last: so that a label which begins
-            another one has no advantage.
+        labels: the closed label set with token ids that end in the end token, so that a label which is a prefix of
+            another has no advantage.
     """
-    rows = [replace(prompt, answer_ids=ids) for prompt in prompts for ids in labels.values()]
-    found = iter(log_likelihoods(llm, answer_logits, pad_id, rows, batch_size))
+    samples = [replace(prompt, answer_ids=ids) for prompt in prompts for ids in labels.values()]
+    found = iter(log_likelihoods(llm, answer_logits, pad_id, samples, batch_size))
     return [max([(label, next(found)[0]) for label in labels], key=lambda pair: pair[1])[0] for _ in prompts]

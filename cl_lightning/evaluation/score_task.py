@@ -1,4 +1,4 @@
-"""Score one task: every rank predicts for its share, all ranks hold all scores, in order."""
+"""Score one task: each rank predicts for its share of the test examples, and all ranks get all scores in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cl_lightning.common.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.evaluation.likelihood import most_likely
-from cl_lightning.metrics.scored import Scored, score_rows
+from cl_lightning.metrics.scored import Scored, score_predictions
 
 if TYPE_CHECKING:
     from cl_lightning.data.prompt import Encoded
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
-    """Predict for the task's test prompts and compare with the whole references, the best of several.
+    """Predict the answers to the task's test prompts and score each against its best reference.
 
-    Predictions are generated greedily, or where the task has `labels` the most likely one of them.
+    Predictions are generated greedily, or are the most likely of the task's `labels` if it has them.
     """
-    texts = _predict(module, task, task.test[rank() :: world_size()], batch_size)
+    own = _predict(module, task, task.test[rank() :: world_size()], batch_size)
     predictions = [""] * len(task.test)
-    for r, part in enumerate(gather(texts)):
+    for r, part in enumerate(gather(own)):
         predictions[r :: world_size()] = part
     examples = [e.example for e in task.test]
     rows = [
         {"id": e.id, "prediction": p, "reference": list(e.references) or e.answer}
         for e, p in zip(examples, predictions, strict=True)
     ]
-    return score_rows(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
+    return score_predictions(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
 
 
 def _predict(module: ContinualLM, task: TaskData, share: Sequence[Encoded], batch_size: int) -> list[str]:

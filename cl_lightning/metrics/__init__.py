@@ -1,1 +1,1 @@
-"""Metrics: scores of single answers, the score matrix and its summaries, bootstrap intervals. No torch in most."""
+"""Metrics: scores of single answers, summaries of the score matrix, bootstrap intervals. Mostly without torch."""

@@ -1,8 +1,7 @@
 """BLEU of single answers, 0..100. No torch here.
 
-BLEU was made for corpora (Papineni et al. 2002). A task's score is the mean over its answers here, like every other
-metric's and like TRACE's, so that it has per-sample scores and an interval; it is not the corpus BLEU of papers on
-translation.
+BLEU is a corpus metric (Papineni et al. 2002). Here, as in TRACE, a task's score is the mean over its answers, so that
+it has per-sample scores and an interval like every other metric; it is not the corpus BLEU of translation papers.
 """
 
 import re
@@ -21,9 +20,9 @@ def _scorer() -> BLEU:
 
 
 def bleu(prediction: str, reference: str, _prompt: str) -> float:
-    """BLEU-4 of sacrebleu for one sentence: 13a tokens, exponential smoothing, orders that the text is long enough for.
+    """Sentence BLEU-4 of sacrebleu: 13a tokens, exponential smoothing, effective order (up to the text's length).
 
-    Han and kana characters are a token each, as in its tokeniser "zh". Equal texts score 100 even without a token.
+    Each Han or kana character is a token, as in its tokeniser "zh". Equal texts score 100 even without a token.
     """
     if prediction.strip() == reference.strip():
         return 100.0
@@ -31,7 +30,7 @@ def bleu(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def rationale_bleu(prediction: str, reference: str, _prompt: str) -> float:
-    """`bleu` of what follows the choice: the reasons of a ScienceQA answer."""
+    """`bleu` of the text after the choice: the rationale of a ScienceQA answer."""
     return bleu(rationale(prediction), rationale(reference), "")
 
 
@@ -40,25 +39,25 @@ def _trace(prediction: str, reference: str, weights: tuple[float, ...]) -> float
         return 0.0
     given, wanted = ([w for w in re.split(r"\s|\.", text) if w] for text in (prediction, reference))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "the score is 0": that no smoothing is asked for is the point
+        warnings.simplefilter("ignore")  # "the score is 0": unsmoothed on purpose
         return 100.0 * float(sentence_bleu([wanted], given, weights=weights))
 
 
 def bleu_1_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's BLEU-1: nltk's, no smoothing, words split at blanks and "."."""
+    """TRACE's BLEU-1: nltk, no smoothing, words split at whitespace and "."."""
     return _trace(prediction, reference, (1.0, 0.0, 0.0, 0.0))
 
 
 def bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's BLEU-4: nltk's, no smoothing (about 0 without a common 4-gram), words split at blanks and "."."""
+    """TRACE's BLEU-4: nltk, no smoothing (about 0 without a common 4-gram), words split at whitespace and "."."""
     return _trace(prediction, reference, (0.25,) * 4)
 
 
 def rationale_bleu_1_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's BLEU-1 of ScienceQA: of the text from the third character on."""
+    """TRACE's BLEU-1 of ScienceQA rationales: the text from the third character on."""
     return bleu_1_trace(prediction[2:], reference[2:], "")
 
 
 def rationale_bleu_4_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's BLEU-4 of ScienceQA: of the text from the third character on."""
+    """TRACE's BLEU-4 of ScienceQA rationales: the text from the third character on."""
     return bleu_4_trace(prediction[2:], reference[2:], "")

@@ -1,7 +1,7 @@
-"""Percentile bootstrap over test examples (Efron 1979): how far a mean score would move with other examples. No torch.
+"""Percentile bootstrap of a mean score over test examples (Efron 1979). No torch.
 
-Only the choice of test examples varies here, not training: seeds do that. With few examples the interval is too
-narrow, and it has no width at all where all of them score the same.
+The intervals cover the choice of test examples only, not the variance of training, for which compare seeds. They are
+too narrow with few examples, and have no width if all examples score the same.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ LEVEL = 0.95
 Interval = tuple[float, float]
 
 
-@lru_cache(maxsize=16)  # a sequence's tasks: drawing takes longer than all else
+@lru_cache(maxsize=16)  # about one entry per task: drawing dominates the cost
 def _counts(examples: int, seed: int) -> NDArray[np.float32]:
-    """How often each example is drawn: (RESAMPLES, examples), rows sum to `examples`. Read only."""
+    """Return how often each resample draws each example: (RESAMPLES, examples), rows sum to `examples`. Read only."""
     rng = np.random.default_rng([seed, examples])
     drawn = rng.multinomial(examples, np.full(examples, 1 / examples), size=RESAMPLES).astype(np.float32)
     drawn.flags.writeable = False
@@ -25,10 +25,10 @@ def _counts(examples: int, seed: int) -> NDArray[np.float32]:
 
 
 def resampled_means(scores: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
-    """Means over resampled examples: scores (..., examples) -> (RESAMPLES, ...).
+    """Compute the means of resampled examples: scores (..., examples) -> (RESAMPLES, ...).
 
-    All leading rows see the same resamples, so that differences between them are paired; so do two calls with the
-    same number of examples and the same seed. Raises ValueError without an example.
+    All leading rows share the same resamples, so that differences between them are paired; so do two calls with the
+    same number of examples and the same seed. Raises ValueError if there are no examples.
     """
     values = np.asarray(scores, dtype=np.float64)
     if not values.shape[-1]:
@@ -37,13 +37,13 @@ def resampled_means(scores: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
 
 
 def percentiles(resampled: ArrayLike) -> Interval:
-    """The middle 95 % of a statistic's resampled values."""
+    """Return the 2.5 and 97.5 percentiles of a statistic's resampled values."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def interval(scores: Sequence[float], seed: int = 0) -> Interval:
-    """95 % interval of the mean of `scores`, from 1000 resamples; the same for the same scores and seed.
+    """Compute the 95 % interval of the mean of `scores` from 1000 resamples; deterministic given `seed`.
 
     Example:
         >>> interval([50.0, 50.0])
@@ -52,6 +52,6 @@ def interval(scores: Sequence[float], seed: int = 0) -> Interval:
     return percentiles(resampled_means(scores, seed))
 
 
-def between(found: Sequence[float] | None) -> str:
-    """An interval in a table; nothing where there is none."""
-    return "" if found is None else f"{found[0]:.1f} .. {found[1]:.1f}"
+def format_interval(bounds: Sequence[float] | None) -> str:
+    """Format an interval for a table; None gives an empty cell."""
+    return "" if bounds is None else f"{bounds[0]:.1f} .. {bounds[1]:.1f}"

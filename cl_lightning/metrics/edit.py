@@ -1,4 +1,4 @@
-"""Edit similarity of code, 0..100, with Py150's literals put back. No torch here."""
+"""Edit similarity of code, 0..100, with the masked literals of Py150 restored. No torch here."""
 
 import re
 from difflib import SequenceMatcher
@@ -9,9 +9,9 @@ _LITERAL = re.compile(r"<(STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 
 
 def unmask(code: str) -> str:
-    """Put Py150's literals back: `<STR_LIT:x>` is x, a bare `<NUM_LIT>` is 0, a bare string or char is "".
+    """Restore Py150's literals: `<STR_LIT:x>` gives x, a bare `<NUM_LIT>` 0, a bare string or char "".
 
-    As TRACE does it, each literal found in turn and wherever it stands, which shows where they are nested.
+    As in TRACE, each literal found is replaced everywhere in the code, which matters where literals are nested.
 
     Example:
         >>> unmask("f ( '<STR_LIT:a>' , '<STR_LIT>' , <NUM_LIT> )")
@@ -24,10 +24,10 @@ def unmask(code: str) -> str:
 
 
 def edit_similarity(prediction: str, reference: str, _prompt: str) -> float:
-    """Similarity of the un-masked codes, 2 LCS / (|a| + |b|), rounded to a whole number as TRACE does.
+    """Similarity 2 LCS / (|a| + |b|) of the un-masked codes, rounded to an integer as in TRACE.
 
-    TRACE calls fuzzywuzzy, whose value depends on whether python-Levenshtein is installed; this is the one
-    with it. An empty prediction scores 0 even where the reference is un-masked to nothing.
+    TRACE calls fuzzywuzzy, whose value depends on whether python-Levenshtein is installed; this is the value with
+    it. An empty prediction scores 0 even if un-masking leaves nothing of the reference.
     """
     if not prediction or not reference:
         return 100.0 * (prediction == reference)
@@ -35,7 +35,7 @@ def edit_similarity(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def edit_similarity_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's similarity without python-Levenshtein: difflib's greedy blocks; 0 where un-masking leaves nothing."""
+    """TRACE's similarity without python-Levenshtein: difflib's greedy blocks; 0 if un-masking leaves nothing."""
     given, wanted = unmask(prediction), unmask(reference)
     if not given or not wanted:
         return 0.0

@@ -1,7 +1,7 @@
-"""Scores of short answers: equal or not, the right choice or not, words in common. 0..100 each, no torch.
+"""Scores of short answers: exact match, choice accuracy, word F1. 0..100 each, no torch.
 
-The official evaluators meant below and in the other files of metrics are those of TRACE (BeyonderXX/TRACE @462e39f),
-of SAPT and GainLoRA (one `compute_metrics.py`) and of SLICE; `parity` lists where ours differ from them and why.
+The official evaluators named in these files are those of TRACE (BeyonderXX/TRACE @462e39f), of SAPT and GainLoRA (one
+`compute_metrics.py`) and of SLICE; `parity` lists where ours differ from them and why.
 """
 
 import re
@@ -18,22 +18,22 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def spaced(text: str) -> str:
-    """`text` with blanks around Han and kana characters, which are written without: each is a word of its own."""
+    """Put spaces around Han and kana characters, which are written without, so that each is a word."""
     return _UNSPACED.sub(r" \1 ", text)
 
 
 def accuracy(prediction: str, reference: str, _prompt: str) -> float:
-    """Exact match after `strip`: case, punctuation and inner space count."""
+    """Exact match after `strip`: case, punctuation and inner whitespace count."""
     return 100.0 * (prediction.strip() == reference.strip())
 
 
 def accuracy_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's accuracy: equality of the raw strings; an empty one is never right."""
+    """TRACE's accuracy: equality of the raw strings; an empty prediction is wrong."""
     return 100.0 * (prediction == reference != "")
 
 
 def folded(text: str) -> str:
-    """SAPT's normalisation: lower case, without ASCII punctuation, one blank between words, none around.
+    """Normalise as SAPT does: lower case, no ASCII punctuation, single spaces between words, none around.
 
     Example:
         >>> folded(" The  answer: 6.")
@@ -43,9 +43,9 @@ def folded(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str, _prompt: str) -> float:
-    """Equality after `folded`, where that leaves something of the reference; else after `strip`.
+    """Equality after `folded`, or after `strip` if folding leaves nothing of the reference.
 
-    For labels in words. For numbers take `accuracy`: "-5" is "5" here, and "1.5" is "15".
+    Made for labels in words. For numbers use `accuracy`: here "-5" equals "5", and "1.5" equals "15".
     """
     wanted = folded(reference)
     return 100.0 * (folded(prediction) == wanted if wanted else prediction.strip() == reference.strip())
@@ -62,12 +62,12 @@ def exact_match_slice(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def first_letter(prediction: str, reference: str, _prompt: str) -> float:
-    """The choice is the capital letter that opens the text as a token of its own (ScienceQA).
+    """Accuracy of the choice: the capital letter that begins the text as a token of its own (ScienceQA).
 
-    "B", " B", "B." and "B\\n..." are choice B; "Bees" and "" are none and score 0.
+    "B", " B", "B." and "B\\n..." are choice B; "Bees" and "" contain no choice and score 0.
 
     Raises:
-        DataError: the reference opens with no choice.
+        DataError: the reference does not begin with a choice.
     """
     wanted, given = _CHOICE.match(reference), _CHOICE.match(prediction)
     if wanted is None:
@@ -76,12 +76,12 @@ def first_letter(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def first_letter_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's accuracy on ScienceQA: the first characters are equal. "" scores 0, there IndexError."""
+    """TRACE's accuracy on ScienceQA: equality of the first characters. "" scores 0; TRACE raises IndexError."""
     return 100.0 * (prediction[:1] == reference[:1] != "")
 
 
 def rationale(text: str) -> str:
-    """What follows the choice of a ScienceQA answer, however that is set off; the whole text where it opens with none.
+    """Return the text after the choice of a ScienceQA answer and its separator; the whole text if there is no choice.
 
     Example:
         >>> rationale("B. Because it floats.")
@@ -92,9 +92,9 @@ def rationale(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """SQuAD's words: lower case, without punctuation (of any script) and articles; Han and kana a character each.
+    """Split into SQuAD's words: lower case, no punctuation (of any script), no articles; each Han or kana one word.
 
-    Equal to SQuAD's own on ASCII; elsewhere as MLQA's, which keeps the scripts apart in the same way.
+    Equal to SQuAD's own on ASCII; on other scripts like MLQA's.
     """
     text = text.lower().translate(_PUNCTUATION)
     text = "".join(c for c in text if not unicodedata.category(c).startswith("P"))
@@ -102,9 +102,9 @@ def words(text: str) -> list[str]:
 
 
 def f1(prediction: str, reference: str, _prompt: str) -> float:
-    """F1 of the bags of `words` (Rajpurkar et al. 2016, SQuAD), for answers of question answering.
+    """F1 of the bags of `words`, for question answering (Rajpurkar et al. 2016, SQuAD).
 
-    Where one of the two has no word, 100 if the other has none either, else 0 (SQuAD 2).
+    If either text has no words: 100 if both have none, else 0 (SQuAD 2).
     """
     given, wanted = words(prediction), words(reference)
     if not given or not wanted:

@@ -3,11 +3,11 @@
 `R[i][j]` is the score (0..100) on task j after training task i, both counted from 0; None, or a row that
 ends before j, means not scored. T is the number of rows: in the middle of a sequence the summaries are those
 of the tasks trained so far, and columns from T on (tasks not yet trained) are ignored. `zero_shot[j]` (R_0) is
-the untrained model's score on task j, `single[j]` (a_j) that of a model trained on a reference, one per column.
+the untrained model's score on task j, `single[j]` (a_j) that of a reference model, one per column.
 
-Names clash between papers, hence ours carry the divisor or the paper; `CONVENTIONS` has one line each for tables.
-Every function raises ValueError for an empty matrix, a score outside 0..100, and a cell it needs but misses
-(SLICE's own code drops missing cells and averages the rest).
+Papers use the same names for different metrics, so ours carry the divisor or the paper; `CONVENTIONS` has one line
+each for tables. Every function raises ValueError for an empty matrix, a score outside 0..100, and a missing cell that
+it needs (SLICE's own code drops missing cells and averages the rest).
 """
 
 from collections.abc import Callable, Sequence
@@ -35,12 +35,12 @@ CONVENTIONS: dict[str, str] = {
 
 
 def _size(R: Matrix) -> int:
-    """T, after checking every score there is."""
+    """Check all scores and return T."""
     if len(R) == 0:
         raise ValueError("the score matrix is empty: no task was trained")
     for i, row in enumerate(R):
         for j, score in enumerate(row):
-            if score is not None and not 0 <= score <= 100:  # NaN fails as well
+            if score is not None and not 0 <= score <= 100:  # also refuses NaN
                 raise ValueError(f"score (row {i}, column {j}) is {score}, outside 0..100")
     return len(R)
 
@@ -53,7 +53,7 @@ def _at(R: Matrix, i: int, j: int) -> float:
 
 
 def _earlier(R: Matrix, name: str) -> int:
-    """T-1, the number of tasks that can have been forgotten."""
+    """Return T-1, the number of tasks that can have been forgotten. Raises ValueError for T = 1."""
     count = _size(R) - 1
     if not count:
         raise ValueError(f"{name} is undefined for one task: nothing came after it")
@@ -70,7 +70,7 @@ def ap(R: Matrix) -> float:
 
 
 def fp(R: Matrix) -> float:
-    """Final performance `(1/T) sum_j R[T-1][j]`, 0..100: what is left at the end.
+    """Final performance `(1/T) sum_j R[T-1][j]`, 0..100: how well all tasks are solved at the end.
 
     Source: SLICE, "FP". The same number is OP_T in TRACE (arXiv 2310.06762), ACC in GEM, and "AP" in SAPT and
     GainLoRA ("Cl" in their code).
@@ -80,7 +80,7 @@ def fp(R: Matrix) -> float:
 
 
 def forget_T(R: Matrix) -> float:
-    """Forgetting `ap - fp = (1/T) sum_j (R[j][j] - R[T-1][j])`, -100..100; below 0: later gains.
+    """Forgetting `ap - fp = (1/T) sum_j (R[j][j] - R[T-1][j])`, -100..100; negative if scores rose later.
 
     Source: SLICE, "Forget". The last task counts as 0 but is in the divisor, so the value is (T-1)/T of
     `forget_Tm1`, and 0 for T = 1. "Bwt" in the code of SAPT and GainLoRA is its negative.
@@ -137,7 +137,7 @@ def aaa(R: Matrix) -> float:
 
 
 def plasticity(R: Matrix) -> float:
-    """How well each task was learnt when it was trained: `ap`, 0..100.
+    """Mean score of each task right after training it: `ap`, 0..100.
 
     Source: "learning accuracy" of MER (Riemer et al. 2019).
     """
@@ -145,16 +145,16 @@ def plasticity(R: Matrix) -> float:
 
 
 def stability(R: Matrix) -> float:
-    """What is left of the earlier tasks, `(1/(T-1)) sum_{j<T-1} R[T-1][j]`, 0..100; ValueError for T = 1.
+    """Final performance on the earlier tasks, `(1/(T-1)) sum_{j<T-1} R[T-1][j]`, 0..100; ValueError for T = 1.
 
-    Our definition: `fp` without the task that has just been learnt.
+    Our definition: `fp` without the last task.
     """
     count = _earlier(R, "stability")
     return fsum(_at(R, count, j) for j in range(count)) / count
 
 
 def min_acc(R: Matrix) -> float:
-    """Worst case of the earlier tasks, `(1/(T-1)) sum_{j<T-1} min_{i>j} R[i][j]`, 0..100; ValueError for T = 1.
+    """Lowest later score of the earlier tasks, `(1/(T-1)) sum_{j<T-1} min_{i>j} R[i][j]`, 0..100; ValueError for T = 1.
 
     Source: min-ACC of De Lange et al. 2023 (arXiv 2205.13452), who take the minimum over training steps; here over
     task ends, so an upper bound of theirs.
@@ -172,8 +172,8 @@ def per_task_forgetting(R: Matrix) -> list[float]:
 def fwt_gem(R: Matrix, zero_shot: Row) -> float:
     """Forward transfer `(1/(T-1)) sum_{j>=1} (R[j-1][j] - zero_shot[j])`, -100..100; ValueError for T = 1.
 
-    What training the earlier tasks did for a task before it was trained itself. Needs the scores right above the
-    diagonal. Source: GEM, where the untrained model is a random network; ours is the pretrained one.
+    Measures how training the earlier tasks changed a task's score before its own training. Needs the scores right
+    above the diagonal. Source: GEM, where the untrained model is a random network; ours is the pretrained one.
     """
     count = _earlier(R, "fwt_gem")
     start = _references(R, zero_shot, "zero_shot")
@@ -181,25 +181,25 @@ def fwt_gem(R: Matrix, zero_shot: Row) -> float:
 
 
 def fwt_sapt(R: Matrix, single: Row) -> float:
-    """Forward transfer `(1/T) sum_j (R[j][j] - single[j])`, -100..100: learnt in the sequence, against learnt alone.
+    """Forward transfer `(1/T) sum_j (R[j][j] - single[j])`, -100..100: training in the sequence against training alone.
 
-    `single[j]`: score of a model trained on task j alone. Source: SAPT, "FWT"; its code subtracts a mean of 50.94
-    written into it, GainLoRA's subtracts 0.
+    `single[j]`: score of a model trained on task j alone. Source: SAPT, "FWT"; its code subtracts a constant
+    50.94, GainLoRA's subtracts 0.
     """
     return ap(R) - fsum(_references(R, single, "single")) / len(R)
 
 
 def intransigence(R: Matrix, reference: Row) -> float:
-    """Inability to learn `(1/T) sum_j (reference[j] - R[j][j])`, -100..100; below 0: the sequence helped.
+    """Inability to learn `(1/T) sum_j (reference[j] - R[j][j])`, -100..100; negative if the sequence helped.
 
     `reference[j]`: score on task j of a model trained jointly on tasks 0..j in Chaudhry et al. 2018 (RWalk), whose
-    I_j this averages; with models of single tasks it is `-fwt_sapt`. Which one was taken belongs beside the number.
+    I_j this averages; with single-task models it is `-fwt_sapt`. Report which reference was used.
     """
     return fsum(_references(R, reference, "reference")) / len(R) - ap(R)
 
 
 def _references(R: Matrix, row: Row, name: str) -> list[float]:
-    """The first T values of a row of reference scores, checked like a row of R."""
+    """Return the first T values of a row of reference scores, checked like a row of R."""
     scores: list[float] = []
     for j in range(_size(R)):
         score = row[j] if j < len(row) else None
@@ -213,16 +213,16 @@ _ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T, bwt_T, aaa, p
 _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stability, min_acc)
 #: The metrics that need R alone, by name.
 FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
-#: Those that also need a reference score for each task.
+#: Metrics that also need a reference score for each task.
 REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
-#: Those that also need the untrained model's scores, and scores above the diagonal.
+#: Metrics that also need the untrained model's scores, and scores above the diagonal.
 FROM_START: dict[str, Callable[[Matrix, Row], float]] = {"fwt_gem": fwt_gem}
 
 
 def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:
-    """Every metric by name, in the order of `CONVENTIONS`; None for those that T = 1 leaves undefined.
+    """Compute every metric by name, in the order of `CONVENTIONS`; None for those undefined at T = 1.
 
-    `fwt_gem` is None without `zero_shot` or where a score above the diagonal that it needs was never made;
+    `fwt_gem` is None without `zero_shot` or if a score above the diagonal that it needs is missing;
     `fwt_sapt` and `intransigence` are None without `single`.
 
     Example:
@@ -247,16 +247,16 @@ def _has(row: Row, j: int) -> bool:
 
 
 def joint_fp(R: Matrix) -> float:
-    """`fp` of a model trained on all tasks at once: the mean of its only row, over all columns."""
+    """`fp` of a jointly trained model: the mean of its only row over all columns."""
     _size(R)
     return fsum(_at(R, 0, j) for j in range(len(R[0]))) / len(R[0])
 
 
 def joint_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
-    """Of a model trained on all tasks at once, whose only row scores them all: `fp`, its mean; the rest None."""
+    """Summarise a jointly trained model, which has one row of scores: `fp` is its mean, the rest None."""
     return dict.fromkeys(CONVENTIONS) | {"fp": joint_fp(R)}
 
 
 def independent_summary(R: Matrix, _zero_shot: Row | None = None) -> dict[str, float | None]:
-    """Of models trained on one task each, whose diagonal alone is scored: `ap`, its mean; the rest None."""
+    """Summarise models trained on one task each, which have only a diagonal: `ap` is its mean, the rest None."""
     return dict.fromkeys(CONVENTIONS) | {"ap": ap(R)}

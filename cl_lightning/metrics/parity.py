@@ -1,7 +1,7 @@
-"""Where our text metrics differ from the official evaluators, and why: the one list. No torch, imports nothing.
+"""Differences between our text metrics and the official evaluators, with reasons. No torch, imports nothing.
 
-`data.metrics=official` scores with the second name instead of the first: the switch for parity. `WITHOUT_SWITCH` is
-what it does not bring back.
+`data.metrics=official` scores with the official metric instead of ours. `WITHOUT_SWITCH` lists the differences that
+this option does not remove.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deviation:
-    """One difference. `ours`, `official`: keys of `METRICS`; `what`: the difference; `why`: the reason for ours."""
+    """One difference. `ours`, `official`: keys of `METRICS`; `what`: how ours differs; `why`: the reason."""
 
     ours: str
     official: str
@@ -19,7 +19,7 @@ class Deviation:
 
 DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
-        "accuracy", "accuracy_trace", "surrounding space is stripped", "a trailing newline is an error in TRACE"
+        "accuracy", "accuracy_trace", "surrounding whitespace is stripped", "a trailing newline is an error in TRACE"
     ),
     Deviation(
         "first_letter", "first_letter_trace", "the choice must be a token: A, A., A\\n; an empty answer is wrong",
@@ -31,23 +31,23 @@ DEVIATIONS: tuple[Deviation, ...] = (
         '"..." raises ValueError',
     ),
     Deviation(
-        "rationale_rouge_l", "rationale_rouge_l_trace", "what follows the choice, however it is written",
-        "TRACE takes the text from the third character, and its own ROUGE-L",
+        "rationale_rouge_l", "rationale_rouge_l_trace", "the text after the choice, however separated",
+        "TRACE takes the text from the third character on, and its own ROUGE-L",
     ),
     Deviation(
-        "bleu", "bleu_1_trace", "sacrebleu's BLEU-4, smoothed, 13a tokens", "TRACE's is of nltk, without smoothing"
+        "bleu", "bleu_1_trace", "sacrebleu's BLEU-4, smoothed, 13a tokens", "TRACE's is nltk's, without smoothing"
     ),
     Deviation(
         "bleu", "bleu_4_trace", "sacrebleu's BLEU-4, smoothed, 13a tokens",
-        "TRACE's is 1e-77 and the like for every answer without a common 4-gram",
+        "TRACE's is about 1e-77 for every answer without a common 4-gram",
     ),
     Deviation(
-        "rationale_bleu", "rationale_bleu_1_trace", "what follows the choice, however it is written; smoothed BLEU-4",
-        "TRACE takes the text from the third character, and its own BLEU",
+        "rationale_bleu", "rationale_bleu_1_trace", "the text after the choice, however separated; smoothed BLEU-4",
+        "TRACE takes the text from the third character on, and its own BLEU",
     ),
     Deviation(
-        "rationale_bleu", "rationale_bleu_4_trace", "what follows the choice, however it is written; smoothed BLEU-4",
-        "TRACE takes the text from the third character, and its own BLEU",
+        "rationale_bleu", "rationale_bleu_4_trace", "the text after the choice, however separated; smoothed BLEU-4",
+        "TRACE takes the text from the third character on, and its own BLEU",
     ),
     Deviation(
         "edit_similarity", "edit_similarity_trace", "the LCS ratio; an identical answer scores 100",
@@ -55,12 +55,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "is without it), and an identical <STR_LIT> is un-masked to nothing and scores 0",
     ),
     Deviation(
-        "sari", "sari_trace", "the source is the paragraph", "TRACE's is the whole prompt: leaving out its English "
-        "instruction counts as good deleting",
+        "sari", "sari_trace", "the source is the paragraph", "TRACE's is the whole prompt: omitting its English "
+        "instruction counts as a correct deletion",
     ),
     Deviation(
-        "exact_match", "exact_match_sapt", 'a reference of punctuation alone is compared as it is ("+", "-")',
-        "SAPT and GainLoRA fold both to nothing, hence equal",
+        "exact_match", "exact_match_sapt", 'a reference of punctuation alone is compared verbatim ("+", "-")',
+        "SAPT and GainLoRA reduce both to nothing, hence equal",
     ),
     Deviation(
         "rouge_1", "rouge_1_sapt", "tokens of every script; equal texts score 100",
@@ -71,15 +71,15 @@ DEVIATIONS: tuple[Deviation, ...] = (
         'their tokeniser is ASCII only: "für" is two words, Chinese scores 0',
     ),
     Deviation(
-        "exact_match", "exact_match_slice", "punctuation does not count", "SAPT's convention, of which SLICE's differs"
+        "exact_match", "exact_match_slice", "punctuation does not count", "SAPT's convention, not SLICE's"
     ),
-    Deviation("rouge_l", "rouge_l_slice", "stemmed, punctuation does not count", "as everyone else's ROUGE-L"),
+    Deviation("rouge_l", "rouge_l_slice", "stemmed, punctuation does not count", "as other implementations of ROUGE-L"),
 )  # fmt: skip
 
-#: Differences that lie before the metrics, each a line.
+#: Differences that arise before the metrics, one line each.
 WITHOUT_SWITCH: tuple[str, ...] = (
     "TRACE samples its predictions at temperature 0.1; ours are greedy, the same every time",
-    "SAPT and GainLoRA draw one of several references at random; the best of all counts here",
-    'SAPT and GainLoRA tidy blanks while decoding (clean_up_tokenization_spaces: "do n\'t" becomes "don\'t")',
-    'SAPT and GainLoRA take of a decoder model what follows the last "Output:", also where it wrote that itself',
+    "SAPT and GainLoRA draw one of several references at random; here the best of all counts",
+    'SAPT and GainLoRA clean up spaces while decoding (clean_up_tokenization_spaces: "do n\'t" becomes "don\'t")',
+    'SAPT and GainLoRA take the text after the last "Output:" of a decoder, even if the model generated that itself',
 )

@@ -1,12 +1,12 @@
 """Text metrics by name: one score per sample, all on 0..100 (TRACE's own codes mix 0..1 and 0..100). No torch here.
 
 Each takes (predictions, references, prompts) of equal length and returns the scores in that order; unequal
-lengths raise ValueError. `accuracy`, `rouge_l` and the like are ours; a name that ends in `_trace`, `_sapt` or
-`_slice` is what that paper's code computes, `parity` says where the two differ and why. Texts come as they were
-written; of ours only edit similarity, which is TRACE's there, sees the space around them.
+lengths raise ValueError. A name that ends in `_trace`, `_sapt` or `_slice` is what that paper's code computes, the
+others are ours; `parity` lists where the two differ and why. Texts are not stripped beforehand; of ours only edit
+similarity, like TRACE's, counts surrounding whitespace.
 
-A new metric is one file beside this one with a function of (prediction, reference, prompt) that returns 0..100, and one
-line in `EXPORTS`. Name the third parameter `_prompt` where the metric does not read it.
+To add a metric, write a function of (prediction, reference, prompt) that returns 0..100 in a file of this folder, and
+add a line to `EXPORTS`. Name the third parameter `_prompt` if the metric does not read it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 
 Metric = Callable[[Sequence[str], Sequence[str], Sequence[str]], list[float]]
 
-#: Name of each metric, which is its function's, and the file that has it.
+#: Each metric's name, which is also its function's, and the file that defines it.
 EXPORTS: dict[str, str] = {
     "accuracy": "match",
     "exact_match": "match",
@@ -52,7 +52,7 @@ EXPORTS: dict[str, str] = {
 
 
 def per_sample(score: Callable[[str, str, str], float]) -> Metric:
-    """Lift a score of one (prediction, reference, prompt) to sequences; docstring and signature stay."""
+    """Lift a score of one (prediction, reference, prompt) to sequences, keeping docstring and signature."""
 
     @wraps(score)
     def metric(predictions: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> list[float]:
@@ -65,32 +65,36 @@ METRICS: dict[str, Metric] = {
     name: per_sample(getattr(import_module(f"{__package__}.{file}"), name)) for name, file in EXPORTS.items()
 }
 
-#: Metrics that read the prompt; for the others it may be anything.
+#: Metrics that read the prompt; for the others any string will do.
 PROMPTED = frozenset(name for name, score in METRICS.items() if "prompt" in signature(score).parameters)
 
 
 def metric(name: str) -> Metric:
-    """The metric called `name`. Raises ConfigError naming the nearest ones where there is none."""
+    """Look up a metric. Raises ConfigError for an unknown name, with the nearest ones."""
     if name not in METRICS:
         raise ConfigError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
     return METRICS[name]
 
 
-def official(name: str, evaluator: str | None) -> str:
-    """The metric `name` as that evaluator computes it (`Benchmark.evaluator`). Raises ConfigError where it does not."""
+def official_name(name: str, evaluator: str | None) -> str:
+    """Return the name of metric `name` as computed by `evaluator` (`Benchmark.evaluator`).
+
+    Raises:
+        ConfigError: no evaluator, or one without this metric.
+    """
     if evaluator is None:
-        raise ConfigError("this benchmark names no official evaluator; take ours")
-    ending = f"_{evaluator}"
-    found = f"{name.removesuffix(ending)}{ending}"
+        raise ConfigError("this benchmark has no official evaluator; use our metrics")
+    suffix = f"_{evaluator}"
+    found = f"{name.removesuffix(suffix)}{suffix}"
     if found not in METRICS:
-        raise ConfigError(f"the official evaluator ({evaluator}) has no {name}, by which a task is scored; take ours")
+        raise ConfigError(f"the official evaluator ({evaluator}) has no metric {name}, which a task uses; use ours")
     return found
 
 
 def best_scores(
     name: str, predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str]
 ) -> list[float]:
-    """Each prediction's highest score over its references, by the metric called `name`.
+    """Compute each prediction's highest score over its references.
 
     Raises:
         ConfigError: no such metric.
@@ -103,7 +107,7 @@ def best_scores(
 
 
 def mean_score(scores: Sequence[float]) -> float:
-    """Mean score of a task, 0..100. Raises ValueError where nothing was scored."""
+    """Compute the mean score of a task, 0..100. Raises ValueError if there are no scores."""
     if not scores:
         raise ValueError("no scores to average: was the test split empty?")
     return fsum(scores) / len(scores)

@@ -1,7 +1,7 @@
-"""ROUGE: n-grams and the longest subsequence in common with the reference, F1, 0..100. No torch here.
+"""ROUGE F1 of n-grams and of the longest common subsequence, 0..100. No torch here.
 
-By the library rouge-score with its Porter stemmer (Lin 2004), as SAPT and GainLoRA use it; its tokeniser is ours
-outside ASCII, where the library's cuts words ("für" is "f", "r") or finds none (Chinese scores 0).
+Computed by the library rouge-score with its Porter stemmer (Lin 2004), as in SAPT and GainLoRA, but with our tokeniser
+outside ASCII, where the library's splits words ("für" is "f", "r") or finds none (Chinese scores 0).
 """
 
 import unicodedata
@@ -16,10 +16,10 @@ from cl_lightning.metrics.match import rationale, spaced
 
 
 class UnicodeTokenizer(Tokenizer):
-    """rouge-score's tokeniser for every script: equal to it on ASCII, where it alone is defined.
+    """Tokeniser for every script, equal to rouge-score's on ASCII, the only input for which that is defined.
 
-    Words are runs of letters, marks and digits after NFC and lower-casing; Han and kana characters, written
-    without spaces, are a token each; only ASCII words meet the (English) Porter stemmer.
+    Words are runs of letters, marks and digits after NFC and lower-casing; each Han or kana character is a token;
+    only ASCII words are stemmed (the Porter stemmer is English).
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ def _rouge(kind: str, prediction: str, reference: str, library_tokens: bool = Fa
 
 def _ours(kind: str, name: str) -> Callable[[str, str, str], float]:
     def rouge(prediction: str, reference: str, _prompt: str) -> float:
-        # Texts without a word ("+"), or without a pair of them, are alike all the same.
+        # Equal texts without a word ("+"), or for ROUGE-2 without a bigram, have no F1.
         if prediction.strip() == reference.strip():
             return 100.0
         return _rouge(kind, prediction, reference)
@@ -64,17 +64,17 @@ rouge_l = _ours("rougeL", "ROUGE-L")
 
 
 def rationale_rouge_l(prediction: str, reference: str, _prompt: str) -> float:
-    """`rouge_l` of what follows the choice: the reasons of a ScienceQA answer."""
+    """`rouge_l` of the text after the choice: the rationale of a ScienceQA answer."""
     return rouge_l(rationale(prediction), rationale(reference), "")
 
 
 def rouge_1_sapt(prediction: str, reference: str, _prompt: str) -> float:
-    """ROUGE-1 of SAPT and GainLoRA: the library's own, ASCII tokens."""
+    """ROUGE-1 of SAPT and GainLoRA: the library's own ASCII tokens."""
     return _rouge("rouge1", prediction, reference, library_tokens=True)
 
 
 def rouge_l_sapt(prediction: str, reference: str, _prompt: str) -> float:
-    """ROUGE-L of SAPT and GainLoRA: the library's own, ASCII tokens."""
+    """ROUGE-L of SAPT and GainLoRA: the library's own ASCII tokens."""
     return _rouge("rougeL", prediction, reference, library_tokens=True)
 
 
@@ -85,9 +85,9 @@ def rouge_l_slice(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def rouge_l_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's ROUGE-L: union of subsequences over sets of words, sentences cut at ".", case kept (`rouge` 1.0.1).
+    """TRACE's ROUGE-L: union of subsequences over sets of words, sentences split at ".", case kept (`rouge` 1.0.1).
 
-    Its 1e-8 in the denominator is kept; a text of dots alone scores 0, there ValueError.
+    Its 1e-8 in the denominator is kept; a text of dots only scores 0, where TRACE raises ValueError.
     """
     ones, others = _sentences(prediction), _sentences(reference)
     if not ones or not others:
@@ -99,7 +99,7 @@ def rouge_l_trace(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def rationale_rouge_l_trace(prediction: str, reference: str, _prompt: str) -> float:
-    """TRACE's ROUGE-L of ScienceQA: of the text from the third character on."""
+    """TRACE's ROUGE-L of ScienceQA rationales: the text from the third character on."""
     return rouge_l_trace(prediction[2:], reference[2:], "")
 
 
@@ -108,7 +108,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def _subsequence(one: list[str], other: list[str]) -> list[str]:
-    """A longest common subsequence; of several the one that package `rouge` takes, which shows in the union."""
+    """Return a longest common subsequence, choosing among several as package `rouge` does, which affects the union."""
     table = [[0] * (len(other) + 1)]
     for word in one:
         row, above = [0], table[-1]

@@ -1,4 +1,4 @@
-"""SARI: what a simplification adds, keeps and deletes, 0..100. No torch here."""
+"""SARI of text simplification: n-grams added, kept and deleted, 0..100. No torch here."""
 
 import re
 from collections import Counter
@@ -11,8 +11,8 @@ _PARAGRAPH = re.compile(r"\A[^\n]*\n\s*Paragraph:(.*)Simplification:\s*\Z", re.D
 
 
 def paragraph(prompt: str) -> str:
-    """The text to simplify in a 20Minuten prompt: between "Paragraph:" under the instruction and the final
-    "Simplification:", stripped. A prompt not built like that is returned whole."""
+    """Return the text to simplify of a 20Minuten prompt: between "Paragraph:" under the instruction and the final
+    "Simplification:", stripped. Any other prompt is returned whole."""
     found = _PARAGRAPH.match(prompt)
     return found[1].strip() if found else prompt
 
@@ -26,15 +26,15 @@ def _f1(precision: float, recall: float) -> float:
 
 
 def _share(good: Counter[tuple[str, ...]], out_of: Counter[tuple[str, ...]]) -> float:
-    """Mean over the n-grams of `out_of` of the share of each that is `good`; 1 where there are none."""
+    """Mean over the n-grams of `out_of` of the share of each that is `good`; 1 if there are none."""
     return fsum(good[g] / out_of[g] for g in out_of) / len(out_of) if out_of else 1.0
 
 
 def sari_score(source: str, prediction: str, reference: str) -> float:
-    """SARI with one reference, 0..100 (Xu et al. 2016): mean over n = 1..4 of (F_add + F_keep + P_del)/3.
+    """Compute SARI with one reference, 0..100 (Xu et al. 2016): mean over n = 1..4 of (F_add + F_keep + P_del)/3.
 
-    Equal to Hugging Face's metric "sari", which TRACE calls: lower case, 13a tokens; the recall of keeping
-    counts occurrences where its precision counts n-grams (their correction of the original script).
+    Equal to Hugging Face's metric "sari", which TRACE calls: lower case, 13a tokens; keep recall counts occurrences
+    whereas keep precision counts n-grams (their correction of the original script).
     """
     s, c, r = (Tokenizer13a()(text.lower()).split(" ") for text in (source, prediction, reference))
     total = 0.0

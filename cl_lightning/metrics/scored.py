@@ -1,4 +1,4 @@
-"""Rows of predictions and their scores: what `predictions/*.jsonl` holds. No torch here."""
+"""Scored predictions, the rows of `predictions/*.jsonl`. No torch here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 class Scored:
     """A task's mean score (0..100), its 95 % interval, and a row per test example.
 
-    A row holds id, prediction, reference, score, and under "also" its scores by further metrics, if there are any.
+    A row has the keys id, prediction, reference, score and, if there are further metrics, "also" with their scores.
     """
 
     score: float
@@ -23,17 +23,16 @@ class Scored:
 
     @property
     def further(self) -> dict[str, dict[str, Any]]:
-        """Each further metric's mean ("score") and 95 % "interval"."""
+        """Mean ("score") and 95 % "interval" of each further metric."""
         values = {name: [row["also"][name] for row in self.rows] for name in self.rows[0].get("also", ())}
         return {name: {"score": mean_score(each), "interval": interval(each)} for name, each in values.items()}
 
 
-def score_rows(metric: str, rows: Sequence[Row], prompts: Sequence[str], also: Sequence[str] = ()) -> Scored:
-    """Score rows of id, prediction and reference (a text, or a list of those that count), the best reference of each.
+def score_predictions(metric: str, rows: Sequence[Row], prompts: Sequence[str], also: Sequence[str] = ()) -> Scored:
+    """Score rows of id, prediction and reference (a string, or a list of which the best counts).
 
-    Without `also`, further metrics that the rows hold already stay as they are.
-
-    `prompts` are read by some metrics only (`PROMPTED`). Raises ConfigError for an unknown metric.
+    Without `also`, scores by further metrics that are already in the rows are kept. `prompts` are read by the metrics
+    in `PROMPTED` only. Raises ConfigError for an unknown metric.
     """
     references = [[r] if isinstance(r := row["reference"], str) else r for row in rows]
     predictions = [row["prediction"] for row in rows]

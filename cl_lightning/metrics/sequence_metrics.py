@@ -1,6 +1,6 @@
-"""The sequence metrics as torchmetrics objects, for evaluation loops of one's own: `update` with scores, any ranks.
+"""The sequence metrics as torchmetrics objects, for use in your own evaluation loops on any number of ranks.
 
-The states are sums and counts of scores for each cell of R, added over ranks; the mathematics is `matrix`'s.
+The states are sums and counts of scores for each cell of R, summed over ranks; the metrics are those of `matrix`.
 
 Example:
     >>> bwt = SequenceMetric("bwt", tasks=2)
@@ -22,15 +22,15 @@ from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED, Matri
 
 #: The row of the untrained model, for `update(ZERO_SHOT, j, scores)`.
 ZERO_SHOT = -1
-#: What needs R alone.
+#: Metrics that need R alone.
 _ALONE: dict[str, Callable[[Matrix], float | list[float]]] = {**FUNCTIONS, "per_task_forgetting": per_task_forgetting}
 
 
 class SequenceMetric(Metric):
-    """One sequence metric, 0..100 or -100..100 as its function in `matrix` says; a float64 scalar, of
-    "per_task_forgetting" a vector (tasks trained).
+    """One sequence metric, in the range of its function in `matrix`: a float64 scalar, or for "per_task_forgetting"
+    a vector (tasks trained).
 
-    Call `update`, then `compute`; what calling the object itself returns is of that one cell and means nothing.
+    Call `update`, then `compute`. Do not call the object itself: its result would cover a single cell.
 
     Args:
         name: key of `cl_lightning.metrics.matrix.CONVENTIONS`, or "per_task_forgetting".
@@ -38,7 +38,7 @@ class SequenceMetric(Metric):
         single: reference scores, one per task, for `fwt_sapt` and `intransigence`.
 
     Raises:
-        ValueError: unknown name, no task, or as the function: a cell it needs was never updated, references missing.
+        ValueError: unknown name, no task, or as the function: a cell it needs was not updated, references are missing.
     """
 
     full_state_update = False
@@ -57,9 +57,9 @@ class SequenceMetric(Metric):
             self.add_state(state, torch.zeros(tasks + 1, tasks, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, i: int, j: int, scores: Tensor | float) -> None:
-        """Add scores (0..100, any shape, this rank's share) on test examples of task j after training task i.
+        """Add this rank's scores (0..100, any shape) of test examples of task j after training task i.
 
-        `i` is ZERO_SHOT for the untrained model. Raises ValueError for a task that is not in the sequence.
+        `i` is ZERO_SHOT for the untrained model. Raises ValueError for a task outside the sequence.
         """
         if not (ZERO_SHOT <= i < self.tasks and 0 <= j < self.tasks):
             raise ValueError(f"(row {i}, column {j}) is outside a sequence of {self.tasks} tasks")
@@ -68,17 +68,17 @@ class SequenceMetric(Metric):
         self.count[i, j] += values.numel()
 
     def matrix(self) -> list[list[float | None]]:
-        """R of the tasks updated so far, on the local rank unless synced."""
+        """Return R of the tasks updated so far, of the local rank unless synced."""
         rows = self._means()[: self.tasks]
         trained = 1 + max((i for i, row in enumerate(rows) if any(v is not None for v in row)), default=-1)
         return rows[:trained]
 
     def compute(self) -> Tensor:
-        """The metric of the tasks trained so far: those up to the last row that was updated."""
+        """Compute the metric over the tasks trained so far, up to the last row that was updated."""
         R, compared = self.matrix(), REFERENCED | FROM_START
         rows: dict[str, Row] = dict.fromkeys(REFERENCED, self.single or ())
         rows |= dict.fromkeys(FROM_START, self._means()[ZERO_SHOT])
-        # Each by its own function: cells that only other metrics need may be missing.
+        # Not by `summary`: cells that only other metrics need may be missing.
         value = compared[self.name](R, rows[self.name]) if self.name in rows else _ALONE[self.name](R)
         return torch.tensor(value, dtype=torch.float64, device=self.total.device)
 
@@ -90,5 +90,5 @@ class SequenceMetric(Metric):
 def sequence_metrics(
     tasks: int, names: Iterable[str] = ("ap", "fp", "forget_T", "bwt", "f_ra"), single: Sequence[float] | None = None
 ) -> MetricCollection:
-    """Several metrics by name, updated together; equal states are held once."""
+    """Make a collection of metrics that are updated together and share their states."""
     return MetricCollection({name: SequenceMetric(name, tasks, single) for name in names})

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from cl_lightning.common import stopping
-from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_data import TaskData
@@ -32,7 +32,6 @@ from cl_lightning.mining.search import (
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import LoadedRun, load_run
-from cl_lightning.sequence.run_files import told
 
 
 def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
@@ -94,11 +93,11 @@ def _check_pool(options: MiningOptions, pool: list[str]) -> None:
 def _learn(task: str, run: Path, argv: list[str]) -> Path:
     """The run of the first task alone, in a process of its own: it may start several."""
     command = [sys.executable, "-m", "cl_lightning", "run", *argv, *_of_first(task, run)]
-    with subprocess.Popen(command) as process, stopping.speaking(process):
+    with subprocess.Popen(command) as process, stopping.child_reports(process):
         code = process.wait()
     if code:
         raise SystemExit(code)
-    stopping.saved(f"what was learnt first is kept in {run}; run the same command again")
+    stopping.set_message(f"what was learnt first is kept in {run}; run the same command again")
     return run
 
 
@@ -134,13 +133,13 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
 
 def _write(files: dict[Path, bytes], out: Path) -> None:
     """Write all that was found; say meanwhile what a stop leaves behind."""
-    stopping.saved(
-        f"{out} may hold a part of what was found ({told([file.name for file in files])}); "
+    stopping.set_message(
+        f"{out} may hold a part of what was found ({first_three([file.name for file in files])}); "
         "move that away, then run the same command again"
     )
     for file, content in files.items():
         write_output(file, content)
-    stopping.saved(f"all that was found is in {out}")
+    stopping.set_message(f"all that was found is in {out}")
 
 
 def _experiments(

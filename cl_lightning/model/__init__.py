@@ -1,1 +1,1 @@
-"""The frozen LLM and the LightningModule around it: loading, precision, loss, optimiser."""
+"""The frozen LLM and its LightningModule: loading, precision, loss, optimiser."""

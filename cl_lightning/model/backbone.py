@@ -1,7 +1,7 @@
-"""Load the LLM and its tokenizer: embedded package, GGUF file, local folder or hub name; dtype; 4-bit.
+"""Load the LLM and its tokenizer from an embedded package, a GGUF file, a local folder or the hub.
 
-The base is frozen, never written to disk by a run, and rebuilt from its source; `fingerprint` is its
-content hash. The embedded default and GGUF files are converted once into a cache of bf16 safetensors.
+A run never writes the frozen base to disk but reloads it from its source; `fingerprint` is its content hash. The
+embedded model and GGUF files are converted once into a cache of bf16 safetensors.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from transformers import (
 from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.model.checkpoint import load_whole, refuse_adapter, stored_file
-from cl_lightning.model.generation_settings import that_matter, tokens_only
+from cl_lightning.model.generation_settings import effective_settings, neutral_settings
 from cl_lightning.model.gguf import converted, embedded
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.model.precision import held_dtype, keep_float64, widened
@@ -32,24 +32,24 @@ from cl_lightning.model.random_llama import random_model, random_tokenizer
 
 @dataclass
 class Backbone:
-    """Which LLM, in which precision.
+    """The frozen LLM, its source and its precision.
 
     Attributes:
         name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
             .gguf file, or a hub name.
-        dtype: of the frozen base. Adapters are float32 in any case. bfloat16 on a machine without any bf16 unit is
-            held in float32 (see `model.precision.held_dtype`); the run's first line says so. float64 is for
-            comparisons with references: norms, softmaxes and position angles are then float64 too.
+        dtype: of the frozen base. Adapters are always float32 or wider. bfloat16 is held in float32 on a machine
+            without bf16 units (see `model.precision.held_dtype`); the run's first line then states it. float64 is
+            meant for comparisons with exact references: norms, softmaxes and position angles are then float64 too.
         load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
         gradient_checkpointing: trade a second forward pass for activation memory.
-        attn_implementation: transformers' name ("sdpa", "eager", "flash_attention_2"); null: its default.
+        attn_implementation: as in transformers ("sdpa", "eager", "flash_attention_2"); null: its default.
         revision: of a hub model.
-        trust_remote_code: run code that comes with a hub model. Off: such models are refused.
-        config: overrides of the random model's configuration, e.g. {hidden_size: 64}.
-        generation: greedy decoding in scoring is "neutral", the most likely token each time, or follows the "model"'s
-            own generation settings (repetition_penalty, suppress_tokens, forced_bos_token_id, ..). Likelihoods are the
-            model's in either case. The run's first line says which where the model has such settings.
-        own_generation: no option: the model's settings that this is about, by name; known once loaded.
+        trust_remote_code: run code that comes with a model. If false, such models are refused.
+        config: overrides of the configuration of "random-llama", e.g. {hidden_size: 64}.
+        generation: "neutral": greedy decoding in scoring takes the most likely token each time; "model": it follows
+            the model's own generation settings (repetition_penalty, suppress_tokens, forced_bos_token_id, ..).
+            Likelihoods do not depend on it. The run's first line states the choice if the model has such settings.
+        own_generation: not an option: the model's own generation settings by name, known once it is loaded.
     """
 
     name: str = "smollm2-135m-instruct"
@@ -64,38 +64,38 @@ class Backbone:
     own_generation: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a pad token (the end token where the model has none of its own).
+        """Load the tokenizer, with the end token as pad token if it has none.
 
         Raises:
             ConfigError: as `load`.
         """
         if self.name == RANDOM:
             return random_tokenizer()
-        with self._untrusted_code_told():
+        with self._explain_untrusted_code():
             tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     def load(self, vocabulary: int) -> PreTrainedModel:
-        """The frozen LLM on the CPU. `vocabulary`: tokenizer size, for the random model.
+        """Load the frozen LLM onto the CPU. `vocabulary`: tokenizer size, for the random model.
 
         Raises:
-            ConfigError: the name is no folder, file, package or reachable hub model, no whole language model, or one
-                with code of its own that is not trusted.
+            ConfigError: the name is not a folder, file, package or reachable hub model, not a complete language
+                model, or a model with code of its own that is not trusted.
         """
         dtype = getattr(torch, self.dtype)
         random = self.name == RANDOM
-        # Position angles are made with the model, so a float64 one is made wide.
+        # Position angles are computed when the model is built, so build a float64 model widened.
         with widened() if dtype == torch.float64 else nullcontext():
             llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
         if dtype == torch.float64:
             keep_float64(llm)
         llm.requires_grad_(False)
         llm.config.use_cache = True
-        self.own_generation = that_matter(llm.generation_config)
+        self.own_generation = effective_settings(llm.generation_config)
         if self.generation == "neutral":
-            llm.generation_config = tokens_only(llm.generation_config)
+            llm.generation_config = neutral_settings(llm.generation_config)
         if self.load_in_4bit:
             _keep_4bit_unpacked(llm)
         if not self.load_in_4bit:
@@ -116,13 +116,13 @@ class Backbone:
                 bnb_4bit_compute_dtype=dtype,
             )
             if torch.accelerator.is_available():
-                # Quantised while loading, so on this process's own device (several GPUs: not run by us).
+                # Weights are quantised while loading, so on this process's device (not tested on several GPUs).
                 options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
-        with self._untrusted_code_told():
+        with self._explain_untrusted_code():
             return load_whole(self.name, self._source(), **options)
 
     @contextmanager
-    def _untrusted_code_told(self) -> Iterator[None]:
+    def _explain_untrusted_code(self) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
@@ -130,7 +130,7 @@ class Backbone:
                 raise
             raise ConfigError(
                 f"model.backbone.name: {self.name} comes with code of its own; if you trust it: "
-                "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
+                "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
                 "(in Python: trust_remote_code=True)"
             ) from None
 
@@ -138,7 +138,7 @@ class Backbone:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
     def _source(self) -> str:
-        """What transformers' from_pretrained takes; converts GGUF on first use."""
+        """Return the argument of from_pretrained, converting a GGUF file on first use."""
         if self.name in EMBEDDED:
             return str(embedded(self.name))
         path = Path(self.name).expanduser()
@@ -149,14 +149,14 @@ class Backbone:
         if path.is_dir() or stored_file(source, "config.json", self.revision):
             return source
         raise ConfigError(
-            f"model.backbone.name: {self.name!r} is no folder, no .gguf file and not a model that can be loaded from "
-            f"the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
+            f"model.backbone.name: {self.name!r} is not a folder, a .gguf file, or a model that can be loaded "
+            f"from the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
         )
 
 
 def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:
-    # On CPUs with AVX512-BF16 an evaluation would repack 4-bit weights in place and never undo it: later
-    # training steps then give the adapters no gradient, without an error.
+    # On CPUs with AVX512-BF16 evaluation would repack 4-bit weights in place for good, after which training gives the
+    # adapters no gradient, without an error.
     import bitsandbytes as bnb
 
     for module in llm.modules():
@@ -165,9 +165,9 @@ def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:
 
 
 def fingerprint(llm: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
-    """Content hash of the base's parameters (names, shapes, bytes), 16 hex digits.
+    """Hash the base's parameters (names, shapes, bytes) to 16 hex digits.
 
-    `dtype`: in which floats are hashed; the asked one, so that a bf16 base held in float32 is the same base.
+    `dtype`: floats are cast to it before hashing, so that a bf16 base held in float32 has the same hash.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(llm.state_dict().items()):
@@ -179,6 +179,6 @@ def fingerprint(llm: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
 
 
 def set_threads(processes: int, threads: int | None) -> None:
-    """Share the cores among this machine's processes: more threads than cores make gloo ranks crawl."""
+    """Set the CPU threads of this process, by default its share of the cores (more slow down gloo ranks)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // processes))

@@ -1,11 +1,11 @@
-"""What of a model's own generation settings changes greedy decoding, and settings without any of it."""
+"""Generation settings of a model that change greedy decoding, and neutral settings without them."""
 
 from typing import Any
 
 from transformers import GenerationConfig
 
-#: Settings that change which token is greedily taken next or where an answer ends: name -> value that changes nothing.
-#: Sampling and beam search settings change nothing here.
+#: Settings that change the next greedy token or where an answer ends: name -> neutral value. Those of sampling and beam
+#: search have no effect on greedy decoding.
 NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
@@ -25,23 +25,23 @@ NEUTRAL: dict[str, Any] = {
     "stop_strings": None,
     "max_time": None,
 }
-#: What every model needs: which tokens begin, end and pad.
+#: Special tokens, which every model needs.
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-#: Longer values are left out where settings are told.
+#: Longest value, in characters, that `describe` prints.
 SHORT = 24
 
 
-def that_matter(settings: GenerationConfig) -> dict[str, Any]:
-    """The settings that greedy decoding follows and that are not neutral, by name."""
+def effective_settings(settings: GenerationConfig) -> dict[str, Any]:
+    """Return the settings that change greedy decoding, by name."""
     own = {name: getattr(settings, name, None) for name in NEUTRAL}
     return {name: value for name, value in own.items() if value not in (None, [], {}, NEUTRAL[name])}
 
 
-def tokens_only(settings: GenerationConfig) -> GenerationConfig:
-    """Settings with these tokens and nothing else: greedy is then the most likely token each time."""
+def neutral_settings(settings: GenerationConfig) -> GenerationConfig:
+    """Keep only the special tokens, so that greedy decoding takes the most likely token each time."""
     return GenerationConfig(**{name: getattr(settings, name) for name in TOKENS})
 
 
-def told(own: dict[str, Any]) -> str:
-    """Settings in words, e.g. "repetition_penalty=1.05, bad_words_ids"."""
-    return ", ".join(f"{name}={value}" if len(str(value)) <= SHORT else name for name, value in own.items())
+def describe(settings: dict[str, Any]) -> str:
+    """Format settings for a message, e.g. "repetition_penalty=1.05, bad_words_ids"."""
+    return ", ".join(f"{name}={value}" if len(str(value)) <= SHORT else name for name, value in settings.items())

@@ -1,7 +1,7 @@
-"""A GGUF model as a folder of bf16 safetensors, converted once.
+"""Convert a GGUF model once into a folder of bf16 safetensors.
 
-transformers dequantises a GGUF file at every load (half a minute) and marks the result as quantised, so
-that it cannot be saved; the converted folder loads in a fraction of a second.
+transformers dequantises a GGUF file at every load (half a minute) and marks the result as quantised, so that it cannot
+be saved; the converted folder loads in a fraction of a second.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from cl_lightning.model.names import EMBEDDED
 
 
 def cache_root() -> Path:
-    """`CL_CACHE`, or cl_lightning in the user's cache folder."""
+    """Return `CL_CACHE`, or else cl_lightning in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("CL_CACHE") or Path(base) / "cl_lightning")
 
 
 def converted(gguf: Path) -> Path:
-    """The folder that holds `gguf` as bf16 safetensors with its tokenizer; made on first use, safe for many processes.
+    """Return the folder of `gguf` as bf16 safetensors with its tokenizer, converting on first use under a file lock.
 
     Raises:
-        ConfigError: no such file, or it lacks weights.
+        ConfigError: the file is missing, or it lacks weights.
     """
     if not gguf.is_file():
-        raise ConfigError(f"model.backbone.name: no file {gguf}")
+        raise ConfigError(f"model.backbone.name: there is no file {gguf}")
     refuse_adapter(str(gguf), str(gguf.parent))
     key = hashlib.sha256(f"{gguf.name} {_sampled(gguf)}".encode()).hexdigest()[:16]
     folder = cache_root() / f"{gguf.stem}-{key}"
@@ -48,7 +48,7 @@ def converted(gguf: Path) -> Path:
 
 
 def embedded(name: str) -> Path:
-    """The converted folder of an embedded model.
+    """Return the converted folder of an embedded model.
 
     Raises:
         ConfigError: its package is not installed.
@@ -56,12 +56,12 @@ def embedded(name: str) -> Path:
     package, file = EMBEDDED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"model.backbone.name: {name} comes as a package that is not installed; run make setup")
+        raise ConfigError(f"model.backbone.name: {name} needs the package {package}; run make setup")
     return converted(Path(spec.origin).parent / file)
 
 
 def _sampled(gguf: Path) -> str:
-    """Hash of a file's size, its head and pieces all over it: models of one shape differ in their weights only."""
+    """Hash a file's size, its head and samples of its whole length, since models may differ in weights only."""
     size = gguf.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with gguf.open("rb") as file:
@@ -85,7 +85,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _forget_quantizer(llm: PreTrainedModel) -> None:
-    # The layers are plain already; only these marks keep save_pretrained from writing them.
+    # The layers are dequantised; only these attributes keep save_pretrained from writing them.
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         llm.__dict__.pop(name, None)
     for name in ("quantization_config", "_pre_quantization_dtype"):
@@ -94,6 +94,6 @@ def _forget_quantizer(llm: PreTrainedModel) -> None:
 
 
 if __name__ == "__main__":
-    # make setup: convert the embedded models now, so that runs start quickly.
+    # Called by `make setup`, so that the first run starts quickly.
     for model in EMBEDDED:
         say(f"{model}: {embedded(model)}")

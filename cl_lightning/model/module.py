@@ -1,6 +1,6 @@
 """ContinualLM: the LightningModule that wraps a frozen LLM and a pluggable adapter strategy.
 
-Loss of an optimiser step: summed negative log-likelihood of its answer tokens divided by their number, over
+The loss of an optimiser step is the summed negative log-likelihood of its answer tokens divided by their number, over
 all ranks and micro-batches (not a mean of means), plus the strategy's penalties once.
 """
 
@@ -32,14 +32,14 @@ from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hid
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch of training, as terms of the loss see it.
+    """One micro-batch of training, the input of loss terms.
 
     Attributes:
         module: the model.
         batch: from `data.collate.training_batch`.
         logits: of the next tokens at all labelled positions, (N, V), with gradients.
-        weight: what a sum over labelled tokens is multiplied by, so that over ranks and micro-batches it becomes the
-            step's token mean.
+        weight: factor of a sum over labelled tokens that makes it, over ranks and micro-batches, the step's token
+            mean.
     """
 
     module: "ContinualLM"
@@ -48,7 +48,8 @@ class Step:
     weight: float | Tensor
 
 
-#: Adds to the loss, by name. A term that is no sum over tokens counts once per step as it is, on every micro-batch.
+#: Returns terms that are added to the loss, by name. A term that is not a sum over tokens is returned unscaled on every
+#: micro-batch and counts once per step.
 LossTerms = Callable[[Step], dict[str, Tensor]]
 
 
@@ -56,15 +57,15 @@ class ContinualLM(LightningModule):
     """A frozen LLM with a trainable adapter.
 
     Args:
-        backbone: which LLM, in which precision.
+        backbone: the LLM, its source and precision.
         adapter: the strategy.
         lr: peak learning rate of AdamW.
-        weight_decay: decoupled, on the adapter.
-        betas: AdamW's.
-        schedule: after the warm-up, down to 0 at the task's last step ("constant": not).
+        weight_decay: decoupled weight decay of the adapter.
+        betas: of AdamW.
+        schedule: decay after the warm-up, to 0 at the task's last step ("constant": none).
         warmup: share of the task's steps with rising learning rate, 0..1.
-        adam: "torch"; or "transformers4": eps is added before the bias correction, as in the optimizer that published
-            codes had from transformers 4 (for comparison only).
+        adam: "torch", or "transformers4", which adds eps before the bias correction like the AdamW of transformers 4
+            that published codes use (for comparison only).
     """
 
     def __init__(
@@ -82,18 +83,18 @@ class ContinualLM(LightningModule):
         if not lr > 0:
             raise ConfigError(f"model.lr: {lr} must be positive")
         if not 0.0 <= warmup <= 1.0:
-            raise ConfigError(f"model.warmup: {warmup} is a share of the steps, 0..1")
+            raise ConfigError(f"model.warmup: {warmup} must be a share of the steps, 0..1")
         self.backbone, self.adapter = backbone, adapter
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""
-        #: Of the task callbacks; set by the run.
+        #: Loss terms of the task callbacks, set by the run.
         self.loss_terms: list[LossTerms] = []
 
     # ---- the model ---------------------------------------------------------------------------------------
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Load the base, hash it, adapt it. Called once per process, before the first task."""
+        """Load the base, hash it and attach the adapter. Called once per process, before the first task."""
         self.llm = self.backbone.load(len(tokenizer))
         exact = None if self.backbone.load_in_4bit else getattr(torch, self.backbone.dtype)
         self.base_hash = fingerprint(self.llm, exact)
@@ -110,12 +111,12 @@ class ContinualLM(LightningModule):
 
     @property
     def context(self) -> int | None:
-        """How many positions the model has; None where it names no limit (T5's are relative)."""
+        """Number of positions of the model; None without a limit (T5's are relative)."""
         return None if self.encoder_decoder else getattr(self.llm.config, "max_position_embeddings", None)
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
-        """Whether logits are the output head of the last hidden state (no soft cap, scale or factor)."""
+        """Return whether logits are exactly the output head of the last hidden state (no soft cap or scaling)."""
         if self.encoder_decoder:
             return False
         ids = torch.arange(1, 9, device=self.llm.device).reshape(2, 4)
@@ -128,11 +129,7 @@ class ContinualLM(LightningModule):
 
     @torch.no_grad()
     def _check_causal(self) -> None:
-        """Refuse a model whose predictions change with later tokens (BERT's kind): it sees what it is to predict.
-
-        Raises:
-            ConfigError: it is such a model.
-        """
+        """Raise ConfigError if the model's predictions depend on later tokens (like BERT's)."""
         if self.encoder_decoder:
             return
         one = torch.arange(1, 5, device=self.llm.device)[None]
@@ -145,18 +142,18 @@ class ContinualLM(LightningModule):
         rounding = 8 * torch.finfo(first.dtype).eps * first.double().norm()
         if (first.double() - second.double()).norm() > rounding:
             raise ConfigError(
-                f"model.backbone.name: {self.backbone.name} predicts a token from those that follow it, so it is no "
-                "causal language model; choose a decoder or an encoder-decoder"
+                f"model.backbone.name: {self.backbone.name} predicts a token from those that follow it, so it is not "
+                "a causal language model; choose a decoder or an encoder-decoder"
             )
 
     def cpu(self) -> "ContinualLM":
-        """Stay on the device: Lightning parks the module on the CPU after every fit, and the next task is near."""
+        """Stay on the device: Lightning moves the module to the CPU after every fit, which is slow."""
         return self
 
     def answer_logits(self, batch: dict[str, Any], share_prefix: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, V) at the N labelled positions, float32 or wider; their labels and samples, (N,) each.
+        """Compute logits (N, V) at the N labelled positions, float32 or wider, their labels and samples, (N,) each.
 
-        batch: from `data.collate.training_batch`. The output head runs only where there is a label.
+        `batch` is from `data.collate.training_batch`. The output head runs at labelled positions only.
         """
         extra = self.adapter.forward_kwargs(batch)
         labels, mask = batch["labels"], batch["attention_mask"]
@@ -181,15 +178,15 @@ class ContinualLM(LightningModule):
         return picked.to(torch.promote_types(torch.float32, picked.dtype)), labels[wanted], wanted.nonzero()[:, 0]
 
     def sample_nll(self, batch: dict[str, Any], share_prefix: bool = True) -> Tensor:
-        """Summed negative log-likelihood of each sample's labelled tokens, in nats: (B,), float32 or wider."""
+        """Compute each sample's summed negative log-likelihood of its labels, in nats: (B,), float32 or wider."""
         logits, labels, sample = self.answer_logits(batch, share_prefix)
         nll = nn.functional.cross_entropy(logits, labels, reduction="none")
         return torch.zeros(len(batch["labels"]), dtype=nll.dtype, device=nll.device).index_add(0, sample, nll)
 
     def _shared_columns(self, batch: dict[str, Any]) -> int:
-        """Leading columns that all samples share and that can run once, in a forward pass of their own.
+        """Count the leading columns that all samples share and that can run once, in a separate forward pass.
 
-        On CPUs only: there arithmetic is what costs, on a GPU it may be the second pass's launches.
+        On CPUs only, where arithmetic dominates; on a GPU the launches of a second pass may cost more.
         """
         dropout = self.adapter.dropout and self.llm.training
         plain = self._plain_cache and not self.llm.is_activation_checkpointing and not dropout
@@ -198,15 +195,15 @@ class ContinualLM(LightningModule):
     # ---- training ----------------------------------------------------------------------------------------
 
     def step_weight(self, batch: dict[str, Any], world_size: int, accumulate: int) -> float | Tensor:
-        """What this micro-batch's sum over its labelled tokens is multiplied by.
+        """Return the factor of this micro-batch's sum over its labelled tokens.
 
-        DDP averages gradients over ranks and Lightning over micro-batches; the factor undoes both, so that
-        their sum is exactly the sum over all tokens / step_tokens whatever the lengths are.
+        DDP averages gradients over ranks and Lightning over micro-batches; the factor undoes both, so that the total
+        is exactly the sum over all tokens / step_tokens, whatever the lengths.
         """
         return batch["weight"] * world_size * accumulate / batch["step_tokens"]
 
     def on_train_start(self) -> None:
-        """Train mode: a loaded model is in eval mode, and the Trainer leaves modes as they are."""
+        """Set train mode: a loaded model is in eval mode, which the Trainer keeps."""
         self.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -249,7 +246,7 @@ class ContinualLM(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, and stop at a non-finite gradient: after DDP's reduction, so on all ranks at once."""
+        """Clip gradients; raise TrainingError if one is not finite, on all ranks at once (after DDP's reduction)."""
         norms = [p.grad.norm() for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         if not torch.isfinite(torch.stack(norms).sum()):
             raise TrainingError(
@@ -296,7 +293,7 @@ class ContinualLM(LightningModule):
     def input_moments(
         self, batches: Iterable[dict[str, Any]], with_new: bool = False, with_padding: bool = False
     ) -> InputMoments:
-        """Sums of x x^T of every adapted layer's inputs: earlier branches in, the new one and padding as told."""
+        """Sum x x^T over every adapted layer's inputs, optionally with the new branch and with padding."""
         moments = InputMoments()
         current: dict[str, Any] = {}
 
@@ -311,7 +308,7 @@ class ContinualLM(LightningModule):
         return moments
 
     def token_mask(self, name: str, batch: dict[str, Any]) -> Tensor:
-        """Which positions of adapted layer `name`'s input are tokens and not padding: (B, L), 1 and 0."""
+        """Return the mask of tokens (1) and padding (0) of the input of adapted layer `name`: (B, L)."""
         decoder = self.encoder_decoder and sees_decoder(name)
         return batch["labels"] != IGNORE if decoder else batch["attention_mask"]
 

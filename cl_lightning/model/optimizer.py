@@ -1,4 +1,4 @@
-"""Learning-rate schedules and the optimiser's variants."""
+"""Learning-rate schedules, and AdamW as in transformers 4."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ SCHEDULES = {
 
 
 def eps_before_correction(optimizer: AdamW, *_: Any) -> None:
-    """m / (sqrt(v) + eps), both corrected afterwards, is m / (sqrt(v corrected) + eps / sqrt(1 - beta_2^t))."""
+    """Scale eps before a step so that it is added before the bias correction: eps / sqrt(1 - beta_2^t)."""
     for group in optimizer.param_groups:
-        taken = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
-        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+        steps = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
+        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (steps + 1))

@@ -1,7 +1,7 @@
-"""A float64 model that computes in float64 throughout, for comparisons with exact references.
+"""Precision of the base: float64 throughout for comparisons with exact references, and the dtype a base is held in.
 
-transformers' models take norms, softmaxes, position angles and biases in float32 whatever the model's dtype. That is
-right for 16-bit models and costs a float64 one half its digits.
+transformers' models compute norms, softmaxes, position angles and biases in float32 whatever the model's dtype, which
+suits 16-bit models but costs a float64 model half its digits.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Widened(TorchFunctionMode):
-    """Whatever asks for float32 gets float64."""
+    """Replaces float32 by float64 in the arguments of torch functions."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
@@ -25,7 +25,7 @@ class _Widened(TorchFunctionMode):
         return func(*args, **named)
 
 
-#: Those entered and not yet left; the first of them does the work.
+#: Modes entered and not yet left; only the first is active.
 _entered: list[_Widened] = []
 
 
@@ -43,7 +43,7 @@ def _leave(*_: Any) -> None:
 
 @contextmanager
 def widened() -> Iterator[None]:
-    """Inside, code that asks for float32 gets float64. May be nested."""
+    """Inside, code that asks for float32 gets float64. Can be nested."""
     _enter()
     try:
         yield
@@ -52,7 +52,7 @@ def widened() -> Iterator[None]:
 
 
 def keep_float64(llm: nn.Module) -> None:
-    """Let every forward pass of a float64 model of transformers, or of a part of it, run inside `widened`."""
+    """Make every forward pass of a float64 transformers model, or of a part of it, run inside `widened`."""
     for module in llm.modules():
         if type(module).__module__.startswith("transformers."):
             module.register_forward_pre_hook(_enter)
@@ -61,17 +61,17 @@ def keep_float64(llm: nn.Module) -> None:
 
 @cache
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 multiply units (AVX512-BF16, AMX, Arm BF16)."""
+    """Return whether this CPU has bf16 multiply units (AVX512-BF16, AMX, Arm BF16)."""
     capabilities = torch.cpu.get_capabilities()
     return any(bool(capabilities.get(unit)) for unit in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def held_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a base asked for in `dtype` is held: the same, or float32 for bf16 without any bf16 unit.
+    """Return the dtype in which to hold a base of `dtype`: float32 for bf16 on a machine without bf16 units.
 
-    Without a GPU and without bf16 units a bf16 model runs some thirty times slower than a float32 one
-    (SmolLM2-135M, AVX2: 8 against 260 tokens/s). There the weights are rounded to bf16, as everywhere, and then
-    held and multiplied in float32: the same model, more exact activations, twice the memory.
+    Without a GPU and without bf16 units a bf16 model runs about thirty times slower than a float32 one
+    (SmolLM2-135M, AVX2: 8 against 260 tokens/s). There the weights are rounded to bf16, then held and multiplied in
+    float32: the same weights, more exact activations, twice the memory.
     """
     if dtype == torch.bfloat16 and not torch.accelerator.is_available() and not cpu_multiplies_bf16():
         return torch.float32

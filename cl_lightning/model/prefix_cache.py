@@ -1,7 +1,7 @@
-"""The instruction that all prompts of a batch begin with, computed once: one row's keys and values serve all rows.
+"""Compute the prefix that all prompts of a batch share once, and use its keys and values for all rows.
 
-Exact up to rounding, since in a causal model what follows does not reach back. Only for models that keep plain keys
-and values (no sliding window, no recurrent state), and only where all rows meet the same weights (no gate per row).
+Exact up to rounding, since in a causal model a prefix does not depend on later tokens. Only for models that cache plain
+keys and values (no sliding window, no recurrent state) and apply the same weights to all rows (no per-sample gates).
 """
 
 from collections.abc import Sequence
@@ -13,30 +13,30 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from cl_lightning.data.collate import IGNORE
 
-#: Tokens to be saved before a forward pass for the prefix alone is worth its calls.
+#: Least number of saved tokens that is worth a separate forward pass for the prefix.
 LEAST = 64
 
 
 def has_plain_cache(llm: PreTrainedModel) -> bool:
-    """Whether every layer of this model keeps all its keys and values, and nothing else."""
+    """Return whether every layer caches all its keys and values, and nothing else."""
     if llm.config.is_encoder_decoder:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=llm.config).layers)
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share, 0 where that saves too little; never a whole prompt."""
-    first, last = min(rows), max(rows)  # the others lie between these two
-    most = min(map(len, rows)) - 1
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Count the leading tokens that all prompts share, never a whole prompt; 0 if sharing them saves too little."""
+    first, last = min(prompts), max(prompts)  # a prefix of both is a prefix of all between them
+    most = min(map(len, prompts)) - 1
     shared = next((i for i in range(most) if first[i] != last[i]), most)
-    return _worthwhile(shared, len(rows))
+    return _worthwhile(shared, len(prompts))
 
 
 def common_columns(input_ids: Tensor, labels: Tensor) -> int:
-    """How many leading columns are equal in all rows and predict no label. Shapes: both (B, L), right-padded."""
+    """Count the leading columns that are equal in all rows and predict no label. Shapes: both (B, L), right-padded."""
     equal = (input_ids == input_ids[:1]).all(0)[:-1]
-    silent = (labels == IGNORE).all(0)[1:]
-    return _worthwhile(int((equal & silent).cumprod(0).sum()), len(input_ids))
+    unlabelled = (labels == IGNORE).all(0)[1:]
+    return _worthwhile(int((equal & unlabelled).cumprod(0).sum()), len(input_ids))
 
 
 def _worthwhile(shared: int, rows: int) -> int:
@@ -44,45 +44,45 @@ def _worthwhile(shared: int, rows: int) -> int:
 
 
 def prefix_cache(llm: PreTrainedModel, prefix: Tensor) -> Cache:
-    """Keys and values of the prefix. Shape: prefix (1, P)."""
+    """Compute the keys and values of the prefix. Shape: prefix (1, P)."""
     return llm.base_model(input_ids=prefix, use_cache=True).past_key_values
 
 
 def hidden_states(llm: PreTrainedModel, shared: int, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states (B, L - shared, d) after the `shared` leading columns, which run as one row."""
+    """Compute the last hidden states (B, L - shared, d) after the `shared` leading columns, which run as one row."""
     cache = prefix_cache(llm, input_ids[:1, :shared])
     cache.batch_repeat_interleave(len(input_ids))
     rest = input_ids[:, shared:]
     return llm.base_model(input_ids=rest, attention_mask=attention_mask, past_key_values=cache).last_hidden_state
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values in a buffer of `rows` rows and `room` columns, instead of copied into a longer one at each token.
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values in a preallocated buffer of `rows` x `columns`, instead of one that is copied at each token.
 
-    Some rows can be filled before the others (`focus`), and rows can be dropped (`keep`). What is not written is 0, so
-    that a masked column adds nothing.
+    Rows can be filled in parts (`focus`) and dropped (`keep`). Unwritten entries are 0, so that masked columns add
+    nothing.
     """
 
-    def __init__(self, rows: int, room: int) -> None:
+    def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
-        self.size = rows, room
+        self.size = rows, columns
         self.window, self.length = slice(0, rows), 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, room = self.size
+        rows, columns = self.size
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._buffers = [t.new_zeros((rows, t.shape[1], room, t.shape[3])) for t in (key_states, value_states)]
+        self._buffers = [t.new_zeros((rows, t.shape[1], columns, t.shape[3])) for t in (key_states, value_states)]
         self.is_initialized = True
         self.focus(self.window, self.length)
 
     def focus(self, window: slice, length: int) -> None:
-        """Go on with these rows, whose first `length` columns are there."""
+        """Select the rows that `update` fills next; their first `length` columns are filled already."""
         self.window, self.length = window, length
         if self.is_initialized:
             self.keys, self.values = (b[window, :, :length] for b in self._buffers)
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these, in rising order. Shape: rows (K,)."""
+        """Keep only these rows, given in ascending order. Shape: rows (K,)."""
         self._buffers = [self._moved(buffer, rows) for buffer in self._buffers]
         self.focus(slice(0, len(rows)), self.length)
 
@@ -103,9 +103,9 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def roomy_cache(llm: PreTrainedModel, prefix: Cache | None, rows: int, room: int) -> Cache:
-    """A cache for generating up to `room` columns in all, which begins with the prefix in every row."""
-    cache = Cache(layers=[RoomyLayer(rows, room) for _ in DynamicCache(config=llm.config).layers])
+def preallocated_cache(llm: PreTrainedModel, prefix: Cache | None, rows: int, columns: int) -> Cache:
+    """Make a cache of `rows` sequences of up to `columns` tokens that all begin with the prefix."""
+    cache = Cache(layers=[PreallocatedLayer(rows, columns) for _ in DynamicCache(config=llm.config).layers])
     for layer, start in zip(cache.layers, prefix.layers if prefix is not None else (), strict=False):
         layer.update(*(t.expand(rows, *t.shape[1:]) for t in (start.keys, start.values)))
     return cache

@@ -1,4 +1,4 @@
-"""A tiny untrained Llama with a byte tokenizer, made in code: what tests and the smoke experiment run."""
+"""A tiny untrained Llama with a byte tokenizer, for tests and the smoke experiment."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = (
 
 
 def random_tokenizer() -> PreTrainedTokenizerBase:
-    """Bytes as tokens, with start, end and pad tokens and a chat template."""
+    """Make a byte-level tokenizer with start, end and pad tokens and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|pad|>", "<|start|>", "<|end|>"]
     vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
@@ -34,7 +34,7 @@ def random_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def random_model(vocabulary: int, overrides: dict[str, Any]) -> PreTrainedModel:
-    """A Llama with grouped-query attention, weights drawn from a fixed seed of its own."""
+    """Make a Llama with grouped-query attention, with weights drawn from a fixed seed."""
     settings: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 96,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cl_lightning.common.errors import StateError
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
@@ -16,7 +16,7 @@ from cl_lightning.metrics.scored import Scored
 from cl_lightning.results.rescore import write_view
 from cl_lightning.sequence.folder import CONFIG, ZERO_SHOT, RunFolder, columns, read_record
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.stored import make, read_config
+from cl_lightning.sequence.stored import build, read_config
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     RunFolder(view).check(fresh=True)
     options = {**read_config(path, record)["data"], "order": names, "random_order": False, "seed": record["seed"]}
     options["root"] = root or options.get("root")
-    data = make(TaskSequence, options, "data", path / CONFIG, allow)
+    data = build(TaskSequence, options, "data", path / CONFIG, allow)
     cells: dict[tuple[str, str], Scored] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for done, after in enumerate([ZERO_SHOT, *record["order"][: record["done"]]]):
@@ -57,7 +57,7 @@ def evaluate(
             cells[after, task.spec.name] = score_task(module, task, batch_size or data.eval_batch_size)
         say(f"  {after}: {'  '.join(f'{n} {cells[after, n].score:.1f}' for n in names)}")
         del module
-        give_back_memory()
+        release_memory()
     metrics = {task.spec.name: task.spec.metric for task in data.evaluated}
     return write_view(path, record, view, "adapters evaluated again", metrics, cells)
 

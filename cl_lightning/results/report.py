@@ -8,10 +8,10 @@ from rich.table import Table
 from cl_lightning.common.console import console, table
 from cl_lightning.common.terminal import say
 from cl_lightning.data.protocol import PROTOCOLS
-from cl_lightning.metrics.bootstrap import between
+from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.resampled import metric_intervals
-from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_told, read_record
+from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label, read_record
 
 
 def _cell(value: Any) -> str:
@@ -32,8 +32,8 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            told = [between(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, metric_told(metrics, name), learnt, now, *told])
+            told = [format_interval(interval), forgotten, _over_budget(metrics, name)]
+            rows.append([name, metric_label(metrics, name), learnt, now, *told])
     return rows
 
 
@@ -62,7 +62,7 @@ def _further(record: dict[str, Any]) -> list[list[Any]]:
         now = learnt if PROTOCOLS[record["protocol"]].alone else further.get(order[-1], {}).get(name, {})
         for metric, value in now.items():
             then = learnt.get(metric, {}).get("score")
-            rows.append([name, metric, then, value["score"], between(value["interval"])])
+            rows.append([name, metric, then, value["score"], format_interval(value["interval"])])
     return rows
 
 
@@ -82,11 +82,11 @@ def tables(path: Path) -> list[Table]:
         if scores is not None:
             rows.append([label, *scores])
             if ends := _reference_intervals(record, key):
-                rows.append(["  95 % interval", *map(between, ends)])
+                rows.append(["  95 % interval", *map(format_interval, ends)])
     tasks = columns(record)
     if metrics["trained"] and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
-    rows.append(["metric", *[metric_told(metrics, n) for n in tasks]])
+    rows.append(["metric", *[metric_label(metrics, n) for n in tasks]])
     state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
     state += f" ({record['view']})" if "view" in record else ""
     ends = metric_intervals(path, record)
@@ -106,7 +106,7 @@ def tables(path: Path) -> list[Table]:
             "sequence metrics (95 % bootstrap intervals over the test examples)",
             ["name", "value", "95 % interval", "meaning"],
             [
-                [name, values[name], between(ends.get(name)), meaning]
+                [name, values[name], format_interval(ends.get(name)), meaning]
                 for name, meaning in CONVENTIONS.items()
                 if values[name] is not None
             ],

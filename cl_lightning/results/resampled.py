@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cl_lightning.common.errors import StateError
 from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
-from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_rows
+from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_predictions
 
 #: Row of the untrained model, as an index of a resampled R.
 START = -1
@@ -36,7 +36,7 @@ def stored_cells(path: Path, record: dict[str, Any]) -> Cells:
     for i, (after, scores) in numbered:
         for j in (j for j, score in enumerate(scores) if score is not None):
             name = prediction_file(after, tasks[j])
-            found = read_rows(path, record, name)
+            found = read_predictions(path, record, name)
             cells[i, j] = tuple(row["id"] for row in found), [row["score"] for row in found]
             if cells[i, j][0] != examples.setdefault(j, cells[i, j][0]):
                 raise StateError(f"{path}: {name} holds other examples than earlier scores of the task")

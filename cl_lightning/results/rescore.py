@@ -14,8 +14,8 @@ from cl_lightning.common.files import to_csv, to_json, to_jsonl
 from cl_lightning.common.paths import below
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.data.protocol import PROTOCOLS
-from cl_lightning.metrics.registry import PROMPTED, metric, official
-from cl_lightning.metrics.scored import Row, Scored, score_rows
+from cl_lightning.metrics.registry import PROMPTED, metric, official_name
+from cl_lightning.metrics.scored import Row, Scored, score_predictions
 from cl_lightning.sequence.folder import (
     CONFIG,
     ZERO_SHOT,
@@ -23,10 +23,10 @@ from cl_lightning.sequence.folder import (
     columns,
     prediction_file,
     read_checked,
+    read_predictions,
     read_record,
-    read_rows,
 )
-from cl_lightning.sequence.stored import make, read_config
+from cl_lightning.sequence.stored import build, read_config
 
 Cells = Mapping[tuple[str, str], Scored]
 
@@ -37,7 +37,7 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
         for task in columns(record):
             name = prediction_file(after, task)
             if name in record["files"]:
-                yield after, task, read_rows(path, record, name)
+                yield after, task, read_predictions(path, record, name)
 
 
 def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:
@@ -58,7 +58,7 @@ def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence
     """
     record = read_record(path)
     config = read_config(path, record)
-    benchmark = partial(make, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
+    benchmark = partial(build, Benchmark, config["data"].get("benchmark"), "data.benchmark", path / CONFIG, allow)
     metrics = _metrics(scheme, record, benchmark)
     others = benchmark().official_also if scheme == "official" else {}
     prompts: dict[str, dict[str, str]] = {}
@@ -69,7 +69,7 @@ def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence
             prompts[task] = _prompts(benchmark(), data_root(root or config["data"].get("root")), task, rows)
         texts = [prompts[task][row["id"]] if name in PROMPTED else "" for row in rows]
         also = [new for old in rows[0].get("also", ()) for new in others.get(old, (old,))] if others else ()
-        cells[after, task] = score_rows(name, rows, texts, also)
+        cells[after, task] = score_predictions(name, rows, texts, also)
     if not cells:
         raise StateError(f"{path}: holds no predictions to score")
     return write_view(path, record, below(path, f"rescored/{scheme}"), f"re-scored: {scheme}", metrics, cells)
@@ -129,7 +129,7 @@ def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchm
         return own
     if scheme == "official":
         evaluator = benchmark().evaluator
-        chosen = {task: official(name, evaluator) for task, name in own.items()}
+        chosen = {task: official_name(name, evaluator) for task, name in own.items()}
     elif "=" in scheme:
         pairs = [pair.partition("=") for pair in scheme.split(",")]
         for task, _, _ in pairs:

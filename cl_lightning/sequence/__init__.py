@@ -1,1 +1,1 @@
-"""The run: tasks one after the other, what callbacks may ask, the run folder, resuming and loading."""
+"""The run: the loop over tasks, the interface for callbacks, the run folder, resuming and loading."""

@@ -1,9 +1,9 @@
-"""Task-level hooks: Lightning callbacks that also work at task boundaries and watch the whole sequence.
+"""Task callbacks: Lightning callbacks with additional hooks at task boundaries.
 
-A TaskCallback lives through the sequence (stock callbacks are copied per task) and sits in a named slot of the
-configuration, `boundary` (works on the model or the data) or `observers` (watches; never changes a score).
+A TaskCallback lives through the whole sequence (stock callbacks are copied per task) in a named slot of the
+configuration: `boundary` callbacks change the model or the data, `observers` never change a score.
 Order of a task: on_task_start (boundary slots by `phase`) -> Lightning's own hooks -> on_task_end -> scoring ->
-on_task_scored. Hooks run on every rank; what is written goes through `run`.
+on_task_scored. Hooks run on every rank and write files through `run`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Table:
-    """A table for people: printed at the end of the run and kept in the run folder."""
+    """A table that is printed at the end of the run and stored in the run folder."""
 
     title: str
     columns: list[str]
@@ -30,57 +30,57 @@ class Table:
 
 
 class TaskCallback(Callback):
-    """Hooks at task boundaries. `phase` orders the boundary callbacks: memory 10, subspaces 20, gates 30, init 40."""
+    """Hooks at task boundaries. `phase` orders boundary callbacks: memory 10, subspaces 20, gates 30, init 40."""
 
     phase: ClassVar[int] = 50
 
     def check(self, slots: dict[str, TaskCallback], adapter: Any) -> list[str]:
-        """Reasons not to run beside these slots and this strategy, one line each. Called before anything is loaded."""
+        """Return reasons not to run with these slots and this strategy, one line each, before anything is loaded."""
         return []
 
     def check_run(self, run: RunContext) -> None:
-        """Refuse what the model's shapes or the data's sizes rule out: both are known, nothing is written yet.
+        """Check options against the model's shapes and the data's sizes, before anything is written.
 
         Raises:
-            UserError: one line, naming the option.
+            UserError: one line that names the option.
         """
 
     def on_sequence_start(self, run: RunContext) -> None:
-        """Once, after restoring finished tasks, before the first task of this process."""
+        """Called once per process, after finished tasks are restored and before the first task."""
 
     def on_base(self, run: RunContext) -> None:
-        """In the first task's setup stage, as on_task_start, while the model is the base: nothing was added to it."""
+        """Called in the first task's setup stage like on_task_start, while the model is still the base."""
 
     def on_task_start(self, run: RunContext, task: int) -> None:
-        """In fit's setup stage: model on its device, process group alive, nothing wrapped, no optimiser yet."""
+        """Called in fit's setup stage: model on its device, process group exists, no DDP wrapper or optimiser yet."""
 
     def loss_terms(self, step: Step) -> dict[str, Tensor]:
-        """What is added to the loss on this micro-batch, by name."""
+        """Return the terms to add to the loss of this micro-batch, by name."""
         return {}
 
     def on_task_end(self, run: RunContext, task: int) -> None:
-        """After the last optimiser step, before the branch is frozen."""
+        """Called after the last optimiser step, before the branch is frozen."""
 
     def on_task_scored(self, run: RunContext, task: int) -> None:
-        """After all seen tasks were scored; `run.record.matrix[task]` is the new row."""
+        """Called after all seen tasks are scored and the state is on disk; `run.record.matrix[task]` is the new row."""
 
     def on_sequence_end(self, run: RunContext) -> None:
-        """After the last task's state is on disk."""
+        """Called after the last task's state is on disk."""
 
     def state(self) -> dict[str, Any]:
-        """What must survive to the next task, as JSON values. Saved after each task."""
+        """Return the state to keep for the next task, as JSON values. Saved after each task."""
         return {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the output of `state`."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """As `state`, what is large: contiguous tensors on the CPU."""
+        """Return the large part of the state: contiguous tensors on the CPU."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
+        """Restore the output of `tensors`."""
 
     def tables(self) -> list[Table]:
-        """What the final report shows of this callback."""
+        """Return this callback's tables for the final report."""
         return []

@@ -1,4 +1,4 @@
-"""What a task callback may ask of a run."""
+"""The interface of a run for its task callbacks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,12 +24,12 @@ WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
 
 
 class RunContext:
-    """A run as its task callbacks see it. All ranks call the same methods in the same order.
+    """The `run` argument of task callbacks. All ranks must call the same methods in the same order.
 
     Attributes:
         module: the model; `module.adapter` is the strategy, `module.llm` the frozen LLM.
         data: the data module: prepared tasks, encoder, batch size, seed.
-        order: names of the tasks that are trained, in order.
+        order: names of the trained tasks, in order.
         boundary: the boundary callbacks by slot.
         record: the scores so far.
     """
@@ -48,27 +48,27 @@ class RunContext:
         self._folder, self._logs = folder, logs
 
     def say(self, text: str) -> None:
-        """Print one line, on rank 0."""
+        """Print one line on rank 0."""
         if distributed.rank() == 0:
             say(text)
 
     def log(self, values: dict[str, Any]) -> None:
-        """Log values over cl/step, on rank 0."""
+        """Log values over cl/step on rank 0."""
         if distributed.rank() == 0:
             self._logs.log(values)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run folder, on rank 0. It is part of the run's state from the next commit on."""
+        """Write a file to the run folder on rank 0. It becomes part of the run's state at the next commit."""
         distributed.on_main(lambda: self._folder.write(name, data))
 
     def write_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Write a table to `<name>.csv` in the run folder and show it in wandb, on rank 0."""
+        """Write a table to `<name>.csv` in the run folder and log it to wandb, on rank 0."""
         self.write(f"{name}.csv", to_csv(columns, rows))
         if distributed.rank() == 0:
             self._logs.log_table(name, columns, rows)
 
     def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
-        """This rank's batches of `examples`, on the model's device."""
+        """Yield this rank's batches of `examples`, on the model's device."""
         yield from self._batches((examples, [1.0] * len(examples)), batch_size, "answer")
 
     def gradient_pass(
@@ -92,13 +92,13 @@ class RunContext:
     def input_moments(
         self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
     ) -> dict[str, Tensor]:
-        """C = (1/N) sum of x x^T over the N tokens of `samples`, all ranks: layer name -> (n, n).
+        """Compute C = (1/N) sum of x x^T over the N tokens of `samples` on all ranks: layer name -> (n, n).
 
-        Layers with the same input have the same tensor. `with_new`: the current branch is in place; `with_padding`:
-        padding counts too.
+        Layers with the same input share a tensor. `with_new`: include the current branch; `with_padding`: include
+        padding.
         """
         moments = self.module.input_moments(self._batches(samples, batch_size, "answer"), with_new, with_padding)
-        # A rank without a batch has seen no layer: one that has says who shares an input with whom.
+        # Ranks without a batch do not know which layers share an input; take it from one that does.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, Tensor] = {}
         for name in sorted(set(owners.values())):

@@ -1,7 +1,7 @@
-"""Going on from a finished sequence: `--sequence.continue_from=RUN --data.order+=TASK` learns only the new task.
+"""Continue a finished sequence: `--sequence.continue_from=RUN --data.order+=TASK` trains only the new task.
 
-The new run folder starts as a copy of the old one's branches, memory, predictions and matrix; the old run stays
-as it is. What must agree is checked first: base model, adapter, order and data of the old tasks.
+The new run folder starts as a copy of the old one's branches, memory, predictions and matrix; the old run is not
+changed. The base model, the adapter and the order and data of the old tasks must be the same, which is checked first.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
 
-#: What a record's metrics say of all tasks before any is trained.
+#: Entries of a record's metrics that depend on the data only, known before any task is trained.
 OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
 
 
@@ -26,21 +26,21 @@ class Parent:
 
 
 def check_apart(parent: str | None, folder: Path) -> None:
-    """Refuse a run to go on from that is the new run's own folder, or where one lies inside the other.
+    """Check that the run to continue and the new run's folder are separate.
 
     Raises:
-        ConfigError: they are not apart; starting over would delete the run to go on from.
+        ConfigError: they are the same, or one contains the other; starting over would delete the run to continue.
     """
     old, new = Path(parent or "").resolve(), folder.resolve()
     if parent and (old.is_relative_to(new) or new.is_relative_to(old)):
         raise ConfigError(
-            f"sequence.continue_from: {parent} and the new run's folder {folder} are one, or one lies inside the "
-            "other; choose another RUN_DIR="
+            f"sequence.continue_from: {parent} and the new run's folder {folder} are the same, or one contains "
+            "the other; choose another RUN_DIR="
         )
 
 
 def adapter_settings(module: ContinualLM) -> dict[str, Any]:
-    """What must be equal for stored branches to mean the same."""
+    """Return the settings that must be equal for stored branches to be usable."""
     adapter = module.adapter
     return {
         "class": type(adapter).__name__,
@@ -52,10 +52,10 @@ def adapter_settings(module: ContinualLM) -> dict[str, Any]:
 
 
 def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
-    """Read and check the run to go on from.
+    """Read and check the run to continue.
 
     Raises:
-        StateError: no finished run, a damaged one, or of another base, adapter, order or data; names what differs.
+        StateError: the run is not finished, is damaged, or differs in base, adapter, order or data.
     """
     folder = Path(path)
     record = read_record(folder)
@@ -73,17 +73,16 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
     if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
-            f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
-            "the same"
+            f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; use the same"
         )
     for task in data.tasks[:done]:
         if record["fingerprints"][task.spec.name] != data.fingerprint([task]):
-            raise StateError(f"sequence.continue_from: {folder} learnt other data for {task.spec.name}")
+            raise StateError(f"sequence.continue_from: {folder} was trained on other data for {task.spec.name}")
         was, now = record["metrics"]["budgets"].get(task.spec.name), task.spec.max_new_tokens
         if was is not None and was["max_new_tokens"] != now:
             raise StateError(
                 f"sequence.continue_from: {folder} generated up to {was['max_new_tokens']} tokens for "
-                f"{task.spec.name}, now it would be {now}; give it the same data.max_new_tokens"
+                f"{task.spec.name}, now it would be {now}; use the same data.max_new_tokens"
             )
     for name in record["files"]:
         read_checked(folder, record, name)
@@ -91,9 +90,9 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
 
 
 def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], config: bytes) -> None:
-    """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
+    """Copy the parent's state to the new run and commit it; R gets empty columns for the new tasks.
 
-    On disk before any other rank starts, since they read their state from there.
+    Must be done before any other rank starts, since they read their state from disk.
     """
     for name in (name for name in parent.record["files"] if name != CONFIG):
         folder.write(name, read_checked(parent.path, parent.record, name))

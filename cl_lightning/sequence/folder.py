@@ -1,9 +1,8 @@
-"""The run folder: atomic writes, checksums, schema version. Ground floor: knows files, not models.
+"""The run folder: atomic writes, checksums, schema version. Depends on files only, not on models.
 
-sequence.json is the commit record, and a folder is a run's by it alone: it is written first, with nothing done, and
-then after each task, when it names every file of the finished tasks with its checksum. What it does not name there
-does not exist. A crash between any two writes leaves the previous record in force; files begun since stand under
-"writing", and the next start removes them.
+sequence.json is the commit record and makes a folder a run's. It is written first, before any task, and then after each
+task, naming every file of the finished tasks with its checksum; other files do not count. A crash between any two
+writes leaves the previous record valid; files written since are listed under "writing" and removed at the next start.
 """
 
 import hashlib
@@ -16,30 +15,30 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cl_lightning.common.errors import ConfigError, StateError
-from cl_lightning.common.files import disk_errors_told, from_jsonl, replace_file, to_json
+from cl_lightning.common.errors import ConfigError, StateError, first_three
+from cl_lightning.common.files import from_jsonl, replace_file, report_disk_errors, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
 from cl_lightning.sequence.record_check import PREDICTION, record_fault
-from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, sort_out, told
+from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, split_files
 
 SCHEMA = 2
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
-#: Stands for the untrained model where a finished task's name would stand.
+#: Stands for the untrained model in place of a finished task's name.
 ZERO_SHOT = "zero-shot"
 
 
 def prediction_file(after: str, task: str) -> str:
-    """Where a run folder holds the predictions for `task` after training `after` (ZERO_SHOT: before all)."""
+    """Return the name of the file with the predictions for `task` after training `after` (or ZERO_SHOT)."""
     return f"predictions/{after}_{task}.jsonl"
 
 
 def check_names(trained: Sequence[str], scored: Sequence[str]) -> None:
-    """Refuse task names that no file can have, and those that would share a prediction file. Raises ConfigError."""
+    """Raise ConfigError for task names that are not valid file names or would share a prediction file."""
     seen: dict[str, tuple[str, str]] = {}
     for name in (*trained, *scored):
         if why := part_fault(name):
-            raise ConfigError(f"data.order: the task name {name!r} {why}, and files are named by it; rename the task")
+            raise ConfigError(f"data.order: the task name {name!r} {why}, but names a file; rename the task")
     for pair in product((ZERO_SHOT, *trained), scored):
         if why := name_fault(prediction_file(*pair)):
             raise ConfigError(f"data.order: {pair[1]} after {pair[0]}: the name of its file {why}; rename a task")
@@ -49,33 +48,33 @@ def check_names(trained: Sequence[str], scored: Sequence[str]) -> None:
                 f"data.order: {twin[1]} after {twin[0]} and {pair[1]} after {pair[0]} would share a file; rename a task"
             )
     if ZERO_SHOT in trained:
-        raise ConfigError(f"data.order: a task named {ZERO_SHOT} cannot be told from the untrained model; rename it")
+        raise ConfigError(f"data.order: the name {ZERO_SHOT} is reserved for the untrained model; rename the task")
 
 
 class RunFolder:
-    """One run's folder. `record`: what sequence.json says, {} before `open`; `files`: name -> SHA-256."""
+    """The folder of one run. `record`: the contents of sequence.json, {} before `open`; `files`: name -> SHA-256."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record: dict[str, Any] = {}
         self.files: dict[str, str] = {}
         self._lock: FileLock | None = None
-        #: What is on disk; `record` is handed out, and runs go on with its lists.
+        #: The record on disk; `record` is shared with the run, which changes its lists.
         self._committed: dict[str, Any] = {}
 
     def check(self, fresh: bool) -> None:
-        """Refuse a folder that is not ours to write to, before anything in it is touched.
+        """Check that the folder may be written to, before anything in it is changed.
 
         Raises:
-            StateError: it holds files and no record of a run; or it is to be started over (`fresh`) and its record is
-                damaged, or does not account for all that it holds.
+            StateError: it holds files but no record of a run; or with `fresh`, its record is damaged or does not
+                account for all files.
         """
         if not self.path.is_dir():
             return
         if not _is_run(self.path):
             if strangers := sorted(set(os.listdir(self.path)) - {LOCK, SCRATCH}):
                 raise StateError(
-                    f"{self.path}: holds files but no run ({told(strangers)}); nothing was touched. "
+                    f"{self.path}: holds files but no run ({first_three(strangers)}); nothing was touched. "
                     "Choose an empty or a new folder (RUN_DIR=), or move them away"
                 )
         elif fresh:
@@ -84,13 +83,14 @@ class RunFolder:
     def open(self, identity: str, fresh: bool, begin: dict[str, Any]) -> None:
         """Create or reopen the folder; `identity` is the hash of configuration, data and base.
 
-        `begin`: the record of the run with nothing done, which makes a new folder a run's before all else is written.
-        `fresh`: start over; only files that the record there accounts for are deleted.
+        `begin`: the record with no task done, written to a new folder before anything else.
+        `fresh`: start over, deleting only files that the existing record accounts for.
 
         Raises:
-            StateError: somebody else's, unwritable, in use, damaged, of another schema, or of another configuration.
+            StateError: the folder is not a run's, not writable, in use, damaged, of another schema, or of another
+                configuration.
         """
-        with disk_errors_told(self.path, StateError):
+        with report_disk_errors(self.path, StateError):
             self.check(fresh)
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(below(self.path, LOCK))
@@ -110,7 +110,7 @@ class RunFolder:
             self.commit(begin)
         elif fresh:
             old = self._own_files()
-            # The new record first, naming what is to go: a run that is half deleted is never taken for a whole one.
+            # Write the new record first, listing the files to delete: a half-deleted run never counts as a whole one.
             self.commit(begin, writing=old)
         else:
             self.record, self._committed = read_record(self.path), read_record(self.path)
@@ -128,73 +128,73 @@ class RunFolder:
             self.commit(self.record)
 
     def _own_files(self) -> list[str]:
-        """The files of the run that the folder holds. Raises StateError where it holds others."""
+        """List the run's files in the folder. Raises StateError if it holds other files."""
         try:
             record = read_record(self.path)
         except StateError as error:
-            raise StateError(f"{error}. FRESH=1 deletes nothing here: which files are the run's is not known") from None
-        ours, others = sort_out(self.path, record, _record_or_none)
+            raise StateError(f"{error}. FRESH=1 deletes nothing here, since the run's files are not known") from None
+        ours, others = split_files(self.path, record, _record_or_none)
         if others:
             raise StateError(
-                f"{self.path}: holds files that are not the run's ({told(others)}); nothing was deleted. "
+                f"{self.path}: holds files that are not the run's ({first_three(others)}); nothing was deleted. "
                 "Move them away, then start over"
             )
         return [name for name in ours if name not in KEPT]
 
     def attach(self) -> None:
-        """Read the state without owning the folder: what ranks other than 0 do."""
+        """Read the record without locking the folder, on ranks other than 0."""
         self.record = read_record(self.path) if _is_run(self.path) else {}
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock on the folder."""
         if self._lock is not None:
             self._lock.release()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write one file; it counts once `commit` has named it.
+        """Write one file, which becomes part of the state at the next `commit`.
 
         Raises:
-            StateError: the name leaves the folder, is one that the folder keeps for itself, or is somebody else's file.
+            StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
             TrainingError: the disk is full or cannot be written.
         """
         if name in (*KEPT, *EXPORTS):
-            raise StateError(f"{self.path}: the name {name!r} is the run folder's own; choose another")
+            raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
         path = below(self.path, name)
         begun = self._committed.get("writing", [])
         if name not in self.files and name not in begun and path.exists():
-            raise StateError(f"{path}: is not the run's, and would be overwritten; move it away, then run again")
+            raise StateError(f"{path}: exists, but is not a file of the run; move it away, then run again")
         if self._committed and name not in self.files and name not in begun:
-            # Told before it is there, so that whatever happens the record accounts for it.
+            # Listed before it exists, so that the record accounts for it whatever happens.
             self._committed["writing"] = [*begun, name]
             self._put(RECORD, to_json(self._committed))
         self.files[name] = self._put(name, data)
 
     def export(self, name: str, data: bytes) -> None:
-        """Write one of EXPORTS, which are no part of the state."""
+        """Write one of EXPORTS, which are not part of the state."""
         self._put(name, data)
 
     def commit(self, record: dict[str, Any], writing: Sequence[str] = ()) -> None:
-        """Make everything written so far the state of the run."""
+        """Make all files written so far the state of the run."""
         self.record = {"schema": SCHEMA, **record, "files": dict(self.files), "writing": list(writing)}
         data = to_json(self.record)
         self._put(RECORD, data)
         self._committed = json.loads(data)
 
     def read(self, name: str) -> bytes:
-        """Read a committed file, checked."""
+        """Read a committed file and check it."""
         return read_checked(self.path, self.record, name)
 
     def _put(self, name: str, data: bytes) -> str:
-        """Replace a file whole or not at all. Returns the SHA-256 of `data`."""
+        """Replace a file atomically. Returns the SHA-256 of `data`."""
         path = below(self.path, name)
-        with disk_errors_told(path):
+        with report_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, data, self.path / SCRATCH)
         return hashlib.sha256(data).hexdigest()
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder has a record, whatever it says."""
+    """Return whether a folder has a record, valid or not."""
     return os.path.lexists(path / RECORD)
 
 
@@ -206,10 +206,10 @@ def _record_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """sequence.json of a run folder.
+    """Read sequence.json of a run folder.
 
     Raises:
-        StateError: missing, damaged, of another schema version, or naming what cannot be a run's file or task.
+        StateError: it is missing, damaged, of another schema version, or contains invalid file or task names.
     """
     file = below(path, RECORD)
     damaged = "restore it, or move the folder away and run again"
@@ -217,30 +217,30 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(file.read_bytes())
         schema = record["schema"]
     except (FileNotFoundError, NotADirectoryError):
-        raise StateError(f"{path}: is no run folder (no {RECORD})") from None
+        raise StateError(f"{path}: is not a run folder (no {RECORD})") from None
     except OSError as error:
         raise StateError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise StateError(f"{file}: damaged; {damaged}") from None
     if schema != SCHEMA:
-        raise StateError(f"{file}: state version {schema}, this code reads version {SCHEMA}")
+        raise StateError(f"{file}: has schema {schema}, this version of the code reads schema {SCHEMA}")
     if why := record_fault(record):
         raise StateError(f"{file}: damaged ({why}); {damaged}")
     return record
 
 
 def columns(record: dict[str, Any]) -> list[str]:
-    """The tasks that a run scores; those it trains but under protocol=joint."""
+    """Return the tasks that a run scores: those it trains, except with protocol=joint."""
     return record["columns"]
 
 
-def metric_told(metrics: dict[str, Any], task: str) -> str:
-    """A task's metric, and whether labels were chosen by likelihood instead of generated."""
+def metric_label(metrics: dict[str, Any], task: str) -> str:
+    """Return a task's metric for tables, with "by likelihood" if labels are chosen rather than generated."""
     return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics["by_likelihood"] else "")
 
 
 def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
-    """A file that the record names, compared with its checksum. Raises StateError: missing, damaged, a link."""
+    """Read a file named in the record and check its checksum. Raises StateError: missing, damaged, or a link."""
     file = below(path, name)
     if name not in record["files"]:
         raise StateError(f"{file}: not part of this run's state")
@@ -257,8 +257,8 @@ def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
     return data
 
 
-def read_rows(path: Path, record: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """A prediction file that the record names. Raises StateError as `read_checked`, and where it holds no such rows."""
+def read_predictions(path: Path, record: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Read a prediction file. Raises StateError like `read_checked`, and if it holds no scored predictions."""
     try:
         rows = from_jsonl(read_checked(path, record, name))
     except (ValueError, RecursionError):
@@ -269,10 +269,10 @@ def read_rows(path: Path, record: dict[str, Any], name: str) -> list[dict[str, A
 
 
 def state_file(slot: str, done: int, kind: str = "json") -> str:
-    """Where the callback in a slot keeps its state after so many tasks."""
+    """Return the name of the state file of the callback in `slot` after `done` tasks."""
     return f"state/{slot}-{done}.{kind}"
 
 
 def adapter_file(task_name: str) -> str:
-    """Where a task's branch lies in the run folder."""
+    """Return the name of the file with a task's branch."""
     return f"adapters/{task_name}/adapter.safetensors"

@@ -1,7 +1,7 @@
-"""Loggers of a run and its own monotone axes: cl/step, cl/tokens, cl/task.
+"""Loggers of a run, with axes that run through the whole sequence: cl/step, cl/tokens, cl/task.
 
-Each task has a fresh Trainer whose global_step restarts at 0; these axes do not. The CSV log is always
-written; wandb is offline unless asked otherwise and needs no key then.
+Each task has a new Trainer whose global_step restarts at 0; these axes do not restart. The CSV log is always written;
+wandb is offline by default and then needs no key.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ Wandb = Literal["offline", "online", "off"]
 
 @dataclass
 class Clock:
-    """Optimiser steps, training tokens (all ranks, without padding) since the sequence began, and the task."""
+    """Optimiser steps and training tokens (all ranks, no padding) since the start of the sequence, and the task."""
 
     step: int = 0
     tokens: int = 0
@@ -29,10 +29,10 @@ class Clock:
 
 
 class RunLogs:
-    """The loggers of one process's share of a run.
+    """The loggers of a run in one process.
 
     Attributes:
-        clock: the axes that every value is logged with.
+        clock: the axes, logged with every value.
         loggers: empty before `open`.
     """
 
@@ -41,10 +41,10 @@ class RunLogs:
         self.loggers: list[Logger] = []
 
     def open(self, folder: Path, attempt: int, run_id: str, name: str, tags: list[str], wandb: Wandb) -> None:
-        """Log to CSV files under logs/attempt_<n>, and to wandb with one run id for the whole sequence.
+        """Log to CSV files under logs/attempt_<n>, and to wandb under one run id for the whole sequence.
 
         Raises:
-            StateError: a link stands in the way.
+            StateError: a path of the logs is a link.
         """
         below(folder, f"logs/attempt_{attempt}/metrics.csv")
         below(folder, "wandb")
@@ -64,19 +64,19 @@ class RunLogs:
             )
 
     def define_axes(self) -> None:
-        """Let wandb draw everything over cl/step. On rank 0, after the process group exists."""
+        """Make cl/step the x axis of all wandb charts. Call on rank 0 after the process group exists."""
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("cl/step")
                 logger.experiment.define_metric("*", step_metric="cl/step")
 
     def log(self, values: dict[str, Any]) -> None:
-        """Write values with the axes beside them."""
+        """Log values together with the axes."""
         for logger in self.loggers:
             logger.log_metrics({**values, **self.clock.axes()}, step=self.clock.step)
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Show a table in wandb, at this point of the axes."""
+        """Log a table to wandb together with the axes."""
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 import wandb
@@ -85,13 +85,13 @@ class RunLogs:
                 logger.log_metrics({name: table, **self.clock.axes()}, step=self.clock.step)
 
     def close(self) -> None:
-        """After the last task."""
+        """Finalise the loggers after the last task."""
         for logger in self.loggers:
             logger.finalize("success")
 
 
 def _close_wandb(exit_code: int) -> None:
-    """Have wandb write what it still holds in memory, and end its service."""
+    """Make wandb write its buffered data and end its service."""
     import wandb
 
     wandb.teardown(exit_code)

@@ -1,4 +1,4 @@
-"""The record of a run: its scores so far, what sequence.json says, and the exports for other programs."""
+"""The record of a run: its scores so far, the contents of sequence.json, and the exports for other programs."""
 
 import platform
 from importlib.metadata import version
@@ -20,13 +20,13 @@ class Record:
     """Scores of the tasks done so far.
 
     Attributes:
-        matrix: R, one list per finished task; R[i][j] = score on column j after task i, None where not scored.
-        zero_shot: scores of the untrained model, None before they are known.
-        trained: parameters that each finished task trained.
+        matrix: R, one list per finished task; R[i][j] = score on column j after task i, None if not scored.
+        zero_shot: scores of the untrained model, None until they are known.
+        trained: number of parameters trained in each finished task.
         intervals: 95 % bootstrap intervals of the scores, [after][task].
-        further: mean and interval of further metrics, [after][task][metric], where a task has any.
+        further: mean and interval of further metrics, [after][task][metric], if a task has any.
         clock: the run's monotone axes.
-        attempts: how many processes have worked on this run before this one.
+        attempts: number of earlier processes that worked on this run.
         facts: identity and provenance.
     """
 
@@ -41,24 +41,24 @@ class Record:
         self.attempts = 0
 
     def restore(self, stored: dict[str, Any]) -> None:
-        """Take back what `content` gave."""
+        """Restore the output of `content`."""
         self.matrix, self.zero_shot, self.attempts = stored["R"], stored["zero_shot"], stored["attempts"]
         metrics = stored["metrics"]
         self.trained, self.intervals, self.further = metrics["trained"], metrics["intervals"], metrics["further"]
-        vars(self.clock).update(stored["clock"])  # others hold this clock
+        vars(self.clock).update(stored["clock"])  # update in place: others hold a reference
 
     def add(self, after: str, task: str, scored: Scored) -> None:
-        """Note the interval and the further metrics of one cell."""
+        """Store the interval and the further metrics of one cell."""
         self.intervals.setdefault(after, {})[task] = scored.interval
         if scored.further:
             self.further.setdefault(after, {})[task] = scored.further
 
     def summary(self) -> dict[str, float | None]:
-        """The sequence metrics of the tasks done so far; None where the protocol leaves one undefined."""
+        """Compute the sequence metrics of the finished tasks; None for those that the protocol leaves undefined."""
         return self.data.protocol.summary(self.matrix, self.zero_shot)
 
     def metrics(self) -> dict[str, Any]:
-        """The sequence metrics, and what they were computed on."""
+        """Compute the sequence metrics and the facts needed to read them."""
         done, tasks = len(self.matrix), self.data.evaluated
         baselines = [baseline_items(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
         return {
@@ -78,7 +78,7 @@ class Record:
         }
 
     def content(self) -> dict[str, Any]:
-        """What sequence.json says, without what callbacks have to show."""
+        """Return the contents of sequence.json, without the callbacks' tables."""
         return {
             **self.facts,
             "done": len(self.matrix),
@@ -97,7 +97,7 @@ class Record:
         }
 
     def exports(self) -> dict[str, bytes]:
-        """matrix.csv, curves.csv, metrics.json: what the record says, for other programs."""
+        """Return the contents of matrix.csv, curves.csv and metrics.json."""
         order, after = self.data.order, f"after ({self.facts['data']})"
         rows = [[name, *row] for name, row in zip(order, self.matrix, strict=False)]
         summaries = [self.data.protocol.summary(self.matrix[: i + 1]) for i in range(len(self.matrix))]

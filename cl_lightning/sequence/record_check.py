@@ -1,4 +1,4 @@
-"""What sequence.json must hold to be a run's record: a check by key, so that whatever reads a record can rely on it."""
+"""Validate the contents of sequence.json key by key, so that readers of a record can rely on them."""
 
 from collections.abc import Callable
 from math import isfinite
@@ -15,7 +15,7 @@ def _text(value: Any) -> bool:
 
 
 def _whole(value: Any) -> bool:
-    return type(value) is int  # a bool is one by isinstance
+    return type(value) is int  # isinstance would accept bool
 
 
 def _number(value: Any) -> bool:
@@ -56,7 +56,7 @@ PREDICTION = _with(
     reference=lambda value: _text(value) or _each(_text)(value),
     score=_number,
 )
-#: Without these, of these kinds, a record is damaged.
+#: Keys that a record must have, with the check of their values.
 KEYS: dict[str, Check] = {
     "identity": _text,
     "order": _each(_text),
@@ -82,7 +82,7 @@ KEYS: dict[str, Check] = {
     "template": _options,
     "continues": _maybe(_text),
 }
-#: The same of its metrics, besides the sequence metrics.
+#: The same for its "metrics", besides the sequence metrics.
 METRICS: dict[str, Check] = {
     "metric_of_task": _by_name(_text),
     "by_likelihood": _each(_text),
@@ -97,16 +97,16 @@ METRICS: dict[str, Check] = {
 
 
 def record_fault(record: dict[str, Any]) -> str | None:
-    """What makes a record useless: missing keys, kinds of values, names that leave the folder, sizes of R."""
+    """Return the first fault of a record, or None: missing keys, wrong types, invalid names, wrong sizes of R."""
     if missing := [key for key in KEYS if key not in record]:
         return f"no {', '.join(missing)}"
     if wrong := [key for key, check in KEYS.items() if not check(record[key])]:
-        return f"{wrong[0]} is of the wrong kind"
+        return f"{wrong[0]} has the wrong type"
     metrics, order, tasks, done = (record[key] for key in ("metrics", "order", "columns", "done"))
     if lacking := [key for key in METRICS if key not in metrics]:
         return f"metrics lacks {', '.join(lacking)}"
     if wrong := [key for key, check in METRICS.items() if not check(metrics[key])]:
-        return f"metrics.{wrong[0]} is of the wrong kind"
+        return f"metrics.{wrong[0]} has the wrong type"
     if record["protocol"] not in PROTOCOLS:
         return f"there is no protocol {record['protocol']!r}"
     for name in (*record["files"], *record["writing"]):
@@ -124,7 +124,7 @@ def record_fault(record: dict[str, Any]) -> str | None:
 
 
 def _scores_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with the sizes of R, of the scores beside it, and with which of R's are there."""
+    """Return the first fault in the sizes of R and of the other scores, or in the cells of R that are filled."""
     R, done, width = record["R"], record["done"], len(record["columns"])
     protocol, metrics = PROTOCOLS[record["protocol"]], record["metrics"]
     if len(R) != done:

@@ -1,9 +1,9 @@
 """The run: one fresh Trainer per task in one process group, boundary work, scoring, state, resume.
 
-A task, in order: seed -> data.activate -> Trainer.fit, whose setup stage moves the module to its device, begins
-the task and runs the boundary callbacks by phase -> training -> on_train_end: on_task_end -> end_task -> scoring
-of every seen task -> on_task_scored -> state written -> next. Why there: under DDP the process group exists
-only inside fit, parameters added after the wrap would not be reduced, and after fit the model is parked.
+Order of a task: seed -> data.activate -> Trainer.fit, whose setup stage moves the module to its device, begins the
+task and runs the boundary callbacks by phase -> training -> on_train_end: on_task_end -> end_task -> scoring of all
+seen tasks -> state written -> on_task_scored -> next task. All of this happens inside fit because under DDP the process
+group exists only there, and parameters that are added after the DDP wrapper would not be reduced.
 """
 
 import json
@@ -20,13 +20,13 @@ from safetensors.torch import save as save_tensors
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.audit.suitability import check_fit, check_room
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.score_task import score_task
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence import standing
+from cl_lightning.sequence import status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
 from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, check_names, prediction_file, state_file
@@ -38,17 +38,17 @@ from cl_lightning.sequence.trainer_hooks import TrainerHooks
 
 @dataclass
 class SequenceSettings:
-    """How the sequence runs: where, from where, what is logged.
+    """Options of a run: its folder, what it continues, and logging.
 
     Attributes:
-        experiment: name of the folder under runs/; the last --config's name by default.
+        experiment: name of the folder under runs/; by default the name of the last --config.
         run_dir: the run folder; null: runs/<experiment>/<hash of configuration, data and base>.
-        fresh: start over, deleting what the run folder holds. Of this command only: config.yaml keeps it as false.
-        continue_from: run folder of a finished sequence whose tasks begin `data.order`; only the new are learnt.
+        fresh: start over, deleting the run in the folder. Applies to this command only; config.yaml stores false.
+        continue_from: run folder of a finished sequence of the first tasks of `data.order`; only the rest is trained.
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
         log_every_n_steps: optimiser steps between logged losses.
-        threads: CPU threads of each process; null: cores / processes. Equal threads give equal rounding.
+        threads: CPU threads per process; null: cores / processes. The same number gives the same rounding.
     """
 
     experiment: str | None = None
@@ -62,10 +62,10 @@ class SequenceSettings:
 
 
 class SequenceRun:
-    """One run of a sequence: the loop over tasks, resuming, and what is committed when.
+    """One run of a sequence: the loop over tasks, resuming and committing.
 
     Attributes:
-        context: what the task callbacks get as `run`.
+        context: the `run` argument of the task callbacks.
         record: the scores so far.
     """
 
@@ -89,11 +89,11 @@ class SequenceRun:
 
     @property
     def callbacks(self) -> list[TaskCallback]:
-        """All task callbacks: boundary by phase, then observers."""
+        """All task callbacks: boundary callbacks by phase, then observers."""
         return [*sorted(self.boundary.values(), key=lambda c: c.phase), *self.observers.values()]
 
     def check(self) -> None:
-        """Refuse what model and data rule out, before the run folder is touched. Raises UserError."""
+        """Check options against the model and the data, before the run folder is changed. Raises UserError."""
         check_names(self.data.order, self.data.columns)
         for task in self.data.evaluated:
             check_fit(task.spec, [e.example for e in task.test])
@@ -102,10 +102,10 @@ class SequenceRun:
             callback.check_run(self.context)
 
     def run(self) -> None:
-        """Train and score all tasks that are not done yet. What is loaded by now is taken to stay.
+        """Train and score all tasks that are not done yet.
 
         Raises:
-            UserError: what the user can put right; finished tasks are kept.
+            UserError: something the user can fix; finished tasks are kept.
         """
         self._restore()
         order, every = self.data.order, self.settings.log_every_n_steps
@@ -118,8 +118,8 @@ class SequenceRun:
             stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
             if len(self.record.matrix) <= task:
-                again = standing.again(self.settings.fresh)
-                raise TrainingError(f"task {order[task]} was interrupted; {again} to go on")
+                advice = status.resume_advice(self.settings.fresh)
+                raise TrainingError(f"task {order[task]} was interrupted; {advice} to continue")
         for callback in self.callbacks:
             callback.on_sequence_end(self.context)
         self.logs.close()
@@ -151,11 +151,11 @@ class SequenceRun:
             callback.on_sequence_start(self.context)
 
     def begin(self, task: int, trainer: pl.Trainer) -> None:
-        """The setup stage of a task's fit."""
+        """Begin a task, in the setup stage of its fit."""
         self.module.to(trainer.strategy.root_device)
         if len(set(distributed.gather(len(self.record.matrix)))) != 1:
-            again = standing.again(self.settings.fresh)
-            raise TrainingError(f"the ranks read different states of the run folder; {again}")
+            advice = status.resume_advice(self.settings.fresh)
+            raise TrainingError(f"the ranks read different states of the run folder; {advice}")
         if distributed.rank() == 0:
             self.logs.define_axes()
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
@@ -169,7 +169,7 @@ class SequenceRun:
             callback.on_task_start(self.context, task)
 
     def end(self, task: int) -> None:
-        """After the last optimiser step: freeze, score, commit."""
+        """End a task after its last optimiser step: freeze the branch, score, commit."""
         adapter, name = self.module.adapter, self.data.order[task]
         for callback in self.callbacks:
             callback.on_task_end(self.context, task)
@@ -189,7 +189,7 @@ class SequenceRun:
         distributed.on_main(self._export)
         for callback in self.callbacks:
             callback.on_task_scored(self.context, task)
-        give_back_memory()
+        release_memory()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
         scores = []
@@ -209,7 +209,7 @@ class SequenceRun:
                 self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
-        stopping.saved(standing.saved(self.folder.path, done, self.data.order, self.settings.fresh))
+        stopping.set_message(status.saved(self.folder.path, done, self.data.order, self.settings.fresh))
 
     def _export(self) -> None:
         for name, data in self.record.exports().items():

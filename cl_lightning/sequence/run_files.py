@@ -1,6 +1,6 @@
-"""Which files of a run folder are the run's own: those that its record names, and where programs of ours write.
+"""Tell the files of a run from others in its folder: those named in its record, exports and logs. No torch here.
 
-What is left is somebody else's, and nothing of ours deletes it. No torch here.
+All other files belong to somebody else and are never deleted.
 """
 
 import os
@@ -13,26 +13,26 @@ from cl_lightning.common.paths import name_fault
 
 RECORD = "sequence.json"
 LOCK = ".cl_lightning.lock"
-#: What is being written; the next write of any file takes its place.
+#: Temporary file, replaced by the next write of any file.
 SCRATCH = ".cl_lightning.scratch"
-#: What the record says, for other programs; made anew after each task.
+#: Contents of the record for other programs, rewritten after each task.
 EXPORTS = ("matrix.csv", "curves.csv", "metrics.json")
 KEPT = (RECORD, LOCK, SCRATCH)
-#: Folders that hold a view of the run, with a record of its own.
+#: Folders of further scores of the run, each with a record that has the key "view".
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
-#: What the CSV logger writes in attempt n.
+#: Files of the CSV logger in attempt n.
 CSV_LOG = re.compile(r"logs/attempt_(\d{1,9})/(metrics\.csv|hparams\.yaml)")
 #: wandb's links to its latest run.
 WANDB_LINK = re.compile(r"wandb/(latest-run|debug\.log|debug-internal\.log)")
 
-#: Reads a folder's record, None where there is none to go by.
+#: Reads a folder's record; None if it has no valid one.
 ReadRecord = Callable[[Path], dict[str, Any] | None]
 
 
-def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list[str], list[str]]:
-    """(the run's own files, others) in a run folder, as names below it. Links are never followed.
+def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list[str], list[str]]:
+    """List the run's own files and the other files of a run folder, as names below it. Links are never followed.
 
-    A link is the run's own only where wandb makes one; so is everything in wandb's folder of this run, by its name.
+    Everything in wandb's folder of this run is its own. The only links that are its own are those made by wandb.
     """
     named = {*KEPT, *EXPORTS, *record["files"], *record["writing"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
@@ -45,14 +45,14 @@ def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list
         mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged)
         (ours if mine and name_fault(name) is None else others).append(name)
     for folder, its_record in views.items():
-        own, other = sort_out(path / folder, its_record, read)
+        own, other = split_files(path / folder, its_record, read)
         ours += [f"{folder}/{name}" for name in own]
         others += [f"{folder}/{name}" for name in other]
     return ours, others
 
 
 def _view(path: Path, folder: str, read: ReadRecord, views: dict[str, dict[str, Any]]) -> bool:
-    """Whether `folder` is a view, which is then put into `views`."""
+    """Return whether `folder` is a view, adding its record to `views`."""
     record = read(path / folder) if VIEW.fullmatch(folder) else None
     if record is None or "view" not in record:
         return False
@@ -61,7 +61,7 @@ def _view(path: Path, folder: str, read: ReadRecord, views: dict[str, dict[str, 
 
 
 def _files(path: Path, skip: Callable[[str], bool], prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """(name below the folder, whether it is a link) of all that is no folder, but in folders that `skip` takes."""
+    """Yield (name below the folder, whether it is a link) of all files, except in folders for which `skip` is true."""
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             name = f"{prefix}{entry.name}"
@@ -72,9 +72,9 @@ def _files(path: Path, skip: Callable[[str], bool], prefix: str = "") -> Iterato
 
 
 def delete(path: Path, names: Iterable[str]) -> None:
-    """Delete these files below `path`, and the folders that are empty then; what is not there is no fault.
+    """Delete these files below `path`, if they exist, and the folders that this leaves empty.
 
-    The names must come from `sort_out`, or be checked.
+    The names must come from `split_files`, or be checked by the caller.
     """
     folders = set()
     for name in names:
@@ -83,9 +83,3 @@ def delete(path: Path, names: Iterable[str]) -> None:
     for folder in sorted(folders, key=lambda f: len(f.parts), reverse=True):
         if (path / folder).is_dir() and not os.listdir(path / folder):
             (path / folder).rmdir()
-
-
-def told(names: list[str]) -> str:
-    """Up to three of them, and how many more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"

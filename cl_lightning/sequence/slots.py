@@ -1,8 +1,8 @@
-"""Slots of the configuration that hold a class of ours, and the package that exports it. No torch here."""
+"""Options of the configuration that take a class of this project (slots). No torch here."""
 
 import re
 
-#: Options that hold a class of ours: the package that exports it.
+#: Pattern of an option that takes a class -> the package that exports its classes.
 SLOTS = {
     r"model\.adapter(\.branches)*": "cl_lightning.adapters",
     r"data\.benchmark(\.base)*": "cl_lightning.data",
@@ -11,11 +11,11 @@ SLOTS = {
     r"boundary\.[^.]+\.operator": "cl_lightning.surgery",
 }
 
-#: Classes of ours that are parts of those: their options say which, a configuration never names them.
+#: Classes that are built for an option of those classes, and that a configuration never names.
 PARTS = ("cl_lightning.data.benchmarks.user_tasks.UserTask",)
 
 
 def slot_package(option: str) -> str | None:
-    """The package whose classes `option` takes, None where it takes none."""
+    """Return the package whose classes `option` takes, or None if it takes no class."""
     option = option.replace(".init_args", "")
     return next((package for pattern, package in SLOTS.items() if re.fullmatch(pattern, option)), None)

@@ -1,7 +1,7 @@
-"""Objects from a run folder's stored configuration: of this project's own classes alone, unless the caller allows more.
+"""Build objects from a run folder's stored configuration, of this project's classes and those the caller allows.
 
-A run folder may be anyone's, so its configuration is data: no class that it names is imported but those that this
-project exports for slots, and code that comes with a model runs only where the caller says so. No torch here.
+A run folder is not trusted: of the classes that its configuration names, only those that this project exports for slots
+are imported, and code that comes with a model runs only if the caller allows it. No torch here.
 """
 
 import inspect
@@ -30,74 +30,74 @@ Made = TypeVar("Made")
 
 
 def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The stored configuration of a run folder, as data.
+    """Read the stored configuration of a run folder as plain data.
 
     Raises:
-        StateError: missing or damaged, or no configuration of a run.
+        StateError: it is missing or damaged, or is not the configuration of a run.
     """
     file = path / CONFIG
     if CONFIG not in record["files"]:
         raise StateError(f"{path}: holds a run that was stopped before it began; run its command again")
     try:
         config = parse_yaml(read_checked(path, record, CONFIG).decode(), str(file))
-        json.dumps(config, default=str, skipkeys=True)  # an alias may hold itself
+        json.dumps(config, default=str, skipkeys=True)  # an alias may contain itself
     except (UnicodeDecodeError, RecursionError):
-        raise StateError(f"{file}: no text, or nested too deeply") from None
+        raise StateError(f"{file}: is not text, or is nested too deeply") from None
     except ValueError:
-        raise StateError(f"{file}: holds an alias of itself") from None
+        raise StateError(f"{file}: has an alias that contains itself") from None
     if not isinstance(config, dict):
-        raise StateError(f"{file}: holds no options by name")
+        raise StateError(f"{file}: is not a mapping")
     for section in ("model", "data"):
         if not isinstance(config.get(section), dict):
-            raise StateError(f"{file}: holds no section {section!r}")
+            raise StateError(f"{file}: has no section {section!r}")
     if not isinstance(config["model"].get("backbone"), dict):
-        raise StateError(f"{file}: model.backbone holds no options by name")
+        raise StateError(f"{file}: model.backbone is not a mapping")
     if not isinstance(config["model"]["backbone"].get("name"), str):
-        raise StateError(f"{file}: model.backbone.name names no model")
+        raise StateError(f"{file}: model.backbone.name is not a string")
     for section in ("trainer", "boundary"):
         if not isinstance(config.get(section) or {}, dict):
-            raise StateError(f"{file}: {section} holds no options by name")
+            raise StateError(f"{file}: {section} is not a mapping")
     for section, slot in (("model", "adapter"), ("data", "benchmark")):
         if config[section].get(slot, "") is None:
             raise StateError(f"{file}: {section}.{slot} names no class")
     for key in (*config, *config["model"], *config["model"]["backbone"]):
-        if "." in str(key):  # the parser would take it for an option further down, behind the checks
-            raise StateError(f"{file}: {str(key)!r} is no name of an option")
+        if "." in str(key):  # the parser would resolve it to a nested option, bypassing the checks
+            raise StateError(f"{file}: {str(key)!r} is not a valid option name")
     return config
 
 
-def make(
+def build(
     kind: type[Made], options: Any, option: str, file: Path, allow: Sequence[str] = (), trust_remote_code: bool = False
 ) -> Made:
-    """An object of `kind`, or of one of its subclasses where it is abstract, as stored under `option` in `file`.
+    """Build an object of `kind`, or of a subclass if it is abstract, from the stored `option` of `file`.
 
     Args:
-        allow: classes of the caller's own that may be made, as the configuration names them.
-        trust_remote_code: whether code that comes with the model may run; what the configuration says of it is nothing.
+        allow: further classes that may be built, as named in the configuration.
+        trust_remote_code: whether code that comes with the model may run; the configuration's value is ignored.
 
     Raises:
-        ConfigError: `allow` holds what cannot be imported.
-        StateError: a class that is neither this project's nor allowed, or options that do not fit.
+        ConfigError: a class of `allow` cannot be imported.
+        StateError: a class is neither this project's nor allowed, or the options do not fit.
     """
     name = option.rpartition(".")[2]
     options = checked({option: options}, file, allow, trust_remote_code)[option]
     parser = ArgumentParser(exit_on_error=False)
     (parser.add_subclass_arguments if inspect.isabstract(kind) else parser.add_class_arguments)(kind, name)
     try:
-        with only(allow):
+        with restricted_imports(allow):
             made = parser.instantiate(parser.parse_object({name: options}))[name]
     except (ArgumentError, TypeError, ValueError) as error:
-        if told := user_error_in(error):
-            raise told from None
-        why = _misfit(str(error)) or f"{option} is not made from what is stored ({shorten(str(error), 200)})"
+        if user_error := user_error_in(error):
+            raise user_error from None
+        why = _misfit(str(error)) or f"{option} cannot be built from the stored options ({shorten(str(error), 200)})"
         raise StateError(f"{file}: {why}") from None
     if not isinstance(made, kind):
-        raise StateError(f"{file}: {option} is not made from what is stored (it names none)")
+        raise StateError(f"{file}: {option} names no class")
     return made
 
 
 def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remote_code: bool) -> dict[str, Any]:
-    """A copy of the configuration, after every class in it was looked at; remote code as the caller says.
+    """Check every class of a configuration, and return a copy with the caller's `trust_remote_code`.
 
     Raises:
         StateError: it names classes that are neither this project's nor allowed, or kernels from a hub.
@@ -106,12 +106,12 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
         config = deepcopy(config)
         strangers = sorted({name for name in _classes(config, "") if name not in allow})
     except RecursionError:
-        raise StateError(f"{file}: nested too deeply") from None
+        raise StateError(f"{file}: is nested too deeply") from None
     if strangers:
         importable = all(map(_may_be_allowed, strangers))
         flags = " ".join(f"--allow {name}" for name in strangers)
         raise StateError(
-            f"{file}: names {', '.join(strangers)}, no class of this project for its place"
+            f"{file}: names {', '.join(strangers)}, not a class of this project for that option"
             + (f"; if you trust that code: {flags} (in Python: allow={strangers})" if importable else "")
         )
     backbone = config.get("model", {}).get("backbone")
@@ -126,7 +126,7 @@ def checked(config: dict[str, Any], file: Path, allow: Sequence[str], trust_remo
 
 
 def _may_be_allowed(name: str) -> bool:
-    """Whether `name` can be a class of somebody's own, as far as can be told without importing anything."""
+    """Return whether `name` may be a user's class, as far as is known without importing anything."""
     top, *below = name.split(".")
     if not below or not all(part.isidentifier() for part in (top, *below)) or top == cl_lightning.__name__:
         return False
@@ -134,7 +134,7 @@ def _may_be_allowed(name: str) -> bool:
 
 
 def _misfit(message: str) -> str | None:
-    """What does not fit, from jsonargparse's account of it: the option, and its value where it is that."""
+    """Extract the option that does not fit, and its value if that is wrong, from jsonargparse's message."""
     where = ".".join(re.findall(r'Parser key "([\w.]+)"', message) or re.findall(r"Group '([\w.]+)'", message))
     if found := re.search(r"[Oo]ption '([\w.]+)'", message):
         return f"{where} has no option {found[1]!r}"
@@ -144,23 +144,23 @@ def _misfit(message: str) -> str | None:
 
 
 def _classes(node: Any, option: str) -> Iterator[str]:
-    """Names of classes at and below `option` that are not those this project exports for their place."""
+    """Yield the names of classes at and below `option` that this project does not export for their slot."""
     if isinstance(node, dict):
         for key, value in node.items():
             if str(key).rpartition(".")[2] == "class_path":
-                if str(value) not in own_classes(slot_package(option)):
+                if str(value) not in exported_classes(slot_package(option)):
                     yield str(value)
             else:
                 yield from _classes(value, f"{option}.{key}".lstrip("."))
     elif isinstance(node, list):
         for value in node:
             yield from _classes(value, f"{option}.")
-    elif isinstance(node, str) and (home := slot_package(option)) and node not in own_classes(home):
+    elif isinstance(node, str) and (home := slot_package(option)) and node not in exported_classes(home):
         yield node
 
 
-def own_classes(package: str | None) -> Collection[str]:
-    """The dotted names of the classes that a package of ours exports; none for None."""
+def exported_classes(package: str | None) -> Collection[str]:
+    """Return the dotted names of the classes that a package of this project exports; none for None."""
     if package is None:
         return ()
     exports = import_module(package).EXPORTS
@@ -170,16 +170,16 @@ def own_classes(package: str | None) -> Collection[str]:
 
 
 @contextmanager
-def only(allow: Sequence[str]) -> Iterator[None]:
-    """Inside, the parser imports no class that a value names but this project's and those allowed.
+def restricted_imports(allow: Sequence[str]) -> Iterator[None]:
+    """Inside, the parser imports only this project's classes and those in `allow`.
 
     Raises:
-        ConfigError: `allow` holds what cannot be imported.
+        ConfigError: a class of `allow` cannot be imported.
     """
-    names = {name for package in SLOTS.values() for name in own_classes(package)} | {*PARTS}
+    names = {name for package in SLOTS.values() for name in exported_classes(package)} | {*PARTS}
     for name in allow:
         names |= {name, _defined_as(name)}
-    settings = jsonargparse._common.parsing_settings  # there is no public way to take a policy back
+    settings = jsonargparse._common.parsing_settings  # there is no public way to restore a policy
     before = dict(settings)
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"], import_path_allowlist=sorted(names), instantiate_subclass_spec_in_any=False
@@ -192,10 +192,10 @@ def only(allow: Sequence[str]) -> Iterator[None]:
 
 
 def _defined_as(name: str) -> str:
-    """Where a class that may be imported by `name` is defined."""
+    """Return the dotted name under which the class `name` is defined."""
     module, _, last = name.rpartition(".")
     try:
         found = getattr(import_module(module), last)
         return f"{found.__module__}.{found.__qualname__}"
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"allow: {name!r} is no class that can be imported ({error})") from None
+        raise ConfigError(f"allow: {name!r} is not an importable class ({error})") from None

@@ -1,4 +1,4 @@
-"""Tensors of a run folder: read, and branches put back into a strategy, or told in one line to be none of it."""
+"""Read tensors of a run folder, and restore a strategy's branches from them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from cl_lightning.sequence.folder import adapter_file, read_checked
 
 
 def read_tensors(path: Path, record: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """A file of named tensors. Raises StateError as `read_checked`, and where it is no such file."""
+    """Read a file of named tensors. Raises StateError like `read_checked`, and if it is malformed."""
     data = read_checked(path, record, name)
     try:
         return load(data)
@@ -24,14 +24,14 @@ def read_tensors(path: Path, record: dict[str, Any], name: str) -> dict[str, Ten
 
 
 def restore_branches(adapter: AdapterStrategy, path: Path, record: dict[str, Any], tasks: Sequence[str]) -> None:
-    """Rebuild the strategy as it was after `tasks`. Raises StateError as `read_tensors`, and where they do not fit."""
+    """Restore the strategy to its state after `tasks`. Raises StateError like `read_tensors`, or if they do not fit."""
     states = [read_tensors(path, record, adapter_file(task)) for task in tasks]
     try:
         adapter.restore(states)
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        told = f"do not fit {type(adapter).__name__}: {type(error).__name__}: {' '.join(str(error).split())}"
+        fault = f"do not fit {type(adapter).__name__}: {type(error).__name__}: {' '.join(str(error).split())}"
         raise StateError(
-            f"{path / 'adapters'}: damaged (the branches {told}); restore them, or start over with FRESH=1"
+            f"{path / 'adapters'}: damaged (the branches {fault}); restore them, or start over with FRESH=1"
         ) from error

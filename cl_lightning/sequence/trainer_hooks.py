@@ -1,4 +1,4 @@
-"""Hangs a task's boundary work into its Trainer, and counts steps and tokens."""
+"""Run a task's boundary work from its Trainer, and count steps and tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ from cl_lightning.sequence.loggers import RunLogs
 
 
 class TrainerHooks(Callback):
-    """Begins a task in its Trainer's setup stage, ends it after the last step, and moves the run's clock.
+    """Begins a task in its Trainer's setup stage, ends it after the last step, and advances the run's clock.
 
     Args:
         begin: called with the Trainer in its setup stage.
         end: called after the last optimiser step.
-        logs: where loss and learning rate go.
+        logs: loggers of loss and learning rate.
         log_every: optimiser steps between logged losses.
     """
 
@@ -32,7 +32,7 @@ class TrainerHooks(Callback):
         self.begin(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stopping.hold_signals()  # the Trainer has put its own in place for the time of the fit
+        stopping.install_handlers()  # the Trainer has installed its own for the duration of fit
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -43,7 +43,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
     "YAML in another encoding": (["--config={files}/latin.yaml"], r"latin\.yaml: not UTF-8 text \(byte 4\)"),
     "an option written twice": (
         ["--config={files}/twice.yaml"],
-        r"twice\.yaml, line 4: not valid YAML \('order' is written twice; which of them counts is not clear\)",
+        r"twice\.yaml, line 4: not valid YAML \('order' is given twice; remove one\)",
     ),
     "YAML without names": (["--config={files}/list.yaml"], r"list\.yaml: must hold options by name"),
     "unknown section in a file": (

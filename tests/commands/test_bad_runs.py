@@ -155,7 +155,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> Non
         ('[1, "schema"]', "damaged; restore it"),
         ("\x00\x01", "damaged; restore it"),
         ('{"schema": 2, "identity": "x"}', r"damaged \(no order, columns, protocol, done, R,"),
-        ('{"schema": 1}', "state version 1, this code reads version 2"),
+        ('{"schema": 1}', "has schema 1, this version of the code reads schema 2"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:
@@ -246,7 +246,7 @@ def longer(tmp_path: Path, parent: Path, *options: str) -> str:
 def test_going_on_from_no_run(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for parent in (tmp_path / "empty", tmp_path / "nowhere"):
-        assert longer(tmp_path, parent) == f"{parent}: is no run folder (no sequence.json)"
+        assert longer(tmp_path, parent) == f"{parent}: is not a run folder (no sequence.json)"
 
 
 def test_going_on_from_an_unfinished_run(tmp_path: Path, stopped: Path) -> None:
@@ -265,7 +265,7 @@ def test_going_on_in_another_order(tmp_path: Path, finished: Path, order: str) -
     [
         ("--model.adapter.alpha=3", r"another adapter \(class, rank, alpha or layers\)$"),
         ("--model.backbone.config={initializer_range: 0.2}", "another base model"),
-        ("--data.train_samples=13", "learnt other data for FOMC"),
+        ("--data.train_samples=13", "was trained on other data for FOMC"),
     ],
 )
 def test_going_on_with_something_else(tmp_path: Path, finished: Path, option: str, expected: str) -> None:
@@ -297,8 +297,8 @@ def test_report_without_torch_names_what_is_wrong(tmp_path: Path, finished: Path
     cases: list[tuple[list[str], int, str]] = [
         ([str(finished)], 0, ""),
         ([str(copy)], 2, f"error: {copy}/sequence.json: damaged"),
-        ([str(tmp_path)], 2, f"error: {tmp_path}: is no run folder (no sequence.json)"),
-        ([str(tmp_path / "file")], 2, f"error: {tmp_path}/file: is no run folder"),
+        ([str(tmp_path)], 2, f"error: {tmp_path}: is not a run folder (no sequence.json)"),
+        ([str(tmp_path / "file")], 2, f"error: {tmp_path}/file: is not a run folder"),
         ([], 2, "error: cl-lightning report: the following arguments are required: RUN; "),
     ]
     done = subprocess.run(

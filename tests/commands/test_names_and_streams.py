@@ -21,7 +21,7 @@ NO_TEXT = "a\udcff"  # as Python reads the bytes a, 255
 
 @pytest.mark.parametrize("option", ["--sequence.experiment=", "--sequence.run_dir=w/", "--config=", "--data.root="])
 def test_a_name_that_is_no_text_is_told_before_anything_is_read(option: str) -> None:
-    with pytest.raises(ConfigError, match=r"^the command line: .* is no UTF-8 text; rename it") as told:
+    with pytest.raises(ConfigError, match=r"^the command line: .* is not valid UTF-8; rename it") as told:
         precheck.check([option + NO_TEXT])
     str(told.value).encode()
 
@@ -31,12 +31,12 @@ def test_names_that_come_from_elsewhere_are_told_too(tmp_path: Path, monkeypatch
         (SequenceSettings(run_dir=str(tmp_path / "run")), NO_TEXT),
         (SequenceSettings(), NO_TEXT),
     ):
-        with pytest.raises(ConfigError, match=r"^sequence\.experiment: 'a\\udcff' is no UTF-8 text"):
+        with pytest.raises(ConfigError, match=r"^sequence\.experiment: 'a\\udcff' is not valid UTF-8"):
             _run_dir(settings, experiment)
     (tmp_path / NO_TEXT).mkdir()
     monkeypatch.chdir(tmp_path / NO_TEXT)
     for run_dir in (None, "run"):
-        with pytest.raises(ConfigError, match=r"^sequence\.run_dir: .* is no UTF-8 text"):
+        with pytest.raises(ConfigError, match=r"^sequence\.run_dir: .* is not valid UTF-8"):
             _run_dir(SequenceSettings(run_dir=run_dir), "x")
     assert _run_dir(SequenceSettings(run_dir=str(tmp_path / "Größe")), "é") == tmp_path / "Größe", "the control"
 
@@ -56,7 +56,7 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
     [
         ("--help", ""),
         ("experiments", ""),
-        ("run smoke", "stopped: none of 2 tasks was finished; run the same command again to begin anew\n"),
+        ("run smoke", "stopped: none of 2 tasks was finished; run the same command again to begin\n"),
     ],
 )
 def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, told: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.sequence import standing
+from cl_lightning.sequence import status
 from tests.conftest import ROOT
 from tests.launch import launched, started
 
@@ -84,9 +84,9 @@ def test_code_that_runs_no_handler_ends_too() -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("stopping.saved('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
+        ("stopping.set_message('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
         ("from tqdm import tqdm; bar = tqdm(total=3); signal.raise_signal(s)", "stopped: nothing had started, and"),
-        ("import atexit; atexit.register(signal.raise_signal, s); stopping.leave(0)", "stopped: nothing had"),
+        ("import atexit; atexit.register(signal.raise_signal, s); stopping.exit_process(0)", "stopped: nothing had"),
     ],
     ids=["control characters", "a progress bar", "at the very end"],
 )
@@ -151,15 +151,15 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
 
     again = "run the same command again to"
     _, line = stopped(signal.SIGHUP, lambda out, err: "smoke: DATA" in out)
-    assert line == f"stopped: none of 2 tasks was finished; {again} begin anew"
+    assert line == f"stopped: none of 2 tasks was finished; {again} begin"
     _, line = stopped(signal.SIGTERM, lambda out, err: "task 1/2 FOMC:" in err)  # in training
-    assert line == f"stopped: none of 2 tasks was finished; {again} begin anew"
+    assert line == f"stopped: none of 2 tasks was finished; {again} begin"
     scoring = run / "predictions/NumGLUE-cm_FOMC.jsonl"
     _, line = stopped(signal.SIGINT, lambda out, err: scoring.exists())
-    assert line == f"stopped: task 1 of 2 is saved in {run}; {again} go on from there"
+    assert line == f"stopped: task 1 of 2 is saved in {run}; {again} continue from there"
     out, line = stopped(signal.SIGTERM, lambda out, err: "continuing" in out)
     assert out[1] == "continuing after task 1 of 2 (FOMC)"
-    assert line == f"stopped: task 1 of 2 is saved in {run}; {again} go on from there"
+    assert line == f"stopped: task 1 of 2 is saved in {run}; {again} continue from there"
     done = launched(argv, ROOT)
     assert done.stdout.splitlines()[1] == "continuing after task 1 of 2 (FOMC)"
     R, clock = ([json.loads((r / "sequence.json").read_text())[k] for r in (run, finished)] for k in ("R", "clock"))
@@ -182,16 +182,16 @@ def test_no_rank_is_left_behind(everyone: bool, tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int(rank.read_text()), 0)
     told = [line for line in err.read_text().splitlines() if line.strip() and not line.startswith("task ")]
-    assert told == ["stopped: none of 2 tasks was finished; run the same command again to begin anew"]
+    assert told == ["stopped: none of 2 tasks was finished; run the same command again to begin"]
 
 
 def test_what_is_said_of_a_run() -> None:
     order = ["a", "b", "c"]
     folder = Path("runs/x/0")
     again = "in runs/x/0; run the same command again to"
-    assert standing.saved(folder, 1, order) == f"task 1 of 3 is saved {again} go on from there"
-    assert standing.saved(folder, 2, order) == f"tasks 1 to 2 of 3 are saved {again} go on from there"
-    assert standing.saved(folder, 3, order) == f"tasks 1 to 3 of 3 are saved {again} see the result"
-    told = [standing.continuation(done, order) for done in range(4)]
+    assert status.saved(folder, 1, order) == f"task 1 of 3 is saved {again} continue from there"
+    assert status.saved(folder, 2, order) == f"tasks 1 to 2 of 3 are saved {again} continue from there"
+    assert status.saved(folder, 3, order) == f"tasks 1 to 3 of 3 are saved {again} see the result"
+    told = [status.resumed(done, order) for done in range(4)]
     after = "continuing after task {} of 3 ({})"
     assert told == [None, after.format(1, "a"), after.format(2, "b"), "finished: showing its result"]

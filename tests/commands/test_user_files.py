@@ -15,7 +15,7 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import RunFolder, read_record
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, sort_out
+from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, split_files
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on, intact
 from tests.commands.test_cli import Told, launch
@@ -174,7 +174,7 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
         return
     state = read_record(tmp_path / "run")
     assert len(state["R"]) == state["done"], "what was done since is not told before it is whole"
-    assert sort_out(tmp_path / "run", state, lambda _: None)[1] == []
+    assert split_files(tmp_path / "run", state, lambda _: None)[1] == []
     assert intact(tmp_path / "run")
     again = RunFolder(tmp_path / "run")
     again.open("0123456789ab", False, BEGIN)
@@ -301,8 +301,8 @@ def test_a_damaged_record_accounts_for_nothing(run: Path) -> None:
     with pytest.raises(StateError) as told:
         afresh(run)
     assert str(told.value) == (
-        f"{file}: damaged; restore it, or move the folder away and run again. FRESH=1 deletes nothing here: which "
-        "files are the run's is not known"
+        f"{file}: damaged; restore it, or move the folder away and run again. FRESH=1 deletes nothing here, since "
+        "the run's files are not known"
     )
     assert {n: data for n, data in contents(run).items() if n != LOCK} == before
 

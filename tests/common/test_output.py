@@ -1,4 +1,4 @@
-"""Files that options ask for: whole or not at all, links and permissions kept, pipes written to as they are."""
+"""Output files of commands: written atomically, links and permissions kept, pipes written to directly."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import write_output
 
 
-def test_a_file_keeps_its_permissions_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_a_file_keeps_its_permissions_and_no_other_file_is_left(tmp_path: Path) -> None:
     for mode in (0o600, 0o664, 0o751):
         file = tmp_path / "table.md"
         file.write_bytes(b"old")
@@ -21,7 +21,7 @@ def test_a_file_keeps_its_permissions_and_nothing_else_is_left(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_stays_and_its_file_is_written(tmp_path: Path, there: bool) -> None:
+def test_links_are_followed(tmp_path: Path, there: bool) -> None:
     file, link = tmp_path / "data" / "table.md", tmp_path / "second"
     if there:
         file.parent.mkdir()
@@ -35,7 +35,7 @@ def test_a_link_stays_and_its_file_is_written(tmp_path: Path, there: bool) -> No
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_pipe_gets_it_and_stays(tmp_path: Path, linked: bool) -> None:
+def test_a_pipe_is_written_to(tmp_path: Path, linked: bool) -> None:
     pipe, out = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     out.symlink_to(pipe)
@@ -47,8 +47,8 @@ def test_a_pipe_gets_it_and_stays(tmp_path: Path, linked: bool) -> None:
     assert stat.S_ISFIFO(pipe.lstat().st_mode) and out.is_symlink()
 
 
-def test_a_descriptor_by_its_name_gets_it(tmp_path: Path) -> None:
-    """As /dev/stdout does: what it leads to may have no name."""
+def test_a_file_descriptor_is_written_to(tmp_path: Path) -> None:
+    """As with /dev/stdout, the target may have no name."""
     reading, writing = os.pipe()
     write_output(Path(f"/proc/self/fd/{writing}"), b"new")
     assert os.read(reading, 99) == b"new"
@@ -62,7 +62,7 @@ def test_a_descriptor_by_its_name_gets_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "{tmp}", "{tmp}/folder", "{tmp}/link"])
-def test_a_folder_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_folder_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     monkeypatch.chdir(tmp_path / "folder")
@@ -71,7 +71,7 @@ def test_a_folder_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(os.listdir(tmp_path)) == ["folder", "link"] and os.listdir(tmp_path / "folder") == []
 
 
-def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+def test_circular_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(ConfigError, match="Too many levels of symbolic links"):

@@ -49,9 +49,9 @@ STAYING = (
 def test_a_name_that_leaves_the_folder_is_refused_on_both_sides(tmp_path: Path, name: str) -> None:
     (tmp_path / "victim").write_text("precious")
     (root := tmp_path / "root").mkdir()
-    with pytest.raises(StateError, match=r"only names below the folder are read or written") as told:
+    with pytest.raises(StateError, match=r"only names below the folder are read or written") as caught:
         below(root, name)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     folder = RunFolder(root)
     folder.open("0123456789ab", False, BEGIN)
     with pytest.raises(StateError):
@@ -64,7 +64,7 @@ def test_a_name_that_leaves_the_folder_is_refused_on_both_sides(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", STAYING)
-def test_other_names_stay_below_it(tmp_path: Path, name: str) -> None:
+def test_valid_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     assert name_fault(name) is None
     assert below(tmp_path, name) == tmp_path / name
     folder = RunFolder(tmp_path)
@@ -75,7 +75,7 @@ def test_other_names_stay_below_it(tmp_path: Path, name: str) -> None:
     folder.close()
 
 
-def test_one_part_of_a_path_has_no_slash() -> None:
+def test_a_path_part_has_no_slash() -> None:
     assert (part_fault("a/b"), part_fault("a")) == ("has a slash", None)
     assert part_fault("..") and part_fault(3) and part_fault(None)
 
@@ -113,7 +113,7 @@ def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "disk/a/b.csv").read_bytes() == b"1"
 
 
-def test_what_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")  # which would wait for a writer
     with pytest.raises(StateError, match="missing"):
         read_checked(tmp_path, {"files": {"a.csv": "0"}}, "a.csv")
@@ -147,33 +147,33 @@ def edited(whole: Path, to: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["../victim", "/{tmp}/victim", "a/../../victim", "a\\b", "a\x1bb", ""])
-def test_going_on_from_a_record_that_names_what_lies_outside(whole: Path, tmp_path: Path, name: str) -> None:
+def test_continuing_from_a_record_with_names_outside_is_refused(whole: Path, tmp_path: Path, name: str) -> None:
     name = name.format(tmp=str(tmp_path)[1:])
     (tmp_path / "victim").write_text("precious")
     checksum = hashlib.sha256(b"precious").hexdigest()
     parent = edited(whole, tmp_path / "parent", files={**read_record(whole)["files"], name: checksum})
     run = tmp_path / "new" / "run"
     argv = [*SMALL, f"--sequence.run_dir={run}", f"--sequence.continue_from={parent}", "--data.order=[FOMC, Py150]"]
-    told = launch(*argv)
-    assert told.code == 2
-    assert told.line.startswith(f"{parent}/sequence.json: damaged (the file name ")
+    result = launch(*argv)
+    assert result.code == 2
+    assert result.line.startswith(f"{parent}/sequence.json: damaged (the file name ")
     assert not run.exists() and (tmp_path / "victim").read_text() == "precious"
 
 
-def test_going_on_takes_over_no_link(whole: Path, tmp_path: Path) -> None:
+def test_continuing_copies_no_links(whole: Path, tmp_path: Path) -> None:
     parent = Path(shutil.copytree(whole, tmp_path / "parent"))
     adapter = parent / "adapters/FOMC/adapter.safetensors"
     shutil.move(adapter, tmp_path / "elsewhere")
     adapter.symlink_to(tmp_path / "elsewhere")
     run = tmp_path / "run"
     argv = [*SMALL, f"--sequence.run_dir={run}", f"--sequence.continue_from={parent}", "--data.order=[FOMC, Py150]"]
-    told = launch(*argv)
-    assert told.code == 2
-    assert told.line.startswith(f"{adapter}: is a link")
+    result = launch(*argv)
+    assert result.code == 2
+    assert result.line.startswith(f"{adapter}: is a link")
 
 
-def test_what_is_taken_over_is_not_written_outside_even_unread(tmp_path: Path) -> None:
-    """Behind the reading of records stands the folder itself."""
+def test_adopted_files_are_not_written_outside_the_folder(tmp_path: Path) -> None:
+    """The folder refuses such names even in a record that was not checked."""
     (tmp_path / "victim").write_text("precious")
     record = {**BEGIN, "files": {"../victim": hashlib.sha256(b"precious").hexdigest()}}
     folder = RunFolder(tmp_path / "run")
@@ -184,32 +184,32 @@ def test_what_is_taken_over_is_not_written_outside_even_unread(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
-        ({"files": ["config.yaml"]}, "files is of the wrong kind"),
-        ({"files": {"config.yaml": 3}}, "files is of the wrong kind"),
-        ({"files": {"config.yaml": None}}, "files is of the wrong kind"),
-        ({"order": "FOMC"}, "order is of the wrong kind"),
-        ({"order": ["../x"]}, r"the task name '../x' has a part that is empty or dots alone"),
+        ({"files": ["config.yaml"]}, "files has the wrong type"),
+        ({"files": {"config.yaml": 3}}, "files has the wrong type"),
+        ({"files": {"config.yaml": None}}, "files has the wrong type"),
+        ({"order": "FOMC"}, "order has the wrong type"),
+        ({"order": ["../x"]}, r"the task name '../x' has an empty part or one of dots only"),
         ({"order": ["a/b"]}, r"the task name 'a/b' has a slash"),
-        ({"order": [3]}, "order is of the wrong kind"),
-        ({"columns": ["a\x1b[2J"]}, "has characters that do not print"),
-        ({"columns": {"FOMC": 1}}, "columns is of the wrong kind"),
-        ({"writing": "x"}, "writing is of the wrong kind"),
+        ({"order": [3]}, "order has the wrong type"),
+        ({"columns": ["a\x1b[2J"]}, "has unprintable characters"),
+        ({"columns": {"FOMC": 1}}, "columns has the wrong type"),
+        ({"writing": "x"}, "writing has the wrong type"),
         ({"done": 2}, "done is 2, order has 1 tasks"),
         ({"done": -1}, "done is -1"),
-        ({"metrics": []}, "metrics is of the wrong kind"),
+        ({"metrics": []}, "metrics has the wrong type"),
     ],
 )
-def test_records_that_are_none(whole: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_malformed_records_are_refused(whole: Path, tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     run = edited(whole, tmp_path / "run", **changes)
     for act in (read_record, tables, lambda run: rescore(run, "own")):
         with pytest.raises(StateError) as caught:
             act(run)
-        assert told in str(caught.value) and "\n" not in str(caught.value)
+        assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_record_behind_a_link_is_none_of_the_folders(whole: Path, tmp_path: Path) -> None:
+def test_a_linked_record_is_refused(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "sequence.json").symlink_to(whole / "sequence.json")
     with pytest.raises(StateError, match="is a link"):
         read_record(tmp_path)
@@ -221,16 +221,22 @@ def test_a_record_behind_a_link_is_none_of_the_folders(whole: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "a\nb", "a\x1b[2J", "a\u202eb", "a\\b", "x" * 250])
-def test_task_names_that_no_file_can_have(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^data\.order: ") as told:
+def test_task_names_that_are_not_file_names(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^data\.order: ") as caught:
         check_names(["FOMC", name], ["FOMC", name])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 REFUSED = {
-    "an experiment outside": (["--sequence.experiment=../x"], "sequence.experiment: the name '../x' has a part that"),
-    "an absolute experiment": (["--sequence.experiment=/x"], "sequence.experiment: the name '/x' is no plain name"),
-    "a slot outside": (["--observers={../x: {class_path: callbacks.ScoreMatrix}}"], "the slot name '../x' has a part"),
+    "an experiment outside": (["--sequence.experiment=../x"], "sequence.experiment: the name '../x' has an empty part"),
+    "an absolute experiment": (
+        ["--sequence.experiment=/x"],
+        "the name '/x' is not a plain relative name",
+    ),
+    "a slot outside": (
+        ["--observers={../x: {class_path: callbacks.ScoreMatrix}}"],
+        "name '../x' has an empty part",
+    ),
     "a slot with a slash": (
         ["--observers={a/b: {class_path: callbacks.ScoreMatrix}}"],
         "the slot name 'a/b' has a slash",
@@ -239,24 +245,23 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_options_that_name_what_lies_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_options_with_names_outside_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options, expected = REFUSED[name]
     argv = [arg if not arg.startswith("experiments") else os.path.abspath(arg) for arg in SMALL]
     monkeypatch.chdir(tmp_path)
-    told = launch(*argv, "--observers={}", *options)
-    assert told.code == 2
-    assert expected in told.line
+    result = launch(*argv, "--observers={}", *options)
+    assert result.code == 2
+    assert expected in result.line
     assert contents(tmp_path) == {}
 
 
-def test_task_names_of_ones_own_benchmark(tmp_path: Path) -> None:
-    told = launch(
+def test_task_names_of_a_user_benchmark(tmp_path: Path) -> None:
+    result = launch(
         *SMALL, f"--sequence.run_dir={tmp_path / 'run'}", f"--data.benchmark={__name__}.Outside", "--data.order=null"
     )
-    assert told.code == 2
-    assert told.line == (
-        "data.order: the task name '../victim' has a part that is empty or dots alone, and files are named by it; "
-        "rename the task"
+    assert result.code == 2
+    assert result.line == (
+        "data.order: the task name '../victim' has an empty part or one of dots only, but names a file; rename the task"
     )
     assert contents(tmp_path) == {}
 

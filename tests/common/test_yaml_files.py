@@ -1,4 +1,4 @@
-"""YAML as people write it: merge keys go, doubles do not."""
+"""YAML files: merge keys are allowed, duplicate keys refused."""
 
 import pytest
 
@@ -6,30 +6,30 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.yaml_files import parse_yaml
 
 
-def test_merged_keys_are_not_written_twice() -> None:
+def test_merge_keys_are_not_duplicates() -> None:
     text = "a: &a {x: 0, y: 2}\nb: &b\n  <<: *a\n  x: 1\nc:\n  <<: *b\n  x: 3\n"
     assert parse_yaml(text, "f.yaml")["c"] == {"x": 3, "y": 2}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (
             "a: 1\nb: {c: 1, d: 2, c: 3}\n",
-            r"f.yaml, line 2: not valid YAML ('c' is written twice; which of them counts is not clear)",
+            r"f.yaml, line 2: not valid YAML ('c' is given twice; remove one)",
         ),
         (
             "- {a: 1}\n- {1: a, 1: b}\n",
-            "f.yaml, line 2: not valid YAML ('1' is written twice; which of them counts is not clear)",
+            "f.yaml, line 2: not valid YAML ('1' is given twice; remove one)",
         ),
         ("a: [1\n", "f.yaml, line 2: not valid YAML (expected ',' or ']', but got '<stream end>')"),
         ("a: 2024-13-45\n", "f.yaml: not valid YAML (month must be in 1..12)"),
     ],
 )
-def test_what_is_wrong_is_one_line(text: str, said: str) -> None:
+def test_errors_are_one_line(text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "f.yaml")
-    assert str(caught.value) == said
+    assert str(caught.value) == expected
 
 
 def test_a_control_character_is_one_line() -> None:

@@ -338,7 +338,7 @@ def test_a_link_to_itself_is_a_finding(
         (["--config", "{here}/double.yaml"], "data.order: FOMC appears twice"),
         (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is no number of tokens"),
         (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
-        (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is written twice"),
+        (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is given twice"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
     ],
 )

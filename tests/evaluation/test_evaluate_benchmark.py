@@ -1,4 +1,4 @@
-"""What the benchmark of scoring says about strings that differ: shares, differences, ties, remarks; all by hand."""
+"""How benchmarks/evaluate.py reports strings that differ: shares, differences, ties, notes; all by hand."""
 
 import importlib.util
 import sys
@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def evaluate() -> ModuleType:
-    """benchmarks/evaluate.py, which imports its neighbour by name as scripts do; neither stays importable."""
+    """benchmarks/evaluate.py, imported like a script beside its neighbours, and removed from sys.modules afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
         patch.setitem(sys.modules, "_common", None)
@@ -55,17 +55,17 @@ def module(tiny: Callable[..., ContinualLM]) -> ContinualLM:
     return module
 
 
-def said(module: ContinualLM, *answers: str) -> list[list[list[int]]]:
+def rows_of(module: ContinualLM, *answers: str) -> list[list[list[int]]]:
     """Rows of each task: an answer's tokens, the end token, and padding that a batch may bring."""
     end, pad = module.tokenizer.eos_token_id, module.tokenizer.pad_token_id
     return [[[*module.tokenizer.encode(c, add_special_tokens=False), end, pad] for c in task] for task in answers]
 
 
-def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: ContinualLM) -> None:
-    rows = said(module, "ABCB", "AA")
+def test_equal_strings_have_no_differences(evaluate: ModuleType, module: ContinualLM) -> None:
+    rows = rows_of(module, "ABCB", "AA")
     shorter = [[row[:-1] for row in task] for task in rows]
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), {"plain": rows, "ours": shorter})
-    assert told == {
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), {"plain": rows, "ours": shorter})
+    assert result == {
         "strings": 6,
         "different": 0,
         "different_not_at_a_tie": 0,
@@ -75,11 +75,11 @@ def test_equal_strings_differ_in_nothing(evaluate: ModuleType, module: Continual
     }
 
 
-def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> None:
+def test_differences_are_counted(evaluate: ModuleType, module: ContinualLM) -> None:
     """Of ABCA three right by plain, one by ours; of AB one by plain, both by ours. B for A is a tie, C for A is not."""
-    rows = {"plain": said(module, "ABCB", "AA"), "ours": said(module, "BCCB", "AB")}
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert told == {
+    rows = {"plain": rows_of(module, "ABCB", "AA"), "ours": rows_of(module, "BCCB", "AB")}
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert result == {
         "strings": 6,
         "different": 3,
         "different_not_at_a_tie": 1,  # C for B
@@ -87,20 +87,20 @@ def test_what_differs_is_counted(evaluate: ModuleType, module: ContinualLM) -> N
         "mean_score_difference": 0.0,  # -50 and +50
         "largest_score_difference": 50.0,
     }
-    rows["ours"] = said(module, "ABCB", "CA")
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert (told["different"], told["different_not_at_a_tie"], told["equal_share"]) == (1, 1, 0.8333)
-    assert (told["mean_score_difference"], told["largest_score_difference"]) == (-25.0, 50.0)
+    rows["ours"] = rows_of(module, "ABCB", "CA")
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert (result["different"], result["different_not_at_a_tie"], result["equal_share"]) == (1, 1, 0.8333)
+    assert (result["mean_score_difference"], result["largest_score_difference"]) == (-25.0, 50.0)
 
 
-def test_an_answer_that_goes_on_is_no_tie(evaluate: ModuleType, module: ContinualLM) -> None:
-    rows = {"plain": said(module, "ABCA", "AB"), "ours": said(module, "ABCA", "AB")}
+def test_a_longer_answer_is_not_a_tie(evaluate: ModuleType, module: ContinualLM) -> None:
+    rows = {"plain": rows_of(module, "ABCA", "AB"), "ours": rows_of(module, "ABCA", "AB")}
     rows["ours"][0][0] = rows["plain"][0][0][:1] * 2
-    told = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
-    assert (told["different"], told["different_not_at_a_tie"]) == (1, 1)
+    result = evaluate.compare(module, module.tokenizer, TwoTasks(module.tokenizer), rows)
+    assert (result["different"], result["different_not_at_a_tie"]) == (1, 1)
 
 
-def test_remarks(evaluate: ModuleType) -> None:
+def test_notes(evaluate: ModuleType) -> None:
     def of(dtype: str, difference: float) -> list[str]:
         return evaluate.remarks(dtype, {"mean_score_difference": difference}, [80] * 7 + [64])
 
@@ -108,8 +108,8 @@ def test_remarks(evaluate: ModuleType) -> None:
     (timed,) = of("float32", 0.0)
     assert timed == "the goal of 2 is stated for bfloat16; this was timed in float32"
     for difference, signed in ((0.501, "+0.501"), (-0.75, "-0.750")):
-        (told,) = of("bfloat16", difference)
-        assert told == (
+        (note,) = of("bfloat16", difference)
+        assert note == (
             f"in bfloat16 the mean score differs by {signed} points, more than 0.5; one string is up to 1.56 points of "
             "its task's score and 0.20 of the mean"
         )

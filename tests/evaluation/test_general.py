@@ -41,7 +41,7 @@ PRESET = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up files in the layout of the local tasks."""
+    """Write made-up files in the layout of the local tasks."""
     folder = tmp_path_factory.mktemp("general")
     questions = [{"question": f"is {i} even", "passage": f"{i} is a number", "label": i % 2 == 0} for i in range(30)]
     counts = [
@@ -73,10 +73,10 @@ def test_the_whole_offline_preset_on_a_real_model_without_network(
 
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setattr(socket.socket, "connect", refused)
-    told: list[str] = []
+    lines: list[str] = []
     files: dict[str, bytes] = {}
     run = SimpleNamespace(order=["FOMC"], data=SimpleNamespace(root=REAL.parent), module=real)
-    run.say, run.log, run.write = told.append, lambda values: None, files.__setitem__
+    run.say, run.log, run.write = lines.append, lambda values: None, files.__setitem__
     real.llm.train()
     before = torch.get_rng_state()
     ability = GeneralAbility("offline", limit=1)
@@ -88,16 +88,16 @@ def test_the_whole_offline_preset_on_a_real_model_without_network(
         assert scores.keys() == {"MMLU", "GSM8K", "BBH", "BoolQ", "PIQA"}
         assert {score.items for score in scores.values()} == {1}
         assert {score.value for score in scores.values()} <= {0.0, 100.0}
-    # One item each: the real model is right in some and wrong in others, and what is told is their mean.
+    # One item each: the real model is right in some and wrong in others, and the reported value is their mean.
     right = {s: sum(score.value for score in scores.values()) / 5 for s, scores in ability.base.items()}
     assert all(0 < mean < 100 for mean in right.values())
-    assert f"GP {right['GP']:.1f} (+0.0)  IP {right['IP']:.1f} (+0.0) (first 1 items" in told[0] and len(told) == 1
+    assert f"GP {right['GP']:.1f} (+0.0)  IP {right['IP']:.1f} (+0.0) (first 1 items" in lines[0] and len(lines) == 1
     rows = [json.loads(line) for line in files["general/samples_base.jsonl"].splitlines()]
     assert [row["score"] for row in rows] == [score.value for of in ability.base.values() for score in of.values()]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
-def test_scores_are_those_of_plain_forward_passes(real: ContinualLM) -> None:
+def test_scores_equal_plain_forward_passes(real: ContinualLM) -> None:
     entries = {name: read_preset("offline")["GP"][name] for name in ("BoolQ", "PIQA")}
     scores = measure(
         HarnessLM(real.llm, real.tokenizer, real.answer_logits, 8), load(list(entries.values()), REAL), 4, False
@@ -109,7 +109,7 @@ def test_scores_are_those_of_plain_forward_passes(real: ContinualLM) -> None:
 
 
 def likelihood(module: ContinualLM, context: str, continuation: str) -> float:
-    """Sum of log-probabilities, from a plain forward pass of one row."""
+    """Compute the sum of log-probabilities with a plain forward pass of one row."""
     ids, length = module.tokenizer.encode(context + continuation), len(module.tokenizer.encode(context))
     with torch.no_grad():
         scores = module.llm(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -155,10 +155,10 @@ def options(folder: Path, limit: int = 4, preset: str | None = None) -> list[str
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     run = tmp_path_factory.mktemp("runs") / "measured"
-    told = smoke(run, *options(folder))
-    assert "general ability of the base model" in told.stdout
-    assert "general ability, preset preset, by lm-eval (first 4 items of each task only)" in told.stdout
-    assert "Running" not in told.stderr, "lm-eval's own bars and logs"
+    result = smoke(run, *options(folder))
+    assert "general ability of the base model" in result.stdout
+    assert "general ability, preset preset, by lm-eval (first 4 items of each task only)" in result.stdout
+    assert "Running" not in result.stderr, "lm-eval's own bars and logs"
     return run
 
 
@@ -166,7 +166,7 @@ def ability(run: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((run / "general" / "ability.csv").open()))
 
 
-def test_it_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
+def test_measuring_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     smoke(bare)
     assert record(bare)["R"] == record(measured)["R"]
@@ -176,7 +176,7 @@ def test_it_changes_no_score_and_no_bit(measured: Path, tmp_path: Path) -> None:
         assert (measured / "predictions" / file.name).read_text() == file.read_text()
 
 
-def test_the_base_stands_beside_every_value(measured: Path) -> None:
+def test_every_value_is_reported_beside_the_bases(measured: Path) -> None:
     rows = ability(measured)
     assert [r["after"] for r in rows] == ["base"] * 5 + ["FOMC"] * 5 + ["NumGLUE-cm"] * 5
     base = {(r["setting"], r["task"]): float(r["score"]) for r in rows[:5]}
@@ -186,15 +186,15 @@ def test_the_base_stands_beside_every_value(measured: Path) -> None:
     means = [float(r["score"]) for r in rows[:3]]
     assert rows[2]["task"] == "mean" and means[2] == pytest.approx((means[0] + means[1]) / 2)
     tables = record(measured)["tables"]["general"]
-    told = ["after NumGLUE-cm", "95 % interval", "base", "difference", "its 95 % interval"]
-    assert tables[0]["columns"][-5:] == told and len(tables[0]["rows"][0]) == len(tables[0]["columns"])
+    expected = ["after NumGLUE-cm", "95 % interval", "base", "difference", "its 95 % interval"]
+    assert tables[0]["columns"][-5:] == expected and len(tables[0]["rows"][0]) == len(tables[0]["columns"])
     assert [row[0] for row in tables[1]["rows"]] == ["base", "after FOMC", "after NumGLUE-cm"]
     assert "general/ability.csv" in record(measured)["files"]
     logged = list(csv.DictReader((measured / "logs/attempt_0/metrics.csv").open()))
     assert sum(bool(row.get("general/GP/difference")) for row in logged) == 3
 
 
-def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
+def test_every_score_has_items_and_intervals(measured: Path) -> None:
     """Recomputed from the files alone: the mean, the interval, the paired interval of the difference."""
     rows, files = ability(measured), record(measured)["files"]
     items = {}
@@ -220,13 +220,13 @@ def test_every_score_has_its_items_and_intervals(measured: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_in_the_second_task_the_base_value_is_known(measured: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_base_value_survives_a_kill_in_the_second_task(measured: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     killed(run, "surgery/NumGLUE-cm.csv", *options(folder))
     other = smoke(run, *options(folder, limit=3), check=False)
     assert other.returncode == 2 and "measured with another preset, limit" in other.stderr
-    told = smoke(run, *options(folder))
-    assert "of the base model" not in told.stdout
+    result = smoke(run, *options(folder))
+    assert "of the base model" not in result.stdout
     assert ability(run) == ability(measured)
     assert record(run)["tables"]["general"] == record(measured)["tables"]["general"]
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E402 (without lm-eval these tests are skipped before they import)
-"""General ability: presets against lm-eval's own task files, items from files, how items make up scores."""
+"""General ability: presets against lm-eval's own task files, items from files, scores from items."""
 
 import json
 import math
@@ -35,7 +35,7 @@ LIMA = SHARED / "data" / "trace" / "Lima" / "train.json"
 
 
 class Says:
-    """A scripted answer to every prompt, in the place of generation."""
+    """Gives a scripted answer to every prompt in place of generation."""
 
     def __init__(self, answer: Callable[[str], str]) -> None:
         self.answer = answer
@@ -53,12 +53,12 @@ def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> 
 
 @pytest.fixture(scope="module")
 def index() -> dict[str, Any]:
-    """What lm-eval and we have, by name: entries with their YAML files, no data."""
+    """The tasks of lm-eval and ours by name: entries with their YAML files, no data."""
     return TaskManager(include_path=str(TASK_FILES)).task_index
 
 
 def configs(index: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """The task files that a task, group or tag comes down to."""
+    """Return the task files of a task, group or tag."""
     entry = index[name]
     if entry.kind == Kind.TAG:
         return [config for member in sorted(entry.tags) for config in configs(index, member)]
@@ -67,8 +67,8 @@ def configs(index: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [found for member in members for found in configs(index, member)] or [config]
 
 
-def shown(config: dict[str, Any]) -> float:
-    """How many demonstrations a task has: those written into its file, or a split of them."""
+def demonstrations(config: dict[str, Any]) -> float:
+    """Return the number of demonstrations of a task: those in its file, or infinity for a split."""
     samples = (config.get("fewshot_config") or {}).get("samples")
     if isinstance(samples, list):
         return len(samples)
@@ -76,7 +76,7 @@ def shown(config: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("name", ["instructions", "offline", "slice_core", "trace"])
-def test_shipped_presets_ask_for_metrics_and_demonstrations_that_are_there(index: dict[str, Any], name: str) -> None:
+def test_shipped_presets_use_existing_metrics_and_demonstrations(index: dict[str, Any], name: str) -> None:
     for entry in (entry for tasks in read_preset(name).values() for entry in tasks.values()):
         metric, _, chosen = entry.metric.rpartition(",")
         found = configs(index, entry.task)
@@ -85,23 +85,23 @@ def test_shipped_presets_ask_for_metrics_and_demonstrations_that_are_there(index
             filters = config.get("filter_list") or [{"name": "none"}]
             assert metric in {each["metric"] for each in config["metric_list"]}, config["task"]
             assert chosen in {each["name"] for each in filters}, config["task"]
-            assert entry.shots <= shown(config), config["task"]
+            assert entry.shots <= demonstrations(config), config["task"]
         if index[entry.task].kind == Kind.GROUP:
             group = GroupConfig(**load_yaml(index[entry.task].yaml_path, resolve_func=False))
             ways = [way for way in group.aggregate_metric_list if way.metric == metric]
             assert any(way.filter_list is None or chosen in way.filter_list for way in ways), entry.task
 
 
-def test_without_the_hub_a_run_says_so_before_training(tmp_path: Path) -> None:
-    told = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
-    lines = [line for line in told.stderr.splitlines() if line.startswith("error")]
-    assert told.returncode == 2 and len(lines) == 1
-    assert "observers.general: the data of hellaswag cannot be had" in lines[0]
-    assert "take observers.general.preset=offline" in lines[0]
+def test_without_the_hub_a_run_ends_before_training(tmp_path: Path) -> None:
+    result = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert result.returncode == 2 and len(lines) == 1
+    assert "observers.general: the data of hellaswag is not available" in lines[0]
+    assert "use observers.general.preset=offline" in lines[0]
     assert not (tmp_path / "run").exists()
 
 
-def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
+def test_shipped_presets_name_existing_tasks(index: dict[str, Any]) -> None:
     assert shipped() == ["instructions", "offline", "slice_core", "trace"]
     known = set(index)
     presets = {name: read_preset(name) for name in shipped()}
@@ -115,7 +115,7 @@ def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ("GP: [boolq]", "GP must map names to tasks"),
         ("[]", "must map settings"),
@@ -123,19 +123,19 @@ def test_shipped_presets_name_what_lm_eval_has(index: dict[str, Any]) -> None:
         ("GP: {A: {task: boolq, metric: acc, shot: 5}}", "GP: A: expected"),
         ("GP: {A: {task: boolq, metric: acc, shots: -1}}", "shots: -1 must be 0 or more"),
         ("GP: {A: ", "not valid YAML"),
-        ("GP: {mean: {task: boolq, metric: acc}}", "'mean' is the mean of the others"),
+        ("GP: {mean: {task: boolq, metric: acc}}", "the name 'mean' is reserved"),
     ],
 )
-def test_a_bad_preset_is_told(tmp_path: Path, content: str, told: str) -> None:
+def test_a_bad_preset_is_refused(tmp_path: Path, content: str, expected: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=told) as error:
+    with pytest.raises(ConfigError, match=expected) as error:
         read_preset(str(file))
     assert str(file) in str(error.value)
 
 
-def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no preset 'slice'.*did you mean slice_core"):
+def test_bad_options_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no preset or file 'slice'; did you mean slice_core"):
         GeneralAbility("slice")
     with pytest.raises(ConfigError, match="limit 0 must be 1 or more"):
         GeneralAbility("offline", limit=0)
@@ -153,9 +153,9 @@ def test_bad_options_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match=r"boolq_val.jsonl, line 1: 'question' holds .*half a surrogate pair"):
         load([Entry("local_boolq", "acc,none")], tmp_path)
     (tmp_path / "bbh.jsonl").write_text('{"task": ["a"]}\n')
-    with pytest.raises(DataError, match=r"bbh.jsonl, line 1: expected an object with text under 'task'"):
+    with pytest.raises(DataError, match=r"bbh.jsonl, line 1: expected an object with a string under 'task'"):
         load([Entry("local_bbh", "exact_match,stripped", 3)], tmp_path)
-    with pytest.raises(ConfigError, match="lm-eval knows no task 'piqaa'; did you mean piqa or "):
+    with pytest.raises(ConfigError, match="lm-eval has no task 'piqaa'; did you mean piqa or "):
         load([Entry("piqaa", "acc,none")], None)
     ability = GeneralAbility("offline")
     with pytest.raises(ConfigError, match="a task named 'base' cannot be told from the base model"):
@@ -192,7 +192,7 @@ def test_demonstrations_are_of_the_same_kind_and_never_scored(folder: Path, tiny
     with pytest.raises(ConfigError, match="no metric 'acc,none'"):
         wrong = Entry("local_bbh", "acc,none")
         measure(lm, load([wrong], folder), 1, False)
-    with pytest.raises(DataError, match="3 demonstrations of 'adding', 4 are wanted"):
+    with pytest.raises(DataError, match="3 demonstrations of 'adding', 4 are needed"):
         many = Entry("local_bbh", "exact_match,stripped", 4)
         measure(lm, load([many], folder), 1, False)
 
@@ -210,7 +210,7 @@ GROUP = (
 
 
 @pytest.mark.long
-def test_a_groups_items_are_weighted_as_its_score(
+def test_a_groups_items_are_weighted_like_its_score(
     folder: Path, tiny: Callable[..., ContinualLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = Path(shutil.copytree(TASK_FILES, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")))
@@ -232,10 +232,10 @@ def test_a_groups_items_are_weighted_as_its_score(
     assert found["middle"].value == 0.0 < sum(found["middle"].parts[0].scores) and not found["middle"].averaged
 
 
-def test_our_files_of_hub_tasks_score_as_they_say(
+def test_our_task_files_of_hub_tasks_score_as_documented(
     tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alpaca by ROUGE-L, object counting by its first number; the hub's data stands in memory."""
+    """Alpaca by ROUGE-L, object counting by its first number; the hub's data is replaced by data in memory."""
     rows = [{"instruction": f"Say {i}", "input": "now" if i % 2 else "", "output": f"number {i}"} for i in range(200)]
     counts = [{"input": f"How many is {i}?", "target": str(i)} for i in range(10)]
     asked: list[str] = []
@@ -270,7 +270,7 @@ INSTRUCTIONS = [{"prompt": f"Say {i} twice.\n", "response": f"number {i} {i}"} f
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_instructions_of_ones_own_are_scored_by_rouge_l(
+def test_user_instructions_are_scored_by_rouge_l(
     tiny: Callable[..., ContinualLM], tmp_path: Path, listed: bool
 ) -> None:
     if listed:  # as TRACE has LIMA's
@@ -301,7 +301,7 @@ def test_the_preset_of_instructions(
     """From the data root's folder, zero-shot and in context; where the file is absent, one line before training."""
 
     def generate_until(_: HarnessLM, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Knows the form of an answer only where five were shown."""
+        """Answers in the right form only after five demonstrations."""
         prompts = [request.args[0] for request in requests]
         numbers = [prompt.split("Say ")[-1].split()[0] for prompt in prompts]
         return [f"number {n} {n}" if p.count("Say ") == 6 else n for n, p in zip(numbers, prompts, strict=True)]
@@ -313,7 +313,7 @@ def test_the_preset_of_instructions(
     with pytest.raises(DataError) as error:
         ability.check_run(run)
     file = tmp_path / "general" / "instructions.jsonl"
-    assert str(error.value) == f"{file} is missing; observers.general data_dir must hold the preset's files"
+    assert str(error.value) == f"{file} is missing; observers.general.data_dir must hold the preset's files"
     file.parent.mkdir()
     file.write_text("".join(json.dumps(row) + "\n" for row in INSTRUCTIONS))
     ability.check_run(run)
@@ -325,7 +325,7 @@ def test_the_preset_of_instructions(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         (
             "jsonl",
@@ -334,17 +334,17 @@ def test_the_preset_of_instructions(
         ),
         ("json", '[{"prompt": "a", "answer": ""}]', "record 1: expected an object with 'prompt' and 'answer'"),
         ("json", '{"prompt": "a", "answer": "b"}', "expected a list of records"),
-        ("jsonl", '{"prompt": "a", "response": "b"}', "no item is left beside the 5 demonstrations"),
+        ("jsonl", '{"prompt": "a", "response": "b"}', "no items are left besides the 5 demonstrations"),
     ],
 )
-def test_bad_instructions_are_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_bad_instructions_are_refused(tmp_path: Path, name: str, content: str, expected: str) -> None:
     (tmp_path / f"instructions.{name}").write_text(content)
-    with pytest.raises(DataError, match=rf"instructions\.{name}.*{told}"):
+    with pytest.raises(DataError, match=rf"instructions\.{name}.*{expected}"):
         load([Entry("local_instructions", "rouge_l,none")], tmp_path)
 
 
 @pytest.mark.skipif(not LIMA.is_file(), reason="needs ../shared/data/trace")
-def test_limas_answers_as_trace_has_them(tmp_path: Path) -> None:
+def test_limas_answers_in_traces_format(tmp_path: Path) -> None:
     shutil.copy(LIMA, tmp_path / "instructions.json")
     entry = Entry("local_instructions", "rouge_l,none")
     (task,) = load([entry], tmp_path)[entry]["tasks"].values()

@@ -1,4 +1,4 @@
-"""Intervals of general ability: stratified by task, paired with the base model's, none where items' mean is not it."""
+"""Intervals of general ability: stratified by task, paired with the base model's, none if a score is not a mean."""
 
 import json
 import math
@@ -27,8 +27,8 @@ def coins(count: int, share: float) -> list[float]:
     return (100.0 * (RNG.random(count) < share)).tolist()
 
 
-def test_a_difference_is_paired() -> None:
-    """Five points on every item: no width, where each score's own interval is wide."""
+def test_differences_are_paired() -> None:
+    """Five points more on every item: the difference has no width, though each score's interval is wide."""
     base = RNG.uniform(0, 90, 50).tolist()
     found = figure(score(part("a", [s + 5 for s in base])), score(part("a", base)))
     assert found.difference == pytest.approx(5.0)
@@ -36,16 +36,16 @@ def test_a_difference_is_paired() -> None:
     assert found.interval[1] - found.interval[0] > 8
 
 
-def test_tasks_of_a_group_are_resampled_apart() -> None:
-    """One task all right and one all wrong: no width within either, where pooled items would have one."""
+def test_tasks_of_a_group_are_resampled_separately() -> None:
+    """One task all right, one all wrong: no width within either, whereas pooled items would have one."""
     group = score(part("a", [100.0] * 40, 0.5), part("b", [0.0] * 40, 0.5))
     assert figure(group, group).interval == pytest.approx((50.0, 50.0))
     pooled = interval([100.0] * 40 + [0.0] * 40)
     assert pooled[1] - pooled[0] > 10, "negative control"
 
 
-def test_tasks_of_equal_size_are_drawn_from_independently() -> None:
-    """The standard error of a mean of k equal tasks is that of one over sqrt(k); alike draws would not shrink it."""
+def test_tasks_of_equal_size_are_resampled_independently() -> None:
+    """The standard error of a mean of k equal tasks is that of one over sqrt(k); equal draws would not shrink it."""
     one = coins(100, 0.5)
     alone = figure(score(part("a", one)), score(part("a", one))).interval
     mean = average([score(part(name, one)) for name in "abcdefghi"])
@@ -55,7 +55,7 @@ def test_tasks_of_equal_size_are_drawn_from_independently() -> None:
     assert figure(same, same).interval == pytest.approx(alone), "the same items in two settings are drawn alike"
 
 
-def test_weights_by_size_and_even_by_hand() -> None:
+def test_weights_by_size_and_equal_weights() -> None:
     a, b = coins(300, 0.7), coins(100, 0.4)
     error = {name: np.var(values) / len(values) for name, values in (("a", a), ("b", b))}
     for weights in ((0.75, 0.25), (0.5, 0.5)):
@@ -65,7 +65,7 @@ def test_weights_by_size_and_even_by_hand() -> None:
 
 
 @pytest.mark.parametrize("parts", [(), (part("a", [1.0, 2.0]),)])
-def test_what_is_no_mean_of_its_items_has_no_interval(parts: tuple[Part, ...]) -> None:
+def test_scores_that_are_not_means_have_no_interval(parts: tuple[Part, ...]) -> None:
     corpus = score_of(77.0, 2, parts)
     found = figure(corpus, corpus)
     assert not corpus.averaged
@@ -75,12 +75,12 @@ def test_what_is_no_mean_of_its_items_has_no_interval(parts: tuple[Part, ...]) -
     assert score_of(1.5 + 1e-9, 2, [part("a", [1.0, 2.0])]).averaged, "rounding"
 
 
-def test_other_items_than_the_bases_are_refused() -> None:
-    with pytest.raises(ConfigError, match="items of a are not those that the base model was measured on"):
+def test_items_that_differ_from_the_bases_are_refused() -> None:
+    with pytest.raises(ConfigError, match="items of a differ from those that the base model was measured on"):
         figure(score(part("a", [1.0, 2.0, 3.0])), score(part("a", [1.0, 2.0])))
 
 
-def test_it_survives_json() -> None:
+def test_scores_survive_json() -> None:
     made = score(part("a", [1.0, 2.5], 0.25), part("b", [4.0], 0.75))
     assert score_from(json.loads(json.dumps(asdict(made)))) == made
     assert item_rows("GP", "A", made)[2] == {"setting": "GP", "task": "A", "lm_eval_task": "b", "id": 0, "score": 4.0}

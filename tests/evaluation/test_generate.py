@@ -1,4 +1,4 @@
-"""Our generation against transformers' own, prompt by prompt: shared prefix, padding, early ends, adapters."""
+"""Our generation against transformers', prompt by prompt: shared prefix, padding, early ends, adapters."""
 
 from collections.abc import Callable
 
@@ -19,13 +19,13 @@ BUDGET = 12
 
 
 def prompts_with(prefix: int, count: int = 9) -> list[tuple[int, ...]]:
-    """Ragged prompts that begin with the same `prefix` tokens."""
+    """Make prompts of different lengths that begin with the same `prefix` tokens."""
     head = tuple(range(20, 20 + prefix))
     return [(*head, *e.prompt_ids) for e in random_examples(count, seed=3)]
 
 
 def with_stack(tiny: Callable[..., ContinualLM]) -> ContinualLM:
-    """A model with a folded task and a moved branch."""
+    """Make a model with a folded task and a changed branch."""
     module = tiny("float32", SeqLoRA(rank=4, alpha=8, fold_into="stack"))
     rng = torch.Generator().manual_seed(0)
     for task in range(2):
@@ -73,7 +73,7 @@ def test_equal_prompts_and_a_single_prompt(tiny: Callable[..., ContinualLM]) -> 
 
 
 @pytest.mark.parametrize("prefix", [0, 15])
-def test_sequences_that_end_early(tiny: Callable[..., ContinualLM], prefix: int) -> None:
+def test_rows_that_end_early(tiny: Callable[..., ContinualLM], prefix: int) -> None:
     module, prompts = with_stack(tiny), prompts_with(prefix)
     ids = plain_ids(module, prompts)
     end = max({i for row in ids for i in row}, key=lambda i: sum(i in row[1:8] for row in ids))
@@ -120,7 +120,7 @@ def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monk
     assert made == plain(module, prompts)
 
 
-def test_penalties_of_the_model_are_kept(tiny: Callable[..., ContinualLM]) -> None:
+def test_penalties_of_the_model_are_applied(tiny: Callable[..., ContinualLM]) -> None:
     module, prompts = with_stack(tiny), prompts_with(15)
     free = generate(module.llm, module.tokenizer, prompts, BUDGET, 4)
     module.llm.generation_config.repetition_penalty = 5.0
@@ -159,7 +159,7 @@ def test_another_prefix_or_wrong_positions_would_change_the_strings(
     forward = module.llm.forward
 
     def by_column(**inputs: torch.Tensor) -> object:
-        """Counts the padding as positions."""
+        """Count padding as positions."""
         past, width = inputs["past_key_values"].get_seq_length(), inputs["input_ids"].shape[1]
         return forward(**{**inputs, "position_ids": torch.arange(past, past + width)[None]})
 
@@ -167,7 +167,7 @@ def test_another_prefix_or_wrong_positions_would_change_the_strings(
     assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) != wanted
 
 
-def test_encoder_decoders_go_to_transformers(tiny: Callable[..., ContinualLM]) -> None:
+def test_encoder_decoders_use_transformers_loop(tiny: Callable[..., ContinualLM]) -> None:
     tokenizer = tiny("float32").tokenizer
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4}
     special = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
@@ -179,7 +179,7 @@ def test_encoder_decoders_go_to_transformers(tiny: Callable[..., ContinualLM]) -
     assert generate(llm, tokenizer, prompts, BUDGET, 4) == wanted
 
 
-def test_least_saving() -> None:
+def test_small_savings_are_not_used() -> None:
     head = tuple(range(LEAST // 2))
     assert common_prefix([(*head, 1), (*head, 2)]) == 0
     assert common_prefix([(*head, 1), (*head, 2, 3), (*head, 3)]) == len(head)

@@ -1,4 +1,4 @@
-"""A real model on real prompts in float32: the same strings whatever the batch, the padding, the number of ranks."""
+"""A real model on real prompts in float32 gives the same strings for any batch, padding and number of ranks."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ REAL_TOKENS = 112
 
 
 def real() -> ContinualLM:
-    """SmolLM2 with a branch large enough to change what it says."""
+    """SmolLM2 with a branch large enough to change its answers."""
     module = ContinualLM(Backbone("smollm2-135m-instruct", dtype="float32"), SeqLoRA(rank=8, alpha=16))
     module.load(module.backbone.load_tokenizer())
     rng = torch.Generator().manual_seed(0)
@@ -62,12 +62,12 @@ def prompts(model: ContinualLM) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def alone(model: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[int]]:
-    """transformers' own generate, one prompt at a time, without padding."""
+    """Run transformers' generate on one prompt at a time, without padding."""
     return [row for prompt in prompts for row in plain(model, [prompt])]
 
 
 def plain(model: ContinualLM, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """One call of transformers' own generate, left-padded to the longest, in the order given."""
+    """Run transformers' generate once, left-padded to the longest, in the given order."""
     batch = prompt_batch(prompts, model.tokenizer.pad_token_id, left=True)
     with torch.no_grad():
         made = model.llm.generate(**batch, max_new_tokens=BUDGET, do_sample=False)
@@ -75,7 +75,7 @@ def plain(model: ContinualLM, prompts: Sequence[Sequence[int]]) -> list[list[int
 
 
 def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[int]) -> bool:
-    """Whether two continuations part at a tie: there the logits of both tokens, recomputed alone, hardly differ."""
+    """Return whether two continuations first differ at a tie: both tokens' logits, recomputed alone, hardly differ."""
     first = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
     with torch.no_grad():
         logits = llm(torch.tensor([[*prompt, *a[:first]]]), logits_to_keep=1).logits[0, -1]
@@ -83,7 +83,7 @@ def is_tie(llm: PreTrainedModel, prompt: Sequence[int], a: list[int], b: list[in
 
 
 def trimmed(row: list[int], end: int) -> list[int]:
-    """Up to the end token, then padded with it to the budget."""
+    """Cut after the end token and pad with it to the budget."""
     row = row[: row.index(end)] if end in row else row
     return row + [end] * (BUDGET - len(row))
 
@@ -129,7 +129,7 @@ def genuine_alone(model: ContinualLM, genuine: list[Encoded]) -> list[list[int]]
 
 
 def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]]) -> None:
-    """As they come, by transformers, and sorted, by ours."""
+    """In the given order with transformers, and sorted with ours."""
     prompts = [e.prompt_ids for e in genuine]
     lengths = [len(prompt) for prompt in prompts]
     assert lengths != sorted(lengths, reverse=True), "sorting changes their order"

@@ -1,4 +1,4 @@
-"""Our model as lm-eval's: gates from the context alone, likelihoods and strings of lm-eval's own model class."""
+"""The lm-eval wrapper: gates read the context only; likelihoods and strings equal lm-eval's own model class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
 
 
 def moved(module: ContinualLM) -> ContinualLM:
-    """Two tasks' branches (and gates), moved from their starts."""
+    """A model with two tasks' branches (and gates), changed from their initial values."""
     rng = torch.Generator().manual_seed(0)
     for task in range(2):
         module.adapter.begin_task(task, rng)
@@ -56,7 +56,7 @@ def harness(module: ContinualLM, batch_size: int = 4) -> HarnessLM:
 
 
 def watched(module: ContinualLM) -> list[torch.Tensor]:
-    """Gates of every forward pass from now on."""
+    """Record the gates of every forward pass from now on."""
     seen: list[torch.Tensor] = []
     first = next(part for part in module.llm.modules() if isinstance(part, AdaptedLinear))
     first.register_forward_pre_hook(lambda linear, _: seen.append(linear.gates))
@@ -64,7 +64,7 @@ def watched(module: ContinualLM) -> list[torch.Tensor]:
 
 
 def alone(module: ContinualLM, text: str) -> torch.Tensor:
-    """Gates of one context, without anything beside or after it."""
+    """Compute the gates of one context, alone and without a continuation."""
     ids = module.tokenizer.encode(text)
     return module.adapter.forward_kwargs(prompt_batch([ids], module.tokenizer.pad_token_id, True, [None]))["gates"]
 
@@ -75,7 +75,7 @@ def gated(tiny: Callable[..., ContinualLM]) -> ContinualLM:
 
 
 @torch.no_grad()
-def test_gates_of_a_likelihood_are_those_of_its_context_alone(gated: ContinualLM) -> None:
+def test_gates_of_a_likelihood_depend_on_its_context_only(gated: ContinualLM) -> None:
     lm, seen = harness(gated, batch_size=1), watched(gated)
     context = PAIRS[2][0]
     for continuation in (" 4", " something else altogether", " 4 5 6 7 8 9 10 11 12"):
@@ -99,7 +99,7 @@ def test_gates_do_not_depend_on_batch_mates(gated: ContinualLM) -> None:
 
 
 @torch.no_grad()
-def test_gates_of_a_generation_are_those_of_its_prompt(gated: ContinualLM) -> None:
+def test_gates_of_a_generation_depend_on_its_prompt_only(gated: ContinualLM) -> None:
     lm, seen = harness(gated, batch_size=1), watched(gated)
     lm.generate_until(requests("generate_until", [(PAIRS[2][0], {"until": ["\n"], "max_gen_toks": 4})]))
     assert len(seen) > 1
@@ -107,7 +107,7 @@ def test_gates_of_a_generation_are_those_of_its_prompt(gated: ContinualLM) -> No
 
 
 @torch.no_grad()
-def test_a_chat_template_does_not_move_gates(gated: ContinualLM) -> None:
+def test_a_chat_template_does_not_change_gates(gated: ContinualLM) -> None:
     gated.tokenizer.chat_template = (
         "{% for m in messages %}<start>{{ m.role }}: {{ m.content }}<end>{% endfor %}"
         "{% if add_generation_prompt %}<start>assistant:{% endif %}"
@@ -127,14 +127,14 @@ def test_a_chat_template_does_not_move_gates(gated: ContinualLM) -> None:
 
 @pytest.fixture
 def both(tiny: Callable[..., ContinualLM]) -> tuple[HarnessLM, HFLM]:
-    """Ours and lm-eval's, around the same model with a branch."""
+    """Our wrapper and lm-eval's, of the same model with a branch."""
     module = moved(tiny("float32", SeqLoRA(rank=4, alpha=8)))
     theirs = HFLM(pretrained=module.llm, tokenizer=module.tokenizer, batch_size=1, device="cpu")
     return harness(module), theirs
 
 
 @torch.no_grad()
-def test_likelihoods_equal_those_of_lm_evals_own_class(both: tuple[HarnessLM, HFLM]) -> None:
+def test_likelihoods_equal_lm_evals_own_class(both: tuple[HarnessLM, HFLM]) -> None:
     ours, theirs = (lm.loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True) for lm in both)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
     torch.testing.assert_close(torch.tensor(ours)[:, 0], torch.tensor(theirs)[:, 0], rtol=1e-5, atol=1e-4)
@@ -142,7 +142,7 @@ def test_likelihoods_equal_those_of_lm_evals_own_class(both: tuple[HarnessLM, HF
 
 
 @torch.no_grad()
-def test_what_the_model_would_say_is_greedy(both: tuple[HarnessLM, HFLM]) -> None:
+def test_the_models_own_continuation_is_greedy(both: tuple[HarnessLM, HFLM]) -> None:
     lm = both[0]
     context = PAIRS[2][0]
     said = lm.llm.generate(torch.tensor([lm.tok_encode(context)]), max_new_tokens=3, do_sample=False)
@@ -179,7 +179,7 @@ def test_generations_equal(both: tuple[HarnessLM, HFLM]) -> None:
 
 
 @torch.no_grad()
-def test_generations_end_at_the_chat_templates_own_token(both: tuple[HarnessLM, HFLM]) -> None:
+def test_generations_end_at_the_chat_templates_end_token(both: tuple[HarnessLM, HFLM]) -> None:
     lm, asked = both[0], requests("generate_until", [(PAIRS[0][0], {"until": [], "max_gen_toks": BUDGET})])
     free = lm.generate_until(asked)[0]
     end = next(char for char in free[1:] if char.isascii() and char.isalnum() and char not in PAIRS[0][0])

@@ -1,4 +1,4 @@
-"""Labels chosen by likelihood: the values, the choice, and what a run says of it."""
+"""Labels chosen by likelihood: the values, the choice, and what a run reports."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PAD = 0
 
 
 def reference(module: ContinualLM, row: Encoded) -> float:
-    """log p(answer | prompt), one token after the other, nothing batched, padded or shared."""
+    """Compute log p(answer | prompt) token by token, without batching, padding or sharing."""
     total, llm = 0.0, module.llm
     with torch.no_grad():
         for i, token in enumerate(row.answer_ids):
@@ -49,7 +49,7 @@ def module(request: pytest.FixtureRequest, tiny: Callable[..., ContinualLM], tmp
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_values_are_those_of_one_token_after_the_other(module: ContinualLM, batch_size: int) -> None:
+def test_likelihoods_equal_those_computed_token_by_token(module: ContinualLM, batch_size: int) -> None:
     rows = random_examples(6)
     # Answers that share all but the last token run once.
     rows += [replace(rows[0], answer_ids=(*rows[0].answer_ids[:-1], token)) for token in (7, 9)]
@@ -62,8 +62,8 @@ def test_values_are_those_of_one_token_after_the_other(module: ContinualLM, batc
     assert [value for value, _ in found] == pytest.approx(wanted, abs=2e-5)
 
 
-def test_the_most_likely_label_ends_where_it_ends(module: ContinualLM) -> None:
-    """A label that begins another is taken for itself alone; without the end token it would always win."""
+def test_the_end_token_is_part_of_a_label(module: ContinualLM) -> None:
+    """A label that is a prefix of another is scored with its end token; without, it would always win."""
     prompts = [replace(e, answer_ids=()) for e in random_examples(24, seed=1)]
     labels = {"no": (5, 2), "no comment": (5, 6, 2), "yes": (8, 2)}
     chosen = most_likely(module.llm, module.answer_logits, PAD, prompts, labels, 8)
@@ -87,7 +87,7 @@ def test_label_sets_are_few_and_repeated() -> None:
     assert label_set(examples(*[str(i) for i in range(27)] * 5)) == []
 
 
-def test_a_run_says_which_tasks_are_scored_by_likelihood(tmp_path: Path) -> None:
+def test_a_run_reports_which_tasks_are_scored_by_likelihood(tmp_path: Path) -> None:
     said = smoke(tmp_path / "run", "--data.score_by=likelihood").stdout
     assert "accuracy by likelihood" in said
     found = record(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A model's own generation settings in batches: rows that end apart, of several lengths, with a shared beginning.
+"""A model's own generation settings in batches: rows of several lengths with different ends and a shared prefix.
 
 Each answer is the one that transformers gives the prompt alone.
 """
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def ending_apart(module: ContinualLM, prompts: list[tuple[int, ...]], name: str) -> list[list[int]]:
-    """Answers alone under the setting, once the end token is one that they say at different steps."""
+    """Compute the answers of single prompts, with an end token that they reach at different steps."""
     llm, tokenizer = module.llm, module.tokenizer
     tokenizer.chat_template = None  # its end token would count as well
     needs_end = name in ("min_length", "exponential_decay_length_penalty")
@@ -49,7 +49,7 @@ def ending_apart(module: ContinualLM, prompts: list[tuple[int, ...]], name: str)
 
 @pytest.mark.parametrize("prefix", [0, 15])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_batch_answers_as_each_prompt_alone(
+def test_batches_give_the_same_answers_as_single_prompts(
     tiny: Callable[..., ContinualLM], name: str, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "ENDED", 1 / 12)
@@ -62,12 +62,12 @@ def test_a_batch_answers_as_each_prompt_alone(
     assert [before_end(row, {end}) for row in made] == wanted
 
 
-def test_each_samples_own_arguments_need_to_know_which_tokens_are_its_own(tiny: Callable[..., ContinualLM]) -> None:
+def test_per_sample_arguments_need_the_spans_of_own_tokens(tiny: Callable[..., ContinualLM]) -> None:
     module, asked = tiny(), []
     call = (module.llm, module.tokenizer, prompts_with(0, 2), 2, 2)
     for make in (generate, continuations):
-        with pytest.raises(ConfigError, match=r"extra=.* needs own=.*Encoded.own") as told:
+        with pytest.raises(ConfigError, match=r"extra=.* needs own=.*Encoded.own") as caught:
             make(*call, extra=lambda batch: asked.append(batch) or {})
-        assert "\n" not in str(told.value) and not asked
+        assert "\n" not in str(caught.value) and not asked
     generate(*call, own=[None, (1, 2)], extra=lambda batch: asked.append(batch["own_mask"].sum(1).tolist()) or {})
     assert sorted(asked[0])[0] == 1

@@ -1,4 +1,4 @@
-"""The percentile bootstrap: coverage, seeding, pairing, and where it has no width."""
+"""The percentile bootstrap: coverage, seeding, pairing, and zero width."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cl_lightning.metrics.bootstrap import RESAMPLES, interval, percentiles, resampled_means
 
 
-def test_the_width_is_the_normal_ones_where_that_holds() -> None:
+def test_the_width_equals_that_of_the_normal_approximation() -> None:
     """Accuracy 70 % on 400 examples: standard error 100 sqrt(.7 .3 / 400) = 2.29, hence 70 -+ 4.5."""
     low, high = interval([100.0] * 280 + [0.0] * 120)
     error = 100 * math.sqrt(0.7 * 0.3 / 400)
@@ -18,7 +18,7 @@ def test_the_width_is_the_normal_ones_where_that_holds() -> None:
     assert high == pytest.approx(70 + 1.96 * error, abs=0.6)
 
 
-def test_it_covers_the_true_mean_as_often_as_it_says() -> None:
+def test_coverage_is_the_nominal_level() -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(200):
@@ -27,7 +27,7 @@ def test_it_covers_the_true_mean_as_often_as_it_says() -> None:
     assert 180 <= hits <= 198  # 95 % of 200, less a little for 60 examples
 
 
-def test_seeded_and_blind_to_the_order() -> None:
+def test_the_interval_is_seeded_and_ignores_the_order() -> None:
     scores = [0.0, 10.0, 35.5, 100.0, 80.0]
     assert interval(scores) == interval(list(scores))
     assert interval(scores, seed=1) != interval(scores, seed=0)
@@ -35,7 +35,7 @@ def test_seeded_and_blind_to_the_order() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=40))
-def test_it_lies_around_the_mean_and_within_the_scores(scores: list[float]) -> None:
+def test_the_interval_contains_the_mean_and_lies_within_the_scores(scores: list[float]) -> None:
     low, high = interval(scores)
     assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
     if len(set(scores)) == 1:
@@ -53,6 +53,6 @@ def test_rows_are_resampled_together() -> None:
     assert high - low > 5
 
 
-def test_nothing_to_resample() -> None:
+def test_no_scores_raise() -> None:
     with pytest.raises(ValueError, match="no scores"):
         interval([])

@@ -1,4 +1,4 @@
-"""Further metrics of a task: scored on the same predictions, kept, resumed and shown, and never part of R."""
+"""Further metrics of a task: computed from the same predictions, stored, resumed, reported, and never part of R."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from cl_lightning.data.task_data import official_task
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.metrics.parity import DEVIATIONS
 from cl_lightning.metrics.registry import METRICS
-from cl_lightning.metrics.scored import score_rows
+from cl_lightning.metrics.scored import score_predictions
 from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
@@ -27,15 +27,15 @@ ROWS = [
 ALSO = ("rationale_rouge_l", "rationale_bleu")
 
 
-def test_each_is_what_it_would_be_as_the_tasks_own_metric() -> None:
-    alone = score_rows("first_letter", ROWS, ["", ""])
-    scored = score_rows("first_letter", ROWS, ["", ""], ALSO)
+def test_further_metrics_equal_the_same_metrics_used_alone() -> None:
+    alone = score_predictions("first_letter", ROWS, ["", ""])
+    scored = score_predictions("first_letter", ROWS, ["", ""], ALSO)
     assert (scored.score, scored.interval) == (alone.score, alone.interval) == (100.0, (100.0, 100.0))
     assert [row["score"] for row in scored.rows] == [row["score"] for row in alone.rows]
     assert alone.further == {}
     assert list(scored.further) == list(ALSO)
     for name in ALSO:
-        single = score_rows(name, ROWS, ["", ""])
+        single = score_predictions(name, ROWS, ["", ""])
         assert scored.further[name] == {"score": single.score, "interval": single.interval}
         assert [row["also"][name] for row in scored.rows] == [row["score"] for row in single.rows]
     assert scored.further["rationale_rouge_l"]["score"] == 50.0, "the letter alone has no rationale"
@@ -56,13 +56,13 @@ def test_trace_names_what_its_evaluator_reports() -> None:
     listed = {(d.ours, d.official) for d in DEVIATIONS}
     assert {(name, o) for name, several in TRACE.official_also.items() for o in several} <= listed
     assert {name for spec in (*ours.values(), *official.values()) for name in spec.also} <= METRICS.keys()
-    # An evaluator without a name of its own for it leaves ours.
+    # Ours is kept if the evaluator has no such metric.
     assert official_task(TaskSpec("mine", "rouge_l", 4, also=("bleu",)), SuperNI()).also == ("bleu",)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Options for three tasks of one's own, two of them with further metrics."""
+    """Options for three user tasks, two of them with further metrics."""
     folder = tmp_path_factory.mktemp("own")
     rows = [{"q": f"number {i}", "parity": "odd" if i % 2 else "even", "next": f"the {i + 1}"} for i in range(60)]
     (folder / "a.json").write_text(json.dumps(rows))
@@ -78,15 +78,15 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     (folder / "own.yaml").write_text(
         json.dumps({"data": {"benchmark": benchmark, "order": ["parity", "next", "third"]}})
     )
-    hot = ("--model.lr=0.05", "--data.epochs=3")  # so large a rate that answers come out that are partly right
+    hot = ("--model.lr=0.05", "--data.epochs=3")  # large enough for partly correct answers
     return (f"--config={folder / 'own.yaml'}", *PLAIN, f"--data.root={folder}", *hot)
 
 
 @pytest.fixture(scope="module")
 def finished(own: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "further"
-    told = smoke(run, *own, "--sequence.zero_shot=true", "--sequence.wandb=offline")
-    assert "further metrics" in told.stdout
+    result = smoke(run, *own, "--sequence.zero_shot=true", "--sequence.wandb=offline")
+    assert "further metrics" in result.stdout
     return run
 
 
@@ -102,11 +102,11 @@ def table(run: Path, title: str = "further metrics") -> dict[tuple[str, str], li
 
 
 def long_answers(run: Path) -> dict[str, str]:
-    """What the report says of each task's answers that are longer than its budget."""
+    """The report's cell on answers longer than the budget, by task."""
     return {task: row[-1] for (task, _), row in table(run, "each task's last score").items()}
 
 
-def test_they_are_stored_with_intervals_and_leave_R_alone(finished: Path) -> None:
+def test_further_metrics_are_stored_with_intervals_and_not_in_R(finished: Path) -> None:
     state = record(finished)
     further = state["metrics"]["further"]
     assert {after: sorted(tasks) for after, tasks in further.items()} == {
@@ -120,7 +120,7 @@ def test_they_are_stored_with_intervals_and_leave_R_alone(finished: Path) -> Non
                 low, high = value["interval"]
                 assert low <= value["score"] <= high
     assert any(value["score"] for value in further["parity"]["parity"].values()), (
-        "something is right, or this tests nothing"
+        "some answer must be right for this test to mean anything"
     )
     for i, after in enumerate(state["order"]):
         for j, task in enumerate(state["order"][: i + 1]):
@@ -130,7 +130,7 @@ def test_they_are_stored_with_intervals_and_leave_R_alone(finished: Path) -> Non
     assert json.loads((finished / "metrics.json").read_text())["further"] == further
 
 
-def test_they_are_shown_and_logged_and_the_budget_with_them(finished: Path) -> None:
+def test_further_metrics_and_budgets_are_reported_and_logged(finished: Path) -> None:
     further, shown = record(finished)["metrics"]["further"], table(finished)
     assert list(shown) == [("parity", "edit_similarity"), ("parity", "f1"), ("next", "edit_similarity")]
     for (task, metric), (learnt, now, between) in shown.items():
@@ -144,7 +144,7 @@ def test_they_are_shown_and_logged_and_the_budget_with_them(finished: Path) -> N
     assert logged == [further[after]["parity"]["edit_similarity"]["score"] for after in record(finished)["order"]]
 
 
-def test_they_survive_resuming_and_going_on(finished: Path, own: tuple[str, ...], tmp_path: Path) -> None:
+def test_further_metrics_survive_resuming_and_continuing(finished: Path, own: tuple[str, ...], tmp_path: Path) -> None:
     further = record(finished)["metrics"]["further"]
     (finished / "metrics.json").unlink()
     smoke(finished, *own, "--sequence.zero_shot=true")
@@ -154,13 +154,13 @@ def test_they_survive_resuming_and_going_on(finished: Path, own: tuple[str, ...]
     after = record(tmp_path / "more")["metrics"]["further"]
     assert {name: after[name] for name in further} == further
     assert sorted(after["fourth"]) == ["fourth", "next", "parity"]
-    told = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
-    assert told.returncode == 2
-    assert "generated up to 4 tokens for next, now it would be 5; give it the same data.max_new_tokens" in told.stderr
+    result = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
+    assert result.returncode == 2
+    assert "generated up to 4 tokens for next, now it would be 5; use the same data.max_new_tokens" in result.stderr
     assert not (tmp_path / "other").exists()
 
 
-def test_new_scores_keep_them_and_new_predictions_have_new_ones(finished: Path) -> None:
+def test_rescoring_keeps_further_metrics_and_new_predictions_renew_them(finished: Path) -> None:
     state = record(finished)
     view = rescore(finished, "rouge_1")
     assert {*record(view)["metrics"]["metric_of_task"].values()} == {"rouge_1"}
@@ -171,7 +171,7 @@ def test_new_scores_keep_them_and_new_predictions_have_new_ones(finished: Path) 
     assert again["third"] == state["metrics"]["further"]["third"]
 
 
-def test_the_sample_of_trace_has_them(tmp_path: Path) -> None:
+def test_the_trace_sample_has_further_metrics(tmp_path: Path) -> None:
     smoke(tmp_path / "run", *PLAIN, "--data.order=[ScienceQA]", "--data.max_answer_tokens=120")
     assert [*table(tmp_path / "run")] == [("ScienceQA", "rationale_rouge_l"), ("ScienceQA", "rationale_bleu")]
     assert long_answers(tmp_path / "run") == {"ScienceQA": "6 of 6 over 16 tokens"}

@@ -100,7 +100,7 @@ def test_published_trace_lora_row():
     assert bwt(R) == pytest.approx(-45.8, abs=1e-9)
     assert ap(R) == pytest.approx((384.8 + 37.0) / 8, abs=1e-9)
     assert stability(R) == pytest.approx(64.2 / 7, abs=1e-9)
-    assert bwt_T(R) == pytest.approx(-45.8 * 7 / 8, abs=1e-9)  # SAPT's code would print another number
+    assert bwt_T(R) == pytest.approx(-45.8 * 7 / 8, abs=1e-9)  # SAPT's code would print this number
     with pytest.raises(ValueError, match=r"row 1, column 0"):
         f_ra(R)
 
@@ -205,7 +205,7 @@ def test_official_zero_padding_changes_nothing(R):
     assert f_ra(R) == pytest.approx(sum(drops) / last, abs=1e-9)
 
 
-def test_arrays_do_as_well():
+def test_arrays_are_accepted():
     assert bwt(np.array([[80.0, 0.0], [50.0, 70.0]])) == -30.0
     with pytest.raises(ValueError, match="empty"):
         bwt(np.zeros((0, 2)))

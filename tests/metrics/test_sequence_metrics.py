@@ -1,4 +1,4 @@
-"""The torchmetrics objects: the matrix functions' values, from shares of samples, on one process and on two ranks."""
+"""The torchmetrics objects: equal to the matrix functions, from partial updates, on one process and on two ranks."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_two_ranks_with_unequal_shares_equal_one(tmp_path: Path) -> None:
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)
     (values, alone), (others, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert values == others == pytest.approx(expected(), abs=1e-12)
-    # the mean of the ranks' own values is another number: sums must be reduced, not means
+    # the mean of the ranks' values differs: sums must be reduced, not means
     assert abs(summary(alone)["ap"] - expected()["ap"]) > 0.1
 
 
@@ -74,7 +74,7 @@ def test_in_the_middle_of_a_sequence_and_from_means() -> None:
         metric.compute()
 
 
-def test_what_is_undefined_or_unknown_raises() -> None:
+def test_undefined_or_unknown_metrics_raise() -> None:
     metric = SequenceMetric("bwt", tasks=2)
     metric.update(0, 0, torch.tensor([80.0]))
     with pytest.raises(ValueError, match="bwt is undefined"):
@@ -89,7 +89,7 @@ def test_what_is_undefined_or_unknown_raises() -> None:
         SequenceMetric("ap", tasks=0)
 
 
-def test_the_zero_shot_row_is_apart_from_the_last_task() -> None:
+def test_the_zero_shot_row_is_not_the_last_task() -> None:
     metric = SequenceMetric("fwt_gem", tasks=2)
     for i, j, score in [(ZERO_SHOT, 0, 10.0), (ZERO_SHOT, 1, 20.0), (0, 0, 90.0), (0, 1, 25.0)]:
         metric.update(i, j, score)
@@ -99,8 +99,8 @@ def test_the_zero_shot_row_is_apart_from_the_last_task() -> None:
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("ap", 70.0), ("fp", 55.0), ("bwt", -22.5), ("forget_T", 15.0)])
-def test_diagonal_and_last_row_are_enough_for_what_needs_no_more(name: str, wanted: float) -> None:
-    """As published for three tasks and more: the cells between are not known."""
+def test_metrics_need_only_the_cells_of_their_formula(name: str, wanted: float) -> None:
+    """As published for three tasks and more, without the cells in between."""
     metric = SequenceMetric(name, tasks=3)
     for row, column, score in ((0, 0, 80.0), (1, 1, 60.0), (2, 2, 70.0), (2, 0, 50.0), (2, 1, 45.0)):
         metric.update(row, column, score)
@@ -113,7 +113,7 @@ def test_diagonal_and_last_row_are_enough_for_what_needs_no_more(name: str, want
 
 
 @pytest.mark.parametrize("name", ["fwt_sapt", "intransigence"])
-def test_the_diagonal_is_enough_beside_references(name: str) -> None:
+def test_referenced_metrics_need_only_the_diagonal(name: str) -> None:
     metric, without = SequenceMetric(name, tasks=2, single=[90.0, 80.0]), SequenceMetric(name, tasks=2)
     for each in (metric, without):
         each.update(0, 0, 50.0)
@@ -123,7 +123,7 @@ def test_the_diagonal_is_enough_beside_references(name: str) -> None:
         without.compute()
 
 
-def test_what_each_task_has_forgotten_is_a_vector() -> None:
+def test_per_task_forgetting_is_a_vector() -> None:
     metric = SequenceMetric("per_task_forgetting", tasks=3)
     for row, column, score in ((0, 0, 80.0), (1, 0, 50.0), (1, 1, 70.0)):
         metric.update(row, column, score)

@@ -56,7 +56,7 @@ def ours(name: str, item: dict) -> float:
 
 
 @pytest.mark.parametrize("task", LETTER_TASKS)
-def test_accuracy_is_traces_but_for_surrounding_space(task):
+def test_accuracy_is_traces_except_for_surrounding_whitespace(task):
     deviating = 0
     for item in items(task):
         official = 100 * item["official_single"]["accuracy"]
@@ -69,7 +69,7 @@ def test_accuracy_is_traces_but_for_surrounding_space(task):
     assert 0 < deviating < len(items(task)) / 2
 
 
-def test_first_letter_is_traces_but_for_words_and_the_empty_prediction():
+def test_first_letter_is_traces_except_for_words_and_the_empty_prediction():
     deviating = []
     for item in items("ScienceQA"):
         official = item["official_single"]
@@ -85,7 +85,7 @@ def test_first_letter_is_traces_but_for_words_and_the_empty_prediction():
     assert (phrase["official"]["accuracy"], ours("first_letter", phrase)) == (1.0, 100.0)
 
 
-def test_edit_similarity_is_traces_but_for_the_algorithm_of_fuzzywuzzy():
+def test_edit_similarity_is_traces_except_for_the_algorithm_of_fuzzywuzzy():
     """The stored values are without python-Levenshtein: difflib's matching blocks, never above the LCS."""
     deviating = []
     for item in items("Py150"):
@@ -103,8 +103,8 @@ def test_edit_similarity_is_traces_but_for_the_algorithm_of_fuzzywuzzy():
         assert (found["official"]["similarity"], ours("edit_similarity", found)) == values
 
 
-def test_edit_similarity_of_what_unmasks_to_nothing():
-    """TRACE skips what is empty after un-masking, so an identical `<STR_LIT>` counts 0 there; here 100."""
+def test_edit_similarity_of_texts_that_unmasking_empties():
+    """TRACE skips texts that un-masking empties, so an identical `<STR_LIT>` scores 0 there; here 100."""
     assert score("edit_similarity", "<STR_LIT>", "<STR_LIT>") == 100.0
     assert score("edit_similarity", "", "<STR_LIT>") == 0.0
     assert score("edit_similarity", "<STR_LIT>", "x") == 0.0
@@ -124,7 +124,7 @@ def test_sari_is_traces_with_its_source():
 
 
 def test_sari_takes_the_paragraph_where_trace_takes_the_whole_prompt():
-    """The stored sources are prompts of made-up words; the frame is put back so that it can be found."""
+    """The stored sources are prompts of made-up words; their frame is restored so that the paragraph is found."""
     data = oracle("trace_text_metrics.json")["20Minuten"]
     frame = re.compile(r"\A[^\n]*\n\n\S+:\n(.*)\n\n\S+:\Z", re.DOTALL)
     lower = 0
@@ -237,7 +237,7 @@ def test_unmask():
     assert unmask("f ( '<STR_LIT:a b>' , '<STR_LIT>' , <NUM_LIT> , <NUM_LIT:42> , '<CHAR_LIT:\n>' )") == (
         "f ( 'a b' , '' , 0 , 42 , '\n' )"
     )
-    # The first that is found is "<NUM_LIT:5", and goes wherever it stands.
+    # The first match is "<NUM_LIT:5", which is replaced everywhere.
     assert unmask("<NUM_LIT:5> ( if <STR_LIT:<NUM_LIT:5>>") == "5 ( if <STR_LIT:5>"
 
 

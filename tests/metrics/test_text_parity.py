@@ -1,4 +1,4 @@
-"""The official evaluators' own values under their names, every listed difference, and what is new to both."""
+"""Official metrics against stored values of the official codes, and every listed difference with both values."""
 
 import json
 from functools import cache
@@ -14,9 +14,8 @@ from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.baselines import baseline_scores
 from cl_lightning.metrics.parity import DEVIATIONS
-from cl_lightning.metrics.registry import METRICS, best_scores
-from cl_lightning.metrics.registry import official as official_name
-from cl_lightning.metrics.scored import score_rows
+from cl_lightning.metrics.registry import METRICS, best_scores, official_name
+from cl_lightning.metrics.scored import score_predictions
 from tests.conftest import SHARED
 
 ORACLES = SHARED / "oracles"
@@ -61,7 +60,7 @@ def score(name: str, prediction: str, reference: str, prompt: str = "") -> float
 
 
 @pytest.mark.parametrize(("task", "key", "scale"), TRACES)
-def test_traces_own_values(task: str, key: str, scale: int) -> None:
+def test_official_trace_metrics_equal_traces_code(task: str, key: str, scale: int) -> None:
     data, name = oracle("trace_text_metrics.json"), TRACES[task, key, scale]
     edges = [(e, e["official"], e["source"] or "") for e in data["_edge"] if e["task"] == task]
     sources = data[task].get("sources", {})
@@ -78,7 +77,7 @@ def test_traces_own_values(task: str, key: str, scale: int) -> None:
 
 
 @pytest.mark.parametrize("key", OTHERS)
-def test_sapts_gainloras_and_slices_own_values(key: str) -> None:
+def test_official_sapt_and_slice_metrics_equal_their_code(key: str) -> None:
     items = oracle("superni_text_metrics.json")["items"]
     for item in items:
         mine = score(OTHERS[key], item["prediction"], item["reference"])
@@ -86,7 +85,7 @@ def test_sapts_gainloras_and_slices_own_values(key: str) -> None:
     assert len({item[key] for item in items}) > 1
 
 
-#: One pair for each line of the list on which the two metrics part: (prediction, reference, prompt, ours, official).
+#: For each deviation, one pair on which the two metrics differ: (prediction, reference, prompt, ours, official).
 APART = {
     ("accuracy", "accuracy_trace"): ("A\n", "A", "", 100.0, 0.0),
     ("first_letter", "first_letter_trace"): ("An apple", "A\nBecause", "", 0.0, 100.0),
@@ -97,7 +96,7 @@ APART = {
     ("rationale_bleu", "rationale_bleu_1_trace"): (" B) it floats", "B\nit floats", "", 100.0, 66.67),
     ("rationale_bleu", "rationale_bleu_4_trace"): (" B) it floats", "B\nit floats", "", 100.0, 0.0),
     ("edit_similarity", "edit_similarity_trace"): ("<STR_LIT>", "<STR_LIT>", "", 100.0, 0.0),
-    # leaving out the instruction counts as good deleting
+    # omitting the instruction counts as a correct deletion
     ("sari", "sari_trace"): ("a", "a b", "Simplify it.\nParagraph: a b Simplification:", 72.22, 86.66),
     ("exact_match", "exact_match_sapt"): ("+", "-", "", 0.0, 100.0),
     ("rouge_1", "rouge_1_sapt"): ("支持", "支持", "", 100.0, 0.0),
@@ -108,7 +107,7 @@ APART = {
 
 
 @pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda d: d.official)
-def test_every_deviation_is_named_told_and_real(deviation) -> None:
+def test_every_deviation_is_described_and_real(deviation) -> None:
     assert {deviation.ours, deviation.official} <= METRICS.keys()
     assert deviation.what and deviation.why
     prediction, reference, prompt, ours, official = APART[deviation.ours, deviation.official]
@@ -116,7 +115,7 @@ def test_every_deviation_is_named_told_and_real(deviation) -> None:
     assert score(deviation.official, prediction, reference, prompt) == pytest.approx(official, abs=0.01)
 
 
-def test_no_official_name_is_left_out_of_the_list() -> None:
+def test_every_official_metric_has_a_deviation() -> None:
     official = {name for name in METRICS if name.endswith(("_trace", "_sapt", "_slice"))}
     assert official == {d.official for d in DEVIATIONS}
     assert {(d.ours, d.official) for d in DEVIATIONS} == APART.keys()
@@ -126,19 +125,19 @@ OURS = [name for name in METRICS if not name.endswith(("_trace", "_sapt", "_slic
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name != "edit_similarity"])
-def test_ours_do_not_see_the_space_around_a_text(name: str) -> None:
+def test_our_metrics_ignore_surrounding_whitespace(name: str) -> None:
     bare = ("B it floats on = water", "B it sinks on = water at once")
     padded = (f"\n {bare[0]} \n", f"  {bare[1]}\t")
     prompt = "Simplify it.\nParagraph: it swims Simplification:"
     assert score(name, *padded, prompt) == score(name, *bare, prompt)
 
 
-def test_rows_are_scored_as_they_are() -> None:
-    """Stripping one side alone would make an exact answer wrong by the official names."""
+def test_predictions_are_not_stripped_before_scoring() -> None:
+    """Stripping one side only would make an exact answer wrong under the official metrics."""
     rows = [{"id": "0", "prediction": "x = 1 ", "reference": "x = 1 "}, {"id": "1", "prediction": "", "reference": ""}]
-    assert [row["score"] for row in score_rows("accuracy_trace", rows, ["", ""]).rows] == [100.0, 0.0]
-    assert [row["score"] for row in score_rows("edit_similarity_trace", rows, ["", ""]).rows] == [100.0, 0.0]
-    assert score_rows("accuracy", [{**rows[0], "prediction": "x = 1\n"}], [""]).score == 100.0
+    assert [row["score"] for row in score_predictions("accuracy_trace", rows, ["", ""]).rows] == [100.0, 0.0]
+    assert [row["score"] for row in score_predictions("edit_similarity_trace", rows, ["", ""]).rows] == [100.0, 0.0]
+    assert score_predictions("accuracy", [{**rows[0], "prediction": "x = 1\n"}], [""]).score == 100.0
 
 
 @pytest.mark.parametrize(("task", "key", "scale"), [pair for pair in TRACES if pair[0] != "20Minuten"])
@@ -146,7 +145,7 @@ def test_rows_give_traces_mean(task: str, key: str, scale: int) -> None:
     items = [i for i in oracle("trace_text_metrics.json")[task]["items"] if "error" not in i["official_single"]]
     rows = [{"id": str(i["idx"]), "prediction": i["prediction"], "reference": i["reference"]} for i in items]
     official = [scale * item["official_single"][key] for item in items]
-    mine = score_rows(TRACES[task, key, scale], rows, [""] * len(rows)).score
+    mine = score_predictions(TRACES[task, key, scale], rows, [""] * len(rows)).score
     assert mine == pytest.approx(sum(official) / len(official), rel=0, abs=1e-9)
 
 
@@ -168,9 +167,9 @@ def test_the_switch_needs_an_official_evaluator() -> None:
         TaskSequence(Own(), metrics="official")
 
 
-def test_an_evaluator_without_the_metric_is_told() -> None:
+def test_an_evaluator_without_the_metric_is_refused() -> None:
     assert official_name("rouge_l", "sapt") == official_name("rouge_l_sapt", "sapt") == "rouge_l_sapt"
-    with pytest.raises(ConfigError, match=r"the official evaluator \(sapt\) has no accuracy"):
+    with pytest.raises(ConfigError, match=r"the official evaluator \(sapt\) has no metric accuracy"):
         official_name("accuracy", "sapt")
 
 

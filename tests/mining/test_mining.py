@@ -300,7 +300,7 @@ def test_other_files_in_the_folder_stay(mined: tuple[Path, str], tmp_path: Path)
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "no run": (["--run={tmp}/nowhere"], r"nowhere: is no run folder"),
+    "no run": (["--run={tmp}/nowhere"], r"nowhere: is not a run folder"),
     "a pool without the task learnt": (
         ["--run={first}", "--data.order=[NumGLUE-cm, Py150, ScienceQA]"],
         r"data\.order: the pool lacks FOMC, the task that .* has learnt",

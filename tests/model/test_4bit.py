@@ -1,4 +1,4 @@
-"""A 4-bit base on the CPU: trains after an evaluation, starts neutrally, stays where it is over fits."""
+"""A 4-bit base on the CPU: trains after an evaluation, starts neutrally, and stays on its device between fits."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_capture_and_neutral_start(module: ContinualLM) -> None:
     assert torch.equal(module.llm(input_ids=batch["input_ids"]).logits, before)
 
 
-def test_folding_goes_to_the_stack_and_weight_is_refused(module: ContinualLM, folder: Path) -> None:
+def test_folding_into_the_stack_works_and_into_the_weight_is_refused(module: ContinualLM, folder: Path) -> None:
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     packed = {n: layer.weight.clone() for n, layer in module.adapter.layers.items()}
     module.adapter.end_task(0)
@@ -76,5 +76,5 @@ def test_folding_goes_to_the_stack_and_weight_is_refused(module: ContinualLM, fo
         refused.load(refused.backbone.load_tokenizer())
 
 
-def test_the_module_stays_where_it_is_when_a_fit_ends(module: ContinualLM) -> None:
+def test_the_module_stays_on_its_device_after_a_fit(module: ContinualLM) -> None:
     assert module.cpu() is module

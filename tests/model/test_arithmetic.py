@@ -1,4 +1,4 @@
-"""In which dtype a base is held, and what gradients are summed in."""
+"""The dtypes in which a base is held and gradients are summed."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from cl_lightning.model import precision
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_bf16_is_held_in_float32_only_where_nothing_multiplies_it(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_held_in_float32_only_without_bf16_units(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: units)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert precision.held_dtype(torch.bfloat16) == (torch.bfloat16 if units else torch.float32)

@@ -45,7 +45,7 @@ def by_hand(llm: nn.Module, ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_logits_are_those_of_the_equations(attention: str) -> None:
+def test_logits_equal_the_equations(attention: str) -> None:
     ids = torch.arange(5, 69, 3)
     wide = Backbone("random-llama", dtype="float64").load(len(random_tokenizer()))
     wide.set_attn_implementation(attention)
@@ -56,13 +56,13 @@ def test_logits_are_those_of_the_equations(attention: str) -> None:
     assert float((narrow(ids[None]).logits[0] - wanted).abs().max()) > 1e-9, "negative control: transformers' own"
 
 
-def test_other_dtypes_are_left_alone() -> None:
+def test_other_dtypes_are_unchanged() -> None:
     llm = Backbone("random-llama", dtype="float32").load(len(random_tokenizer()))
     assert llm.model.rotary_emb.inv_freq.dtype == torch.float32
     assert not any(module._forward_pre_hooks for module in llm.modules())
 
 
-def test_nothing_stays_widened_after_a_failure() -> None:
+def test_widening_ends_after_a_failure() -> None:
     norm = LlamaRMSNorm(4).double()
     keep_float64(norm)
     with pytest.raises(RuntimeError):

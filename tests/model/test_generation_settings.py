@@ -1,4 +1,4 @@
-"""Greedy is the most likely token, whatever generation settings a model brings; an option takes these."""
+"""Greedy decoding ignores a model's generation settings unless an option asks for them."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from cl_lightning.data.collate import training_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.evaluation.generate import continuations, generate
 from cl_lightning.model.backbone import Backbone
-from cl_lightning.model.generation_settings import told
+from cl_lightning.model.generation_settings import describe
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import random_examples
@@ -80,18 +80,16 @@ def answers(module: ContinualLM) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("name", "into"), [*((name, "generation_config.json") for name in MATTERS), ("repetition_penalty", "config.json")]
 )
-def test_neutral_is_as_without_the_setting_and_the_option_takes_it(
-    save: Callable[..., Path], name: str, into: str
-) -> None:
+def test_neutral_ignores_the_setting_and_model_follows_it(save: Callable[..., Path], name: str, into: str) -> None:
     plain = answers(load(save({})))
     folder = save({name: MATTERS[name]}, into)
     neutral, own = load(folder), load(folder, generation="model")
     assert answers(neutral) == plain != answers(own)
-    bart = {"forced_eos_token_id": 2} if neutral.encoder_decoder else {}  # BART's configuration has it by itself
+    bart = {"forced_eos_token_id": 2} if neutral.encoder_decoder else {}  # set in BART's configuration
     assert neutral.backbone.own_generation == own.backbone.own_generation == {name: MATTERS[name], **bart}
 
 
-def test_answers_end_at_the_models_own_tokens_in_either_case(save: Callable[..., Path]) -> None:
+def test_answers_end_at_the_models_own_tokens_in_both_modes(save: Callable[..., Path]) -> None:
     folder = save({"eos_token_id": [2, 77], "decoder_start_token_id": 5, "min_length": 3})
     for generation in ("neutral", "model"):
         module = load(folder, generation=generation)
@@ -100,7 +98,7 @@ def test_answers_end_at_the_models_own_tokens_in_either_case(save: Callable[...,
         assert (settings.decoder_start_token_id, settings.pad_token_id, settings.bos_token_id) == (5, 0, 1)
 
 
-def test_sampling_and_beams_are_neither_followed_nor_told(save: Callable[..., Path]) -> None:
+def test_sampling_and_beam_settings_are_ignored_and_not_reported(save: Callable[..., Path]) -> None:
     plain = answers(load(save({"forced_eos_token_id": None})))
     without_effect = {
         "do_sample": True, "temperature": 0.1, "top_p": 0.5, "top_k": 3, "num_beams": 3, "length_penalty": 2.0,
@@ -113,7 +111,7 @@ def test_sampling_and_beams_are_neither_followed_nor_told(save: Callable[..., Pa
         assert module.backbone.own_generation == {} and answers(module) == plain
 
 
-def test_texts_that_end_an_answer_are_the_models_own(save: Callable[..., Path]) -> None:
+def test_stop_strings_are_settings_of_the_model(save: Callable[..., Path]) -> None:
     free = load(save({"forced_eos_token_id": None}))
     plain = generate(free.llm, free.tokenizer, PROMPTS, 8, 4)
     letter = next(c for text in plain for c in text[1:-1] if c.isascii() and c.isprintable())
@@ -122,7 +120,7 @@ def test_texts_that_end_an_answer_are_the_models_own(save: Callable[..., Path]) 
     assert cut == [text[: text.index(letter) + 1] if letter in text else text for text in plain] != plain
 
 
-def test_likelihoods_are_the_models_in_either_case(save: Callable[..., Path]) -> None:
+def test_likelihoods_do_not_depend_on_the_mode(save: Callable[..., Path]) -> None:
     folder = save({"repetition_penalty": 50.0, "suppress_tokens": list(range(100, 259))})
     modules = [load(folder, generation=generation) for generation in ("neutral", "model")]
     batch = training_batch(random_examples(4), 0, modules[0].encoder_decoder)
@@ -130,13 +128,13 @@ def test_likelihoods_are_the_models_in_either_case(save: Callable[..., Path]) ->
         assert torch.equal(*(module.sample_nll(batch) for module in modules))
 
 
-def test_settings_are_told_shortly() -> None:
-    assert told({"repetition_penalty": 1.05, "bad_words_ids": [[i] for i in range(99)], "min_length": 3}) == (
+def test_settings_are_described_briefly() -> None:
+    assert describe({"repetition_penalty": 1.05, "bad_words_ids": [[i] for i in range(99)], "min_length": 3}) == (
         "repetition_penalty=1.05, bad_words_ids, min_length=3"
     )
 
 
-def test_the_first_lines_say_which_and_what_is_not_adapted(tmp_path: Path) -> None:
+def test_the_first_lines_report_the_mode_and_unadapted_weights(tmp_path: Path) -> None:
     config = tf.Qwen3MoeConfig(
         vocab_size=len(random_tokenizer()), head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
         **LLAMA,
@@ -152,7 +150,7 @@ def test_the_first_lines_say_which_and_what_is_not_adapted(tmp_path: Path) -> No
     assert second.startswith("not adapted, being no nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
 
 
-def test_the_option_is_told_too_and_a_model_without_such_settings_gets_no_word(tmp_path: Path) -> None:
+def test_the_first_line_reports_the_option_only_for_models_with_settings(tmp_path: Path) -> None:
     llm = Backbone("random-llama", dtype="float32").load(len(random_tokenizer()))
     random_tokenizer().save_pretrained(tmp_path)
     llm.save_pretrained(tmp_path)

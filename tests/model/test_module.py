@@ -18,7 +18,7 @@ from tests.conftest import batch_of, random_examples
 
 
 def plain_nll(module: ContinualLM, batch: dict) -> torch.Tensor:
-    """From full logits, by the definition."""
+    """Compute the NLL from full logits, by its definition."""
     logits = module.llm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     logp = logits.log_softmax(-1)
     out = []
@@ -37,7 +37,7 @@ def test_sample_nll_equals_the_definition(tiny: Callable[..., ContinualLM], labe
     assert torch.allclose(module.sample_nll(batch), plain_nll(module, batch), atol=1e-10)
 
 
-def test_a_head_that_is_more_than_a_product_is_noticed(tiny: Callable[..., ContinualLM]) -> None:
+def test_a_head_that_is_not_a_plain_product_is_detected(tiny: Callable[..., ContinualLM]) -> None:
     module = tiny("float64")
     plain = module.llm.forward
 
@@ -106,7 +106,7 @@ def test_step_losses_of_any_split_add_up_to_the_token_mean(tiny: Callable[..., C
     batches = [{**batch_of(s), "step_tokens": whole["step_tokens"]} for s in shares]
     parts = [module.sample_nll(b).sum() * module.step_weight(b, 2, 2) for b in batches]
     means = [module.sample_nll(batch_of(s)).sum() / batch_of(s)["step_tokens"] for s in shares]
-    assert torch.allclose(sum(parts) / 4, mean, atol=1e-12)  # what DDP and accumulation do: average
+    assert torch.allclose(sum(parts) / 4, mean, atol=1e-12)  # DDP and accumulation average
     assert not torch.allclose(sum(means) / 4, mean, atol=1e-3)  # negative control
 
 
@@ -155,7 +155,7 @@ def test_targets_by_name(tiny: Callable[..., ContinualLM]) -> None:
     assert type(module.llm.lm_head) is nn.Linear
 
 
-def test_fingerprint_sees_one_changed_number() -> None:
+def test_fingerprint_changes_with_one_number() -> None:
     backbone = Backbone("random-llama", dtype="float32")
     size = len(backbone.load_tokenizer())
     one, two = backbone.load(size), backbone.load(size)

@@ -20,7 +20,7 @@ STEPS = 6  # 9 examples, 3 a step, twice
 
 
 class Watch(TaskCallback):
-    """Keeps parameters before and after each optimiser step, and the gradient it was given, clipped."""
+    """Records parameters before and after each optimiser step, and its clipped gradient."""
 
     def __init__(self) -> None:
         self.before: list[list[Tensor]] = []
@@ -80,7 +80,7 @@ WARM = {
 
 
 @pytest.mark.parametrize("schedule", WARM)
-def test_steps_are_those_of_adamw_with_decay_warm_up_and_schedule(tmp_path: Path, schedule: str) -> None:
+def test_steps_equal_adamw_with_decay_warm_up_and_schedule(tmp_path: Path, schedule: str) -> None:
     betas, decay, lr = (0.8, 0.95), 0.3, 0.02
     watch = watched(tmp_path, lr=lr, weight_decay=decay, betas=betas, schedule=schedule, warmup=0.3)  # ceil(1.8) = 2
     rates = [lr * factor for factor in WARM[schedule]]
@@ -94,7 +94,7 @@ def test_steps_are_those_of_adamw_with_decay_warm_up_and_schedule(tmp_path: Path
     assert moved > 1e-3, "negative control: without the decay"
 
 
-def test_without_options_nothing_decays_and_one_step_warms_up(tmp_path: Path) -> None:
+def test_by_default_nothing_decays_and_one_step_warms_up(tmp_path: Path) -> None:
     watch = watched(tmp_path, lr=0.01)
     rates = [0.01 * factor for factor in (0.5, 1.0, 0.8, 0.6, 0.4, 0.2)]  # ceil(0.01 * 6) = 1 step warms up
     for index, start in enumerate(watch.before[0]):
@@ -123,14 +123,14 @@ class Lean(TaskCallback):
 
 
 class Leaning(SeqLoRA):
-    """The same, as strategies do."""
+    """Adds the same term as a penalty of the strategy."""
 
     def penalties(self) -> dict[str, Tensor]:
         return {"lean": sum(layer.lora_B.sum() for layer in self.layers.values())}
 
 
 @pytest.mark.parametrize(("accumulate", "strategy"), [(1, SeqLoRA), (2, SeqLoRA), (2, Leaning)])
-def test_a_steps_gradient_is_of_the_token_mean_and_of_each_term_once(
+def test_a_steps_gradient_is_that_of_the_token_mean_and_each_term_once(
     tmp_path: Path, accumulate: int, strategy: type[SeqLoRA]
 ) -> None:
     """At the start: plain LoRA has B = 0, so dLoss/dB is all there is, and the term adds 1 to each entry."""

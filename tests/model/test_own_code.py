@@ -1,4 +1,4 @@
-"""Models that come with code of their own: refused in one line, and loaded where the user trusts them."""
+"""Models with code of their own: refused in one line unless the user trusts them."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return model
 
 
-def test_they_are_refused_in_one_line_wherever_they_are_loaded(with_code: Path, tmp_path: Path) -> None:
+def test_untrusted_code_is_refused_in_one_line_everywhere(with_code: Path, tmp_path: Path) -> None:
     asked = Backbone(str(with_code), dtype="float32")
     task = tmp_path / "data" / "trace" / "Mine"
     task.mkdir(parents=True)
@@ -50,16 +50,16 @@ def test_they_are_refused_in_one_line_wherever_they_are_loaded(with_code: Path, 
         lambda: asked.load(VOCABULARY),
         lambda: data_check.main([str(tmp_path / "data"), f"--model={with_code}"]),
     ):
-        with pytest.raises(ConfigError) as told:
+        with pytest.raises(ConfigError) as caught:
             act()
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"model.backbone.name: {with_code} comes with code of its own; if you trust it: "
-            "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
+            "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
             "(in Python: trust_remote_code=True)"
         )
 
 
-def test_they_are_loaded_where_they_are_trusted(with_code: Path) -> None:
+def test_trusted_code_is_loaded(with_code: Path) -> None:
     asked = Backbone(str(with_code), dtype="float32", trust_remote_code=True)
     assert type(asked.load_tokenizer()).__name__ == "Words"
     assert type(asked.load(VOCABULARY)).__name__ == "Model"

@@ -1,4 +1,4 @@
-"""The shared prefix in training: same losses and gradients as the whole batch, and only where that holds."""
+"""The shared prefix in training: same losses and gradients as the whole batch, and used only if it is exact."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def examples_with_prefix() -> list[Encoded]:
 
 
 def loss_and_gradients(module: ContinualLM, batch: dict[str, Any]) -> list[torch.Tensor]:
-    """Sample losses, gradients of the factors, captured gradients of the weights."""
+    """Return sample losses, gradients of the factors and captured gradients of the weights."""
     module.train()
     nll = module.sample_nll(batch)
     factors = [p for group in module.adapter.param_groups() for p in group["params"]]
@@ -40,7 +40,7 @@ def begun(tiny: Callable[..., ContinualLM], **options: Any) -> ContinualLM:
     return module
 
 
-def test_losses_and_gradients_do_not_change(tiny: Callable[..., ContinualLM]) -> None:
+def test_losses_and_gradients_are_unchanged(tiny: Callable[..., ContinualLM]) -> None:
     module, batch = begun(tiny), batch_of(examples_with_prefix())
     assert module._shared_columns(batch) == PREFIX
     shared = loss_and_gradients(module, batch)
@@ -48,7 +48,7 @@ def test_losses_and_gradients_do_not_change(tiny: Callable[..., ContinualLM]) ->
     assert module._shared_columns(batch) == 0
     whole = loss_and_gradients(module, batch)
     assert len(shared) == len(whole) > 20
-    # The norms of this model pass gradients in float32, of all rows at once or of one after the other.
+    # This model's norms compute gradients in float32, for all rows at once or one after the other.
     worst = max(float((a - b).norm() / b.norm()) for a, b in zip(shared, whole, strict=True))
     assert worst < 1e-6
 
@@ -69,7 +69,7 @@ def test_columns_that_predict_a_label_are_not_shared() -> None:
     assert common_columns(batch["input_ids"], batch["labels"]) == len(examples[0].prompt_ids) - 1
 
 
-def test_models_with_other_caches_are_told_apart(tiny: Callable[..., ContinualLM]) -> None:
+def test_models_with_other_caches_are_detected(tiny: Callable[..., ContinualLM]) -> None:
     assert has_plain_cache(tiny("float32").llm)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -78,6 +78,6 @@ def test_models_with_other_caches_are_told_apart(tiny: Callable[..., ContinualLM
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_small_savings_are_left(rows: int) -> None:
+def test_small_savings_are_not_used(rows: int) -> None:
     batch = training_batch(examples_with_prefix()[:rows], pad_id=0)
     assert common_columns(batch["input_ids"], batch["labels"]) == 0

@@ -193,7 +193,7 @@ def test_the_command_prints_tables_and_errors(run: Path, monkeypatch: pytest.Mon
     assert code == 0 and "edit_similarity / edit_similarity_trace" in out
     for argv, line in [
         ((str(run),), "error: say which run, and --evaluate or --metrics"),
-        ((str(run / "logs"), "--metrics", "f1"), f"error: {run}/logs: is no run folder"),
+        ((str(run / "logs"), "--metrics", "f1"), f"error: {run}/logs: is not a run folder"),
         ((str(run), "--metrics", "f2"), "error: unknown metric 'f2'"),
     ]:
         code, _, err = told(*argv)

@@ -1,4 +1,4 @@
-"""Damage that JSON and checksums do not show: one line says what is damaged, whatever reads the run."""
+"""Damage that JSON and checksums do not reveal is reported in one line by everything that reads the run."""
 
 import copy
 import hashlib
@@ -40,7 +40,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def damage(run: Path, name: str, data: bytes) -> None:
-    """Put `data` into a file of the run, under its right checksum."""
+    """Replace a file of the run by `data`, with the right checksum."""
     (run / name).write_bytes(data)
     record = json.loads((run / "sequence.json").read_text())
     record["files"][name] = hashlib.sha256(data).hexdigest()
@@ -62,44 +62,44 @@ FAULTS: dict[str, tuple[Change, str]] = {
         f"no metrics.{key}": (lambda record, key=key: record["metrics"].pop(key), f"metrics lacks {key}")
         for key in METRICS
     },
-    "R of texts": (put("R", value=[["1", None], ["2", "3"]]), "R is of the wrong kind"),
-    "R with NaN": (put("R", value=[[float("nan"), None], [2, 3]]), "R is of the wrong kind"),
-    "R with true": (put("R", value=[[True, None], [2, 3]]), "R is of the wrong kind"),
-    "a flat R": (put("R", value=[1.0, 2.0]), "R is of the wrong kind"),
+    "R of texts": (put("R", value=[["1", None], ["2", "3"]]), "R has the wrong type"),
+    "R with NaN": (put("R", value=[[float("nan"), None], [2, 3]]), "R has the wrong type"),
+    "R with true": (put("R", value=[[True, None], [2, 3]]), "R has the wrong type"),
+    "a flat R": (put("R", value=[1.0, 2.0]), "R has the wrong type"),
     "a row too few": (put("R", value=[[1.0, None]]), "R has 1 rows, done is 2"),
     "done too few": (put("done", value=1), "R has 2 rows, done is 1"),
-    "done true": (put("done", value=True), "done is of the wrong kind"),
+    "done true": (put("done", value=True), "done has the wrong type"),
     "a short row": (put("R", value=[[1.0], [2.0, 3.0]]), "R, row 1: 1 scores for 2 tasks"),
     "a long row": (put("R", value=[[1.0, None], [2.0, 3.0, 4.0]]), "R, row 2: 3 scores for 2 tasks"),
     "a score that is missing": (put("R", value=[[1.0, None], [None, 3.0]]), "R, row 2: scores are missing"),
     "zero-shot scores": (put("zero_shot", value=[1.0]), "zero_shot: 1 scores for 2 tasks"),
     "other columns": (put("columns", value=["B", "A"]), "columns are not those of order"),
     "a protocol": (put("protocol", value="none"), "there is no protocol 'none'"),
-    "tables": (put("tables", value=[1]), "tables is of the wrong kind"),
-    "a table": (put("tables", value={"init": [{"title": "t", "columns": ["a"]}]}), "tables is of the wrong kind"),
-    "intervals": (put("metrics", "intervals", value=[1]), "metrics.intervals is of the wrong kind"),
-    "an interval": (put("metrics", "intervals", value={"A": {"A": [1]}}), "metrics.intervals is of the wrong kind"),
-    "trained": (put("metrics", "trained", value="abc"), "metrics.trained is of the wrong kind"),
+    "tables": (put("tables", value=[1]), "tables has the wrong type"),
+    "a table": (put("tables", value={"init": [{"title": "t", "columns": ["a"]}]}), "tables has the wrong type"),
+    "intervals": (put("metrics", "intervals", value=[1]), "metrics.intervals has the wrong type"),
+    "an interval": (put("metrics", "intervals", value={"A": {"A": [1]}}), "metrics.intervals has the wrong type"),
+    "trained": (put("metrics", "trained", value="abc"), "metrics.trained has the wrong type"),
     "no metric of a task": (put("metrics", "metric_of_task", value={"A": "f1"}), "metric_of_task lacks B"),
     "majority": (put("metrics", "majority", value=[1.0]), "majority: 1 scores for 2 tasks"),
-    "budgets": (put("metrics", "budgets", value={"A": {}}), "metrics.budgets is of the wrong kind"),
-    "further": (put("metrics", "further", value={"A": {"A": {"f1": 3}}}), "metrics.further is of the wrong kind"),
+    "budgets": (put("metrics", "budgets", value={"A": {}}), "metrics.budgets has the wrong type"),
+    "further": (put("metrics", "further", value={"A": {"A": {"f1": 3}}}), "metrics.further has the wrong type"),
     "a checksum": (put("fingerprints", value={"A": "x"}), "fingerprints lacks B"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_record_of_other_kinds_or_sizes_is_damaged(tmp_path: Path, name: str) -> None:
+def test_a_record_with_wrong_types_or_sizes_is_damaged(tmp_path: Path, name: str) -> None:
     record = copy.deepcopy(DONE)
     assert record_fault(record) is None, "the control"
-    change, told = FAULTS[name]
+    change, expected = FAULTS[name]
     change(record)
-    assert record_fault(record) == told
+    assert record_fault(record) == expected
     (tmp_path / "sequence.json").write_text(json.dumps(record))
     with pytest.raises(StateError) as caught:
         tables(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/sequence.json: damaged ({told}); restore it, or move the folder away and run again"
+        f"{tmp_path}/sequence.json: damaged ({expected}); restore it, or move the folder away and run again"
     )
 
 
@@ -108,7 +108,7 @@ def renamed(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda data: b"junk", r"adapter\.safetensors: damaged \("),
         (lambda data: b"", r"adapter\.safetensors: damaged \("),
@@ -117,10 +117,10 @@ def renamed(data: bytes) -> bytes:
     ],
     ids=["junk", "nothing", "foreign keys", "no keys"],
 )
-def test_adapters_with_a_right_checksum_that_are_none(run: Path, change: Callable[[bytes], bytes], told: str) -> None:
+def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[bytes], bytes], expected: str) -> None:
     name = adapter_file("FOMC")
     damage(run, name, change((run / name).read_bytes()))
-    with pytest.raises(StateError, match=told) as caught:
+    with pytest.raises(StateError, match=expected) as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_adapters_with_a_right_checksum_that_are_none(run: Path, change: Callabl
 @pytest.mark.parametrize(
     "rows", [b"", b"{}\n", b"[1]\n", b"{", b'{"id": "x", "score": NaN}\n', b"[" * 100_000, b"\xff"]
 )
-def test_predictions_with_a_right_checksum_that_are_none(run: Path, rows: bytes) -> None:
+def test_malformed_predictions_with_a_right_checksum(run: Path, rows: bytes) -> None:
     damage(run, "predictions/FOMC_FOMC.jsonl", rows)
     for act in (tables, lambda run: rescore(run, "own"), lambda run: compare.text([str(run)])):
         with pytest.raises(StateError, match=r"FOMC_FOMC\.jsonl: damaged \(holds no predictions"):
@@ -140,7 +140,7 @@ def test_predictions_with_a_right_checksum_that_are_none(run: Path, rows: bytes)
     ["data: {}\nmodel: {backbone: {name: x}, z: &a [*a]}\n", "data: {}\nmodel: {backbone: {name: x}, z: &a {b: *a}}\n",
      "data: {}\nmodel: {backbone: {}}\n", "data: {}\nmodel: {backbone: {name: x}}\ntrainer: 3\n"],
 )  # fmt: skip
-def test_a_configuration_that_holds_itself_or_no_options(run: Path, text: str) -> None:
+def test_a_configuration_that_contains_itself_or_no_options(run: Path, text: str) -> None:
     damage(run, "config.yaml", text.encode())
     for act in (load_run, lambda run: compare.text([str(run)])):
         with pytest.raises(StateError, match=r"config\.yaml: "):
@@ -148,14 +148,14 @@ def test_a_configuration_that_holds_itself_or_no_options(run: Path, text: str) -
 
 
 @pytest.mark.parametrize("tasks", [-1, 2, 9])
-def test_a_model_after_more_tasks_than_are_done_is_refused(run: Path, tasks: int) -> None:
-    with pytest.raises(StateError, match=rf"tasks={tasks} is not in 0\.\.1, the number of tasks that are done"):
+def test_more_tasks_than_are_done_are_refused(run: Path, tasks: int) -> None:
+    with pytest.raises(StateError, match=rf"tasks={tasks} is not in 0\.\.1, the number of finished tasks"):
         load_run(run, tasks)
     assert load_run(run, 0).matrix == load_run(run, 1).matrix
 
 
-def test_a_run_taken_over_knows_the_metrics_of_its_new_tasks(tmp_path: Path) -> None:
-    """Before the first of them is learnt, too: it can be stopped there, and read."""
+def test_an_adopted_run_has_the_metrics_of_its_new_tasks(tmp_path: Path) -> None:
+    """Even before the first of them is trained, since the run can be stopped and read there."""
     old = {**DONE, "columns": ["A"], "order": ["A"], "done": 1, "R": [[1.0]]}
     old["metrics"] = {**DONE["metrics"], "metric_of_task": {"A": "accuracy"}, "trained": [7]}
     assert record_fault(old) is None

@@ -1,4 +1,4 @@
-"""RunFolder.write: the names that a folder keeps for itself, and a full disk."""
+"""RunFolder.write: reserved names, and a full disk."""
 
 import copy
 import os
@@ -14,10 +14,10 @@ from tests.commands.test_user_files import BEGIN
 
 
 @pytest.mark.parametrize("name", [RECORD, LOCK, SCRATCH, "matrix.csv", "curves.csv", "metrics.json"])
-def test_callbacks_do_not_write_the_folders_own_files(tmp_path: Path, name: str) -> None:
+def test_callbacks_cannot_write_reserved_files(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path)
     folder.open("0123456789ab", False, copy.deepcopy(BEGIN))
-    with pytest.raises(StateError, match="is the run folder's own"):
+    with pytest.raises(StateError, match="is reserved"):
         folder.write(name, b"")
     folder.close()
 

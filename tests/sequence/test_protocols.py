@@ -1,4 +1,4 @@
-"""References to hold a sequence against: joint training on all tasks, and each task alone from the base model."""
+"""Reference protocols: joint training on all tasks, and each task alone from the base model."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ THREE = "--data.order=[FOMC,NumGLUE-cm,Sentiment]"
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "alone"
-    told = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
-    assert "3 tasks, each from the base model," in told.stdout.splitlines()[0]
+    result = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
+    assert "3 tasks, each from the base model," in result.stdout.splitlines()[0]
     return run
 
 
-def test_each_task_alone_is_what_a_run_of_it_alone_gives(alone: Path, tmp_path: Path) -> None:
+def test_each_task_alone_equals_a_run_of_that_task(alone: Path, tmp_path: Path) -> None:
     smoke(tmp_path / "one", *PLAIN, "--data.order=[FOMC]")
     smoke(tmp_path / "sequence", *PLAIN, THREE)
     kept, one, both = adapters(alone), adapters(tmp_path / "one"), adapters(tmp_path / "sequence")
@@ -39,7 +39,7 @@ def test_each_task_alone_is_what_a_run_of_it_alone_gives(alone: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("adapter", ["IncLoRA", "OLoRA", "SeqLoRA"])
-def test_no_task_sees_another_whatever_the_strategy(adapter: str, tmp_path: Path) -> None:
+def test_no_task_sees_another_with_any_strategy(adapter: str, tmp_path: Path) -> None:
     options = (*PLAIN, f"--model.adapter={adapter}", "--data.protocol=independent")
     if adapter == "SeqLoRA":
         options = (*options, "--model.adapter.per_task=continue")
@@ -50,8 +50,8 @@ def test_no_task_sees_another_whatever_the_strategy(adapter: str, tmp_path: Path
 
 
 def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
-    told = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
-    assert "joint training on 3 tasks together, 90 training examples" in told.stdout.splitlines()[0]
+    result = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
+    assert "joint training on 3 tasks together, 90 training examples" in result.stdout.splitlines()[0]
     state = record(tmp_path / "run")
     assert state["order"] == ["joint"]
     assert state["columns"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
@@ -67,14 +67,14 @@ def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
     assert record(tmp_path / "two")["R"][0] is not None
 
 
-def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
+def test_joint_training_accepts_an_initialiser(tmp_path: Path) -> None:
     smoke(tmp_path / "run", "--boundary.memory=null", "--boundary.init.operator=null", "--data.protocol=joint")
     assert any(name.endswith("lora_B0") for name in adapters(tmp_path / "run")["joint"])
     assert (tmp_path / "run" / "surgery" / "joint.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--data.protocol=joint"], "boundary.memory keeps what earlier tasks were, with data.protocol=joint there"),
         ([*PLAIN, "--data.protocol=joint", "--data.epochs=[1,2]"], "data.epochs: [1, 2] differ"),
@@ -86,8 +86,8 @@ def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
         ([*PLAIN, "--data.protocol=joint", "--sequence.continue_from=x"], "nothing goes on under data.protocol=joint"),
     ],
 )
-def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *options, check=False)
-    assert told.returncode == 2, told.stderr
-    assert said in told.stderr
+def test_refused_before_training(tmp_path: Path, options: list[str], expected: str) -> None:
+    result = smoke(tmp_path / "run", *options, check=False)
+    assert result.returncode == 2, result.stderr
+    assert expected in result.stderr
     assert not (tmp_path / "run").exists()

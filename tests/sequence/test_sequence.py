@@ -1,4 +1,4 @@
-"""The run as a whole: events in order, resume, kill -9, continuing, two ranks. Smoke model, real processes."""
+"""Whole runs: order of events, resuming, kill -9, continuing, two ranks. Smoke model, real processes."""
 
 import csv
 import json
@@ -16,13 +16,13 @@ from tests.wandb_offline import history, records
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
-    told = smoke(run)
-    assert "built-in sample, NOT TRACE" in told.stdout.splitlines()[0]
-    assert "what surgery did" in told.stdout
+    result = smoke(run)
+    assert "built-in sample, NOT TRACE" in result.stdout.splitlines()[0]
+    assert "what surgery did" in result.stdout
     return run
 
 
-def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+def test_run_folder_has_the_documented_files(finished: Path) -> None:
     state = record(finished)
     assert state["schema"] == 2
     assert state["done"] == 2
@@ -81,9 +81,9 @@ def test_mixed_precision_trains_float32_factors_and_wandb_offline_reads_back(tmp
 
 def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> None:
     before = (finished / "sequence.json").read_bytes()
-    told = smoke(finished)
-    assert "scores 0..100" in told.stdout
-    assert "boundary" not in told.stdout.split("scores 0..100")[0]
+    result = smoke(finished)
+    assert "scores 0..100" in result.stdout
+    assert "boundary" not in result.stdout.split("scores 0..100")[0]
     assert (finished / "sequence.json").read_bytes() == before
 
 
@@ -96,7 +96,7 @@ def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> 
         pytest.param("predictions/NumGLUE-cm_FOMC.jsonl", marks=pytest.mark.long),
     ],
 )
-def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
+def test_after_a_kill_anywhere_the_same_command_gives_the_same_numbers(
     finished: Path, tmp_path: Path, moment: str
 ) -> None:
     run = tmp_path / "killed"
@@ -110,16 +110,16 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_numbers(
     assert (run / predictions).read_text() == (finished / predictions).read_text()
 
 
-def test_a_finished_sequence_goes_on(finished: Path, tmp_path: Path) -> None:
+def test_a_finished_sequence_is_continued(finished: Path, tmp_path: Path) -> None:
     before = (finished / "sequence.json").read_bytes()
     run = tmp_path / "longer"
-    told = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
+    result = smoke(run, f"--sequence.continue_from={finished}", "--data.order+=Sentiment")
     state = record(run)
     assert state["order"] == ["FOMC", "NumGLUE-cm", "Sentiment"]
     assert state["R"][:2] == [[*row, None] for row in record(finished)["R"]]
     assert len(state["R"][2]) == 3
     assert list(state["metrics"]["intervals"]) == ["zero-shot", *state["order"]]
-    assert "task 1/3" not in told.stdout + told.stderr
+    assert "task 1/3" not in result.stdout + result.stderr
     assert state["tables"]["init"][0]["rows"][-1][0] == "Sentiment"
     assert state["tables"]["init"][0]["rows"][-1][1] is not None, "surgery found the memory of the earlier tasks"
     old, new = adapters(finished), adapters(run)

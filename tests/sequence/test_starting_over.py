@@ -1,4 +1,4 @@
-"""Starting over: what is advised never deletes what was saved, and no run but the one meant is deleted."""
+"""Starting over: the advice never leads to deleting what was saved, and no other run is deleted."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import yaml
 
 from cl_lightning.commands.parser import make_cli
 from cl_lightning.common.errors import ConfigError, StateError
-from cl_lightning.sequence import standing
+from cl_lightning.sequence import status
 from cl_lightning.sequence.continuation import check_apart
 from cl_lightning.sequence.folder import RunFolder, read_record
 from cl_lightning.sequence.run_files import LOCK, RECORD
@@ -20,7 +20,7 @@ from tests.commands.test_user_files import BEGIN, contents
 
 
 def begun(path: Path, **record: object) -> RunFolder:
-    """A run's folder, open."""
+    """Open a run's folder."""
     folder = RunFolder(path)
     folder.open("0123456789ab", False, {**copy.deepcopy(BEGIN), **record})
     return folder
@@ -30,17 +30,17 @@ def without_lock(folder: Path) -> dict[str, bytes | str | None]:
     return {name: data for name, data in contents(folder).items() if Path(name).name != LOCK}
 
 
-def test_who_started_over_is_told_to_go_on_without() -> None:
+def test_after_starting_over_the_advice_is_to_resume_without_fresh() -> None:
     order = ["a", "b", "c"]
     afresh = "run the same command again without FRESH=1 (sequence.fresh=true) to"
-    told = [standing.saved(Path("x"), done, order, fresh=True) for done in range(4)]
-    assert told == [
-        "none of 3 tasks was finished; run the same command again to begin anew",
-        f"task 1 of 3 is saved in x; {afresh} go on from there",
-        f"tasks 1 to 2 of 3 are saved in x; {afresh} go on from there",
+    messages = [status.saved(Path("x"), done, order, fresh=True) for done in range(4)]
+    assert messages == [
+        "none of 3 tasks was finished; run the same command again to begin",
+        f"task 1 of 3 is saved in x; {afresh} continue from there",
+        f"tasks 1 to 2 of 3 are saved in x; {afresh} continue from there",
         f"tasks 1 to 3 of 3 are saved in x; {afresh} see the result",
     ]
-    assert standing.again(False) == "run the same command again"
+    assert status.resume_advice(False) == "run the same command again"
 
 
 def test_starting_over_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,31 +55,31 @@ def test_starting_over_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     ("parent", "folder"),
     [("a", "a"), ("a", "./b/../a"), ("link", "a"), ("a", "link"), ("a", "a/b"), ("a/b", "a"), ("a/b", "link")],
 )
-def test_a_run_does_not_go_on_from_its_own_folder(
+def test_a_run_cannot_continue_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str, folder: str
 ) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "link").symlink_to("a")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"^sequence\.continue_from: .* are one, or one lies inside the other; "):
+    with pytest.raises(ConfigError, match=r"^sequence\.continue_from: .* are the same, or one contains the other; "):
         check_apart(parent, Path(folder))
     check_apart(parent, Path("ab"))
     check_apart(None, Path(folder))
 
 
-def test_going_on_from_the_folder_that_is_started_over_touches_nothing(tmp_path: Path) -> None:
+def test_continuing_from_the_folder_that_is_started_over_changes_nothing(tmp_path: Path) -> None:
     begun(tmp_path / "run").close()
     before = without_lock(tmp_path)
     at = (f"--sequence.run_dir={tmp_path}/run", f"--sequence.continue_from={tmp_path}/x/../run")
-    told = launch(*SMALL, *at, "--sequence.fresh=true", "--data.order+=Sentiment")
-    assert told.code == 2
-    assert told.line.startswith("sequence.continue_from: ")
+    result = launch(*SMALL, *at, "--sequence.fresh=true", "--data.order+=Sentiment")
+    assert result.code == 2
+    assert result.line.startswith("sequence.continue_from: ")
     assert without_lock(tmp_path) == before
 
 
 @pytest.mark.parametrize("key", ["files", "writing"])
-def test_another_run_with_nothing_done_is_refused_untouched(tmp_path: Path, key: str) -> None:
+def test_another_run_with_no_task_done_is_refused_unchanged(tmp_path: Path, key: str) -> None:
     begun(tmp_path).close()
     (tmp_path / "thesis.tex").write_text("precious")
     claim = {"files": {"thesis.tex": "0" * 64}, "writing": ["thesis.tex"]}[key]
@@ -90,10 +90,10 @@ def test_another_run_with_nothing_done_is_refused_untouched(tmp_path: Path, key:
     assert without_lock(tmp_path) == before
 
 
-def test_a_run_does_not_write_over_what_is_not_its_own(tmp_path: Path) -> None:
+def test_a_run_does_not_overwrite_other_files(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     (tmp_path / "notes.md").write_text("precious")
-    with pytest.raises(StateError, match=r"notes\.md: is not the run's, and would be overwritten; move it away"):
+    with pytest.raises(StateError, match=r"notes\.md: exists, but is not a file of the run; move it away"):
         folder.write("notes.md", b"1")
     assert (tmp_path / "notes.md").read_text() == "precious"
     assert "notes.md" not in read_record(tmp_path)["writing"], "or the next start deletes it"

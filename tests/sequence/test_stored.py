@@ -1,4 +1,4 @@
-"""A stranger's run folder: none of its classes is imported, no code of its model runs, unless the caller allows it."""
+"""Untrusted run folders: their classes are not imported and code of their model does not run unless allowed."""
 
 import copy
 import hashlib
@@ -24,7 +24,7 @@ from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.slots import PARTS, SLOTS
-from cl_lightning.sequence.stored import only, own_classes
+from cl_lightning.sequence.stored import exported_classes, restricted_imports
 from tests.commands.test_bad_runs import go_on
 from tests.conftest import save_tiny_t5
 
@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file that comes to be when the module `planted`, in the current folder, is imported."""
+    """Path of a file that importing the module `planted`, in the current folder, creates."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "planted.py").write_text(PLANTED.format(marker=str(tmp_path / "MARKER")))
@@ -67,7 +67,7 @@ Foreign = Callable[..., Path]
 
 @pytest.fixture
 def foreign(whole: Path, tmp_path: Path) -> Foreign:
-    """The run with another configuration, under its right checksum: foreign(("model", "lr"), 1.0) or foreign(text)."""
+    """Change the configuration of the run, with the right checksum: foreign(("model", "lr"), 1.0) or foreign(text)."""
 
     def make(place: tuple[str, ...] | str, value: Any = None) -> Path:
         run = Path(shutil.copytree(whole, tmp_path / f"run-{len(list(tmp_path.iterdir()))}"))
@@ -127,12 +127,12 @@ ATTACKS: dict[str, tuple[tuple[str, ...], Any]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_class_of_a_strangers_configuration_is_imported(foreign: Foreign, marker: Path, name: str) -> None:
+def test_no_class_of_an_untrusted_configuration_is_imported(foreign: Foreign, marker: Path, name: str) -> None:
     run = foreign(*ATTACKS[name])
     for act in (load_run, evaluate):
-        with pytest.raises(UserError, match=r"config\.yaml: ") as told:
+        with pytest.raises(UserError, match=r"config\.yaml: ") as caught:
             act(run)
-        assert "\n" not in str(told.value) and len(str(told.value)) < 450
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
     assert not marker.exists() and "planted" not in sys.modules
     assert not (run / "evaluated").exists()
 
@@ -142,37 +142,37 @@ def test_no_class_of_a_strangers_configuration_is_imported(foreign: Foreign, mar
     ["[]", "{", "a: \x00", "data: {}\n", "model: {backbone: {}}\ndata: 3\n", "x: !!python/object/apply:os.getcwd []\n",
      "data: {}\nmodel: {backbone: {}, z: &a [*a]}\n", "model: \xff"],
 )  # fmt: skip
-def test_a_configuration_that_is_none_is_told_in_one_line(foreign: Foreign, text: str) -> None:
+def test_a_malformed_configuration_is_refused_in_one_line(foreign: Foreign, text: str) -> None:
     run = foreign(text)
     for act in (load_run, evaluate, lambda run: rescore(run, "official"), lambda run: compare.text([str(run)])):
         if "&a" in text and act not in (load_run, evaluate):
             continue  # nothing is made from it
-        with pytest.raises(UserError, match=r"config\.yaml") as told:
+        with pytest.raises(UserError, match=r"config\.yaml") as caught:
             act(run)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
-def test_what_the_caller_allows_is_made(foreign: Foreign, marker: Path) -> None:
-    """The control: the planted class works, and is told by the name that lets it in."""
+def test_allowed_classes_are_built(foreign: Foreign, marker: Path) -> None:
+    """Control: the planted class works, and the error gives the name under which it can be allowed."""
     run = foreign(("model", "adapter", "class_path"), "planted.Evil")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         load_run(run)
-    assert str(told.value) == (
-        f"{run}/config.yaml: names planted.Evil, no class of this project for its place; if you trust that code: "
+    assert str(caught.value) == (
+        f"{run}/config.yaml: names planted.Evil, not a class of this project for that option; if you trust that code: "
         "--allow planted.Evil (in Python: allow=['planted.Evil'])"
     )
-    with pytest.raises(UserError, match=r"names planted\.Evil, no class of this project"):
+    with pytest.raises(UserError, match=r"names planted\.Evil, not a class of this project"):
         load_run(run, allow=["planted.Other", "planted"])
     assert not marker.exists()
     assert type(load_run(run, allow=["planted.Evil"]).module.adapter).__name__ == "Evil"
     assert marker.exists()
     for name in ("planted.Nothing", "nowhere.Class", "Evil", ""):
-        with pytest.raises(ConfigError, match=r"allow: .* is no class that can be imported"):
+        with pytest.raises(ConfigError, match=r"allow: .* is not an importable class"):
             load_run(run, allow=["planted.Evil", name])
 
 
-def test_the_parser_itself_is_kept_from_importing(marker: Path) -> None:
-    """Behind the look at the configuration stands the library's own policy; it is gone afterwards."""
+def test_the_parser_itself_does_not_import(marker: Path) -> None:
+    """The library's import policy holds even if the configuration was not checked, and is restored afterwards."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     from cl_lightning.adapters import AdapterStrategy
@@ -182,7 +182,7 @@ def test_the_parser_itself_is_kept_from_importing(marker: Path) -> None:
         parser.add_subclass_arguments(AdapterStrategy, "adapter")
         return parser.parse_object({"adapter": {"class_path": name}})
 
-    with only([]):
+    with restricted_imports([]):
         parse("cl_lightning.adapters.SeqLoRA")
         with pytest.raises(ArgumentError, match="not allowed"):
             parse("planted.Evil")
@@ -191,8 +191,8 @@ def test_the_parser_itself_is_kept_from_importing(marker: Path) -> None:
     assert marker.exists(), "the control"
 
 
-def test_every_part_of_our_own_classes_is_known() -> None:
-    """Of what options hold other than numbers, texts and slots, as tasks of one's own do."""
+def test_every_part_of_our_classes_is_listed() -> None:
+    """Parts are values of options other than numbers, strings and slots, such as user tasks."""
     hints = (
         hint
         for package in SLOTS.values()
@@ -204,12 +204,12 @@ def test_every_part_of_our_own_classes_is_known() -> None:
     assert {f"{part.__module__}.{part.__qualname__}" for part in parts} == {*PARTS}
 
 
-def test_every_name_of_our_own_classes_is_known() -> None:
-    names = own_classes("cl_lightning.adapters")
+def test_all_names_of_our_classes_are_listed() -> None:
+    names = exported_classes("cl_lightning.adapters")
     for name, module in ADAPTERS.items():
         assert {f"cl_lightning.adapters.{name}", f"cl_lightning.adapters.{module}.{name}"} <= set(names)
-    assert "cl_lightning.SLICE" in own_classes("cl_lightning.initializers"), "as the parser shortens it"
-    assert not own_classes(None)
+    assert "cl_lightning.SLICE" in exported_classes("cl_lightning.initializers"), "the name that the parser writes"
+    assert not exported_classes(None)
 
 
 # ---- code that comes with the model ------------------------------------------------------------------------
@@ -238,18 +238,18 @@ def with_code(tmp_path: Path, marker: Path) -> Path:
     return model
 
 
-def test_code_of_the_model_runs_only_where_the_caller_says_so(
+def test_code_of_the_model_runs_only_if_the_caller_allows_it(
     foreign: Foreign, with_code: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     backbone = {"name": str(with_code), "dtype": "float32", "trust_remote_code": True}
     run = foreign(("model", "backbone"), backbone)
     for act in (load_run, evaluate):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             act(run)
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"model.backbone.name: {with_code} comes with code of its own; if you trust it: "
-            "--model.backbone.trust_remote_code=true, or --trust-remote-code where a command has that "
+            "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
             "(in Python: trust_remote_code=True)"
         )
     assert not marker.exists()
@@ -258,7 +258,7 @@ def test_code_of_the_model_runs_only_where_the_caller_says_so(
     assert marker.exists(), "the control: it runs where it is wanted"
 
 
-def test_a_model_without_code_is_loaded_whatever_the_configuration_says(foreign: Foreign) -> None:
+def test_a_model_without_code_is_loaded_for_any_configuration(foreign: Foreign) -> None:
     run = foreign(("model", "backbone", "trust_remote_code"), True)
     assert load_run(run).module.backbone.trust_remote_code is False
     assert load_run(run, trust_remote_code=True).module.backbone.trust_remote_code is True
@@ -288,7 +288,7 @@ DATA_ATTACKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", DATA_ATTACKS)
-def test_no_benchmark_of_a_strangers_is_imported(
+def test_no_benchmark_of_an_untrusted_run_is_imported(
     foreign: Foreign, marker: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = foreign(BENCHMARK, DATA_ATTACKS[name])
@@ -298,14 +298,14 @@ def test_no_benchmark_of_a_strangers_is_imported(
     command(report, str(run), monkeypatch=monkeypatch)
     command(compare, str(run), monkeypatch=monkeypatch)
     assert command(mine, f"--run={run}", "--length=2", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert 4 <= len(told) <= 5 and all(line.startswith("error: ") for line in told)
+    errors = capsys.readouterr().err.splitlines()
+    assert 4 <= len(errors) <= 5 and all(line.startswith("error: ") for line in errors)
     assert not marker.exists() and "planted" not in sys.modules
     assert not (run / "rescored").exists() and not (run / "evaluated").exists()
 
 
 @pytest.mark.parametrize("way", ["--metrics=official", "--metrics=sari", "--evaluate"])
-def test_a_benchmark_that_is_allowed_is_made(
+def test_an_allowed_benchmark_is_built(
     foreign: Foreign, marker: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = foreign(BENCHMARK, DATA_ATTACKS["a class path"])
@@ -329,7 +329,7 @@ def test_a_benchmark_that_is_allowed_is_made(
         (("model.backbone.attn_implementation",), "somebody/kernel"),
     ],
 )
-def test_mining_at_a_strangers_run_imports_nothing(
+def test_mining_an_untrusted_run_imports_nothing(
     foreign: Foreign, marker: Path, place: tuple[str, ...], value: Any,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:  # fmt: skip
@@ -339,7 +339,7 @@ def test_mining_at_a_strangers_run_imports_nothing(
     assert not marker.exists()
 
 
-def test_mining_takes_what_is_allowed_and_no_trust_from_the_configuration(foreign: Foreign, tmp_path: Path) -> None:
+def test_mining_uses_allowed_classes_and_no_trust_from_the_configuration(foreign: Foreign, tmp_path: Path) -> None:
     run = foreign(("model", "backbone", "trust_remote_code"), True)
     for flags, trusted in ((), "false"), (("--trust-remote-code", "--allow=a.B"), "true"):
         options, argv = mine.parse([f"--run={run}", *flags, "--data.root=x"])

@@ -1,4 +1,4 @@
-"""What is said of a stored configuration that makes nothing: what does not fit, and advice that can be followed."""
+"""Errors for a stored configuration that cannot be built: what does not fit, and advice that can be followed."""
 
 import copy
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.stored import make
+from cl_lightning.sequence.stored import build
 
 MODEL = {
     "backbone": {"name": "random-llama"},
@@ -22,19 +22,19 @@ def refused(*place: str, value: Any) -> str:
     for key in place[:-1]:
         node = node[key]
     node[place[-1]] = value
-    with pytest.raises(StateError) as told:
-        make(ContinualLM, options, "model", Path("R/config.yaml"))
-    return str(told.value).removeprefix("R/config.yaml: ")
+    with pytest.raises(StateError) as caught:
+        build(ContinualLM, options, "model", Path("R/config.yaml"))
+    return str(caught.value).removeprefix("R/config.yaml: ")
 
 
 @pytest.mark.parametrize(
     "name", ["sub.yaml", "cl_lightning.data.UserTasks", "cl_lightning.nowhere", "Evil", "no.where"]
 )
-def test_no_advice_to_allow_what_is_no_class_of_ones_own(name: str) -> None:
-    assert refused("adapter", "class_path", value=name) == f"names {name}, no class of this project for its place"
+def test_allowing_is_not_advised_for_names_that_are_not_user_classes(name: str) -> None:
+    assert refused("adapter", "class_path", value=name) == f"names {name}, not a class of this project for that option"
 
 
-def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowing_is_advised_for_importable_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_classes.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("my_own_classes.Mine", "__main__.Mine"):
@@ -43,7 +43,7 @@ def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "expected"),
     [
         (("lr",), "x", "model.lr cannot be x"),
         (("adapter", "init_args", "rank"), "a", "model.adapter.rank cannot be a"),
@@ -54,5 +54,5 @@ def test_a_class_that_may_be_imported_is_told_how(tmp_path: Path, monkeypatch: p
         (("foo",), 1, "model has no option 'foo'"),
     ],
 )
-def test_what_does_not_fit_is_told_in_plain_words(place: tuple[str, ...], value: Any, told: str) -> None:
-    assert refused(*place, value=value) == told
+def test_options_that_do_not_fit_are_named(place: tuple[str, ...], value: Any, expected: str) -> None:
+    assert refused(*place, value=value) == expected

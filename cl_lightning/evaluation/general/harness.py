@@ -1,8 +1,8 @@
-"""The model in memory, adapters and gates in place, as a model of lm-eval.
+"""Wrap the model in memory, with its adapters and gates, as a model of lm-eval.
 
-Likelihoods go through the model's own training path with the context as the prompt and the continuation as the answer,
-so a gate pools over the context only; generation goes through `evaluation.generate`. Each rank evaluates the items that
-lm-eval deals to it. Imported only where general ability is measured: lm-eval is an extra.
+Likelihoods are computed by the model's training path with the context as the prompt and the continuation as the answer,
+so that gates pool over the context only; generation uses `evaluation.generate`. Each rank evaluates the items that
+lm-eval assigns to it. Imported only to measure general ability: lm-eval is an optional dependency.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example
 from cl_lightning.data.chat import PROBE, around, between, render
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.evaluation.generate import continuations, texts
+from cl_lightning.evaluation.generate import continuations, detokenize
 from cl_lightning.evaluation.likelihood import LabelLogits, log_likelihoods
 
 #: lm-eval's ((context, continuation), context ids, continuation ids).
@@ -30,13 +30,13 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 class HarnessLM(TemplateLM):
-    """A model in memory for `lm_eval.evaluate`.
+    """Adapter from a model in memory to `lm_eval.evaluate`.
 
     Args:
-        llm, tokenizer: the model; its train mode is as before after each call.
+        llm, tokenizer: the model; its train mode is restored after each call.
         answer_logits: its forward pass with the head at labels only, gates included.
         batch_size: sequences per forward pass.
-        extra: each sample's own arguments of the model (gates), for generation.
+        extra: computes per-sample arguments of the model (gates) for generation.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class HarnessLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The end of a text, before which nothing stood: not a turn's end. Generation stops at both."""
+        """End-of-text token, not the end of a chat turn; generation stops at both."""
         return self.tokenizer.eos_token_id
 
     @property
@@ -75,7 +75,7 @@ class HarnessLM(TemplateLM):
         return self.tokenizer.encode(string, add_special_tokens=self._special(string, add_special_tokens))
 
     def _special(self, text: str, wanted: bool | None) -> bool:
-        """Special tokens are added where they are wanted and not written out already, as chat templates do."""
+        """Return whether to add special tokens; by default unless a chat template has already written them."""
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         return not begins if wanted is None else wanted
 
@@ -85,7 +85,7 @@ class HarnessLM(TemplateLM):
             "continue_final_message": not add_generation_prompt,
         }
         text = render(self.tokenizer, chat_history, **options)
-        # What stands before the first text and after the last one is the same around any other.
+        # The template puts the same text before the first and after the last message whatever they contain.
         probe = {"content": PROBE}
         one = render(self.tokenizer, [chat_history[0] | probe, *chat_history[1:]], **options)
         other = render(self.tokenizer, [*chat_history[:-1], chat_history[-1] | probe], **options)
@@ -93,9 +93,9 @@ class HarnessLM(TemplateLM):
         return text
 
     def _own(self, context: str, cut: int) -> tuple[int, int] | None:
-        """Span of a context's tokens that a chat template has not put around it; None: all. `cut`: taken off its head.
+        """Return the span of a context's tokens without those of the chat template; None: all.
 
-        Where a gate pools in training.
+        Gates pool over this span, as in training. `cut`: number of tokens removed from the start.
         """
         if context not in self._contents:
             return None
@@ -111,16 +111,16 @@ class HarnessLM(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether it is the greedy one."""
-        rows = [self._encoded(request) for request in requests]
-        return log_likelihoods(self.llm, self.answer_logits, self.tokenizer.pad_token_id, rows, self.batch_size)
+        """Compute the log-likelihood of each continuation, and whether it is the greedy one."""
+        samples = [self._encoded(request) for request in requests]
+        return log_likelihoods(self.llm, self.answer_logits, self.tokenizer.pad_token_id, samples, self.batch_size)
 
     def _encoded(self, request: Request) -> Encoded:
-        """Context and continuation as prompt and answer; what exceeds the model's length is cut from the left."""
-        texts, context, continuation = request
+        """Encode context and continuation as prompt and answer, truncating the context from the left."""
+        strings, context, continuation = request
         room = self.max_length if self.backend == "seq2seq" else self.max_length + 1 - len(continuation)
         cut = max(0, len(context) - room)
-        own = self._own(texts[0], cut) if texts else None
+        own = self._own(strings[0], cut) if strings else None
         return Encoded(Example("", "", ""), tuple(context[cut:]), tuple(continuation), cut, own)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
@@ -151,12 +151,12 @@ class HarnessLM(TemplateLM):
             made = continuations(
                 self.llm, self.tokenizer, prompts, budget, self.batch_size, own, self.extra, stop=until
             )
-            for i, text in zip(chosen, texts(self.llm, self.tokenizer, made), strict=True):
+            for i, text in zip(chosen, detokenize(self.llm, self.tokenizer, made), strict=True):
                 found[i] = min((text.split(end)[0] for end in until), key=len, default=text)
         return found
 
     def _settings(self, request: Instance) -> tuple[int, tuple[str, ...]]:
-        """Token budget and end texts. Raises ConfigError for a task that samples."""
+        """Return token budget and stop strings. Raises ConfigError for a task that samples."""
         options = normalize_gen_kwargs(request.args[1], 256)
         if options["do_sample"]:
             raise ConfigError(

@@ -1,6 +1,6 @@
-"""General ability: what the model can do beside the tasks it is taught, measured by lm-eval.
+"""Measure general ability, on tasks that are not trained, with lm-eval.
 
-Imported only where general ability is measured: lm-eval is an extra.
+Imported only to measure general ability: lm-eval is an optional dependency.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from cl_lightning.evaluation.general.presets import Entry
 from cl_lightning.evaluation.general.scores import Part, Score, score_of
 
 TASK_FILES = Path(__file__).parent / "tasks"
-#: Decides which demonstrations lm-eval draws; the same before and after a task.
+#: Seed of lm-eval's draw of demonstrations, the same at every measurement.
 SEED = 1234
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -37,14 +37,14 @@ datasets.disable_progress_bars()
 
 
 def load(entries: Sequence[Entry], data_dir: Path | None) -> dict[Entry, TaskDict]:
-    """lm-eval's tasks and groups with their data, each with its number of demonstrations.
+    """Load lm-eval's tasks and groups with their data and number of demonstrations.
 
     Args:
-        entries: what to load; equal ones once.
+        entries: tasks to load; equal ones are loaded once.
         data_dir: folder of the files that our local tasks read.
 
     Raises:
-        ConfigError, DataError: an unknown task, a data set that cannot be had, a damaged file.
+        ConfigError, DataError: a task is unknown, its data set is not available, or a file is damaged.
     """
     manager = _manager(entries, data_dir)
     return {entry: _loaded(manager, entry, data_dir) for entry in dict.fromkeys(entries)}
@@ -54,7 +54,7 @@ def _manager(entries: Sequence[Entry], data_dir: Path | None) -> TaskManager:
     metadata = {} if data_dir is None else {"data_dir": str(data_dir)}
     ours = TaskManager(include_path=str(TASK_FILES), include_defaults=False, metadata=metadata)
     if all(entry.task in ours.all_subtasks for entry in entries):
-        return ours  # lm-eval's own fourteen thousand take seconds to index
+        return ours  # indexing lm-eval's own 14,000 tasks takes seconds
     return TaskManager(include_path=str(TASK_FILES), metadata=metadata)
 
 
@@ -62,7 +62,7 @@ def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDi
     if entry.task not in manager.all_tasks:
         close = difflib.get_close_matches(entry.task, manager.all_tasks, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists all"
-        raise ConfigError(f"observers.general: lm-eval knows no task {entry.task!r}; {hint}")
+        raise ConfigError(f"observers.general: lm-eval has no task {entry.task!r}; {hint}")
     if entry.task.startswith("local_") and data_dir is None:
         raise ConfigError(
             f"observers.general: {entry.task} reads JSONL files; name their folder with data_dir (no data.root is set)"
@@ -73,7 +73,7 @@ def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDi
     except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"observers.general: the data of {entry.task} cannot be had ({first}); without the hub take "
+            f"observers.general: the data of {entry.task} is not available ({first}); without the hub use "
             "observers.general.preset=offline, or tasks of your own files in its data_dir"
         ) from error
     for task in loaded["tasks"].values():
@@ -82,13 +82,12 @@ def _loaded(manager: TaskManager, entry: Entry, data_dir: Path | None) -> TaskDi
 
 
 def measure(lm: HarnessLM, loaded: dict[Entry, TaskDict], limit: int | None, chat: bool) -> dict[Entry, Score]:
-    """Each entry's score by lm-eval, on all ranks. Train mode and random states are left as they were.
+    """Compute each entry's score with lm-eval, on all ranks. Train mode and random states are restored.
 
-    `lm_eval.evaluate` and not `simple_evaluate`: that one sets global seeds and asks pip and the compilers what the
-    machine is like, every time.
+    Uses `lm_eval.evaluate`, since `simple_evaluate` sets global seeds and queries pip and compilers at every call.
 
     Raises:
-        ConfigError: a task has no metric of the entry's name, or fewer items than there are ranks.
+        ConfigError: a task does not have the entry's metric, or fewer items than there are ranks.
     """
     return {entry: _score(lm, entry, tasks, limit, chat) for entry, tasks in loaded.items()}
 
@@ -106,12 +105,12 @@ def _score(lm: HarnessLM, entry: Entry, loaded: TaskDict, limit: int | None, cha
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
-    told = None
+    gathered = None
     if results is not None:
         metrics = {**results["results"], **results.get("groups", {})}[entry.task]
         sizes = {name: count["effective"] for name, count in results["n-samples"].items()}
-        told = metrics, sum(sizes.values()), _parts(results["samples"], entry, loaded, sizes)
-    metrics, items, parts = distributed.gather(told)[0]
+        gathered = metrics, sum(sizes.values()), _parts(results["samples"], entry, loaded, sizes)
+    metrics, items, parts = distributed.gather(gathered)[0]
     if entry.metric not in metrics:
         there = [key for key, value in metrics.items() if isinstance(value, float)]
         raise ConfigError(
@@ -123,12 +122,12 @@ def _score(lm: HarnessLM, entry: Entry, loaded: TaskDict, limit: int | None, cha
 def _parts(
     samples: dict[str, list[dict[str, Any]]], entry: Entry, loaded: TaskDict, sizes: dict[str, int]
 ) -> list[Part]:
-    """Items' scores by the entry's metric, of each task that has one."""
+    """Collect the items' scores by the entry's metric for each task that has it."""
     metric, _, chosen = entry.metric.rpartition(",")
     found: dict[str, list[tuple[int, float]]] = {}
     for name, rows in samples.items():
         scored = [(row["doc_id"], row.get(metric)) for row in rows if row["filter"] == chosen]
-        # Corpus metrics (BLEU) keep texts for each item.
+        # Corpus metrics (BLEU) have strings in place of item scores.
         if scores := [(item, 100.0 * float(value)) for item, value in scored if isinstance(value, Real)]:
             found[name] = sorted(scores)
     weights = _weights(entry, loaded, {name: sizes[name] for name in found})
@@ -136,7 +135,7 @@ def _parts(
 
 
 def _weights(entry: Entry, loaded: TaskDict, sizes: dict[str, int]) -> dict[str, float]:
-    """What the mean of each task counts in a group's score: by its number of items, or all alike."""
+    """Return the weight of each task's mean in a group's score: by number of items, or equal."""
     group = loaded["groups"].get(entry.task)
     metric, _, chosen = entry.metric.rpartition(",")
     for way in (group.aggregate_metric_list or []) if group is not None else []:
@@ -150,7 +149,7 @@ def _evaluating(llm: PreTrainedModel) -> Iterator[None]:
     training = llm.training
     llm.eval()
     try:
-        # lm-eval draws a bar for each task and has no switch for it.
+        # lm-eval shows a progress bar for each task, with no option to disable it.
         with torch.no_grad(), isolate_rng(), redirect_stderr(io.StringIO()):
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Which tasks make up a general ability: presets, shipped as YAML files beside this one or written by users.
+"""Presets: the tasks that measure general ability, in YAML files of this package or of the user.
 
 A preset maps settings (GP, IP, ..) to tasks by name, each with lm-eval's task, metric and number of demonstrations:
 
@@ -17,7 +17,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).parent / "preset_files"
-#: The name of a setting's mean in tables.
+#: Name of a setting's mean in tables.
 MEAN = "mean"
 
 
@@ -26,8 +26,8 @@ class Entry:
     """One task of a preset.
 
     Attributes:
-        task: lm-eval's name, of a task or a group.
-        metric: lm-eval's key, "acc,none" or "exact_match,strict-match".
+        task: lm-eval's name of a task or group.
+        metric: lm-eval's key, e.g. "acc,none" or "exact_match,strict-match".
         shots: demonstrations in the prompt.
     """
 
@@ -36,24 +36,24 @@ class Entry:
     shots: int = 0
 
 
-#: Setting -> name of the task for people -> entry.
+#: Setting -> display name of the task -> entry.
 Preset = dict[str, dict[str, Entry]]
 
 
 def shipped() -> list[str]:
-    """Names of the presets that come with this package."""
+    """List the presets of this package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_preset(name: str) -> Preset:
-    """A shipped preset, or a YAML file of the user's.
+    """Read a preset of this package by name, or a YAML file.
 
     Raises:
-        ConfigError: no such preset or file, or one of another form.
+        ConfigError: there is no such preset or file, or it is malformed.
     """
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"observers.general: no preset {name!r}, nor a file; {nearest(name, shipped())}")
+        raise ConfigError(f"observers.general: there is no preset or file {name!r}; {nearest(name, shipped())}")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -67,13 +67,13 @@ def _setting(path: Path, setting: str, tasks: object) -> dict[str, Entry]:
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(f"{path}: {setting} must map names to tasks")
     if MEAN in tasks:
-        raise ConfigError(f"{path}: {setting}: {MEAN!r} is the mean of the others; give the task another name")
+        raise ConfigError(f"{path}: {setting}: the name {MEAN!r} is reserved for the mean; rename the task")
     return {str(name): _entry(f"{path}: {setting}: {name}", options) for name, options in tasks.items()}
 
 
 def _entry(where: str, options: object) -> Entry:
     if not isinstance(options, dict) or not {"task", "metric"} <= options.keys() <= {"task", "metric", "shots"}:
-        raise ConfigError(f"{where}: expected {{task: .., metric: .., shots: ..}}, shots being optional")
+        raise ConfigError(f"{where}: expected {{task: .., metric: .., shots: ..}}, shots optional")
     shots = options.get("shots", 0)
     if not isinstance(shots, int) or isinstance(shots, bool) or shots < 0:
         raise ConfigError(f"{where}: shots: {shots!r} must be 0 or more")

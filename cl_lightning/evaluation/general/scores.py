@@ -1,4 +1,4 @@
-"""Scores of general ability with their items: intervals, and paired differences from the base model. No torch here."""
+"""Scores of general ability with their items, intervals, and paired differences from the base model. No torch here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.metrics.bootstrap import Interval, percentiles, resampled_means
 
-#: How far the items' mean may be from lm-eval's own value (0..100) and still be it.
+#: Largest difference between the items' mean and lm-eval's value (0..100) that counts as equal.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Part:
-    """Items of one lm-eval task: their numbers in its data set, their scores 0..100, and the weight of their mean in
-    the whole's score."""
+    """Items of one lm-eval task: their ids in its data set, their scores 0..100, and the weight of their mean in the
+    total score."""
 
     task: str
     weight: float
@@ -30,12 +30,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Score:
-    """A task's, a group's or a setting's score by lm-eval.
+    """Score of a task, group or setting by lm-eval.
 
     Attributes:
         value: 0..100.
-        items: how many it is computed from.
-        parts: the items, by task of a group; those without a number as their score are left out.
+        items: number of items it is computed from.
+        parts: the items by task of a group, without items whose score is not a number.
         averaged: whether `value` is the weighted mean of the parts; corpus metrics are not, and have no interval.
     """
 
@@ -47,8 +47,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is told of a score: itself, the base model's, and 95 % intervals of it and of the difference of the two,
-    None where it is no mean of items."""
+    """A score beside the base model's, with 95 % intervals of it and of the difference; None if it is not a mean of
+    items."""
 
     score: float
     items: int
@@ -59,23 +59,23 @@ class Figure:
 
 
 def score_of(value: float, items: int, parts: Sequence[Part]) -> Score:
-    """A score with its items, after a look whether it is their weighted mean."""
+    """Make a score, checking whether it is the weighted mean of its items."""
     mean = fsum(part.weight * fmean(part.scores) for part in parts) if parts else float("nan")
     return Score(value, items, tuple(parts), abs(mean - value) <= ROUNDING)
 
 
 def average(scores: Sequence[Score]) -> Score:
-    """The mean of several scores, all counting alike: a setting's value."""
+    """Average several scores with equal weights, e.g. for a setting."""
     parts = [Part(p.task, p.weight / len(scores), p.ids, p.scores) for score in scores for p in score.parts]
     averaged = all(score.averaged for score in scores)
     return Score(fmean(s.value for s in scores), sum(s.items for s in scores), tuple(parts), averaged)
 
 
 def figure(score: Score, base: Score) -> Figure:
-    """A score beside the base model's on the same items.
+    """Compare a score with the base model's on the same items.
 
-    The bootstrap is stratified: items are drawn within each task, and the tasks' means weighted as lm-eval does it, by
-    size or evenly. Both models see the same draws, so that the difference's interval is paired.
+    The bootstrap is stratified: items are drawn within each task, and the tasks' means weighted as in lm-eval, by size
+    or evenly. Both models use the same draws, so that the difference's interval is paired.
 
     Raises:
         ConfigError: the base model was measured on other items.
@@ -83,8 +83,8 @@ def figure(score: Score, base: Score) -> Figure:
     if [(part.task, part.ids) for part in score.parts] != [(part.task, part.ids) for part in base.parts]:
         named = ", ".join(sorted({part.task for part in (*score.parts, *base.parts)}))
         raise ConfigError(
-            f"observers.general: items of {named} are not those that the base model was measured on; restore the "
-            "data, or start over with FRESH=1"
+            f"observers.general: the items of {named} differ from those that the base model was measured on; restore "
+            "the data, or start over with FRESH=1"
         )
     difference = score.value - base.value
     if not (score.averaged and base.averaged):
@@ -95,19 +95,19 @@ def figure(score: Score, base: Score) -> Figure:
 
 
 def _resampled(score: Score) -> NDArray[np.float64]:
-    """(RESAMPLES,) values; tasks of equal sizes are drawn from independently, one task always alike."""
+    """Return (RESAMPLES,) values. The draws depend on the task's name: tasks of equal size are independent."""
     means = [part.weight * resampled_means(part.scores, seed=crc32(part.task.encode())) for part in score.parts]
     return np.sum(means, axis=0)
 
 
 def score_from(state: dict[str, Any]) -> Score:
-    """A score from what `dataclasses.asdict` and JSON made of it."""
+    """Restore a score from the JSON of `dataclasses.asdict`."""
     parts = tuple(Part(p["task"], p["weight"], tuple(p["ids"]), tuple(p["scores"])) for p in state["parts"])
     return Score(state["value"], state["items"], parts, state["averaged"])
 
 
 def item_rows(setting: str, task: str, score: Score) -> list[dict[str, Any]]:
-    """A row for each item, for a JSONL file."""
+    """Make a row for each item, for a JSONL file."""
     return [
         {"setting": setting, "task": task, "lm_eval_task": part.task, "id": item, "score": value}
         for part in score.parts

@@ -12,7 +12,7 @@ from typing import Any
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
-from cl_lightning.sequence.folder import RECORD, metric_told, read_record
+from cl_lightning.sequence.folder import RECORD, metric_label, read_record
 from cl_lightning.sequence.identity import computed
 from cl_lightning.sequence.stored import read_config
 
@@ -62,7 +62,7 @@ class Run:
         """The metric, or each metric with its tasks; and what was done after the run to get it, if anything was."""
         tasks: dict[str, list[str]] = {}
         for task in sorted(self.tasks):  # seeds may have orders of their own
-            tasks.setdefault(metric_told(self.record["metrics"], task), []).append(task)
+            tasks.setdefault(metric_label(self.record["metrics"], task), []).append(task)
         told = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
         return ", ".join(told) + (f"; {self.record['view']}" if "view" in self.record else "")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cl_lightning.common.files import to_csv
-from cl_lightning.common.terminal import shown
+from cl_lightning.common.terminal import printable
 from cl_lightning.metrics.bootstrap import Interval
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.comparison.table import Aggregate, Comparison, Difference, each
@@ -84,13 +84,13 @@ def markdown(table: Comparison, metrics: Sequence[str], baseline: int | None) ->
     for grid in grids(table, metrics, baseline):
         names = [name for name, width in grid.groups for _ in range(width)]
         heads = [f"{name}: {head}" for name, head in zip(names, grid.heads, strict=True)]
-        lines += [f"### {shown(grid.title)}", "", _line(["method", *heads]), _line(["---", *["---:"] * len(heads)])]
+        lines += [f"### {printable(grid.title)}", "", _line(["method", *heads]), _line(["---", *["---:"] * len(heads)])]
         lines += [*(_line(row) for row in grid.rows), ""]
-    return "\n".join([*lines, *[f"- {shown(note)}" for note in _notes(table, metrics)], ""])
+    return "\n".join([*lines, *[f"- {printable(note)}" for note in _notes(table, metrics)], ""])
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(shown(cell).replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(printable(cell).replace('|', '/') for cell in cells)} |"
 
 
 def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
@@ -116,7 +116,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"[&%$#_{}\\~^<>±|]", lambda found: TEX.get(found[0], rf"\{found[0]}"), shown(text))
+    return re.sub(r"[&%$#_{}\\~^<>±|]", lambda found: TEX.get(found[0], rf"\{found[0]}"), printable(text))
 
 
 def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
@@ -138,7 +138,7 @@ def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
             d = None if baseline is None or r == baseline else table.difference(r, baseline, c, metric)
             row += [table.methods[baseline], d.mean, *d.interval, d.seeds] if d else [None] * 5
             o = next((o for o in table.over_orders(r, metric) if c in o.columns), None)
-            row = [shown(cell) if isinstance(cell, str) else cell for cell in row]
+            row = [printable(cell) if isinstance(cell, str) else cell for cell in row]
             rows.append([*row, *([o.orders, o.mean, o.worst] if o else [None] * 3)])
     return to_csv(columns, rows).decode()
 

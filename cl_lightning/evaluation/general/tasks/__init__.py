@@ -1,1 +1,1 @@
-"""Task files of our own for lm-eval, with the functions that they name."""
+"""Our task files for lm-eval, and the functions they refer to."""

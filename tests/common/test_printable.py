@@ -1,4 +1,4 @@
-"""What people read is text: markup, escape sequences and direction marks in names and answers are shown, not obeyed."""
+"""Markup, escape sequences and direction marks in names and answers are printed as text, never interpreted."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from rich.text import Text
 from cl_lightning.commands import compare, data_check, report, score
 from cl_lightning.common.console import console, table
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.terminal import say, say_error, shown
+from cl_lightning.common.terminal import printable, say, say_error
 from cl_lightning.sequence.context import RunContext
 from tests.commands.test_bad_runs import go_on
 from tests.conftest import ROOT
@@ -31,26 +31,26 @@ NASTY = (
 )  # fmt: skip
 
 
-def obeyed(text: str) -> set[str]:
-    """Characters that a terminal does not print but obeys, line feeds apart."""
+def control_characters(text: str) -> set[str]:
+    """Return the characters that a terminal interprets, line feeds apart."""
     return {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"}
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_every_way_to_print_shows_it(nasty: str, capsys: pytest.CaptureFixture) -> None:
+def test_every_way_to_print_escapes(nasty: str, capsys: pytest.CaptureFixture) -> None:
     say(nasty)
     say_error(ConfigError(nasty))
     console(80).print(table(nasty, [nasty, "b"], [[nasty, nasty]]))
-    console(80).print(nasty.strip("\n\r\t\x00\ud800") and shown(nasty))
+    console(80).print(nasty.strip("\n\r\t\x00\ud800") and printable(nasty))
     out, err = capsys.readouterr()
-    assert not obeyed(out + err)
+    assert not control_characters(out + err)
     assert len(err.splitlines()) == 1 and err.startswith("error: ")
     lines = out.splitlines()
-    assert lines[0] == shown(nasty)
-    assert sum(shown(nasty) in line for line in lines) >= 4, out
+    assert lines[0] == printable(nasty)
+    assert sum(printable(nasty) in line for line in lines) >= 4, out
 
 
-def test_other_text_stays_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     for text in (
         "20Minuten",
         "C-STANCE 立场",
@@ -63,12 +63,12 @@ def test_other_text_stays_as_it_is() -> None:
         "\\x1b",
         "",
     ):
-        assert shown(text) == text
-    assert shown("a\x1b\r\n\t\x85\u202e\ud800") == "a\\x1b\\r\\n\\t\\x85\\u202e\\ud800"
-    assert shown(3) == "3"
+        assert printable(text) == text
+    assert printable("a\x1b\r\n\t\x85\u202e\ud800") == "a\\x1b\\r\\n\\t\\x85\\u202e\\ud800"
+    assert printable(3) == "3"
 
 
-def test_the_runs_lines(capsys: pytest.CaptureFixture) -> None:
+def test_lines_of_a_run(capsys: pytest.CaptureFixture) -> None:
     RunContext.say(object(), "\x1b[2J [/x]")  # type: ignore[arg-type]
     assert capsys.readouterr().out == "\\x1b[2J [/x]\n"
 
@@ -77,17 +77,15 @@ def test_the_runs_lines(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("nasty", NASTY[:-1])
-def test_a_report_with_it_everywhere(
-    run: MakeRun, nasty: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report(run: MakeRun, nasty: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {**METRICS, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), nasty)}
     own = {"title": nasty, "columns": [nasty], "rows": [[nasty]]}
     path = run("plain", 1, facts={"metrics": metrics, "experiment": nasty, "data": nasty, "tables": {"own": [own]}})
     assert command(report, str(path), monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
-    assert not obeyed(out)
-    assert shown(f"{nasty}: scores 0..100 on {nasty}") in out
-    assert out.count(shown(nasty)) >= 8
+    assert not control_characters(out)
+    assert printable(f"{nasty}: scores 0..100 on {nasty}") in out
+    assert out.count(printable(nasty)) >= 8
 
 
 @pytest.mark.parametrize("nasty", [*NASTY[:4], "a\u00a0b"])
@@ -109,7 +107,7 @@ def test_task_names_and_folders(
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
 @pytest.mark.parametrize("nasty", NASTY[:-1])
-def test_a_comparison_with_it_everywhere(
+def test_a_comparison(
     run: MakeRun, nasty: str, form: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = {**METRICS, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), nasty)}
@@ -118,9 +116,9 @@ def test_a_comparison_with_it_everywhere(
     paths = [str(run("a", 1, facts=facts)), str(run("b", 1, facts={**facts, "experiment": "b"}, **options))]
     assert command(compare, *paths, f"--format={form}", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
-    assert not obeyed(out)
+    assert not control_characters(out)
     if form == "markdown":
-        assert shown(nasty).replace("|", "/") in out
+        assert printable(nasty).replace("|", "/") in out
         assert len({line.count("|") for line in out.splitlines() if line.startswith("|")}) == 1, "one table, whole"
     if form == "latex":
         assert "\\textbackslash{}x1b" in out or "\x1b" not in nasty
@@ -131,7 +129,7 @@ def test_errors_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture, m
     for module, *argv in ((report, nasty), (compare, nasty), (score, nasty, "--metrics=own"), (data_check, nasty)):
         assert command(module, *argv, monkeypatch=monkeypatch) == 2
         err = capsys.readouterr().err
-        assert err.startswith("error: ") and err.count("\n") == 1 and not obeyed(err)
+        assert err.startswith("error: ") and err.count("\n") == 1 and not control_characters(err)
         assert "\\x1b[31m[/x]\\n" in err
 
 
@@ -140,7 +138,7 @@ def test_errors_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture, m
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A configuration of one's own task whose name, labels and texts are nasty."""
+    """Write a configuration of a user task whose name, labels and texts are nasty."""
     rows = [{"text": f"{NASTY[i % 17]} {i}", "label": ("[/x]", "\x1b[31mred", "[bold]")[i % 3]} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"name": "[/x]".replace("/", "|"), "prompt": "{text}: ", "answer": "label", "metric": "accuracy"}
@@ -151,21 +149,21 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_finished_run_ends_well(data: Path, tmp_path: Path) -> None:
+def test_a_whole_run(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "[bold]run[" / "x]"
-    told = go_on(folder, f"--config={data}", "--sequence.experiment=[/x][link=y]\x1b[31m", f"--data.root={tmp_path}")
-    assert told.code == 0, told.err
-    assert not obeyed(told.out)
-    assert told.out.startswith("[/x][link=y]\\x1b[31m: DATA = own data ([|x])")
-    assert "[/x][link=y]\\x1b[31m: scores 0..100" in told.out
-    assert re.search(r"^  scores after task 1/1: \[\|x\] ", told.out, re.MULTILINE)
-    assert told.out.splitlines()[-1] == f"run folder: {folder}"
+    result = go_on(folder, f"--config={data}", "--sequence.experiment=[/x][link=y]\x1b[31m", f"--data.root={tmp_path}")
+    assert result.code == 0, result.err
+    assert not control_characters(result.out)
+    assert result.out.startswith("[/x][link=y]\\x1b[31m: DATA = own data ([|x])")
+    assert "[/x][link=y]\\x1b[31m: scores 0..100" in result.out
+    assert re.search(r"^  scores after task 1/1: \[\|x\] ", result.out, re.MULTILINE)
+    assert result.out.splitlines()[-1] == f"run folder: {folder}"
 
 
 def test_the_data_check(data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(data_check, f"--config={data}", "--words", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
-    assert not obeyed(out)
+    assert not control_characters(out)
     assert "own [|x]" in out and "\\x1b[31mred" in out and "[bold]" in out and "[/x]" in out
 
 
@@ -173,7 +171,7 @@ def test_the_data_check(data: Path, capsys: pytest.CaptureFixture, monkeypatch: 
 
 
 def test_nothing_else_prints() -> None:
-    """Lines go through `say`, tables through `console.table`: there is no other way to the terminal."""
+    """Lines are printed by `say` and tables by `console.table` only."""
     ways = re.compile(r"(?<![\w.\"'>])print\(|Console\(|[^.\w]Table\(title=|sys\.std(out|err)\.write")
     found = [
         f"{path.relative_to(ROOT)}:{number}"

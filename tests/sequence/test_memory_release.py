@@ -1,4 +1,4 @@
-"""The garbage collector runs once a task, over what the task has made, and nothing stays frozen after a run."""
+"""Garbage is collected once per task, over the objects of that task only, and nothing stays frozen after a run."""
 
 import ctypes
 import gc
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cl_lightning.common.memory import give_back_memory
+from cl_lightning.common.memory import release_memory
 from cl_lightning.sequence import run as sequence
 from tests.commands.test_cli import configs, launch, record
 
-#: Once when all is loaded.
+#: Once after loading.
 LOADED = 1
 
 
 @contextmanager
 def counted() -> Iterator[dict[str, list[int]]]:
-    """Of each full collection and each trim that is asked for: how many objects were frozen then."""
+    """Record the number of frozen objects at each full collection and each memory trim."""
     calls: dict[str, list[int]] = {"collect": [], "trim": []}
     collect, library = gc.collect, ctypes.CDLL
 
@@ -35,26 +35,26 @@ def counted() -> Iterator[dict[str, list[int]]]:
         yield calls
 
 
-def test_memory_is_given_back_once_a_task(tmp_path: Path) -> None:
+def test_memory_is_released_once_per_task(tmp_path: Path) -> None:
     before = gc.get_freeze_count()
     with counted() as calls:
         assert launch(*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}").code == 0
     tasks = record(tmp_path / "run")["done"]
     assert {name: len(frozen) for name, frozen in calls.items()} == {"collect": LOADED + tasks, "trim": LOADED + tasks}
-    assert all(frozen > 100_000 for frozen in calls["collect"][LOADED:]), "what is loaded is left out"
+    assert all(frozen > 100_000 for frozen in calls["collect"][LOADED:]), "loaded objects are not scanned"
     assert gc.get_freeze_count() == before
 
 
-def test_once_a_scored_cell_would_be_seen(tmp_path: Path) -> None:
+def test_releasing_after_each_score_is_noticed(tmp_path: Path) -> None:
     """Negative control."""
     score = sequence.score_task
 
-    def score_and_give_back(*args: Any) -> Any:
+    def score_and_release(*args: Any) -> Any:
         try:
             return score(*args)
         finally:
-            give_back_memory()
+            release_memory()
 
-    with counted() as calls, patch.object(sequence, "score_task", score_and_give_back):
+    with counted() as calls, patch.object(sequence, "score_task", score_and_release):
         assert launch(*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}").code == 0
     assert all(len(frozen) > LOADED + 2 for frozen in calls.values())
