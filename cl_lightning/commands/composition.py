@@ -3,14 +3,12 @@
 Imports everything; `commands.run` checks what it can before.
 """
 
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import make_cli, quiet
-from cl_lightning.commands.precheck import config_files
+from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import disk_errors_told
@@ -35,7 +33,7 @@ def run() -> None:
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
-    experiment = settings.experiment or _experiment(sys.argv[1:])
+    experiment = settings.experiment or _experiment(cli)
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -137,9 +135,10 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(argv: list[str]) -> str:
-    files = config_files(argv)
-    return files[-1].stem if files else "default"
+def _experiment(cli: ContinualCLI) -> str:
+    """The name of the last configuration file."""
+    files = cli.config.config
+    return Path(files[-1]).stem if files else "default"
 
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:

@@ -7,11 +7,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
 from tqdm import tqdm
 
 import cl_lightning.data
 from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.option_errors import OptionParser
+from cl_lightning.commands.precheck import check_class
 from cl_lightning.common import console
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import to_csv, write_output
@@ -48,13 +49,14 @@ def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
     if isinstance(benchmark, dict):
         benchmark = {"class_path": "cl_lightning.data.UserTasks", **benchmark}
     for name in cl_lightning.data.EXPORTS:
-        getattr(cl_lightning.data, name)  # imported classes are known to class_path by their short names
-    parser = ArgumentParser(exit_on_error=False)
+        getattr(cl_lightning.data, name)  # class_path takes the short names of imported classes
+    parser = OptionParser()
     parser.add_argument("--benchmark", type=Benchmark, required=True)
     try:
+        check_class("data.benchmark", benchmark["class_path"] if isinstance(benchmark, dict) else benchmark)
         return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
-    except ArgumentError as error:
-        raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from None
 
 
 def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:

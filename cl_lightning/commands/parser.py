@@ -1,12 +1,10 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
 import copy
-import difflib
 import logging
-import re
 import warnings
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
 import transformers
@@ -15,76 +13,25 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import USAGE
-from cl_lightning.common.errors import ConfigError, nearest, user_error_in
+from cl_lightning.common.errors import ConfigError, user_error_in
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.run import SequenceSettings
 from cl_lightning.sequence.slots import SLOTS
 
-#: Of more valid names than these, only the nearest are told.
-MANY = 25
 
-
-class _Parser(LightningArgumentParser):
-    """Errors in one line, with the nearest valid names. A class in a slot has a parser of its own."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise user_error_in(ex) or ConfigError(self._one_line(message)) from None
-
-    def _one_line(self, message: str) -> str:
-        if found := re.search(r"unrecognized arguments: --([\w.+-]+)", message):
-            return self._unknown(found[1])
-        if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
-            return self._unknown(f"{found[1]}.{found[2]}")
-        if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
-            return self._unknown(found[1])
-        message = re.sub(r".*Expected a path but .*\n?", "", message)  # any value could have been a file of values
-        message = re.sub(r'^Parser key "([\w.+]+)":', lambda key: f"{self._owner()}{key[1]}:", message)
-        where = message.split(":", 1)[0]
-        if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
-            return f"{where}: no class {found[1]!r} ({found[2]})"
-        if found := re.search(r"(?:Got|Given) value: (.*)", message):
-            return f"{where}: {_not_valid(found[1], message)}"
-        lines = [line.strip(" -") for line in message.splitlines()]
-        return " ".join(line for line in lines if line)
-
-    def _unknown(self, name: str) -> str:
-        """An option that is not there: the options beside it, by their last names."""
-        group, _, last = name.rpartition(".")
-        options = [a.dest for a in self._actions if not a.dest.endswith((".help", "help"))]
-        beside = [o.rpartition(".")[2] for o in options if o.rpartition(".")[0] == group]
-        close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
-        hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
-        return f"unknown option {self._owner()}{name}; {hint}"
-
-    def _owner(self) -> str:
-        """Which class this parser is of, as "SliceInit."; nothing for the main one."""
-        main = any(action.dest == "config" for action in self._actions)
-        return "" if main else "".join(f"{group}." for group in list(self.groups or ())[:1])
-
-
-def _not_valid(value: str, message: str) -> str:
-    """Say what was expected instead of `value`, from jsonargparse's account of the types it tried."""
-    names, kinds = [], []
-    for expected in re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE):
-        if found := re.fullmatch(r"typing.Literal\[(.*)\]", expected):
-            names += [name.strip(" '") for name in found[1].split(",")]
-        else:
-            kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected)
-            kinds.append({"NoneType": "null"}.get(kind, "class name" if kind.startswith("dot import path") else kind))
-    if not names:
-        return f"expected {' or '.join(kinds)}, not {value!r}"
-    quote = " (YAML reads a bare off as False: quote it)" if value == "False" and "off" in names else ""
-    return f"{value!r} is not valid{quote}; {' or '.join([nearest(value, names), *kinds])}"
+class _Parser(OptionParser, LightningArgumentParser):
+    """Lightning's parser with our errors."""
 
 
 class ContinualCLI(LightningCLI):
     """Parses and instantiates; the sequence makes its own Trainer for each task."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = _Parser(**{"dump_header": None, **kwargs})
+        parser = _Parser(main=True, **{"dump_header": None, **kwargs})
         parser.add_argument("-c", "--config", action="config", help="a configuration file; later ones win")
         return parser
 

@@ -330,7 +330,8 @@ def test_a_link_to_itself_is_a_finding(
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
         (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
-        (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
+        (["--config", "{here}/unknown.yaml"], "no class 'cl_lightning.data.Fliped'; did you mean Flipped?"),
+        (["--config", "{here}/part.yaml"], "part.yaml: unknown option UserTask.nme; did you mean name? valid: also"),
         (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
         (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
         (["--config", "{here}/nested.yaml"], "data.order: unknown task {'FOMC': 1}; did you mean FOMC? valid: 20Min"),
@@ -348,6 +349,7 @@ def test_bad_input_is_one_line(
     monkeypatch.delenv("CL_DATA", raising=False)
     (tmp_path / "other.yaml").write_text("data: {}\n")
     (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
+    (tmp_path / "part.yaml").write_text("data: {benchmark: {init_args: {tasks: [{nme: x}]}}}\n")
     (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
     (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
     (tmp_path / "nested.yaml").write_text("data: {benchmark: TRACE, order: [{FOMC: 1}]}\n")
