@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import transformers
+from jsonargparse import set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import USAGE
 from cl_lightning.common.errors import ConfigError, user_error_in
+from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
@@ -31,6 +33,7 @@ class ContinualCLI(LightningCLI):
     """Parses and instantiates; the sequence makes its own Trainer for each task."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        set_dumper(kwargs["parser_mode"], dump_yaml)
         parser = _Parser(main=True, **{"dump_header": None, **kwargs})
         parser.add_argument("-c", "--config", action="config", help="a configuration file; later ones win")
         return parser

@@ -16,6 +16,7 @@ from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
+from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.task_data import TaskData
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.mining.conflicts import Conflicts, compare, task_sketches
@@ -160,7 +161,7 @@ def _experiments(
         about = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
         if kind == "conflict" and found.score >= 0:
             about += " (on average no conflict)"
-        content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
+        content = dump_yaml({"data": {**data, "order": names}})
         files[out / f"{kind}-{number}.yaml"] = f"# Mined {kind} of {len(names)} tasks: {about}\n{content}".encode()
         say(f"{kind}-{number}: {about}: {' > '.join(names)}")
     return files
