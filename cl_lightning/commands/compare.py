@@ -40,7 +40,7 @@ def parser() -> Arguments:
     return made
 
 
-def text(argv: Sequence[str]) -> tuple[str, Path | None]:
+def render(argv: Sequence[str]) -> tuple[str, Path | None]:
     """The table that the arguments ask for, and where it goes (None: it is printed).
 
     Raises:
@@ -72,10 +72,10 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 def main(argv: list[str]) -> None:
     """Print the table that `argv` asks for, or write it."""
-    made, out = text(argv)
+    table, out = render(argv)
     if out is None:
-        for line in made.removesuffix("\n").split("\n"):
+        for line in table.removesuffix("\n").split("\n"):
             say(line)
     else:
-        write_output(out, made.encode())
+        write_output(out, table.encode())
         say(f"written: {out}")

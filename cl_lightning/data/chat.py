@@ -101,12 +101,12 @@ def _before(day: date, variables: Mapping[str, Any]) -> str:
     table = "".join(f"\0{part}\1{moment.strftime(part)}" for part in parts) + "\0%%\1%\0"
     known = {"date_string": f"{day:%d %b %Y}", **variables}
     return (
-        f"{{% macro strftime_now(format) %}}{{% set told = namespace(part='') %}}{{% set table = {table!r} %}}"
-        "{% for character in format %}{% set told.part = told.part + character %}"
-        f"{{% if told.part not in {['%', *(f'%{flag}' for flag in _FLAGS)]!r} %}}"
-        r"{% set found = table.partition('\0' + told.part + '\1') %}"
-        r"{{ found[2].partition('\0')[0] if found[1] else told.part }}{% set told.part = '' %}"
-        "{% endif %}{% endfor %}{{ told.part }}{% endmacro %}"
+        f"{{% macro strftime_now(format) %}}{{% set pending = namespace(part='') %}}{{% set table = {table!r} %}}"
+        "{% for character in format %}{% set pending.part = pending.part + character %}"
+        f"{{% if pending.part not in {['%', *(f'%{flag}' for flag in _FLAGS)]!r} %}}"
+        r"{% set found = table.partition('\0' + pending.part + '\1') %}"
+        r"{{ found[2].partition('\0')[0] if found[1] else pending.part }}{% set pending.part = '' %}"
+        "{% endif %}{% endfor %}{{ pending.part }}{% endmacro %}"
         + "".join(f"{{% set {name} = {value!r} %}}" for name, value in known.items())
         + _END
     )

@@ -14,7 +14,7 @@ from cl_lightning.data.base import Benchmark, check_order, data_root, digest
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.chat import DAY, check_variables, parsed_day
-from cl_lightning.data.cleaning import Removed, clean, told
+from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
@@ -211,14 +211,14 @@ class TaskSequence(LightningDataModule):
                 f"data.validation_samples: {self.validation_samples} leaves no training example of {name} "
                 f"({len(shuffled)} in its train split)"
             )
-        fits, dropped = [], 0
+        kept, dropped = [], 0
         wanted = len(shuffled) if self.train_samples is None else self.train_samples + self.validation_samples
         for example in shuffled:
-            if len(fits) == wanted:
+            if len(kept) == wanted:
                 break
             encoded = self.encoder.encode(example, spec)
             if len(encoded.answer_ids) <= self.max_answer_tokens:
-                fits.append(encoded)
+                kept.append(encoded)
             elif self.long_answers == "drop":
                 dropped += 1
             else:
@@ -226,12 +226,12 @@ class TaskSequence(LightningDataModule):
                     f"{example.id}: the answer has {len(encoded.answer_ids)} tokens, data.max_answer_tokens is "
                     f"{self.max_answer_tokens}; raise it, or leave such examples out with data.long_answers=drop"
                 )
-        if len(fits) <= self.validation_samples:
-            raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
+        if len(kept) <= self.validation_samples:
+            raise DataError(f"{name}: only {len(kept)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
         carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
-        train, validation = tuple(fits[carved:]), tuple(fits[:carved])
+        train, validation = tuple(kept[carved:]), tuple(kept[:carved])
         found = label_set(splits.train) if self.score_by == "likelihood" else []
         labels = {label: self.encoder.answer(label) for label in found}
         return TaskData(spec, train, validation, tuple(test), epochs, dropped, whole, labels)
@@ -242,9 +242,9 @@ class TaskSequence(LightningDataModule):
         left_out = f", without {', '.join(self.skipped)} (no data)" if self.skipped else ""
         removed = ""
         if self.dedup or self.drop_leaks:
-            removed = f", cleaned ({told(self.removed)})"
+            removed = f", cleaned ({removal_summary(self.removed)})"
         elif any(r != Removed() for r in self.removed.values()):  # by the benchmark itself
-            removed = f", {told(self.removed)}"
+            removed = f", {removal_summary(self.removed)}"
         return f"{self.benchmark.describe(self.root)}{left_out}{removed}"
 
     @property

@@ -62,7 +62,7 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     conflicts = compare(
         {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
     )
-    _tell_learnt(conflicts, learnt)
+    _print_cosines(conflicts, learnt)
     # The root may come from the environment, and an order that is drawn is none of those found.
     asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
     asked["root"] = None if data.root is None else str(data.root.resolve())
@@ -181,7 +181,7 @@ def _first_line(options: MiningOptions, data: TaskSequence, loaded: LoadedRun, l
     )
 
 
-def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
+def _print_cosines(conflicts: Conflicts, learnt: str) -> None:
     say(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
     row = conflicts.tasks.index(learnt)
     others = sorted(

@@ -18,7 +18,7 @@ from cl_lightning.__main__ import main
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.audit import check as data_check
 from cl_lightning.data.audit.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
-from cl_lightning.data.audit.suitability import misfits, self_scores
+from cl_lightning.data.audit.suitability import metric_problems, self_scores
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.prompt import PromptEncoder
@@ -109,17 +109,17 @@ def test_percentiles() -> None:
 
 
 def test_a_metric_that_does_not_fit_is_found() -> None:
-    """Each line of `misfits`, and the metrics that have none on the same answers."""
+    """Each line of `metric_problems`, and the metrics that have none on the same answers."""
     letters, code = examples("t", ("p", "A"), ("p", "B\n")), examples("t", ("p", "x = 1"), ("p", "<STR_LIT>"))
     assert self_scores("first_letter", letters) == [100.0, 100.0]
-    assert misfits("first_letter", letters) == misfits("edit_similarity", code) == []
-    assert misfits("rationale_rouge_l", letters) == [
+    assert metric_problems("first_letter", letters) == metric_problems("edit_similarity", code) == []
+    assert metric_problems("rationale_rouge_l", letters) == [
         "2 of 2 references give an empty prediction full marks by rationale_rouge_l"
     ]
-    assert misfits("rationale_rouge_l_trace", letters) == [
+    assert metric_problems("rationale_rouge_l_trace", letters) == [
         "2 of 2 references score under 50 against themselves by rationale_rouge_l_trace"
     ]
-    assert misfits("edit_similarity_trace", code) == [
+    assert metric_problems("edit_similarity_trace", code) == [
         "1 of 2 references score under 50 against themselves by edit_similarity_trace"
     ]
     several = (Example("t/0", "p", "A", ("A", "yes")),)

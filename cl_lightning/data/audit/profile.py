@@ -125,9 +125,9 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
     prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
     room = limits.prompt - limits.template
     both = zip((*splits.train, *splits.test), (*prompts, *measure([e.prompt for e in splits.test])), strict=True)
-    edges = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
-    distinct = list(dict.fromkeys(edges))
-    long_edges = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
+    fixed_parts = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
+    distinct = list(dict.fromkeys(fixed_parts))
+    too_long = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
     # The shortest of several right answers is the one to reach.
     shortest = measure([min(e.accepted, key=len) for e in splits.test])
     said = [e.answer.strip() for e in splits.train]
@@ -145,7 +145,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         prompts=percentiles(prompts),
         answers=percentiles(answers),
         cut_prompts=sum(n > room for n in prompts),
-        no_room=sum(edge in long_edges for edge in edges),
+        no_room=sum(part in too_long for part in fixed_parts),
         long_answers=sum(n + limits.end > limits.answer for n in answers),
         over_budget=sum(n > spec.max_new_tokens for n in shortest),
         budget=spec.max_new_tokens,

@@ -32,7 +32,7 @@ def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
     return [_score(name, example, example.answer) for example in examples]
 
 
-def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
+def check_metrics(spec: TaskSpec, examples: Sequence[Example]) -> None:
     """Refuse, before there is a prediction, what scoring these examples by the task's metrics would. Raises as
     `self_scores` does, the task named."""
     try:
@@ -42,7 +42,7 @@ def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
         raise ConfigError(f"{spec.name}: {error}") from None
 
 
-def check_room(task: TaskData, context: int | None) -> None:
+def check_context_length(task: TaskData, context: int | None) -> None:
     """Refuse texts that the model has no positions for: a test prompt with its generation budget, a training example.
 
     Args:
@@ -57,7 +57,7 @@ def check_room(task: TaskData, context: int | None) -> None:
         )
 
 
-def misfits(name: str, examples: Sequence[Example]) -> list[str]:
+def metric_problems(name: str, examples: Sequence[Example]) -> list[str]:
     """What speaks against scoring these examples by the metric called `name`, each in a few words.
 
     For people to judge: some published metrics have such quirks (`parity`). Raises as `self_scores` does.

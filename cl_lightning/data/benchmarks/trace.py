@@ -15,7 +15,7 @@ from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.json_files import kind, read_json, records_in, text_of
-from cl_lightning.data.prompt_parts import marked
+from cl_lightning.data.prompt_parts import mark_parts
 
 Order = Literal["order1", "order2", "slice6"]
 
@@ -112,7 +112,7 @@ def load(root: Path, name: str, subset: int | None = None) -> Splits:
         train=tuple(_examples(folder / "train.json", f"{name}/train")),
         test=tuple(_examples(folder / "test.json", f"{name}/test")),
     )
-    return marked(splits)
+    return mark_parts(splits)
 
 
 def _find(root: Path, name: str, subset: int | None) -> Path:

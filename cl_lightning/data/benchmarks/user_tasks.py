@@ -174,7 +174,7 @@ class UserTasks(Benchmark):
 
 def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
     template = task.template()
-    before, after = _edges(template)
+    before, after = _fixed_lengths(template)
     for index, (where, row) in enumerate(rows):
         # Joined, not formatted: what fields hold may contain braces.
         fields = ["" if field is None else _text(row, field, where) for _, field in template]
@@ -190,7 +190,7 @@ def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Examp
         yield Example(f"{task.name}/{split}/{index}", prompt, answers[0], several, instruction=before, cue=after)
 
 
-def _edges(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
+def _fixed_lengths(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
     """Characters before the first field, and after the last one."""
     texts, fields = zip(*template, strict=True)
     first = next(i for i, field in enumerate(fields) if field is not None)

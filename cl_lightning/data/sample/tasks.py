@@ -11,7 +11,7 @@ from random import Random
 
 from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Example, Splits, TaskSpec
-from cl_lightning.data.prompt_parts import marked
+from cl_lightning.data.prompt_parts import mark_parts
 from cl_lightning.data.sample import code as sample_code
 from cl_lightning.data.sample import labels as sample_labels
 from cl_lightning.data.sample import numbers as sample_numbers
@@ -72,7 +72,7 @@ def load(name: str) -> Splits:
     """
     if name not in TASKS:
         raise DataError(f"the built-in sample has no task {name!r}; {nearest(name, TASKS)}")
-    return marked(Splits(train=_split(name, "train"), test=_split(name, "test")))
+    return mark_parts(Splits(train=_split(name, "train"), test=_split(name, "test")))
 
 
 def _split(name: str, split: str) -> tuple[Example, ...]:

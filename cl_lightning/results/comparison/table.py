@@ -220,7 +220,7 @@ def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
             f"{name}: {column['order']}; data: {data}; scored by: {scored}; base: {runs[0].base}; seeds: {seeds}"
         )
     for name, column in zip(table.columns[1:], columns[1:], strict=True):
-        told = ", ".join(_told(option, columns[0], column) for option in _apart(columns[0], column))
+        told = ", ".join(_difference(option, columns[0], column) for option in _apart(columns[0], column))
         lines.append(f"{name} is kept apart from {table.columns[0]}: other {told}")
     return lines
 
@@ -237,7 +237,7 @@ def _apart(one: Options, other: Options) -> list[str]:
     return [n for n in names if n != "order"] or names
 
 
-def _told(option: str, one: Options, other: Options) -> str:
+def _difference(option: str, one: Options, other: Options) -> str:
     if option.startswith("checksum."):
         return f"examples of {option.removeprefix('checksum.')}"
     values = [str(each.get(option, "null")) for each in (other, one)]
