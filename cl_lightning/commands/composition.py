@@ -1,6 +1,6 @@
-"""Composition root: Lightning CLI (jsonargparse, omegaconf), slots, checks, run folder, trainer factory.
+"""Composition root of `run`: parses options, checks them together, opens the run folder and runs the sequence.
 
-Imports everything; `commands.run` checks what it can before.
+Imports every room; `commands.run` checks what it can before importing this.
 """
 
 from contextlib import closing
@@ -27,7 +27,7 @@ from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 
 
 def run() -> None:
-    """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
+    """Parse `sys.argv`, check it, open the run folder, run or continue the sequence, and print the report."""
     quiet()
     cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
@@ -51,15 +51,19 @@ def run() -> None:
     continuation.check_apart(settings.continue_from, folder.path)
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
-    with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
+    with (
+        closing(folder),
+        loaded_stays(),
+        disk_errors_told(folder.path),
+    ):  # also loggers' and callbacks' files
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
             done = folder.record.get("done", 0)
             stopping.saved(standing.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            if told := standing.continuation(done, data.order):
-                say(told)
+            if line := standing.continuation(done, data.order):
+                say(line)
         else:
             folder.attach()
         sequence.run()
@@ -70,7 +74,7 @@ def run() -> None:
 def facts_of(
     experiment: str, module: ContinualLM, data: TaskSequence, parent: continuation.Parent | None = None
 ) -> dict[str, Any]:
-    """What a run's record says of it from the start; its identity is made of this and of the configuration."""
+    """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
     return {
         "experiment": experiment,
         "data": data.source,
@@ -87,11 +91,11 @@ def facts_of(
 def _open(
     folder: RunFolder, sequence: SequenceRun, parent: continuation.Parent | None, fresh: bool, resolved: str
 ) -> None:
-    """Make or reopen the run's folder, before other ranks read it."""
+    """Create or reopen the run's folder, before other ranks read it."""
     facts = sequence.record.facts
     folder.open(facts["identity"], fresh, sequence.record.content())
     if CONFIG in folder.files:
-        return  # once there is a configuration it stays; what may differ now is no part of the identity
+        return  # the stored configuration stays; options that may differ now are not part of the identity
     if parent is not None:
         continuation.adopt(parent, folder, facts, sequence.data.order, resolved.encode())
     else:
@@ -105,7 +109,7 @@ def _check(
     boundary: dict[str, TaskCallback],
     observers: dict[str, TaskCallback],
 ) -> None:
-    """Refuse what cannot run together, before anything is loaded."""
+    """Raise ConfigError for combinations that cannot run, before anything is loaded."""
     reasons = list(module.adapter.check(boundary))
     if not data.protocol.builds_on:
         reasons += [
@@ -136,13 +140,13 @@ def _check(
 
 
 def _experiment(cli: ContinualCLI) -> str:
-    """The name of the last configuration file."""
+    """Return the name of the last configuration file."""
     files = cli.config.config
     return Path(files[-1]).stem if files else "default"
 
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
-    """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    """Return the run folder if the options name one, after checking that the run may use it."""
     check_utf8("sequence.experiment", experiment)
     check_utf8("sequence.run_dir", str(Path(settings.run_dir or "runs").absolute()))
     if settings.run_dir is None:
@@ -158,5 +162,5 @@ def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
 
 
 def _launches_here() -> bool:
-    """Whether this process is rank 0 (known before the process group exists)."""
+    """Return whether this process is rank 0, which is known before the process group exists."""
     return distributed.rank() == 0

@@ -30,18 +30,22 @@ class _Parser(OptionParser, LightningArgumentParser):
 
 
 class ContinualCLI(LightningCLI):
-    """Parses and instantiates; the sequence makes its own Trainer for each task."""
+    """Parses the options and builds their classes; the sequence builds its own Trainer for each task."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         set_dumper(kwargs["parser_mode"], dump_yaml)
         parser = _Parser(main=True, **{"dump_header": None, **kwargs})
-        parser.add_argument("-c", "--config", action="config", help="a configuration file; later ones win")
+        parser.add_argument(
+            "-c", "--config", action="config", help="a configuration file; later ones override earlier ones"
+        )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         slots = dict[str, TaskCallback | None]
-        parser.add_argument("--boundary", type=slots, default={}, help="task-boundary callbacks by slot; null: none")
-        parser.add_argument("--observers", type=slots, default={}, help="callbacks that only watch, by name")
+        parser.add_argument(
+            "--boundary", type=slots, default={}, help="task-boundary callbacks by slot; null empties a slot"
+        )
+        parser.add_argument("--observers", type=slots, default={}, help="callbacks that only observe, by name")
         parser.add_class_arguments(SequenceSettings, "sequence")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -49,12 +53,12 @@ class ContinualCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
-            if told := user_error_in(error):
-                raise told from None
+            if user_error := user_error_in(error):
+                raise user_error from None
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:
-        """Make none to keep, but see now that the options make one."""
+        """Validate the Trainer options by building a throwaway Trainer."""
         try:
             self.task_trainer(0, [], [])
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
@@ -64,13 +68,13 @@ class ContinualCLI(LightningCLI):
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
 
     def resolved(self) -> str:
-        """The resolved configuration as YAML; `sequence.fresh` is false, or whoever runs it would delete the run."""
+        """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run."""
         config = self.config.clone()
         config.sequence.fresh = False
         return self.parser.dump(config, skip_none=False)
 
     def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-        """A fresh Trainer. Stock and user callbacks are copied: their state must not cross tasks."""
+        """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
         options = vars(copy.copy(self.config_init.trainer))
         stock = [copy.deepcopy(c) for c in options.pop("callbacks") or []]
         extra = options.pop("logger")
@@ -83,10 +87,10 @@ class ContinualCLI(LightningCLI):
 
 
 def make_cli() -> ContinualCLI:
-    """Parse sys.argv and make the parts."""
+    """Parse `sys.argv` and build the model, the data module and the callbacks."""
     for package in map(import_module, SLOTS.values()):
         for name in package.EXPORTS:
-            getattr(package, name)  # imported classes are known to class_path by their short names
+            getattr(package, name)  # class_path takes the short names of imported classes
     return ContinualCLI(
         ContinualLM,
         TaskSequence,
@@ -103,7 +107,7 @@ def make_cli() -> ContinualCLI:
 
 
 def quiet() -> None:
-    """Keep other people's advice out of the way of the run's own lines."""
+    """Silence notices of Lightning and transformers, so that the run's own lines stand out."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()

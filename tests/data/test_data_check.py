@@ -337,7 +337,7 @@ def test_a_link_to_itself_is_a_finding(
         (["--config", "{here}/nested.yaml"], "data.order: unknown task {'FOMC': 1}; did you mean FOMC? valid: 20Min"),
         (["--config", "{here}/empty.yaml"], "data.order: names no task"),
         (["--config", "{here}/double.yaml"], "data.order: FOMC appears twice"),
-        (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is no number of tokens"),
+        (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is not a number of tokens"),
         (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
         (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is written twice"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),

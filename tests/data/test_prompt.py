@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -123,6 +123,7 @@ def cut(made: PromptEncoder, example: Example, keep_head: float) -> str:
 TEXTS = st.text("ab :\n,.文ü", max_size=60)
 
 
+@settings(deadline=None)
 @given(
     parts=st.tuples(TEXTS, st.text("cd \n文", min_size=1, max_size=120), TEXTS),
     keep_head=st.sampled_from([0.0, 0.3, 0.5, 1.0]),

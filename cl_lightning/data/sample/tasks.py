@@ -4,7 +4,7 @@ It is synthetic and is not TRACE: every sentence is filled from this package's o
 `sample_*`), so the numbers it gives compare methods with each other, never with a paper. What makes it a
 test and not a toy: train and test share the skill (its cue words and its rule) but no filled sentence and no
 number; labels are balanced; and no task can be answered from its fixed words alone. A ninth task,
-"Sentiment", may be appended to a finished sequence. No torch here.
+"Sentiment", may be appended to a finished sequence. Imports no torch.
 """
 
 from random import Random
