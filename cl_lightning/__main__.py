@@ -1,7 +1,7 @@
 """The command line: `cl-lightning COMMAND ...`, or `python -m cl_lightning COMMAND ...`.
 
-Each command is a module of `cl_lightning.commands` with a `main(argv)`. Signals are handled before anything else is
-imported, and nothing heavy is imported before a command is known.
+Each command is a module of `cl_lightning.commands` with a `main(argv)`. Signal handlers are installed before any other
+import, and heavy imports wait until the command is known.
 """
 
 import os
@@ -12,11 +12,11 @@ from cl_lightning.common import stopping
 
 
 def main() -> int:
-    """Run the command that `sys.argv` names; options alone are those of `run`.
+    """Run the command that `sys.argv` names; without a name, the options are those of `run`.
 
     Returns:
-        0: done. 1: stopped, finished work is kept. 2: bad input, told in one line. 141: nobody reads
-            standard output any more.
+        0: done. 1: stopped, with finished work kept. 2: bad input, reported in one line. 141: standard output was
+            closed by its reader.
     """
     from importlib import import_module
 
@@ -40,31 +40,31 @@ def main() -> int:
         load_own_callbacks()
         return import_module(f"cl_lightning.commands.{name.replace('-', '_')}").main(argv) or 0
     except UserError as error:
-        # Under DDP every rank comes here with the same line; one is enough.
+        # Under DDP every rank has the same error; one line is enough.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             say_error(error)
         return error.exit_code
     except BrokenPipeError:
         if not stopping.stdout_is_broken():
-            raise  # of another pipe
+            raise  # another pipe broke
         stopping.end_on_broken_pipe(silent=name not in COMMANDS or COMMANDS[name].stopped == READ_ONLY)
 
 
 def _open_standard_streams() -> None:
-    """Give this process the standard streams that it was started without (`>&-`), leading nowhere.
+    """Open standard streams that were closed at the start (`>&-`) on the null device.
 
-    Else whatever is opened next stands in their place, and gets what is printed.
+    Otherwise the next file opened would take such a descriptor, and receive what is printed.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this descriptor
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def command() -> NoReturn:
-    """`main` as the shell starts it. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
+    """Run `main` and exit. Exit code 130: ended by Ctrl-C, 143: by SIGTERM, 129: by a closed terminal."""
     _open_standard_streams()
     stopping.end_on_signals()
     stopping.exit_process(main())

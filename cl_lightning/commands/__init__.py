@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """What a command does, and what is said when a signal ends it."""
+    """A command's description, and the message when a signal ends it."""
 
     about: str
     stopped: str
 
 
-#: What commands say that only read; they end in silence when nobody reads their output.
+#: Message of commands that only read; they end silently when their output is closed.
 READ_ONLY = "nothing was changed"
-#: By name, as `cl-lightning --help` lists them. Dashes are underscores in module names.
+#: Commands by name, as `cl-lightning --help` lists them. Module names have underscores for dashes.
 COMMANDS = {
     "run": Command(
         "train on a sequence of tasks, or continue an interrupted run",
@@ -20,11 +20,11 @@ COMMANDS = {
     ),
     "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
     "report": Command("print a run's tables", READ_ONLY),
-    "compare": Command("put several runs into one table", READ_ONLY),
+    "compare": Command("compare several runs in one table", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
-        "download the data that licences allow", "what has arrived is kept; run the same command again to go on"
+        "download published data whose terms allow it", "what has arrived is kept; run the same command again to go on"
     ),
-    "data-check": Command("say what is wrong with data, task by task", READ_ONLY),
+    "data-check": Command("report problems of data, task by task", READ_ONLY),
 }

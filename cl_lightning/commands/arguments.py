@@ -1,4 +1,4 @@
-"""Command-line arguments of the commands other than `run`: argparse whose errors are one line."""
+"""Argument parser of the commands other than `run`, with one-line errors."""
 
 import argparse
 from typing import NoReturn
@@ -10,8 +10,8 @@ class Arguments(argparse.ArgumentParser):
     """An ArgumentParser of `cl-lightning NAME`.
 
     Args:
-        name: the command.
-        about: what `--help` says first.
+        name: the command's name.
+        about: description at the top of `--help`.
     """
 
     def __init__(self, name: str, about: str | None) -> None:
@@ -23,5 +23,5 @@ class Arguments(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError instead of printing the usage and leaving."""
+        """Raise ConfigError instead of printing the usage and exiting."""
         raise ConfigError(f"{self.prog}: {message}; {self.prog} --help says more")

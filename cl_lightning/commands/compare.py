@@ -1,7 +1,7 @@
-"""Several runs in one table: `cl-lightning compare RUN [RUN ...]`. Imports no torch.
+"""Compares several runs in one table: `cl-lightning compare RUN [RUN ...]`. Imports no torch.
 
-Runs of one configuration with several seeds are averaged; runs of other data, budgets, orders or base models become
-columns of their own, and the notes under the table say what is different.
+Runs that differ only in their seed are averaged. Runs with other data, budgets, orders or base models get columns of
+their own, and the notes below the table list the differences.
 """
 
 from collections.abc import Sequence
@@ -16,35 +16,39 @@ from cl_lightning.results.comparison.runs import find
 from cl_lightning.results.comparison.table import Comparison, compare
 from cl_lightning.results.comparison.write import FORMATS
 
-#: What scores the untrained model, and every task after every task.
+#: Command that scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
 METRICS = ("ap", "fp", "forget_T")
 NAMES = (*FUNCTIONS, *FROM_START, *REFERENCED)
 
 
 def parser() -> Arguments:
-    """The command line's options."""
+    """Build the argument parser."""
     made = Arguments("compare", __doc__)
     made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of them, or globs")
-    made.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    made.add_argument(
+        "--metrics", nargs="+", default=METRICS, metavar="NAME", help=f"sequence metrics: {', '.join(NAMES)}"
+    )
     made.add_argument(
         "--references",
         nargs="+",
         default=[],
         metavar="RUN",
-        help="runs of tasks alone or all at once, for fwt_sapt, intransigence",
+        help="independent or joint runs, for fwt_sapt and intransigence",
     )
-    made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
+    made.add_argument(
+        "--baseline", metavar="METHOD", help="method from which differences are taken (default: the first)"
+    )
     made.add_argument("--format", choices=FORMATS, default="markdown")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing; its folder is made")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing; its folder is made")
     return made
 
 
-def text(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """The table that the arguments ask for, and where it goes (None: it is printed).
+def render(argv: Sequence[str]) -> tuple[str, Path | None]:
+    """Format the comparison; return it with the output file (None: print it).
 
     Raises:
-        UserError: unknown names, folders that are no runs, one run twice.
+        UserError: unknown names, folders that are not runs, or the same run twice.
     """
     options = parser().parse_args(argv)
     for name in options.metrics:
@@ -71,11 +75,11 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Print the table that `argv` asks for, or write it."""
-    made, out = text(argv)
+    """Print or write the comparison."""
+    table, out = render(argv)
     if out is None:
-        for line in made.removesuffix("\n").split("\n"):
+        for line in table.removesuffix("\n").split("\n"):
             say(line)
     else:
-        write_output(out, made.encode())
+        write_output(out, table.encode())
         say(f"written: {out}")

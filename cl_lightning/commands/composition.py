@@ -1,16 +1,14 @@
-"""Composition root: Lightning CLI (jsonargparse, omegaconf), slots, checks, run folder, trainer factory.
+"""Composition root of `run`: parses options, checks them together, opens the run folder and runs the sequence.
 
-Imports everything; `commands.run` checks what it can before.
+Imports every room; `commands.run` checks what it can before importing this.
 """
 
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import make_cli, quiet
-from cl_lightning.commands.precheck import config_files
+from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
@@ -29,13 +27,13 @@ from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 
 
 def run() -> None:
-    """Parse sys.argv, check, open the run folder, run or continue the sequence, print the report."""
+    """Parse `sys.argv`, check it, open the run folder, run or continue the sequence, and print the report."""
     quiet()
     cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
-    experiment = settings.experiment or _experiment(sys.argv[1:])
+    experiment = settings.experiment or _experiment(cli)
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -53,15 +51,15 @@ def run() -> None:
     continuation.check_apart(settings.continue_from, folder.path)
     sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
     sequence.check()
-    with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # what loggers and callbacks write, too
+    with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # also loggers' and callbacks' files
         if _launches_here():
             _open(folder, sequence, parent, settings.fresh, resolved)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
                 say(line)
-            if told := status.resumed(done, data.order):
-                say(told)
+            if line := status.resumed(done, data.order):
+                say(line)
         else:
             folder.attach()
         sequence.run()
@@ -72,7 +70,7 @@ def run() -> None:
 def facts_of(
     experiment: str, module: ContinualLM, data: TaskSequence, parent: continuation.Parent | None = None
 ) -> dict[str, Any]:
-    """What a run's record says of it from the start; its identity is made of this and of the configuration."""
+    """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
     return {
         "experiment": experiment,
         "data": data.source,
@@ -89,11 +87,11 @@ def facts_of(
 def _open(
     folder: RunFolder, sequence: SequenceRun, parent: continuation.Parent | None, fresh: bool, resolved: str
 ) -> None:
-    """Make or reopen the run's folder, before other ranks read it."""
+    """Create or reopen the run's folder, before other ranks read it."""
     facts = sequence.record.facts
     folder.open(facts["identity"], fresh, sequence.record.content())
     if CONFIG in folder.files:
-        return  # once there is a configuration it stays; what may differ now is no part of the identity
+        return  # the stored configuration stays; options that may differ now are not part of the identity
     if parent is not None:
         continuation.adopt(parent, folder, facts, sequence.data.order, resolved.encode())
     else:
@@ -107,7 +105,7 @@ def _check(
     boundary: dict[str, TaskCallback],
     observers: dict[str, TaskCallback],
 ) -> None:
-    """Refuse what cannot run together, before anything is loaded."""
+    """Raise ConfigError for combinations that cannot run, before anything is loaded."""
     reasons = list(module.adapter.check(boundary))
     if not data.protocol.builds_on:
         reasons += [
@@ -137,13 +135,14 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(argv: list[str]) -> str:
-    files = config_files(argv)
-    return files[-1].stem if files else "default"
+def _experiment(cli: ContinualCLI) -> str:
+    """Return the name of the last configuration file."""
+    files = cli.config.config
+    return Path(files[-1]).stem if files else "default"
 
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
-    """The run folder, where it is known before anything is loaded. Refuses one that cannot be the run's."""
+    """Return the run folder if the options name one, after checking that the run may use it."""
     check_utf8("sequence.experiment", experiment)
     check_utf8("sequence.run_dir", str(Path(settings.run_dir or "runs").absolute()))
     if settings.run_dir is None:
@@ -159,5 +158,5 @@ def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
 
 
 def _launches_here() -> bool:
-    """Whether this process is rank 0 (known before the process group exists)."""
+    """Return whether this process is rank 0, which is known before the process group exists."""
     return distributed.rank() == 0

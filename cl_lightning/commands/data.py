@@ -1,4 +1,4 @@
-"""Download published data: `cl-lightning data [FOLDER]`."""
+"""Downloads published data: `cl-lightning data [FOLDER]`."""
 
 from pathlib import Path
 from typing import get_args
@@ -11,20 +11,20 @@ from cl_lightning.data.benchmarks import trace
 
 
 def main(argv: list[str]) -> int:
-    """Download what the terms allow, say what is to be got by hand."""
+    """Download the files whose terms allow it, and list those to download by hand."""
     parser = Arguments("data", __doc__)
-    parser.add_argument("root", nargs="?", default=str(CACHE), help=f"where to put it; default: {CACHE}")
+    parser.add_argument("root", nargs="?", default=str(CACHE), help=f"destination (default: {CACHE})")
     uses = [use for use in get_args(Use) if use != "open"]
-    parser.add_argument("--accept", nargs="+", choices=uses, default=[], help="terms that suit your use")
+    parser.add_argument("--accept", nargs="+", choices=uses, default=[], help="terms that you accept")
     parser.add_argument(
         "--subset",
         nargs="+",
         type=int,
         choices=trace.SUBSETS,
         default=[max(trace.SUBSETS)],
-        help="sizes of TRACE; 5000",
+        help="sizes of TRACE (default: 5000)",
     )
-    parser.add_argument("--mirror", default=HOST, metavar="URL", help=f"instead of {HOST}")
+    parser.add_argument("--mirror", default=HOST, metavar="URL", help=f"host to use instead of {HOST}")
     options = parser.parse_args(argv)
     root = Path(options.root).expanduser()
     failed = fetch_all(root, options.accept, options.mirror.rstrip("/"), options.subset)

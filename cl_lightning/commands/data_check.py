@@ -1,4 +1,4 @@
-"""Say what is wrong with data before anyone trains on it: `cl-lightning data-check FOLDER`."""
+"""Reports problems of data before training: `cl-lightning data-check FOLDER`."""
 
 import argparse
 import sys
@@ -7,11 +7,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
 from tqdm import tqdm
 
 import cl_lightning.data
 from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.option_errors import OptionParser
+from cl_lightning.commands.precheck import check_class
 from cl_lightning.common import console
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import to_csv, write_output
@@ -28,18 +29,18 @@ from cl_lightning.sequence.folder import check_names
 
 
 def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
-    """The benchmark of a configuration file, UserTasks where it names no class, and its section `data`.
+    """Read the benchmark (UserTasks if no class is named) and the section `data` of a configuration file.
 
     Raises:
-        ConfigError, DataError: one line that names the file.
+        ConfigError, DataError: the message names the file.
     """
     try:
         data = parse_yaml(read_text(config), str(config))["data"]
         benchmark = data["benchmark"]
     except (KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"{config}: holds no data.benchmark ({told})") from None
-    from cl_lightning.data.task_sequence import TaskSequence  # slow to import, and needed here alone
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"{config}: holds no data.benchmark ({reason})") from None
+    from cl_lightning.data.task_sequence import TaskSequence  # slow to import, and needed only here
 
     options = signature(TaskSequence).parameters
     for name in data:
@@ -48,21 +49,22 @@ def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
     if isinstance(benchmark, dict):
         benchmark = {"class_path": "cl_lightning.data.UserTasks", **benchmark}
     for name in cl_lightning.data.EXPORTS:
-        getattr(cl_lightning.data, name)  # imported classes are known to class_path by their short names
-    parser = ArgumentParser(exit_on_error=False)
+        getattr(cl_lightning.data, name)  # class_path takes the short names of imported classes
+    parser = OptionParser()
     parser.add_argument("--benchmark", type=Benchmark, required=True)
     try:
+        check_class("data.benchmark", benchmark["class_path"] if isinstance(benchmark, dict) else benchmark)
         return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
-    except ArgumentError as error:
-        raise ConfigError(f"{config}: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from None
 
 
 def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:
-    """The tasks that `data.order` names, as `found`. Raises ConfigError for an unknown one."""
+    """List the tasks of `data.order` in the form of `found`. Raises ConfigError for an unknown one."""
     known = benchmark.tasks(root)
     names = benchmark.default_order(root) if order is None else order
     if not isinstance(names, list):
-        raise ConfigError(f"data.order: {names!r} is no list of task names")
+        raise ConfigError(f"data.order: {names!r} is not a list of task names")
     check_order(names, known)
     check_names(names, names)
     kind = "own" if isinstance(benchmark, UserTasks) else type(benchmark).__name__
@@ -70,7 +72,7 @@ def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[st
 
 
 def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, int]:
-    """Lengths in a model's tokens, and how many its chat template takes of every prompt."""
+    """Return a function that measures lengths in a model's tokens, and the length of its chat template."""
     from cl_lightning.data.chat import DAY
     from cl_lightning.data.prompt import PromptEncoder
     from cl_lightning.model.backbone import Backbone
@@ -86,19 +88,19 @@ def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, i
 
 
 def budget(text: str) -> Budget:
-    """A number, or "official"."""
+    """Parse a generation budget: a number, or "official"."""
     return "official" if text == "official" else int(text)
 
 
 def _limit(given: dict[str, Any], name: str, default: int) -> int:
     value = default if given.get(name) is None else given[name]
     if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"data.{name}: {value!r} is no number of tokens")
+        raise ConfigError(f"data.{name}: {value!r} is not a number of tokens (1 or more)")
     return value
 
 
 def run(options: argparse.Namespace) -> None:
-    """Check and print. Raises UserError."""
+    """Check the data and print the findings. Raises UserError."""
     own, said = written(Path(options.config)) if options.config else (None, {})
     root = data_root(options.root or (said.get("root") and str(said["root"])))
     if root is not None and not root.is_dir():
@@ -140,18 +142,22 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Check what `argv` names and print what was found."""
+    """Check the data that `argv` names."""
     parser = Arguments("data-check", __doc__)
-    parser.add_argument("root", nargs="?", help="folder that data.root would name; default: the variable CL_DATA")
-    parser.add_argument("--config", metavar="FILE", help="look at the tasks written there instead")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write everything there, too; its folder is made")
+    parser.add_argument("root", nargs="?", help="folder of the data, as data.root (default: the variable CL_DATA)")
+    parser.add_argument("--config", metavar="FILE", help="check the tasks of this configuration file instead")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write all figures to FILE; its folder is made")
     parser.add_argument(
-        "--words", action="store_true", help="count words, not tokens: quick, and at most what tokens would be"
+        "--words", action="store_true", help="measure lengths in words, which is fast; tokens are never fewer"
     )
-    parser.add_argument("--model", default=next(iter(EMBEDDED)), help="whose tokens; default: the embedded model's")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
-    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="as data.max_prompt_tokens; 256")
-    parser.add_argument("--max-answer-tokens", type=int, metavar="N", help="as data.max_answer_tokens; 256")
+    parser.add_argument(
+        "--model",
+        default=next(iter(EMBEDDED)),
+        help="model whose tokenizer measures lengths (default: the embedded one)",
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="allow the model to run its own code")
+    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="as data.max_prompt_tokens (default: 256)")
+    parser.add_argument("--max-answer-tokens", type=int, metavar="N", help="as data.max_answer_tokens (default: 256)")
     parser.add_argument(
         "--max-new-tokens", type=budget, metavar="N", help="as data.max_new_tokens: a number for all tasks, or official"
     )

@@ -1,4 +1,4 @@
-"""Experiments and presets by name: where they lie, what they are, and how `run NAME` becomes options."""
+"""Finds and lists experiments and presets, and expands `run NAME` into options."""
 
 import re
 from difflib import get_close_matches
@@ -7,29 +7,29 @@ from pathlib import Path
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.terminal import say
 
-#: Options of every experiment; not one itself.
+#: File with the defaults of all experiments; not an experiment itself.
 BASE = "_base"
 
 
 def folder() -> Path:
-    """The folder of experiment files: inside the package when installed, beside it in a clone."""
+    """Return the folder of experiment files: inside the package if installed, beside it in a clone."""
     package = Path(__file__).parents[1]
     inside = package / "experiments"
     return inside if inside.is_dir() else package.parent / "experiments"
 
 
 def names() -> list[str]:
-    """All experiments, sorted."""
+    """Return the names of all experiments, sorted."""
     return sorted(path.stem for path in folder().glob("*.yaml") if path.stem != BASE)
 
 
 def presets() -> list[str]:
-    """All presets, sorted."""
+    """Return the names of all presets, sorted."""
     return sorted(path.stem for path in (folder() / "presets").glob("*.yaml"))
 
 
 def expanded(argv: list[str]) -> list[str]:
-    """Replace `NAME [--preset NAME]` at the start of `run`'s arguments by the options they stand for.
+    """Replace `NAME [--preset NAME]` at the start of `run`'s arguments by options.
 
     Raises:
         ConfigError: no such experiment or preset.
@@ -53,12 +53,12 @@ def expanded(argv: list[str]) -> list[str]:
 
 
 def about(path: Path) -> str:
-    """The first line of an experiment's file, a comment that says what it is."""
+    """Return the description in the first line of an experiment's file, a comment."""
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
 def main(argv: list[str]) -> None:
-    """Print the experiments, grouped by the benchmark that their names begin with, and the presets."""
+    """Print the experiments, grouped by the benchmark in their names, and the presets."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ConfigError(f"experiments takes no arguments, not {argv[0]!r}")
     say("cl-lightning run NAME [--preset PRESET] [--option=value ...]")
@@ -71,6 +71,6 @@ def main(argv: list[str]) -> None:
             say(group)
         say(f"  {name:<38} {about(folder() / f'{name}.yaml')}")
     say("")
-    say("presets, put on top of an experiment")
+    say("presets, applied on top of an experiment")
     for name in presets():
         say(f"  {name:<38} {about(folder() / 'presets' / f'{name}.yaml')}")

@@ -1,4 +1,4 @@
-"""The first line of a run: what is trained, on which data, in which precision."""
+"""Writes the first line of a run: experiment, data, training length and precision."""
 
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.commands.parser import ContinualCLI
@@ -9,11 +9,11 @@ from cl_lightning.model.module import ContinualLM
 
 
 def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
-    """Say what is trained, on which data, for how long, and in which precision."""
+    """Describe in one line what is trained, on which data, for how long, and in which precision."""
     tasks = data.tasks
     memory = cli.slots("boundary").get("memory")
     replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
-    # Nothing to replay in the first task; after it every new example is still seen once per epoch.
+    # The first task has nothing to replay; later tasks still see every new example once per epoch.
     steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(tasks)]
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     date = data.template["date"]
@@ -39,7 +39,7 @@ def _held(module: ContinualLM) -> str:
 
 
 def decoded(module: ContinualLM) -> str:
-    """How answers are decoded, where the model has generation settings of its own; else nothing."""
+    """Describe the decoding if the model has generation settings of its own; else ""."""
     own, kept = module.backbone.own_generation, module.backbone.generation == "model"
     return f"; greedy, {'with' if kept else 'without'} the model's own {describe(own)}" if own else ""
 

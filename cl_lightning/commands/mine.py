@@ -1,7 +1,7 @@
-"""`cl-lightning mine NAME [--length=5 ...]`: mine sequences of conflicting tasks from a pool.
+"""Mines sequences of conflicting tasks from a pool: `cl-lightning mine NAME [--length=5 ...]`.
 
-The pool is `data.order`, of any benchmark. Conflict shows only once something was learnt, so the first task of the pool
-is learnt by an ordinary run with the same options (or taken from `--run`), and the tasks are compared there.
+The pool is `data.order`, of any benchmark. Conflicts show only after some training, so an ordinary run with the same
+options first trains the first task of the pool (or `--run` names such a run), and the tasks are compared there.
 """
 
 import json
@@ -19,33 +19,42 @@ from cl_lightning.mining.options import MiningOptions
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import checked, read_config
 
-#: What is written into the folder of what is found.
+#: Names of the files written into the output folder.
 RESULT = re.compile(r"cosines\.csv|negative_share\.csv|(conflict|control)-\d+\.yaml")
 
 
 def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
-    """Options of the mining, and those of the run: everything else.
+    """Split `argv` into the options of mining and those of the run.
 
     Raises:
-        ConfigError: an option that is out of range, in one line.
+        ConfigError: an option is out of range.
     """
     parser = Arguments(
-        "mine", "Mine sequences of conflicting tasks from a pool (data.order). All options of a run go with it."
+        "mine", "Mine sequences of conflicting tasks from a pool (data.order). All options of `run` are accepted, too."
     )
-    parser.add_argument("--run", help="folder of a run with one finished task; else the pool's first task is learnt")
-    parser.add_argument("--out", default="runs/mined", help="folder of what is found (runs/mined)")
-    parser.add_argument("--length", type=int, default=5, help="tasks in a sequence, 2 to 8 (5)")
-    parser.add_argument("--count", type=int, default=3, help="sequences to write, and controls (3)")
+    parser.add_argument("--run", help="folder of a run with one finished task; else the pool's first task is trained")
+    parser.add_argument("--out", default="runs/mined", help="output folder (default: runs/mined)")
+    parser.add_argument("--length", type=int, default=5, help="tasks per sequence, 2 to 8 (default: 5)")
     parser.add_argument(
-        "--start", choices=("learnt", "any"), default="learnt", help="what sequences begin with (the task learnt)"
-    )
-    parser.add_argument("--samples", type=int, default=64, help="training examples per task (64)")
-    parser.add_argument("--width", type=int, default=4096, help="numbers kept of each matrix's gradient (4096)")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="with --run: a class of your own that it may name"
+        "--count", type=int, default=3, help="number of sequences to write, and of controls (default: 3)"
     )
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="with --run: let code that comes with its model run"
+        "--start",
+        choices=("learnt", "any"),
+        default="learnt",
+        help="first task of sequences (default: learnt)",
+    )
+    parser.add_argument("--samples", type=int, default=64, help="training examples per task (default: 64)")
+    parser.add_argument("--width", type=int, default=4096, help="sketch size of each matrix's gradient (default: 4096)")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="with --run: a class of your own that it may name",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="with --run: allow its model to run its own code"
     )
     known, rest = parser.parse_known_args(argv)
     options = MiningOptions(**vars(known))
@@ -61,14 +70,15 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
 
 
 def _check_stored(run: Path, options: MiningOptions) -> None:
-    """Refuse a stored configuration that the parser of a run must not see: it takes any class, and fills in ${...}."""
+    """Refuse a stored configuration with foreign classes or ${...}, since the parser of a run accepts any class and
+    fills in ${...}."""
     config = checked(read_config(run, read_record(run)), run / CONFIG, options.allow, options.trust_remote_code)
     if "${" in json.dumps(config, default=str):
         raise StateError(f"{run / CONFIG}: holds ${{...}}, which would be filled in from this machine; take it out")
 
 
 def refuse_results(out: Path) -> None:
-    """Refuse a folder that holds what the mining would write: nothing is overwritten or deleted. Raises ConfigError."""
+    """Raise ConfigError if the output folder already holds results; none are overwritten or deleted."""
     if out.is_dir():
         there = [name for name in sorted(os.listdir(out)) if RESULT.fullmatch(name)]
         if there:
@@ -79,7 +89,7 @@ def refuse_results(out: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Mine as `argv` asks; its other options are those of `cl-lightning run`."""
+    """Mine with the options in `argv`; its other options are those of `cl-lightning run`."""
     options, rest = parse(argv)
     if options.run:
         _check_stored(Path(options.run), options)

@@ -1,8 +1,7 @@
-"""Bind the name `callbacks` to this project's package.
+"""Binds the name `callbacks` to this project's package.
 
-`callbacks` is a common name: the current folder or another installed project may have a package of that name, and
-Python would import whichever comes first on its path. An installed wheel keeps ours inside `cl_lightning`, a clone
-keeps it beside.
+The current folder or another installed project may also have a package called `callbacks`, and Python would import the
+first one on its path. An installed wheel has ours inside `cl_lightning`, a clone beside it.
 """
 
 import sys
@@ -11,14 +10,14 @@ from pathlib import Path
 
 
 def callbacks_folder() -> Path:
-    """The folder of this project's `callbacks` package."""
+    """Return the folder of this project's `callbacks` package."""
     package = Path(__file__).parents[1]
     inside = package / "callbacks"
     return inside if inside.is_dir() else package.parent / "callbacks"
 
 
 def load_own_callbacks() -> None:
-    """Import `callbacks` from `callbacks_folder()`, whatever `sys.path` says."""
+    """Import `callbacks` from `callbacks_folder()`, regardless of `sys.path`."""
     folder = callbacks_folder()
     known = sys.modules.get("callbacks")
     if known is not None and known.__file__ is not None and Path(known.__file__).parent == folder:

@@ -1,97 +1,51 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
 import copy
-import difflib
 import logging
-import re
 import warnings
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
 import transformers
+from jsonargparse import set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import USAGE
-from cl_lightning.common.errors import ConfigError, nearest, user_error_in
+from cl_lightning.common.errors import ConfigError, user_error_in
+from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.run import SequenceSettings
 from cl_lightning.sequence.slots import SLOTS
 
-#: Of more valid names than these, only the nearest are told.
-MANY = 25
 
-
-class _Parser(LightningArgumentParser):
-    """Errors in one line, with the nearest valid names. A class in a slot has a parser of its own."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise user_error_in(ex) or ConfigError(self._one_line(message)) from None
-
-    def _one_line(self, message: str) -> str:
-        if found := re.search(r"unrecognized arguments: --([\w.+-]+)", message):
-            return self._unknown(found[1])
-        if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
-            return self._unknown(f"{found[1]}.{found[2]}")
-        if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
-            return self._unknown(found[1])
-        message = re.sub(r".*Expected a path but .*\n?", "", message)  # any value could have been a file of values
-        message = re.sub(r'^Parser key "([\w.+]+)":', lambda key: f"{self._owner()}{key[1]}:", message)
-        where = message.split(":", 1)[0]
-        if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
-            return f"{where}: no class {found[1]!r} ({found[2]})"
-        if found := re.search(r"(?:Got|Given) value: (.*)", message):
-            return f"{where}: {_not_valid(found[1], message)}"
-        lines = [line.strip(" -") for line in message.splitlines()]
-        return " ".join(line for line in lines if line)
-
-    def _unknown(self, name: str) -> str:
-        """An option that is not there: the options beside it, by their last names."""
-        group, _, last = name.rpartition(".")
-        options = [a.dest for a in self._actions if not a.dest.endswith((".help", "help"))]
-        beside = [o.rpartition(".")[2] for o in options if o.rpartition(".")[0] == group]
-        close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
-        hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
-        return f"unknown option {self._owner()}{name}; {hint}"
-
-    def _owner(self) -> str:
-        """Which class this parser is of, as "SliceInit."; nothing for the main one."""
-        main = any(action.dest == "config" for action in self._actions)
-        return "" if main else "".join(f"{group}." for group in list(self.groups or ())[:1])
-
-
-def _not_valid(value: str, message: str) -> str:
-    """Say what was expected instead of `value`, from jsonargparse's account of the types it tried."""
-    names, kinds = [], []
-    for expected in re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE):
-        if found := re.fullmatch(r"typing.Literal\[(.*)\]", expected):
-            names += [name.strip(" '") for name in found[1].split(",")]
-        else:
-            kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected)
-            kinds.append({"NoneType": "null"}.get(kind, "class name" if kind.startswith("dot import path") else kind))
-    if not names:
-        return f"expected {' or '.join(kinds)}, not {value!r}"
-    quote = " (YAML reads a bare off as False: quote it)" if value == "False" and "off" in names else ""
-    return f"{value!r} is not valid{quote}; {' or '.join([nearest(value, names), *kinds])}"
+class _Parser(OptionParser, LightningArgumentParser):
+    """Lightning's parser with our errors."""
 
 
 class ContinualCLI(LightningCLI):
-    """Parses and instantiates; the sequence makes its own Trainer for each task."""
+    """Parses the options and builds their classes; the sequence builds its own Trainer for each task."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = _Parser(**{"dump_header": None, **kwargs})
-        parser.add_argument("-c", "--config", action="config", help="a configuration file; later ones win")
+        set_dumper(kwargs["parser_mode"], dump_yaml)
+        parser = _Parser(main=True, **{"dump_header": None, **kwargs})
+        parser.add_argument(
+            "-c", "--config", action="config", help="a configuration file; later ones override earlier ones"
+        )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         slots = dict[str, TaskCallback | None]
-        parser.add_argument("--boundary", type=slots, default={}, help="task-boundary callbacks by slot; null: none")
-        parser.add_argument("--observers", type=slots, default={}, help="callbacks that only watch, by name")
+        parser.add_argument(
+            "--boundary", type=slots, default={}, help="task-boundary callbacks by slot; null empties a slot"
+        )
+        parser.add_argument("--observers", type=slots, default={}, help="callbacks that only observe, by name")
         parser.add_class_arguments(SequenceSettings, "sequence")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -99,12 +53,12 @@ class ContinualCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
-            if told := user_error_in(error):
-                raise told from None
+            if user_error := user_error_in(error):
+                raise user_error from None
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:
-        """Make none to keep, but see now that the options make one."""
+        """Validate the Trainer options by building a throwaway Trainer."""
         try:
             self.task_trainer(0, [], [])
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
@@ -114,13 +68,13 @@ class ContinualCLI(LightningCLI):
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
 
     def resolved(self) -> str:
-        """The resolved configuration as YAML; `sequence.fresh` is false, or whoever runs it would delete the run."""
+        """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run."""
         config = self.config.clone()
         config.sequence.fresh = False
         return self.parser.dump(config, skip_none=False)
 
     def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-        """A fresh Trainer. Stock and user callbacks are copied: their state must not cross tasks."""
+        """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
         options = vars(copy.copy(self.config_init.trainer))
         stock = [copy.deepcopy(c) for c in options.pop("callbacks") or []]
         extra = options.pop("logger")
@@ -133,10 +87,10 @@ class ContinualCLI(LightningCLI):
 
 
 def make_cli() -> ContinualCLI:
-    """Parse sys.argv and make the parts."""
+    """Parse `sys.argv` and build the model, the data module and the callbacks."""
     for package in map(import_module, SLOTS.values()):
         for name in package.EXPORTS:
-            getattr(package, name)  # imported classes are known to class_path by their short names
+            getattr(package, name)  # class_path takes the short names of imported classes
     return ContinualCLI(
         ContinualLM,
         TaskSequence,
@@ -153,7 +107,7 @@ def make_cli() -> ContinualCLI:
 
 
 def quiet() -> None:
-    """Keep other people's advice out of the way of the run's own lines."""
+    """Silence notices of Lightning and transformers, so that the run's own lines stand out."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()

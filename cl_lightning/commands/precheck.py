@@ -1,217 +1,152 @@
-"""What can be known to be wrong before torch is imported: files, sections, class names, tasks, model names.
+"""Checks of a run's options that need no torch: files, sections, class names, tasks, model names.
 
-Seconds matter when a name is mistyped. This reads the configuration files and the command line just far enough;
-the real parser comes after it and stays the authority on everything else.
+The parser of `cl-lightning run` imports torch, which takes seconds. A mistyped name is refused here at once; the parser
+comes after this and checks everything else.
 """
 
 import difflib
+import re
 from collections.abc import Iterator
-from copy import deepcopy
+from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.paths import check_utf8
 from cl_lightning.common.yaml_files import parse_yaml
+from cl_lightning.data.benchmarks.json_files import read_text
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
 PARSER_OPTIONS = ("config", "help", "print_config")
+#: Options that cannot be null.
+FILLED = ("trainer", "model", "model.adapter", "data", "data.benchmark", "sequence")
 USAGE = "cl-lightning run NAME [--preset PRESET] [--config FILE.yaml] [--option=value ...]"
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 
 
 def check(argv: list[str]) -> None:
-    """Raise ConfigError for the first thing that is wrong; return silently otherwise."""
+    """Raise UserError for the first fault in the options of a run."""
     if not argv:
         raise ConfigError(f"nothing to run; say {USAGE}, or --help for all options")
     for word in argv:
         check_utf8("the command line", word)
-    merged: dict[str, Any] = {}
-    asked: dict[str, Any] = {}
-    sources = []
-    for path in config_files(argv):
-        sources.append(_read_yaml(path))
-        _merge(merged, deepcopy(sources[-1]))
-    for option, value, append in _options(argv):
-        _check_section(option, "the command line")
-        _apply(asked, option, value, append)
-        _apply(merged, option, value, append)
-    _check_classes(merged)
-    _check_trainer(_flat(merged, "trainer"))
-    _check_model(_flat(_flat(merged, "model"), "backbone").get("name"))
-    _check_order([*sources, asked], _flat(merged, "data").get("order"))
-    _check_tasks(_flat(merged, "data"))
+    given: dict[str, Any] = {}  # the option set last comes last
+    for where, option, value in _options(argv):
+        section = option.split(".", 1)[0].rstrip("+")
+        if section not in (*SECTIONS, *PARSER_OPTIONS):
+            raise ConfigError(f"{where}: unknown option {option!r}; {nearest(section, SECTIONS)}")
+        if option in FILLED and value is None:
+            raise ConfigError(f"{where}: {option} is empty; give it a value, or leave it out")
+        if option.endswith("+"):
+            option = option[:-1]
+            value = [*(given.get(option) or []), *(value if isinstance(value, list) else [value])]
+        if given.pop(option, value) != value:  # another class has other options
+            given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
+        given[option] = value
+        check_class(option, value)
+    _check_trainer(given)
+    _check_model(given.get("model.backbone.name"))
+    _check_tasks(given)
 
 
-def config_files(argv: list[str]) -> list[Path]:
-    """The --config files of a command line, in order."""
-    files = []
-    for i, word in enumerate(argv):
-        if word in ("--config", "-c") and i + 1 < len(argv):
-            files.append(Path(argv[i + 1]))
-        elif word.startswith("--config="):
-            files.append(Path(word.split("=", 1)[1]))
-    return files
+def _options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """The options of a command line and of its files: where each is set, its name and its value."""
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            raise ConfigError(f"unexpected {word!r}; say {USAGE}")
+        if not equals and words and not words[0].startswith("--"):
+            value = words.pop(0)
+        if option in ("--config", "-c") and value:
+            options = [leaf for key, node in _read(Path(value)).items() for leaf in _leaves(str(key), node)]
+            # In one file, data.order holds whatever comes after it.
+            yield from ((value, *leaf) for leaf in sorted(options, key=lambda leaf: leaf[0] == "data.order"))
+        elif option.startswith("--"):
+            parsed: Any = value
+            with suppress(ConfigError):  # a text need not be YAML
+                parsed = parse_yaml(value, option)
+            yield from (("the command line", *leaf) for leaf in _leaves(option[2:], parsed))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         there = [p.stem for p in path.parent.glob("*.yaml")]
         hint = nearest(path.stem, there) if there else f"no .yaml file in {path.parent.absolute()}"
         raise ConfigError(f"no configuration file {path}; {hint}")
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    content = parse_yaml(read_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold options by name")
-    for section in content:
-        _check_section(str(section), str(path))
     return content
 
 
-def _check_section(option: str, where: str) -> None:
-    section = option.split(".", 1)[0].rstrip("+")
-    if section not in (*SECTIONS, *PARSER_OPTIONS):
-        raise ConfigError(f"{where}: unknown option {option!r}; {nearest(section, SECTIONS)}")
-
-
-def _options(argv: list[str]) -> Iterator[tuple[str, Any, bool]]:
-    """--a.b=value, --a.b value and --a.b+=value as (option, value, append)."""
-    i = 0
-    while i < len(argv):
-        word = argv[i]
-        i += 1
-        if word == "-c":
-            i += 1
-        if not word.startswith("-"):
-            raise ConfigError(f"unexpected {word!r}; say {USAGE}")
-        if not word.startswith("--") or word == "--":
-            continue
-        option, equals, value = word[2:].partition("=")
-        if not equals and i < len(argv) and not argv[i].startswith("--"):
-            value, i = argv[i], i + 1
-        if option != "config":
-            try:
-                parsed = yaml.safe_load(value)
-            except yaml.YAMLError:
-                parsed = value
-            yield option.rstrip("+"), parsed, option.endswith("+")
-
-
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _apply(merged: dict[str, Any], option: str, value: Any, append: bool) -> None:
-    *path, last = [part for part in option.split(".") if part != "init_args"]
-    node = merged
-    for part in path:
-        child = node.setdefault("init_args", {}).setdefault(part, {}) if part in (node.get("init_args") or {}) else None
-        node = child if isinstance(child, dict) else node.setdefault(part, {})
-        if not isinstance(node, dict):
-            return
-    holder = node["init_args"] if last in (node.get("init_args") or {}) else node
-    if append:
-        holder[last] = [*(holder.get(last) or []), *(value if isinstance(value, list) else [value])]
-    elif slot_package(option) and isinstance(value, str):
-        holder[last] = {"class_path": value}
+def _leaves(option: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Split nested options: {class_path: A, init_args: {b: 1}} under x becomes x=A and x.b=1."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{option}.{key}", inner)
     else:
-        holder[last] = value
+        yield re.sub(r"\.(class_path|init_args)\b", "", option), value
 
 
-def _flat(node: dict[str, Any], key: str) -> dict[str, Any]:
-    """A section with its init_args lifted; empty where it is none."""
-    section = node.get(key)
-    if not isinstance(section, dict):
-        return {}
-    options = section.get("init_args")
-    return {**section, **(options if isinstance(options, dict) else {})}
+def check_class(option: str, name: Any) -> None:
+    """Raise ConfigError where `option` takes a class of this project and `name` is none of them."""
+    home = slot_package(option) if isinstance(name, str) else None
+    if home is None or name.split(".")[0] not in (name, "cl_lightning", "callbacks"):
+        return  # of a class of the user's own only importing it can tell
+    classes = [exported for exported in import_module(home).EXPORTS if exported[0].isupper()]
+    short = name.rpartition(".")[2]
+    if short not in classes:
+        raise ConfigError(f"{option}: no class {name!r}; {nearest(short, classes)}")
 
 
-def _check_classes(node: Any, option: str = "") -> None:
-    """Class names at and below `option`: {class_path: NAME}, or NAME alone in a slot."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            _check_classes(value, option if key in ("init_args", "class_path") else f"{option}.{key}".lstrip("."))
-    elif isinstance(node, str) and (home := slot_package(option)):
-        package, _, short = node.rpartition(".")
-        if package and package.split(".")[0] not in ("cl_lightning", "callbacks"):
-            return  # the user's own class: only importing it can tell
-        classes = [name for name in import_module(home).EXPORTS if name[0].isupper()]
-        if short not in classes:
-            raise ConfigError(f"{option}: no class {node!r}; {nearest(short, classes)}")
-
-
-def _check_trainer(trainer: dict[str, Any]) -> None:
-    precision = trainer.get("precision")
-    if str(precision) in ("bf16-true", "16-true", "bf16", "16"):
+def _check_trainer(given: dict[str, Any]) -> None:
+    precision = str(given.get("trainer.precision") or PRECISIONS[0])
+    if precision not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={precision}: would cast adapters, gates and statistics too; keep 32-true "
-            "(or bf16-mixed) and choose the base's dtype with model.backbone.dtype=bfloat16"
+            f"trainer.precision={precision}: use one of {', '.join(PRECISIONS)}; 16-bit weights would cast adapters, "
+            "gates and statistics too, so choose the base's dtype with model.backbone.dtype=bfloat16"
         )
-    if precision is not None and str(precision) not in PRECISIONS:
-        raise ConfigError(f"trainer.precision: {precision!r} is not valid; {nearest(str(precision), PRECISIONS)}")
-    if trainer.get("max_epochs") is not None:
+    if given.get("trainer.max_epochs") is not None:
         raise ConfigError("trainer.max_epochs: passes are per task; use data.epochs")
-    accumulate = trainer.get("accumulate_grad_batches")
+    accumulate = given.get("trainer.accumulate_grad_batches")
     if isinstance(accumulate, int) and accumulate < 1:
         raise ConfigError(f"trainer.accumulate_grad_batches: {accumulate} must be 1 or more")
 
 
 def _check_model(name: Any) -> None:
-    if name is None or name in (*EMBEDDED, RANDOM):
+    known, path = [*EMBEDDED, RANDOM], Path(str(name)).expanduser()
+    if name is None or name in known or path.exists():
         return
-    path = Path(str(name)).expanduser()
-    close = difflib.get_close_matches(str(name).lower(), [*EMBEDDED, RANDOM], n=1, cutoff=0.75)
     local = str(name).startswith((".", "/", "~")) or path.suffix == ".gguf"
-    if not path.exists() and (local or close):
-        raise ConfigError(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), [*EMBEDDED, RANDOM])}")
+    if local or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.75):
+        raise ConfigError(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), known)}")
 
 
-def _check_order(sources: list[dict[str, Any]], order: Any) -> None:
-    """A published order asked for by name later than the list of tasks, which would take its effect away."""
-    last = None
-    for data in (_flat(source, "data") for source in sources):
-        last = None if "order" in data else next(_named_orders(data.get("benchmark")), last)
-    if last is not None and isinstance(order, list):
-        raise ConfigError(f"data.benchmark.{last}: data.order lists the tasks already; add --data.order=null")
-
-
-def _named_orders(node: Any) -> Iterator[str]:
-    """Published orders in a benchmark's options, or in those of one inside it."""
-    for key, value in node.items() if isinstance(node, dict) else ():
-        if key in ("order", "sequence") and isinstance(value, str):
-            yield f"{key}={value}"
-        yield from _named_orders(value)
-
-
-def _check_tasks(data: dict[str, Any]) -> None:
+def _check_tasks(given: dict[str, Any]) -> None:
     import cl_lightning.data
     from cl_lightning.data.base import check_order, data_root
 
-    root = data_root(data["root"] if isinstance(data.get("root"), str) else None)
+    root = given.get("data.root")
+    root = data_root(root if isinstance(root, str) else None)
     if root is not None and not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder")
-    order = data.get("order")
-    options = _flat(data, "benchmark")
-    benchmark = str(options.get("class_path", "TRACE")).rpartition(".")[2]
-    if benchmark not in cl_lightning.data.EXPORTS or not isinstance(order, list):
+    order = given.get("data.order")
+    if not isinstance(order, list):
         return
+    for option in list(given)[list(given).index("data.order") :]:
+        # A published order asked for by name has no effect beside a list of tasks.
+        if re.fullmatch(r"data\.benchmark\.(.*\.)?(order|sequence)", option) and isinstance(given[option], str):
+            raise ConfigError(f"{option}={given[option]}: data.order lists the tasks already; add --data.order=null")
+    benchmark = str(given.get("data.benchmark", "TRACE")).rpartition(".")[2]
+    if benchmark not in cl_lightning.data.EXPORTS or any(option.startswith("data.benchmark.") for option in given):
+        return  # which tasks there are depends on options that the parser checks
     kind = getattr(cl_lightning.data, benchmark)
-    needs = any(option.default is option.empty for option in signature(kind).parameters.values())
-    if needs or options.keys() - {"class_path", "init_args"}:
-        return  # which tasks there are depends on them: the parser's to say
-    valid = kind().tasks(root)
-    check_order(order, valid)
+    if all(option.default is not option.empty for option in signature(kind).parameters.values()):
+        check_order(order, kind().tasks(root))

@@ -1,4 +1,4 @@
-"""Print a run folder's tables: `cl-lightning report RUN`. Imports no torch, so it answers at once."""
+"""Prints a run folder's tables: `cl-lightning report RUN`. Imports no torch, so it is fast."""
 
 from pathlib import Path
 

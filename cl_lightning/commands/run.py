@@ -1,6 +1,6 @@
-"""Run an experiment: `cl-lightning run NAME [--preset PRESET] [--option=value ...]`.
+"""Runs an experiment: `cl-lightning run NAME [--preset PRESET] [--option=value ...]`.
 
-Imports torch only once the options are checked.
+Imports torch only after the options have passed `precheck`.
 """
 
 import sys
@@ -10,8 +10,8 @@ from cl_lightning.commands.experiments import expanded
 
 
 def main(argv: list[str]) -> None:
-    """Train on a sequence of tasks, or continue: an experiment by name, or options alone."""
-    # The parser, and Lightning's launcher of further ranks, read sys.argv.
+    """Start or continue a run, given an experiment's name or only options."""
+    # The parser and Lightning's launcher of further ranks read sys.argv.
     sys.argv[1:] = expanded(argv)
     precheck.check(sys.argv[1:])
     from cl_lightning.commands.composition import run

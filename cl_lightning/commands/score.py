@@ -1,8 +1,8 @@
-"""Score a finished run anew, without training: `cl-lightning score RUN --metrics official rouge_l`.
+"""Scores a finished run again, without training: `cl-lightning score RUN --metrics official rouge_l`.
 
---metrics re-scores the stored predictions; --evaluate lets the stored adapters predict again, all of R with what
-lies above the diagonal, and the base model. Results go beside the run's record, never over it, as run folders that
-`report` and `compare` read: RUN/rescored/<scheme>, RUN/evaluated.
+--metrics re-scores the stored predictions. --evaluate generates new predictions with the stored adapters and the base
+model, for all of R, also above the diagonal. Results are written to RUN/rescored/<scheme> and RUN/evaluated, which
+`report` and `compare` read like runs; the run itself is never changed.
 """
 
 from argparse import Namespace
@@ -20,26 +20,32 @@ SCHEMES = "own, official, a metric for all tasks, or TASK=METRIC[,TASK=METRIC]"
 
 
 def parser() -> Arguments:
-    """The command line's options."""
+    """Build the argument parser."""
     made = Arguments("score", __doc__)
     made.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
     made.add_argument("--metrics", nargs="+", default=[], metavar="SCHEME", help=SCHEMES)
-    made.add_argument("--evaluate", action="store_true", help="let the stored adapters predict again")
-    made.add_argument("--root", metavar="FOLDER", help="the data, where it is not where the run had it")
+    made.add_argument("--evaluate", action="store_true", help="generate new predictions with the stored adapters")
+    made.add_argument("--root", metavar="FOLDER", help="folder of the data, if it has moved")
     made.add_argument("--batch-size", type=int, metavar="N", help="prompts per generation batch of --evaluate")
     made.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+        "--allow",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="a class of your own that the run may name",
     )
-    made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
-    made.add_argument("--list", action="store_true", help="list metrics, and how the official ones differ")
+    made.add_argument("--trust-remote-code", action="store_true", help="allow the run's model to run its own code")
+    made.add_argument(
+        "--list", action="store_true", help="list all metrics, and how the official ones differ from ours"
+    )
     return made
 
 
 def run(options: Namespace) -> None:
-    """Do what the options ask for and print the tables.
+    """Score as the options say and print the tables.
 
     Raises:
-        UserError: what the user can put right.
+        UserError: unusable options, data or run.
     """
     if options.list:
         for line in listed().split("\n"):
@@ -66,7 +72,7 @@ def run(options: Namespace) -> None:
 
 
 def listed() -> str:
-    """All metrics with a line each, then the differences from the official evaluators."""
+    """List all metrics, one line each, then the differences from the official evaluators."""
     lines = [f"{name:26} {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in METRICS.items()]
     lines += ["", "Where ours differ from the official evaluators (data.metrics=official takes theirs):"]
     lines += [f"{d.ours} / {d.official}: {d.what}; {d.why}" for d in DEVIATIONS]
@@ -75,5 +81,5 @@ def listed() -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Do what `argv` asks for."""
+    """Score the run that `argv` names."""
     run(parser().parse_args(argv))

@@ -1,5 +1,6 @@
 """YAML with one-line errors, in which a duplicate key is an error. No torch here."""
 
+import re
 from typing import Any
 
 import yaml
@@ -23,6 +24,20 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
         return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that jsonargparse would read as numbers; YAML 1.1 has no number 1e3."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def dump_yaml(value: Any) -> str:
+    """Write `value` as YAML that jsonargparse reads back as it was."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str, where: str) -> Any:

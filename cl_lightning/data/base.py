@@ -1,4 +1,4 @@
-"""What a task is: examples, splits and the facts needed to prompt, cut and score them. No torch here."""
+"""Tasks: examples, splits, and the facts needed to prompt, truncate and score them. Imports no torch."""
 
 import hashlib
 import os
@@ -17,10 +17,10 @@ class Example:
 
     Attributes:
         id: unique inside its task and stable over runs.
-        answer: what is trained on.
-        references: all answers that count as right, `answer` among them; empty where it is the only one.
-        instruction: characters at the prompt's beginning that are instruction, which a cut leaves.
-        cue: characters at its end that ask for the answer, which a cut leaves too.
+        answer: the training target.
+        references: all correct answers, including `answer`; empty if `answer` is the only one.
+        instruction: number of characters at the start of the prompt that are instruction; truncation keeps them.
+        cue: number of characters at the end of the prompt that ask for the answer; truncation keeps them too.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Example:
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """All answers that count as right."""
+        """All correct answers."""
         return self.references or (self.answer,)
 
 
@@ -41,15 +41,15 @@ class TaskSpec:
     """The fixed facts of a task.
 
     Attributes:
-        name: as it is written in `data.order`.
+        name: the name used in `data.order`.
         metric: key of `cl_lightning.metrics.registry.METRICS`; scores run over 0..100.
         also: further metrics of the same predictions, reported beside the score and never part of R.
-        max_new_tokens: generation budget when scoring, tokens.
-        keep_head: where a long prompt is cut: what stays between its instruction and its cue is by this share of the
-            beginning there, and for the rest of the end.
+        max_new_tokens: generation budget when scoring, in tokens.
+        keep_head: fraction of the kept context taken from its start when a long prompt is truncated; the rest is taken
+            from its end.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
-        published: examples in the published train and test files, for `data_check`; None: not known to us.
+        published: numbers of examples in the published train and test files, for `data-check`; None if not known.
     """
 
     name: str
@@ -64,12 +64,12 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of one task. `validation` is carved from `train` by the data module, never from `test`.
+    """The examples of one task. The data module takes validation examples from `train`, never from `test`.
 
     Attributes:
         blank: training examples left out because their answer is blank.
-        leaked: training examples left out because their prompt is in the test split, whatever `data.drop_leaks` says.
-        licence: what the task's file says of its texts' licence; "" where it says nothing or is not asked.
+        leaked: training examples that the benchmark itself leaves out because their prompt is in the test split.
+        licence: licence of the texts as stated in the task's file; "" if the file states none.
     """
 
     train: tuple[Example, ...]
@@ -82,11 +82,11 @@ class Splits:
 class Benchmark(ABC):
     """A named family of tasks: one class in one file, chosen by `data.benchmark`'s class_path.
 
-    Reads files (or generates), knows nothing of models, tokenizers or torch.
+    Reads or generates examples; independent of models, tokenizers and torch.
 
     Attributes:
-        evaluator: ending of the official metrics' names (`data.metrics=official`); None where there is no evaluator.
-        official_also: what that evaluator reports in the place of ours, among `TaskSpec.also`; others stay.
+        evaluator: suffix of the official metrics' names (`data.metrics=official`); None without an official evaluator.
+        official_also: official replacements for metrics in `TaskSpec.also`; metrics not listed stay.
         official_max_new_tokens: the published generation budget of every task (`data.max_new_tokens=official`).
     """
 
@@ -96,35 +96,35 @@ class Benchmark(ABC):
 
     @abstractmethod
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The tasks that `order` may name, in the benchmark's own order, for data at `root` (None: built in)."""
+        """Return the tasks that `order` may name, in the benchmark's own order. `root=None`: the built-in data."""
 
     def default_order(self, root: Path | None) -> list[str]:
-        """The task names that `data.order=null` stands for: all tasks."""
+        """Return the order used for `data.order=null`: all tasks by default."""
         return list(self.tasks(root))
 
     @abstractmethod
     def load(self, root: Path | None, name: str) -> Splits:
-        """Read one task. Raises DataError with file and line or record."""
+        """Read one task. Raises DataError with the file and the line or record."""
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """Where `load` looks for a task's data, any one of them will do; none where it needs no file."""
+        """List the paths where `load` looks for a task's data; one of them suffices. Empty if it needs no file."""
         return ()
 
     def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
-        """The benchmark's own development split, for `data_check` alone: some repeat the test split."""
+        """Read the benchmark's own development split. Only `data-check` uses it, since some repeat the test split."""
         return ()
 
     def published_epochs(self) -> Mapping[str, int]:
-        """Epochs per task as published, for `data.epochs=published`; empty where none are."""
+        """Return the published epochs per task, for `data.epochs=published`; empty if none are published."""
         return {}
 
     @abstractmethod
     def describe(self, root: Path | None) -> str:
-        """Which data this is, in one line for people: printed first, stored in every result."""
+        """Describe the data in one line, which is printed first and stored with every result."""
 
 
 def digest(examples: Iterable[Example]) -> str:
-    """Content hash of examples (id, prompt, answers), 16 hex digits."""
+    """Hash the content of examples (id, prompt, answers) to 16 hex digits."""
     hashed = hashlib.blake2b(digest_size=8)
     for example in examples:
         hashed.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
@@ -132,13 +132,13 @@ def digest(examples: Iterable[Example]) -> str:
 
 
 def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
-    """Refuse an order of tasks that names none, one that is unknown, or one twice. Raises ConfigError."""
+    """Raise ConfigError for an order that is empty, names an unknown task, or names one twice."""
     names, asked = set(valid), [str(name) for name in order]
     if not asked:
         raise ConfigError("data.order: names no task")
     for name in order:
         if str(name) not in names:
-            # None of them is known: most likely they are another benchmark's, from an earlier configuration file.
+            # If none is known, they most likely belong to another benchmark, from an earlier configuration file.
             other = "" if names & {*asked} else "; data.order=null takes the benchmark's own order"
             raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), names)}{other}")
         if asked.count(str(name)) > 1:
@@ -146,6 +146,6 @@ def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
 
 
 def data_root(option: str | None) -> Path | None:
-    """The folder of real data: the option, else the variable CL_DATA, else None (the built-in sample)."""
+    """Return the folder of real data: the option, else the variable CL_DATA, else None (the built-in sample)."""
     chosen = option or os.environ.get("CL_DATA")
     return Path(chosen).expanduser() if chosen else None

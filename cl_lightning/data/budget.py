@@ -1,4 +1,4 @@
-"""How long generated answers may be: what `data.max_new_tokens` makes of each task's own budget. No torch here."""
+"""Generation budgets: applies `data.max_new_tokens` to the tasks. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,15 +7,15 @@ from typing import Literal
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.data.base import Benchmark, TaskSpec
 
-#: Ours, a number for all tasks, the benchmark's published one, or a number for each task named.
+#: None: each task's own; else a number for all tasks, the benchmark's published one, or a number per task.
 Budget = int | Literal["official"] | dict[str, int] | None
 
 
 def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Budget) -> dict[str, TaskSpec]:
-    """The specs with the chosen generation budgets; a task that none is chosen for keeps its own.
+    """Return the specs with the chosen generation budgets; tasks without a choice keep their own.
 
     Raises:
-        ConfigError: less than one token, an unknown task, or a benchmark that has no published budget.
+        ConfigError: less than one token, an unknown task, or a benchmark without a published budget.
     """
     if chosen == "official":
         if benchmark.official_max_new_tokens is None:

@@ -1,7 +1,7 @@
-"""A tokenizer's chat template: the one way to render it, with all that its text depends on beside the messages fixed.
+"""Renders a tokenizer's chat template, with everything but the messages fixed.
 
-A template may write today's date (`strftime_now(..)` of transformers' environment, or the variable `date_string` of
-Llama's), insert a system message of its own where none is given, refuse one, or change what it is given. No torch here.
+A template may write today's date (`strftime_now(..)` of transformers' environment, or Llama's variable `date_string`),
+insert a system message of its own if none is given, refuse one, or change the text it is given. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from cl_lightning.common.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: The day that templates take for today: a constant, so that a configuration gives the same tokens on any day.
+#: Default of `data.date`. A constant, so that a configuration gives the same tokens on any day.
 DAY = "2024-07-26"
-#: Stands for a text where a conversation is rendered; no template writes it, or changes its case.
+#: Placeholder for a message's text: no template writes it or changes its case.
 PROBE = "9170352846190357"
-#: Stands for the text of a system message.
+#: Placeholder for a system message's text.
 SYSTEM_PROBE = PROBE[::-1]
 
 Message = dict[str, str]
 
-#: Ends what `fix` puts before a template, which then begins a line: else jinja would keep other blanks.
+#: Ends what `fix` puts before a template. The template must begin a line, or jinja would keep other whitespace.
 _END = "{% set fixed_before_this = true %}\n"
-#: What strftime takes between % and a letter: padding and case.
+#: Flags that strftime takes between % and a letter: padding and case.
 _FLAGS = "-_0^#"
-#: What a rendering gives to a template itself.
+#: Variables that rendering itself sets.
 _GIVEN = ("messages", "add_generation_prompt", "strftime_now")
 _REMEDY = "mend the template beside the model, or use another model"
-#: One day a month, of different years, days and weekdays: a template may write only a part of the date, or ask for it.
+#: One day per month, with different years, days and weekdays: a template may use only a part of the date.
 _DAYS = tuple(f"{1990 + 3 * month}-{month:02}-{29 - 2 * month - month % 2:02}" for month in range(1, 13))
 
 
 def parsed_day(text: str) -> date:
-    """A day written as 2024-07-26. Raises ConfigError."""
+    """Parse a day written as 2024-07-26. Raises ConfigError."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
@@ -51,7 +51,7 @@ def parsed_day(text: str) -> date:
 
 
 def check_variables(variables: Mapping[str, Any]) -> None:
-    """Raise ConfigError for variables that no template can be given."""
+    """Raise ConfigError for variables that cannot be passed to a template."""
     for name, value in variables.items():
         if not name.isidentifier() or name in _GIVEN:
             raise ConfigError(f"data.template_args: {name!r} cannot be given to a chat template; leave it out")
@@ -64,14 +64,14 @@ def check_variables(variables: Mapping[str, Any]) -> None:
 
 
 def fix(tokenizer: PreTrainedTokenizerBase, day: str, variables: Mapping[str, Any]) -> None:
-    """Write day and variables into the tokenizer's chat template, for whoever renders it; earlier ones are replaced.
+    """Write day and variables into the tokenizer's chat template, replacing those of an earlier call.
 
     Args:
-        day: what `strftime_now` gives and, in Llama's form (26 Jul 2024), `date_string`.
-        variables: further variables of the template; they win over `date_string`.
+        day: value of `strftime_now` and, in Llama's form (26 Jul 2024), of `date_string`.
+        variables: further variables of the template; they override `date_string`.
 
     Raises:
-        ConfigError: a faulty day or variable, one that the template does not read, or no template to choose.
+        ConfigError: an invalid day or variable, a variable that the template does not read, or no default template.
     """
     template = _own(tokenizer)
     check_variables(variables)
@@ -85,7 +85,7 @@ def fix(tokenizer: PreTrainedTokenizerBase, day: str, variables: Mapping[str, An
 
 
 def _own(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template as it came."""
+    """Return the template without what `fix` has put before it."""
     try:
         return tokenizer.get_chat_template().rpartition(_END)[2]
     except ValueError as error:  # several templates, none of them the default
@@ -93,30 +93,30 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _before(day: date, variables: Mapping[str, Any]) -> str:
-    """What `fix` puts before a template. Variables of a call would do, but transformers gives no function through."""
+    """Return the text that `fix` puts before a template; transformers does not let callers pass functions instead."""
     moment = datetime.combine(day, time())
     letters = string.ascii_letters.replace("s", "")  # %s depends on the time zone
     parts = [f"%{flag}{letter}" for letter in letters for flag in ("", *_FLAGS)]
-    # One text: jinja takes long to compile a mapping.
+    # One string, because jinja compiles a mapping slowly.
     table = "".join(f"\0{part}\1{moment.strftime(part)}" for part in parts) + "\0%%\1%\0"
     known = {"date_string": f"{day:%d %b %Y}", **variables}
     return (
-        f"{{% macro strftime_now(format) %}}{{% set told = namespace(part='') %}}{{% set table = {table!r} %}}"
-        "{% for character in format %}{% set told.part = told.part + character %}"
-        f"{{% if told.part not in {['%', *(f'%{flag}' for flag in _FLAGS)]!r} %}}"
-        r"{% set found = table.partition('\0' + told.part + '\1') %}"
-        r"{{ found[2].partition('\0')[0] if found[1] else told.part }}{% set told.part = '' %}"
-        "{% endif %}{% endfor %}{{ told.part }}{% endmacro %}"
+        f"{{% macro strftime_now(format) %}}{{% set pending = namespace(part='') %}}{{% set table = {table!r} %}}"
+        "{% for character in format %}{% set pending.part = pending.part + character %}"
+        f"{{% if pending.part not in {['%', *(f'%{flag}' for flag in _FLAGS)]!r} %}}"
+        r"{% set found = table.partition('\0' + pending.part + '\1') %}"
+        r"{{ found[2].partition('\0')[0] if found[1] else pending.part }}{% set pending.part = '' %}"
+        "{% endif %}{% endfor %}{{ pending.part }}{% endmacro %}"
         + "".join(f"{{% set {name} = {value!r} %}}" for name, value in known.items())
         + _END
     )
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
-    """The text of a conversation. `options`: of `apply_chat_template`.
+    """Render a conversation as text. `options`: those of `apply_chat_template`.
 
     Raises:
-        ConfigError: the template fails, whatever it raises: it is the model's code.
+        ConfigError: the template fails. It is the model's code and may raise any exception.
     """
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
@@ -131,7 +131,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **op
 def tried(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
 ) -> tuple[str | None, ConfigError | None]:
-    """The text of a conversation, or why the template cannot write it. See `render`."""
+    """Render a conversation, or return the error that `render` raises."""
     try:
         return render(tokenizer, messages, **options), None
     except ConfigError as error:
@@ -139,7 +139,7 @@ def tried(
 
 
 def around(text: str) -> tuple[str, str]:
-    """What stands before and after PROBE in a rendering. Raises ConfigError where it is left out."""
+    """Split a rendering at PROBE into the text before and after. Raises ConfigError if PROBE is missing."""
     before, found, _ = text.partition(PROBE)
     if not found:
         raise ConfigError(f"model.backbone.name: the model's chat template leaves the user's text out; {_REMEDY}")
@@ -147,10 +147,10 @@ def around(text: str) -> tuple[str, str]:
 
 
 def between(text: str, before: str, after: str) -> tuple[int, int]:
-    """First and last + 1 character of what a rendering has between `before` and `after`, blanks apart.
+    """Find the span between `before` and `after` in a rendering, without surrounding whitespace.
 
     Raises:
-        ConfigError: it has something else around this text than it had around PROBE, or nothing between.
+        ConfigError: the rendering does not begin and end with them, or has nothing between.
     """
     start, end = len(before), len(text) - len(after)
     if start > end or not (text.startswith(before) and text.endswith(after)):
@@ -170,12 +170,12 @@ def _one_line(error: Exception) -> str:
 
 
 class ChatPrompt:
-    """How a template puts one user message: what stands before and after it, and which system message it is given.
+    """Renders one user message with a chat template, and finds it in the rendered prompt.
 
     Args:
-        tokenizer: with a chat template, which is fixed in place (`fix`).
-        system_prompt: system message; None leaves it to the template. "" means none where the template can do
-            without, and an empty one where the template would insert its own instead; so does a blank one.
+        tokenizer: a tokenizer with a chat template, which is fixed in place (`fix`).
+        system_prompt: system message; None leaves it to the template. "" (or a blank text) sends none if the template
+            works without one, and an empty one if the template would otherwise insert its own.
         day, variables: see `fix`.
 
     Attributes:
@@ -198,15 +198,15 @@ class ChatPrompt:
         self.dated = any(self.text(PROBE, chat_template=self._on(day, variables)) != today for day in _DAYS)
 
     def text(self, content: str, **options: Any) -> str:
-        """The prompt for `content`, the assistant's turn begun."""
+        """Render the prompt for `content`, up to the beginning of the assistant's turn."""
         messages = [*self.system, {"role": "user", "content": content}]
         return render(self.tokenizer, messages, add_generation_prompt=True, **options)
 
     def placed(self, content: str) -> tuple[str, int, int]:
-        """The prompt for `content`; in it, first and last + 1 character of what stands for `content`, blanks apart.
+        """Render the prompt for `content` and find its span, without surrounding whitespace.
 
         Raises:
-            ConfigError: the template writes something else around this content than around others, or nothing of it.
+            ConfigError: the template writes other text around this content than around others, or leaves it out.
         """
         text = self.text(content)
         if not content.strip():
@@ -217,7 +217,7 @@ class ChatPrompt:
         return _before(parsed_day(day), variables) + _own(self.tokenizer)
 
     def _system(self, prompt: str | None) -> list[Message]:
-        """The system message to send for a system prompt, [] or [message]."""
+        """Return the system message to send for a system prompt, [] or [message]."""
         (without, fault), (empty, _), (given, refused) = map(self._tried, ([], _message(""), _message(SYSTEM_PROBE)))
         written = [text for text in (given, empty, without) if text is not None]
         if not written:
@@ -259,11 +259,11 @@ def _why(fault: ConfigError | None) -> str:
 
 
 def _adds(text: str, other: str) -> bool:
-    """Whether `text` is more than `other` with a piece left out, blanks apart."""
+    """Return whether `text` has anything but whitespace that `other` lacks."""
     shared, ending = _alike(text, other), _alike(text[::-1], other[::-1])
     return bool(text[shared : max(shared, len(text) - ending)].strip())
 
 
 def _alike(one: str, other: str) -> int:
-    """How many characters both begin with."""
+    """Return the length of the common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,4 +1,4 @@
-"""Leave out training examples whose prompt repeats, or stands in the test split. No torch here."""
+"""Removes training examples whose prompt is repeated or also in the test split. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,20 +8,19 @@ from cl_lightning.data.base import Example, Splits
 
 @dataclass(frozen=True)
 class Removed:
-    """How many training examples were left out: prompts that had occurred before, prompts of the test split."""
+    """Numbers of removed training examples: repeated prompts, and prompts of the test split."""
 
     repeated: int = 0
     leaked: int = 0
 
 
 def clean(splits: Splits, dedup: bool, drop_leaks: bool) -> tuple[Splits, Removed]:
-    """The splits without what is asked to go, and how much that was, with what the benchmark itself left out as leaked.
-    Prompts are compared exactly.
+    """Remove repeated and leaked training examples, and count them together with those the benchmark left out itself.
 
     Args:
-        splits: one task's; the test split stays as it is.
-        dedup: of training examples with one prompt keep the first (its answer may differ from the others').
-        drop_leaks: drop training examples whose prompt is one of the test split's.
+        splits: the splits of one task; the test split is kept as it is.
+        dedup: keep only the first of the training examples with the same prompt, whatever their answers.
+        drop_leaks: remove training examples whose prompt is in the test split. Prompts are compared exactly.
     """
     first: dict[str, Example] = {}
     for example in splits.train:
@@ -34,8 +33,8 @@ def clean(splits: Splits, dedup: bool, drop_leaks: bool) -> tuple[Splits, Remove
     )
 
 
-def told(removed: Mapping[str, Removed]) -> str:
-    """What was left out of which task, for people."""
+def removal_summary(removed: Mapping[str, Removed]) -> str:
+    """Summarise in one line how many examples were removed from which task."""
     parts = [
         f"{name} {' and '.join(f'{count} {word}' for word, count in vars(r).items() if count)}"
         for name, r in removed.items()

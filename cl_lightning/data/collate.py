@@ -23,11 +23,11 @@ def _pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tenso
 def training_batch(
     examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool = False, loss_on: str = "answer"
 ) -> dict[str, Any]:
-    """Right-padded batch with labels on answer tokens and end token only.
+    """Build a right-padded batch with labels on the answer and end tokens only.
 
     Shapes: input_ids, attention_mask, prompt_mask, own_mask, labels (B, L); for encoder-decoders labels are
-    (B, L_answer). prompt_mask: 1 on the prompt, own_mask: 1 where it is the task's own and not the template's.
-    `loss_on="full"` also labels the prompt (parity with codes that do; decoders only).
+    (B, L_answer). prompt_mask is 1 on the prompt, own_mask is 1 on the task's own text in it (not the template's).
+    `loss_on="full"` also labels the prompt, as some published code does (decoders only).
     """
     prompts, answers = [e.prompt_ids for e in examples], [e.answer_ids for e in examples]
     if encoder_decoder:
@@ -51,9 +51,9 @@ def prompt_batch(
     left: bool = True,
     own: Sequence[tuple[int, int] | None] | None = None,
 ) -> dict[str, Tensor]:
-    """Prompts for generation: left-padded for decoders, so that every continuation starts at the same column.
+    """Pad prompts for generation; on the left for decoders, so that every continuation starts at the same column.
 
-    With `own`, each prompt's span of its task's own tokens, also own_mask as in `training_batch`.
+    `own` gives each prompt's span of the task's own tokens; own_mask is then added, as in `training_batch`.
     """
     batch = {
         "input_ids": _pad(prompts, pad_id, left),

@@ -1,7 +1,8 @@
-"""Which tokens end an answer: the one that training appends, and all that generation stops at.
+"""Tokens that end an answer: the one appended in training, and all those at which generation stops.
 
-A chat template may end a turn with another token than the tokenizer's end token: <|eot_id|> and not <|end_of_text|>
-(Llama 3), <end_of_turn> and not <eos> (Gemma), <|im_end|> and not <|endoftext|> (Qwen's base models). No torch here.
+A chat template may end a turn with a token other than the tokenizer's end token: <|eot_id|> instead of <|end_of_text|>
+(Llama 3), <end_of_turn> instead of <eos> (Gemma), <|im_end|> instead of <|endoftext|> (Qwen base models). Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def trained_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends an answer in training: the chat template's own, else the tokenizer's end token."""
+    """Return the token that ends an answer in training: the chat template's own, else the tokenizer's end token."""
     own = _turn_end(tokenizer)
     return tokenizer.eos_token_id if own is None else own
 
 
 def end_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All tokens that end a generated answer, ascending: the trained one, the tokenizer's, and those of the model's
-    generation settings."""
+    """Return all tokens that end a generated answer, ascending: the trained one, the tokenizer's, and those in the
+    model's generation settings."""
     named = llm.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
     found = {trained_end(tokenizer), tokenizer.eos_token_id, *listed}
@@ -31,23 +32,24 @@ def end_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def before_end(row: Sequence[int], ends: Container[int]) -> list[int]:
-    """A generated row up to its first end token, padding after it left out. End tokens need not be special ones, which
-    decoding could skip."""
+    """Cut a generated row before its first end token. Decoding would not do: end tokens need not be special tokens."""
     return list(row[: next((i for i, token in enumerate(row) if token in ends), len(row))])
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The added token that the chat template writes right after an assistant's answer, blanks apart; None: no template,
-    or one that writes no such token or no answer."""
+    """Return the added token that the chat template writes after an assistant's answer, ignoring whitespace.
+
+    None without a template, or if the template writes no such token or no answer.
+    """
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
-    # Some begin with a system message only, and some of these with one that says something.
+    # Some templates require a system message, and some of those a non-empty one.
     begun = [[{"role": "system", "content": text}, *turns] for text in ("", SYSTEM_PROBE)]
     texts = (tried(tokenizer, messages)[0] for messages in (turns, *begun))
-    # A template that leaves the answer out, or takes none, ends no turn.
+    # A template that omits or refuses the answer ends no turn.
     text = next((text for text in texts if text is not None), "")
     after = text.rpartition(PROBE)[2].lstrip() if PROBE in text else ""
-    # The longest first: one may begin with another.
+    # Longest first, since one token may be a prefix of another.
     added = sorted(tokenizer.added_tokens_decoder.items(), key=lambda item: -len(item[1].content))
     return next((index for index, token in added if token.content and after.startswith(token.content)), None)

@@ -1,8 +1,8 @@
-"""From an example to token ids: chat template, middle cut, answer plus end token.
+"""Encodes examples as token ids: chat template, truncation in the middle, answer plus end token.
 
-Prompt and answer are tokenised apart and then joined, so the label mask is exact by construction. A prompt
-over the budget loses the middle of its content: the template around it, the instruction at its beginning
-and the answer cue at its end (`Example.instruction`, `Example.cue`) stay. Answers are never cut.
+Prompt and answer are tokenised separately and then joined, so the label mask is exact by construction. A prompt over
+the budget loses the middle of its content, but keeps the template around it, the instruction at its start and the
+answer cue at its end (`Example.instruction`, `Example.cue`). Answers are never truncated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,8 @@ class Encoded:
 
     Attributes:
         answer_ids: ends with the end token, see `data.end_tokens.trained_end`.
-        cut: tokens taken from the middle.
-        own: first and last + 1 of the prompt's tokens that hold text of the task's own, not the template's alone;
-            None: all.
+        cut: number of tokens removed from the middle.
+        own: start and end of the prompt tokens that hold the task's own text rather than the template's; None: all.
     """
 
     example: Example
@@ -45,12 +44,12 @@ class PromptEncoder:
     """Renders and tokenises examples for one tokenizer.
 
     Args:
-        tokenizer: a fast tokenizer; its chat template is used where it has one, and fixed in place (`data.chat.fix`).
+        tokenizer: a fast tokenizer. Its chat template, if it has one, is used and fixed in place (`data.chat.fix`).
         max_prompt_tokens: budget of the whole rendered prompt.
         system_prompt, day, variables: see `data.chat.ChatPrompt`.
 
     Raises:
-        ConfigError: the chat template fails, or cannot be given these.
+        ConfigError: the chat template fails, or does not accept these arguments.
     """
 
     def __init__(
@@ -72,17 +71,17 @@ class PromptEncoder:
         return Encoded(example, tuple(prompt_ids), self.answer(example.answer), cut, own)
 
     def answer(self, text: str) -> tuple[int, ...]:
-        """Token ids of an answer, the end token last."""
-        # Without a template nothing else separates cue and answer.
+        """Encode an answer, with the end token last."""
+        # Without a template, nothing else separates cue and answer.
         answer_ids = self.tokenizer(text if self.chat else f" {text}", add_special_tokens=False).input_ids
         return *answer_ids, self.end
 
     def prompt(self, example: Example, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
-        """Token ids of the rendered prompt, how many were cut from its middle, and which are the content's.
+        """Encode a prompt: its token ids, the number of tokens cut from its middle, and the span of the content.
 
         Raises:
-            ConfigError: the budget does not even hold template, instruction, cue and a few tokens between, or the
-                tokenizer has no token for any of the content.
+            ConfigError: the budget is too small for template, instruction, cue and a few tokens between, or the
+                tokenizer drops all of the content.
         """
         text, start, end = self._placed(example)
         encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
@@ -98,7 +97,7 @@ class PromptEncoder:
             return ids, 0, own
         low, high = self._between(example, start, end)
         whole, low, high = _whole(offsets), max(low, start), min(high, end)
-        # A token that reaches over a border stays.
+        # Tokens that cross a border are kept.
         within = [i for i in inside if whole[i][0] >= low and whole[i][1] <= high]
         context = range(within[0], within[-1] + 1) if within else range(0)
         keep = len(context) - excess
@@ -113,7 +112,7 @@ class PromptEncoder:
         return ids[:first] + ids[last + 1 :], excess, own
 
     def _placed(self, example: Example) -> tuple[str, int, int]:
-        """The rendered prompt; in it, first and last + 1 character of the content, blanks around it apart."""
+        """Render the prompt and find the span of the content in it, without surrounding whitespace."""
         if self.chat is None:
             return example.prompt, 0, len(example.prompt)
         try:
@@ -122,21 +121,21 @@ class PromptEncoder:
             raise ConfigError(f"{example.id}: {error}") from None
 
     def _between(self, example: Example, start: int, end: int) -> tuple[int, int]:
-        """Where in the rendered prompt the content's instruction ends and its cue begins.
+        """Find where, in the rendered prompt, the content's instruction ends and its cue begins.
 
-        A template may strip the content, or write other characters for some of it, but one for one.
+        A template may strip the content or replace characters one for one, but not change its length otherwise.
         """
         content = example.prompt if self.chat is None else example.prompt.strip()
         if end - start != len(content):
             raise ConfigError(
                 f"data.max_prompt_tokens: {self.max_prompt_tokens} cuts the prompt of {example.id}, but the model's "
-                "chat template changes its text, so that instruction and cue cannot be told; raise it"
+                "chat template changes its text, so that instruction and cue cannot be located; raise it"
             )
         origin = start - (example.prompt.find(content) if content else 0)
         return origin + example.instruction, origin + len(example.prompt) - example.cue
 
 
 def _whole(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The characters that each token holds, blanks before it included, which some tokenizers leave out of offsets."""
+    """Extend each token's offsets to the whitespace before it, which some tokenizers leave out."""
     reached = accumulate((b for _, b in offsets), max, initial=0)
     return [(min(a, before), b) for (a, b), before in zip(offsets, reached, strict=False)]

@@ -1,22 +1,24 @@
-"""Which lines of a task's prompts are instruction and cue, as far as the prompts themselves tell. No torch here."""
+"""Finds the instruction and cue lines that a task's prompts share. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from cl_lightning.data.base import Example, Splits
 
-#: Tokens between instruction and cue that a cut must leave.
+#: Tokens between instruction and cue that truncation must keep.
 LEAST_CONTEXT = 4
-#: Share of the prompts that must have a line in common for it to be instruction or cue: a few odd ones change nothing.
+#: Share of the prompts that must share a line for it to count as instruction or cue, so that outliers do not matter.
 MOST = 0.9
 
 
-def marked(splits: Splits) -> Splits:
-    """The splits with `Example.instruction` and `Example.cue`: the whole lines that nearly all different training
-    prompts begin and end with. A prompt without them keeps none, and neither does any where all are one."""
+def mark_parts(splits: Splits) -> Splits:
+    """Set `Example.instruction` and `Example.cue`: the whole lines with which nearly all training prompts begin or end.
+
+    Prompts without those lines get none. None are marked when all prompts are identical.
+    """
     prompts = list({e.prompt for e in splits.train})
     first = _whole_lines(prompts) if len(prompts) > 1 else ""
-    # Backwards; what is instruction is no cue.
+    # Reversed, to find common endings; the instruction is excluded.
     last = _whole_lines([p.removeprefix(first)[::-1] for p in prompts])[::-1] if len(prompts) > 1 else ""
 
     def mark(example: Example) -> Example:
@@ -28,8 +30,8 @@ def marked(splits: Splits) -> Splits:
 
 
 def _whole_lines(texts: Sequence[str]) -> str:
-    """What most texts begin with, up to its last line break."""
-    # Texts with one beginning lie together when sorted, so that where they are most the middle one is of them.
+    """Return the longest prefix that most texts share, up to its last line break."""
+    # Texts with a common prefix are adjacent when sorted, so a prefix of most of them is one of the middle text.
     middle, found = sorted(texts)[len(texts) // 2], ""
     for end in (i + 1 for i, character in enumerate(middle) if character == "\n"):
         if sum(text.startswith(middle[:end]) for text in texts) < MOST * len(texts):

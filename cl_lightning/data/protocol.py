@@ -1,4 +1,4 @@
-"""How tasks follow each other (`data.protocol`): one after the other, all at once, or each alone. No torch here."""
+"""Training protocols (`data.protocol`): tasks in sequence, all at once, or each alone. Imports no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class Protocol:
 
     Attributes:
         name: as in `data.protocol` and in the record.
-        opening: how the first line of a run counts its tasks.
+        opening: format of the task count in the first line of a run.
         scored: (task, number of tasks) -> the columns scored after training `task`.
-        summarise: what `summary` gives where a task is done.
-        metrics: the metrics that need R alone, by name.
-        builds_on: whether a task starts from what earlier ones learnt.
+        summarise: computes the sequence metrics once a task is done.
+        metrics: the metrics that need only R, by name.
+        builds_on: whether a task starts from the adapters of earlier tasks.
         together: whether all tasks are trained as one.
         alone: whether each task starts from the base model.
     """
@@ -44,7 +44,7 @@ class Protocol:
     alone: bool = False
 
     def summary(self, R: Matrix, zero_shot: Row | None = None) -> dict[str, float | None]:
-        """All sequence metrics; None where one is undefined, as all are before the first task is done."""
+        """Compute all sequence metrics; None for those undefined, as all are before the first task is done."""
         return self.summarise(R, zero_shot) if R else dict.fromkeys(CONVENTIONS)
 
 

@@ -1,8 +1,8 @@
-"""The order of training: which examples each rank sees in which micro-batch of which optimiser step.
+"""Training order: assigns examples to optimiser steps, ranks and micro-batches.
 
-The *global* batch of a step depends on (seed, task, epoch) only. It is then dealt to ranks and micro-batches,
-so any number of ranks and any accumulation give the same steps, and every rank knows the step's answer-token
-count without talking. Replay is a second source that fills a fixed share of every global batch.
+The *global* batch of a step depends only on (seed, task, epoch). It is then dealt to ranks and micro-batches, so any
+number of ranks and any accumulation give the same steps, and every rank knows the step's answer-token count without
+communication. Replay is a second source that fills a fixed share of every global batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ WINDOW = 8
 
 
 def memory_per_step(batch_size: int, replay_ratio: float) -> int:
-    """How many examples of each batch come from memory; at least one place is left to a new example."""
+    """Return the number of replayed examples per batch; at least one place is left to a new example."""
     return min(round(batch_size * replay_ratio), batch_size - 1)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Indices of one rank's share of a micro-batch; `step_tokens`: answer tokens of the whole step, all ranks.
+    """Indices of one rank's share of a micro-batch; `step_tokens`: answer tokens of the whole step, over all ranks.
 
-    A rank without a share runs a stand-in example at weight 0: it must take part in the step's collectives.
+    A rank without a share runs a stand-in example with weight 0, since it must take part in the step's collectives.
     """
 
     indices: tuple[int, ...]
@@ -40,11 +40,10 @@ class StepSampler(Sampler[MicroBatch]):
     Args:
         lengths: tokens of each example; new examples first, then `replayed` memory examples.
         answer_lengths: answer tokens of each example.
-        replayed: how many of the examples, counted from the end, are memory.
+        replayed: number of memory examples, at the end of `lengths`.
         batch_size: examples per optimiser step over all ranks and micro-batches.
         replay_ratio: share of each batch drawn from memory; new examples are still all seen once per epoch.
-        seed: names the order, e.g. (run seed, task).
-        epochs: passes over the new examples; the sampler yields all of them in one go.
+        seed: determines the order, e.g. (run seed, task).
     """
 
     def __init__(
@@ -71,14 +70,14 @@ class StepSampler(Sampler[MicroBatch]):
         return -(-self.new // self.per_step_new)
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.accumulate
 
     def global_batches(self) -> list[list[int]]:
-        """The epoch's steps, each the indices of its examples, longest first."""
+        """Return the epoch's steps, each as the indices of its examples, longest first."""
         rng = generator(*self.seed, "order", self.epoch)
         order = torch.randperm(self.new, generator=rng).tolist()
         window = WINDOW * self.per_step_new
@@ -94,7 +93,7 @@ class StepSampler(Sampler[MicroBatch]):
         ]
 
     def _memory(self, count: int) -> Iterator[int]:
-        """`count` memory indices: whole shuffled passes, so that no example is favoured."""
+        """Draw `count` memory indices in whole shuffled passes, so that no example is favoured."""
         rng = generator(*self.seed, "replay", self.epoch)
         drawn: list[int] = []
         while len(drawn) < count:

@@ -15,7 +15,7 @@ class TaskData:
     """One task, ready to train and score.
 
     `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not;
-    `labels`: the answers to choose from by likelihood, with their token ids; empty where answers are generated.
+    `labels`: token ids of the labels that are compared by likelihood; empty if answers are generated.
     """
 
     spec: TaskSpec
@@ -29,7 +29,7 @@ class TaskData:
 
     @property
     def budget(self) -> dict[str, int]:
-        """The generation budget in tokens, and how many of the test answers are longer (the first of several)."""
+        """Generation budget in tokens, and how many test answers are longer (the first of several references)."""
         longer = sum(len(e.answer_ids) - 1 > self.spec.max_new_tokens for e in self.test)  # without the end token
         return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
 
@@ -39,13 +39,13 @@ class TaskData:
 
 
 def official_task(spec: TaskSpec, benchmark: Benchmark) -> TaskSpec:
-    """The task as its official evaluator scores it."""
+    """Return the task with the metrics of its official evaluator."""
     also = tuple(name for ours in spec.also for name in benchmark.official_also.get(ours, (ours,)))
     return replace(spec, metric=f"{spec.metric}_{benchmark.evaluator}", also=also)
 
 
 def joined(tasks: Sequence[TaskData]) -> TaskData:
-    """All tasks' training and validation examples as one task's."""
+    """Join all tasks' training and validation examples into one task."""
     spec = TaskSpec(ALL_TASKS, metric="", max_new_tokens=0, source=f"all of {', '.join(t.spec.name for t in tasks)}")
     train = tuple(e for t in tasks for e in t.train)
     validation = tuple(e for t in tasks for e in t.validation)

@@ -1,4 +1,4 @@
-"""The data module: the ordered tasks, sampled, encoded, checked, and served one task at a time."""
+"""The data module: samples, encodes and checks the ordered tasks, and serves one task at a time."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from cl_lightning.data.base import Benchmark, check_order, data_root, digest
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.chat import DAY, check_variables, parsed_day
-from cl_lightning.data.cleaning import Removed, clean, told
+from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded, PromptEncoder
@@ -27,35 +27,35 @@ class TaskSequence(LightningDataModule):
     """Ordered tasks of one benchmark.
 
     Args:
-        benchmark: which family of tasks.
+        benchmark: family of tasks.
         root: folder of real data; null: the variable CL_DATA, else the benchmark's built-in sample.
         order: task names, in training order; null: the benchmark's own order.
-        random_order: train them in an order drawn by the seed instead.
-        skip_missing: leave out tasks whose data is absent (the source says which) instead of refusing.
-        dedup: leave out training examples whose prompt has occurred before in the task; the source says how many.
-        drop_leaks: leave out training examples whose prompt is in the task's test split; the source says how many.
-        train_samples: examples per task, drawn by (seed, task); null: all.
-        validation_samples: carved from train, never from test; disjoint from the training examples.
+        random_order: train the tasks in an order drawn by the seed instead.
+        skip_missing: leave out tasks whose data is missing instead of raising; `source` names them.
+        dedup: remove training examples that repeat an earlier prompt of the task; `source` counts them.
+        drop_leaks: remove training examples whose prompt is in the task's test split; `source` counts them.
+        train_samples: training examples per task, drawn by (seed, task); null: all.
+        validation_samples: validation examples per task, taken from train, never from test; never trained on.
         test_samples: scored prompts per task, drawn by (seed, task); null: all.
         batch_size: examples per optimiser step, over all ranks and micro-batches.
         epochs: passes per task: one number, one per task in order, or "published" (the benchmark's own).
         eval_batch_size: prompts per generation batch on each rank.
-        max_prompt_tokens: longer prompts are cut in the middle.
-        max_answer_tokens: longer answers are refused, or dropped from train with long_answers=drop.
-        long_answers: see max_answer_tokens. References of the test split are never cut or dropped.
-        max_new_tokens: longest generated answer, tokens; null: each task's own budget, "official": the benchmark's
-            published one, a number for all tasks, or one for each task named (the others keep theirs).
-        system_prompt: chat system message; null leaves it to the model's template; "": none, or an empty one where the
-            template would insert its own instead.
-        date: the day that the model's chat template takes for today, if it writes one: so that tokens do not change.
-        template_args: further variables of the chat template, e.g. {enable_thinking: false}; a `date_string` wins over
+        max_prompt_tokens: longer prompts are truncated in the middle.
+        max_answer_tokens: longer training answers raise an error, or are removed with long_answers=drop.
+        long_answers: see max_answer_tokens. References of the test split are never truncated or removed.
+        max_new_tokens: generation budget in tokens; null: each task's own, "official": the benchmark's published one,
+            a number for all tasks, or a number for each task named (the others keep theirs).
+        system_prompt: chat system message; null leaves it to the model's template; "": none, or an empty one if the
+            template would otherwise insert its own.
+        date: the date that the model's chat template writes as today's, if it writes one.
+        template_args: further variables of the chat template, e.g. {enable_thinking: false}; a `date_string` overrides
             `date`.
-        score_by: "generation": the model's own words; "likelihood": where a task's training answers are a closed label
-            set, the most likely label (every table says so); other tasks still generate.
+        score_by: "generation": score generated answers; "likelihood": for tasks whose training answers are a closed
+            label set, score the most likely label (tables mark it); other tasks still generate.
         metrics: ours, or those of the benchmark's official evaluator (`metrics.parity` lists the differences).
         seed: linked to seed_everything.
-        protocol: "sequential": task after task, all seen tasks scored after each; or a reference to hold that against:
-            "joint": all tasks' examples at once, as if one task (an upper bound), "independent": each task alone from
+        protocol: "sequential": task after task, with all seen tasks scored after each. References to compare with:
+            "joint": all tasks' examples at once, as if one task (an upper bound); "independent": each task alone from
             the base model, scored on itself only.
     """
 
@@ -96,7 +96,7 @@ class TaskSequence(LightningDataModule):
             if benchmark.evaluator is None:
                 raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
             self.specs = {name: official_task(spec, benchmark) for name, spec in self.specs.items()}
-        #: The tasks that are scored, and what is trained, one after the other.
+        #: Names of the tasks that are scored (columns) and of those that are trained (order).
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [ALL_TASKS] if self.protocol.together else self.columns
         self.train_samples, self.validation_samples, self.test_samples = train_samples, validation_samples, test_samples
@@ -105,11 +105,11 @@ class TaskSequence(LightningDataModule):
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
         self.date, self.template_args = date, template_args or {}
         self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
-        #: What cleaning, or the benchmark itself, left out of each task.
+        #: Numbers of training examples removed from each task, by cleaning or by the benchmark itself.
         self.removed: dict[str, Removed] = {}
-        #: Tasks of the order whose data is absent.
+        #: Tasks of the order whose data is missing.
         self.skipped: list[str] = []
-        #: What is trained, and what is scored: the same but for protocol=joint.
+        #: Tasks that are trained and tasks that are scored; they differ only with protocol=joint.
         self.tasks: list[TaskData] = []
         self.evaluated: list[TaskData] = []
         self._replay: tuple[Encoded, ...] = ()
@@ -179,10 +179,10 @@ class TaskSequence(LightningDataModule):
     # ---- preparing ---------------------------------------------------------------------------------------
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool) -> None:
-        """Read, draw, encode and check all tasks: every fault of the data shows before training.
+        """Read, sample, encode and check all tasks, so that every fault of the data shows before training.
 
         Raises:
-            DataError, ConfigError: one line naming file or record.
+            DataError, ConfigError: one line that names the file or record.
         """
         self.tokenizer, self.encoder_decoder = tokenizer, encoder_decoder
         self.encoder = PromptEncoder(
@@ -198,7 +198,7 @@ class TaskSequence(LightningDataModule):
         self.tasks = [joined(self.evaluated)] if self.protocol.together else self.evaluated
 
     def scored_after(self, task: int) -> range:
-        """Columns that are scored after training `task`."""
+        """Return the columns that are scored after training `task`."""
         return self.protocol.scored(task, len(self.columns))
 
     def _task(self, name: str, epochs: int) -> TaskData:
@@ -211,14 +211,14 @@ class TaskSequence(LightningDataModule):
                 f"data.validation_samples: {self.validation_samples} leaves no training example of {name} "
                 f"({len(shuffled)} in its train split)"
             )
-        fits, dropped = [], 0
+        kept, dropped = [], 0
         wanted = len(shuffled) if self.train_samples is None else self.train_samples + self.validation_samples
         for example in shuffled:
-            if len(fits) == wanted:
+            if len(kept) == wanted:
                 break
             encoded = self.encoder.encode(example, spec)
             if len(encoded.answer_ids) <= self.max_answer_tokens:
-                fits.append(encoded)
+                kept.append(encoded)
             elif self.long_answers == "drop":
                 dropped += 1
             else:
@@ -226,41 +226,41 @@ class TaskSequence(LightningDataModule):
                     f"{example.id}: the answer has {len(encoded.answer_ids)} tokens, data.max_answer_tokens is "
                     f"{self.max_answer_tokens}; raise it, or leave such examples out with data.long_answers=drop"
                 )
-        if len(fits) <= self.validation_samples:
-            raise DataError(f"{name}: only {len(fits)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
+        if len(kept) <= self.validation_samples:
+            raise DataError(f"{name}: only {len(kept)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
         test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
         carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
-        train, validation = tuple(fits[carved:]), tuple(fits[:carved])
+        train, validation = tuple(kept[carved:]), tuple(kept[:carved])
         found = label_set(splits.train) if self.score_by == "likelihood" else []
         labels = {label: self.encoder.answer(label) for label in found}
         return TaskData(spec, train, validation, tuple(test), epochs, dropped, whole, labels)
 
     @property
     def source(self) -> str:
-        """Which data this is, for people; once prepared, also what was left out of it."""
+        """Description of the data in one line; once prepared, also what was left out of it."""
         left_out = f", without {', '.join(self.skipped)} (no data)" if self.skipped else ""
         removed = ""
         if self.dedup or self.drop_leaks:
-            removed = f", cleaned ({told(self.removed)})"
+            removed = f", cleaned ({removal_summary(self.removed)})"
         elif any(r != Removed() for r in self.removed.values()):  # by the benchmark itself
-            removed = f", {told(self.removed)}"
+            removed = f", {removal_summary(self.removed)}"
         return f"{self.benchmark.describe(self.root)}{left_out}{removed}"
 
     @property
     def template(self) -> dict[str, Any]:
-        """What the chat template is given beside the texts; once prepared, `date` is None where it writes none."""
+        """Arguments of the chat template; once prepared, `date` is None if the template writes none."""
         dated = self.encoder.chat is not None and self.encoder.chat.dated
         date = self.date if dated else None
         return {"system_prompt": self.system_prompt, "date": date, "template_args": self.template_args}
 
     def fingerprint(self, tasks: Sequence[TaskData] | None = None) -> str:
-        """Content hash of the examples used (text, not tokens), 16 hex digits."""
+        """Hash the content of the examples used (text, not tokens) to 16 hex digits."""
         chosen = self.evaluated if tasks is None else tasks
         return digest(e.example for task in chosen for split in (task.train, task.validation, task.test) for e in split)
 
     def draw(self, task: int, count: int, purpose: str) -> list[Encoded]:
-        """`count` training examples of a task at most, drawn by (seed, purpose, task)."""
+        """Draw at most `count` training examples of a task, determined by (seed, purpose, task)."""
         train = self.tasks[task].train
         order = torch.randperm(len(train), generator=generator(self.seed, purpose, self.order[task])).tolist()
         return [train[i] for i in order[:count]]
@@ -268,7 +268,7 @@ class TaskSequence(LightningDataModule):
     # ---- serving -----------------------------------------------------------------------------------------
 
     def activate(self, task: int) -> None:
-        """Serve this task from now on, without replay until `set_replay`."""
+        """Serve this task from now on; there is no replay until `set_replay` is called."""
         self.current = task
         self._replay, self._replay_ratio = (), 0.0
 
@@ -277,7 +277,7 @@ class TaskSequence(LightningDataModule):
         self._replay, self._replay_ratio = tuple(examples), ratio
 
     def sampler(self, rank: int, world_size: int, accumulate: int) -> StepSampler:
-        """The current task's order of training for one rank."""
+        """Build the sampler of the current task for one rank."""
         examples = [*self.tasks[self.current].train, *self._replay]
         return StepSampler(
             [e.length for e in examples],
@@ -298,9 +298,9 @@ class TaskSequence(LightningDataModule):
         return DataLoader(data, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """The carved validation examples, in batches; rank shares."""
+        """Serve this rank's batches of the validation examples."""
         trainer, examples = self.trainer, self.tasks[self.current].validation
-        # Every rank must have a batch: validation ends in a collective.
+        # Every rank needs a batch, because validation ends in a collective.
         size = max(1, min(self.batch_size, len(examples) // trainer.world_size))
         batches = list(self.boundary_loader(examples, size, trainer.global_rank, trainer.world_size))
         return DataLoader(batches, batch_size=None)
@@ -308,7 +308,7 @@ class TaskSequence(LightningDataModule):
     def boundary_loader(
         self, examples: Sequence[Encoded], batch_size: int, rank: int, world_size: int, loss_on: str = "answer"
     ) -> Iterator[dict[str, Any]]:
-        """One rank's share of the batches of `examples`, longest first; "index" says which examples a batch holds.
+        """Yield one rank's batches of `examples`, longest first; "index" holds the positions of a batch's examples.
 
         Whole batches are dealt to ranks, so a batch has the same shapes, and the same rounding, for any number of
         ranks: singular directions with a small gap amplify differences of the last bit.

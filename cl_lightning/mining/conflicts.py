@@ -1,8 +1,8 @@
-"""How the gradients of a pool's tasks lie to each other at one checkpoint.
+"""Compares the gradients of a pool's tasks at one checkpoint.
 
-A task's gradient is the one its LoRA would start from: answer tokens only, with respect to every adapted matrix,
-earlier branches in place. One matrix's gradient of one batch is formed at a time; of each task and matrix a
-CountSketch is kept.
+A task's gradient is the one from which its LoRA would start: on answer tokens only, with respect to every adapted
+matrix, with earlier branches in place. One matrix's gradient of one batch is in memory at a time; a CountSketch is kept
+for each task and matrix.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,13 @@ Sketches = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Conflicts:
-    """How the gradients of a pool's tasks lie to each other.
+    """Pairwise comparison of the gradients of a pool's tasks.
 
     Attributes:
-        tasks: names.
+        tasks: task names.
         cosines: (n, n) float64, over all matrices together.
         negative: (n, n) float64, share of matrices in which the cosine is negative, 0..1.
-        matrices: how many there are.
+        matrices: number of matrices.
     """
 
     tasks: list[str]
@@ -38,7 +38,7 @@ class Conflicts:
 
 
 def task_sketches(module: ContinualLM, batches: Iterable[dict[str, Any]], sketch: CountSketch) -> Sketches:
-    """Matrix name -> sketch of the gradient that the batches add up to, on the CPU."""
+    """Sketch the gradient summed over the batches; returns {matrix name: sketch} on the CPU."""
     sums: Sketches = {}
 
     def take(name: str, dy: Tensor, x: Tensor) -> None:
@@ -50,7 +50,7 @@ def task_sketches(module: ContinualLM, batches: Iterable[dict[str, Any]], sketch
 
 
 def compare(sketches: Mapping[str, Sketches]) -> Conflicts:
-    """Cosines of all pairs of tasks. Raises TrainingError where a task's gradient is zero or not finite."""
+    """Compare all pairs of tasks. Raises TrainingError if a task's gradient is zero or not finite."""
     tasks = list(sketches)
     names = list(sketches[tasks[0]])
     stacked = (torch.stack([sketches[task][name] for task in tasks]).to(torch.float64) for name in names)

@@ -1,4 +1,4 @@
-"""CountSketch: inner products of matrices too many to keep, from a few thousand numbers each.
+"""CountSketch: estimates inner products of matrices from a few thousand numbers each.
 
     S(G)_b = sum over the entries e with h(e) = b of s(e) G_e
 
@@ -8,7 +8,7 @@ of one shape. S is linear, so a gradient can be sketched batch by batch, and ove
     E <S(G), S(H)> = <G, H>
     Var <S(G), S(H)> = (||G||^2 ||H||^2 + <G, H>^2 - 2 sum_e G_e^2 H_e^2) / width
 
-whatever G and H are (low rank makes it no worse): a cosine is off by 1 / sqrt(width) or so, sqrt(2 / width) at most.
+for all G and H, whatever their rank. The standard error of a cosine is about 1 / sqrt(width), sqrt(2 / width) at most.
 Source: Charikar, Chen and Farach-Colton 2002; for inner products Weinberger et al. 2009 (arXiv 0902.2206).
 """
 
@@ -21,13 +21,13 @@ from cl_lightning.common.seeding import generator
 
 
 class CountSketch:
-    """Sketches of matrices of any shapes, comparable within a shape. On a GPU the last bits vary from call to call.
+    """Sketches matrices; sketches of one shape are comparable. On a GPU the last bits vary from call to call.
 
     Memory: one int32 per entry of each shape, whatever the number of matrices.
 
     Args:
         width: numbers per sketch.
-        seed: of hashes and signs.
+        seed: seed of hashes and signs.
     """
 
     def __init__(self, width: int, seed: int) -> None:
@@ -42,14 +42,14 @@ class CountSketch:
         return math.sqrt(2 / self.width)
 
     def __call__(self, matrix: Tensor) -> Tensor:
-        """S(matrix), (width,), in float32 or wider."""
+        """Compute S(matrix), (width,), in float32 or wider."""
         entries = matrix.to(torch.promote_types(torch.float32, matrix.dtype)).flatten()
         sums = torch.zeros(2 * self.width, dtype=entries.dtype, device=entries.device)
         sums.index_add_(0, self._place(matrix.shape, matrix.device), entries)
         return sums[: self.width] - sums[self.width :]
 
     def _place(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Bucket and sign of each entry as one number below 2 width: entries with sign -1 go to the second half."""
+        """Draw bucket and sign of each entry as one number below 2 width; the second half has sign -1."""
         key = (shape, device)
         if key not in self._places:
             rng = generator(self.seed, "count-sketch", *shape, self.width)

@@ -1,4 +1,4 @@
-"""Mines conflicting sequences: the first task is learnt, the pool's gradients are compared there, the sets searched."""
+"""Mines conflicting sequences: trains the first task, compares the pool's gradients there, and searches the sets."""
 
 import math
 import shlex
@@ -16,6 +16,7 @@ from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
+from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.task_data import TaskData
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.mining.conflicts import Conflicts, compare, task_sketches
@@ -35,15 +36,15 @@ from cl_lightning.sequence.load import LoadedRun, load_run
 
 
 def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
-    """Learn the first task where there is no run of it, compare the pool, search, write, and say what was found.
+    """Train the first task unless a run is given, compare the pool, search, then write and print the results.
 
     Raises:
-        UserError: what the user can put right.
-        SystemExit: the run of the first task ended with this code and has said why.
+        UserError: unusable options, data or run.
+        SystemExit: the run of the first task failed with this code, after reporting why.
     """
     data, out = cli.datamodule, Path(options.out)
     _check_pool(options, data.order)
-    # Before anything is learnt, so that faults of the pool's data show now.
+    # Before any training, so that faults of the pool's data show now.
     data.prepare(cli.model.backbone.load_tokenizer(), encoder_decoder=False)
     run = Path(options.run) if options.run else _learn(data.order[0], out / "first", argv)
     learnt = _learnt(run, data.order)
@@ -60,8 +61,8 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     conflicts = compare(
         {t.spec.name: task_sketches(loaded.module, _batches(t, data, options, loaded), sketch) for t in data.tasks}
     )
-    _tell_learnt(conflicts, learnt)
-    # The root may come from the environment, and an order that is drawn is none of those found.
+    _print_cosines(conflicts, learnt)
+    # The root may come from the environment, and the orders found must not be shuffled.
     asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
     asked["root"] = None if data.root is None else str(data.root.resolve())
     files = {
@@ -74,7 +75,7 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
         files |= _experiments(kind, found, conflicts, start, asked, learnt, out)
     _write(files, out)
     for file in [file for file in files if file.suffix == ".yaml"][:1]:
-        # The options of this run, but not the folder of the one whose options were taken.
+        # The same options, but not the folder of the run that they were taken from.
         afresh = ["--sequence.run_dir=null"] if options.run else []
         say(f"run one: {shlex.join(['cl-lightning', 'run', *argv, *afresh, f'--config={file}'])}")
 
@@ -91,7 +92,7 @@ def _check_pool(options: MiningOptions, pool: list[str]) -> None:
 
 
 def _learn(task: str, run: Path, argv: list[str]) -> Path:
-    """The run of the first task alone, in a process of its own: it may start several."""
+    """Train the first task in a process of its own, because the run may start further ones; return its folder."""
     command = [sys.executable, "-m", "cl_lightning", "run", *argv, *_of_first(task, run)]
     with subprocess.Popen(command) as process, stopping.child_reports(process):
         code = process.wait()
@@ -102,7 +103,7 @@ def _learn(task: str, run: Path, argv: list[str]) -> Path:
 
 
 def _of_first(task: str, run: Path) -> list[str]:
-    """Options of the run of the first task. The task's name is quoted: it may be anything, "1", "null" and "a, b"."""
+    """Return the options that train only the first task. Its name is quoted, as it may be "1", "null" or "a, b"."""
     order = yaml.safe_dump([task], default_style='"', default_flow_style=True, width=math.inf).strip()
     return [f"--data.order={order}", f"--sequence.run_dir={run}"]
 
@@ -123,7 +124,7 @@ def _learnt(run: Path, pool: Sequence[str]) -> str:
 
 
 def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded: LoadedRun) -> Iterable[dict[str, Any]]:
-    """Batches of a task's training examples, weighted to the mean over answer tokens."""
+    """Yield batches of a task's training examples, weighted to the mean over answer tokens."""
     examples, module = task.train[: options.samples], loaded.module
     weight = 1 / sum(len(e.answer_ids) for e in examples)
     for batch in data.boundary_loader(examples, data.batch_size, 0, 1):
@@ -132,7 +133,7 @@ def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded:
 
 
 def _write(files: dict[Path, bytes], out: Path) -> None:
-    """Write all that was found; say meanwhile what a stop leaves behind."""
+    """Write all results. If a signal stops this, the message says what may be incomplete."""
     stopping.set_message(
         f"{out} may hold a part of what was found ({first_three([file.name for file in files])}); "
         "move that away, then run the same command again"
@@ -145,10 +146,9 @@ def _write(files: dict[Path, bytes], out: Path) -> None:
 def _experiments(
     kind: str, sets: list[TaskSet], conflicts: Conflicts, start: int | None, data: Any, learnt: str, out: Path
 ) -> dict[Path, bytes]:
-    """One experiment file per set, in its worst order and with the data it was mined on; says a line about each.
+    """Build one experiment file per set, in its worst order and with the data it was mined on; print a line for each.
 
-    Controls have positive cosines only. A pool may have fewer conflicting sets than asked for: those that follow are
-    told to be none.
+    A set with no conflict on average, as a small pool may yield, is marked as such.
     """
     files = {}
     if not sets:
@@ -159,7 +159,7 @@ def _experiments(
         about = f"mean cosine {found.score:+.3f} after learning {learnt}, cumulative conflict {order.conflict:.3f}"
         if kind == "conflict" and found.score >= 0:
             about += " (on average no conflict)"
-        content = yaml.safe_dump({"data": {**data, "order": names}}, sort_keys=False, allow_unicode=True)
+        content = dump_yaml({"data": {**data, "order": names}})
         files[out / f"{kind}-{number}.yaml"] = f"# Mined {kind} of {len(names)} tasks: {about}\n{content}".encode()
         say(f"{kind}-{number}: {about}: {' > '.join(names)}")
     return files
@@ -179,7 +179,7 @@ def _first_line(options: MiningOptions, data: TaskSequence, loaded: LoadedRun, l
     )
 
 
-def _tell_learnt(conflicts: Conflicts, learnt: str) -> None:
+def _print_cosines(conflicts: Conflicts, learnt: str) -> None:
     say(f"cosine with {learnt}, and the share of {conflicts.matrices} matrices in which it is negative:")
     row = conflicts.tasks.index(learnt)
     others = sorted(

@@ -1,4 +1,4 @@
-"""Options of the mining."""
+"""Options of `cl-lightning mine`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,16 +6,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """What is mined, and where it is written.
+    """Options of the search and of its output.
 
     Attributes:
-        run: run folder of one finished task; None: learn the pool's first task, in `<out>/first`.
-        out: folder of what is found.
-        length: tasks in a sequence, 2 to 8.
-        count: conflicting sequences written, and control sequences.
-        start: "learnt": sequences begin with the task that was learnt; "any": all sets of the pool are searched.
-        samples: training examples per task whose gradient is taken.
-        width: numbers kept of each matrix's gradient.
+        run: run folder with one finished task; None: train the pool's first task, in `<out>/first`.
+        out: output folder.
+        length: tasks per sequence, 2 to 8.
+        count: number of conflicting sequences to write, and of control sequences.
+        start: "learnt": sequences begin with the trained task; "any": all sets of the pool are searched.
+        samples: training examples per task for its gradient.
+        width: sketch size of each matrix's gradient.
         allow: classes of the user's own that the configuration of `run` may name.
         trust_remote_code: let code that comes with the model of `run` run.
     """

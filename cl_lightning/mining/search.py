@@ -1,12 +1,12 @@
-"""Which tasks of a pool conflict most, and in which order: exact searches on the matrix of gradient cosines.
+"""Finds the most conflicting tasks of a pool and their worst order, by exact search on gradient cosines.
 
 A set's score is the mean cosine over its pairs. An order's score is its *cumulative conflict*
 
     sum over t >= 2 of max(0, -cos(u_t, u_1 + ... + u_{t-1})),     u_t the unit gradient of the t-th task,
 
-how far each new task runs against all earlier ones together; between 0 and T - 1.
+which measures how far each new task opposes all earlier ones together; it lies between 0 and T - 1.
 
-Shapes: cosines (n, n), symmetric, its diagonal is never read.
+Shapes: cosines (n, n), symmetric; its diagonal is never read.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from math import comb
 import torch
 from torch import Tensor
 
-#: All orders of a set are tried: 8! = 40320.
+#: Largest set whose orders are all tried: 8! = 40320.
 MOST_TASKS = 8
-#: Sets that a search may go through: half a minute. A pool of 60 tasks has 5 461 512 sets of five.
+#: Most sets in a search, about half a minute. A pool of 60 tasks has 5 461 512 sets of five.
 MOST_SETS = 200_000_000
-#: Sets without their last task that are scored in one product.
+#: Number of sets (without their last task) that are scored in one product.
 CHUNK = 16384
-#: In place of a cosine that a control set must not have.
+#: Replaces a cosine that a control set must not have.
 BARRED = 1e9
 
 
@@ -43,19 +43,19 @@ class TaskOrder:
 
 
 def cosine_matrix(gram: Tensor) -> Tensor:
-    """Cosines (n, n) from inner products (n, n); 0 where a gradient is zero."""
+    """Compute cosines (n, n) from inner products (n, n); 0 where a gradient is zero."""
     norms = gram.diagonal().clamp_min(0).sqrt()
     scale = norms[:, None] * norms
     return torch.where(scale > 0, gram / scale.clamp_min(torch.finfo(gram.dtype).tiny), 0.0).clamp(-1, 1)
 
 
 def number_of_sets(tasks: int, length: int, start: int | None = None) -> int:
-    """How many sets a search goes through."""
+    """Count the sets in a search."""
     return comb(tasks, length) if start is None else comb(tasks - 1, length - 1)
 
 
 def most_conflicting(cosines: Tensor, length: int, count: int = 1, start: int | None = None) -> list[TaskSet]:
-    """The `count` sets of `length` tasks with the lowest mean cosine, lowest first; exact.
+    """Find the `count` sets of `length` tasks with the lowest mean cosine, lowest first; exact.
 
     `start`: a task that must be in the set.
 
@@ -76,7 +76,7 @@ def most_conflicting(cosines: Tensor, length: int, count: int = 1, start: int | 
         head = torch.tensor(chunk, dtype=torch.long).reshape(len(chunk), -1)
         chosen = torch.zeros(len(chunk), tasks, dtype=torch.float64).scatter_(1, head, 1.0)
         chosen[:, given] = 1.0
-        # Each task's cosines with the head's, summed; then the head's among themselves.
+        # Sum of each task's cosines with those in the head, and of the cosines within the head.
         joined = chosen @ pairs
         inside = (joined * chosen).sum(1, keepdim=True) / 2
         last = head[:, -1:] if head.shape[1] else torch.full((len(chunk), 1), -1)
@@ -92,9 +92,9 @@ def most_conflicting(cosines: Tensor, length: int, count: int = 1, start: int | 
 
 
 def least_conflicting(cosines: Tensor, length: int, count: int = 1, start: int | None = None) -> list[TaskSet]:
-    """Control sets: of those whose cosines are all positive the `count` with the highest mean, highest first.
+    """Find control sets: of the sets with only positive cosines, the `count` with the highest mean, highest first.
 
-    Fewer, or none, where there are not so many. `start` and errors: see `most_conflicting`.
+    Returns fewer if there are fewer. `start` and errors: see `most_conflicting`.
     """
     barred = torch.where(cosines > 0, -cosines.to(torch.float64), BARRED)
     found = most_conflicting(barred, length, count, start)
@@ -102,21 +102,21 @@ def least_conflicting(cosines: Tensor, length: int, count: int = 1, start: int |
 
 
 def cumulative_conflict(cosines: Tensor, orders: Tensor) -> Tensor:
-    """The score of each order. Shapes: orders (P, T), positions in the pool; returns (P,) float64."""
+    """Compute the cumulative conflict of each order. Shapes: orders (P, T), positions in the pool; result (P,)."""
     inner = cosines.to(torch.float64).clone().fill_diagonal_(1.0)[orders[:, :, None], orders[:, None, :]]
     conflict = torch.zeros(len(orders), dtype=torch.float64)
     for t in range(1, orders.shape[1]):
         norm = inner[:, :t, :t].sum((1, 2)).clamp_min(0).sqrt()
         against = inner[:, t, :t].sum(1)
-        # Earlier gradients that cancel leave nothing to run against.
+        # If the earlier gradients cancel, there is nothing to oppose.
         conflict += torch.where(norm > 1e-6, -against / norm.clamp_min(1e-6), 0.0).clamp(0, 1)
     return conflict
 
 
 def worst_order(cosines: Tensor, members: tuple[int, ...], start: int | None = None) -> TaskOrder:
-    """The order of highest cumulative conflict, of all there are; of equal ones the first in pool order.
+    """Find the order with the highest cumulative conflict, by trying all; ties go to the first in pool order.
 
-    `start`: the member that comes first.
+    `start`: the member that must come first.
 
     Raises:
         ValueError: more than MOST_TASKS members.

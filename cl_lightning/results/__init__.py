@@ -1,1 +1,1 @@
-"""What a finished run says: tables, comparisons, new scores. No torch but for evaluating again."""
+"""Reads finished runs: tables, comparisons, new scores. Only `reevaluate` imports torch."""

@@ -1,4 +1,4 @@
-"""Evaluate a run's stored adapters again, without training: all of R, above the diagonal too, and the base's scores."""
+"""Evaluates a run's stored adapters again, without training: all of R, also above the diagonal, and the base model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,18 +27,18 @@ def evaluate(
     allow: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Path:
-    """Score every task after every finished task and before the first; the view at `evaluated` is returned.
+    """Score every task after every finished task and before the first; return the view at `evaluated`.
 
     The model is rebuilt from the base for each row of R, so that no row depends on another.
 
     Args:
         path: a run folder with its adapters.
-        root: folder of the data, where it has moved.
+        root: folder of the data, if it has moved.
         batch_size: prompts per generation batch; None: the run's.
         allow, trust_remote_code: as in `load_run`.
 
     Raises:
-        StateError: no run folder, a damaged one, or another base model or data than the run had.
+        StateError: no run folder, a damaged one, or a base model or data other than the run's.
     """
     record = read_record(path)
     names, view = columns(record), below(path, "evaluated")
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def moved(path: Path, view: Path) -> list[tuple[str, str, float, float]]:
-    """(after, task, score in the run, score in the view) of cells that both have and that differ."""
+    """List (after, task, score in the run, score in the view) of the cells in which both scores exist and differ."""
     run, other = read_record(path), read_record(view)
     names = columns(run)
     return [

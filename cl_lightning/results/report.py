@@ -1,4 +1,4 @@
-"""A run folder as tables for people. Imports no torch: `cl-lightning report RUN` answers at once."""
+"""Shows a run folder as tables. Imports no torch, so `cl-lightning report RUN` is fast."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def _cell(value: Any) -> str:
 
 
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
+    """List per scored task: metric, score when learnt, last score, its interval, forgetting, long answers."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
     alone = PROTOCOLS[record["protocol"]].alone
     intervals = metrics["intervals"]
@@ -32,19 +32,19 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            told = [format_interval(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, metric_label(metrics, name), learnt, now, *told])
+            rest = [format_interval(interval), forgotten, _over_budget(metrics, name)]
+            rows.append([name, metric_label(metrics, name), learnt, now, *rest])
     return rows
 
 
 def _over_budget(metrics: dict[str, Any], task: str) -> str:
-    """How many references are longer than what may be generated: no prediction can hold them whole."""
+    """State how many references are longer than the generation budget; "" if none."""
     budget = metrics["budgets"].get(task, {"longer": 0})
     return "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
 
 
 def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
-    """Of each column; [] where there are none."""
+    """Return the interval of each column; [] if there are none."""
     metrics = record["metrics"]
     if key != "zero_shot":
         return metrics["baseline_intervals"].get(key, [])
@@ -53,7 +53,7 @@ def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
 
 
 def _further(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each further metric of each task scored."""
+    """List every further metric of every scored task."""
     metrics, order = record["metrics"], record["order"][: record["done"]]
     further = metrics["further"]
     rows: list[list[Any]] = []
@@ -67,7 +67,7 @@ def _further(record: dict[str, Any]) -> list[list[Any]]:
 
 
 def tables(path: Path) -> list[Table]:
-    """The score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
+    """Build the score matrix with its baselines, the sequence metrics, and the callbacks' own tables.
 
     Raises:
         StateError: no run folder, or a damaged one.
@@ -114,7 +114,7 @@ def tables(path: Path) -> list[Table]:
     ]
     for slot in record["tables"].values():
         found += [(t["title"], t["columns"], t["rows"]) for t in slot]
-    # A table may be shown alone: which data and what state it is of belongs to each.
+    # Each title names the data and the state, because a table may be shown alone.
     return [
         table(f"{title} on {state}", heads, [[_cell(v) for v in row] for row in rows])
         for title, heads, rows in found

@@ -1,4 +1,4 @@
-"""R of a run on resampled test examples: what intervals of sequence metrics are made of. No torch here."""
+"""Score matrices of a run on resampled test examples, for intervals of sequence metrics. Imports no torch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
 from cl_lightning.sequence.folder import ZERO_SHOT, columns, prediction_file, read_predictions
 
-#: Row of the untrained model, as an index of a resampled R.
+#: Index of the untrained model's row in a resampled R.
 START = -1
 #: (row, column) -> ids of the test examples and their scores.
 Cells = dict[tuple[int, int], tuple[tuple[str, ...], list[float]]]
 
 
 def has_predictions(record: dict[str, Any]) -> bool:
-    """Whether the record names any prediction file: those of other programs need not."""
+    """Return whether the record names prediction files; records of other programs may not."""
     return any(name.startswith("predictions/") for name in record["files"])
 
 
 def stored_cells(path: Path, record: dict[str, Any]) -> Cells:
-    """Scores of the test examples behind every score of R, and behind the untrained model's.
+    """Read the per-example scores behind every score of R and of the untrained model.
 
     Raises:
-        StateError: predictions missing or damaged, or one task scored on different examples.
+        StateError: predictions are missing or damaged, or a task was scored on different examples.
     """
     tasks, cells = columns(record), {}
     examples: dict[int, tuple[str, ...]] = {}
@@ -44,10 +44,10 @@ def stored_cells(path: Path, record: dict[str, Any]) -> Cells:
 
 
 def resampled_matrices(path: Path, record: dict[str, Any]) -> NDArray[np.float64]:
-    """(RESAMPLES, rows of R + 1, tasks), 0 where not scored; the untrained model's scores are row START.
+    """Compute R on resampled test examples: (RESAMPLES, rows of R + 1, tasks), 0 where not scored.
 
-    Rows of one task see the same draws of its examples, and so do other runs with these examples: pairs stay pairs.
-    Raises StateError as `stored_cells`.
+    Row START holds the untrained model's scores. All rows of a task, and other runs with these examples, use the same
+    draws, so that differences are paired. Raises StateError as `stored_cells`.
     """
     cells = stored_cells(path, record)
     R = np.zeros((RESAMPLES, len(record["R"]) + 1, len(columns(record))))
@@ -55,11 +55,11 @@ def resampled_matrices(path: Path, record: dict[str, Any]) -> NDArray[np.float64
         rows = [i for i, column in cells if column == j]
         ids = cells[rows[0], j][0]
         R[:, rows, j] = resampled_means([cells[i, j][1] for i in rows], seed=crc32("\0".join(ids).encode()))
-    return R.clip(0, 100)  # a mean of hundreds may round above
+    return R.clip(0, 100)  # rounding may carry a mean above 100
 
 
 def metric_intervals(path: Path, record: dict[str, Any]) -> dict[str, Interval]:
-    """95 % intervals over test examples of the sequence metrics that the run has; {} without predictions.
+    """Compute 95 % intervals over test examples of the run's sequence metrics; {} without predictions.
 
     Raises StateError as `stored_cells`.
     """

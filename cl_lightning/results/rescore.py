@@ -1,7 +1,7 @@
-"""Views of a run: run folders beside its record that hold other scores of it, and no adapters. No torch here.
+"""Writes views of a run: run folders below it with other scores and without adapters. Imports no torch.
 
-`<run>/rescored/<scheme>` has the stored predictions scored anew, `<run>/evaluated` new predictions of the stored
-adapters. Reports and comparisons read a view like any run; the run itself is never written to.
+`<run>/rescored/<scheme>` holds new scores of the stored predictions, `<run>/evaluated` new predictions of the stored
+adapters. Reports and comparisons read a view like any run; the run itself is never changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Cells = Mapping[tuple[str, str], Scored]
 
 
 def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, list[Row]]]:
-    """(after, task, rows) of every stored prediction file, ZERO_SHOT first. Raises StateError for a damaged one."""
+    """Yield (after, task, rows) for every stored prediction file, ZERO_SHOT first. Raises StateError if damaged."""
     for after in (ZERO_SHOT, *record["order"]):
         for task in columns(record):
             name = prediction_file(after, task)
@@ -41,20 +41,20 @@ def predictions(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, 
 
 
 def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence[str] = ()) -> Path:
-    """Score a run's stored predictions anew; the new scores go to `rescored/<scheme>`, which is returned.
+    """Score a run's stored predictions again; write the scores to `rescored/<scheme>` and return that path.
 
     Args:
         path: a run folder, or a view.
         scheme: "own" (each task's own metric), "official" (its official evaluator's), a metric for all tasks, or
-            TASK=METRIC pairs with commas between, the other tasks keeping theirs.
-        root: folder of the data, where it has moved; only metrics that read prompts look there.
-        allow: a benchmark class of your own that the run's configuration may name.
+            comma-separated TASK=METRIC pairs (other tasks keep theirs).
+        root: folder of the data, if it has moved; only metrics that read prompts need it.
+        allow: benchmark classes of your own that the run's configuration may name.
 
     Raises:
-        StateError: no run folder, a damaged one, one without predictions, or one whose data is not what lies at `root`
-            now; or its benchmark is no class of this project and not allowed.
-        ConfigError: unknown task or metric, no official evaluator.
-        DataError: the metric does not fit the answers.
+        StateError: no run folder, a damaged one, one without predictions, one whose data differs from that at `root`,
+            or one whose benchmark is neither a class of this project nor allowed.
+        ConfigError: unknown task or metric, or no official evaluator.
+        DataError: the metric does not suit the answers.
     """
     record = read_record(path)
     config = read_config(path, record)
@@ -78,9 +78,10 @@ def rescore(path: Path, scheme: str, root: str | None = None, *, allow: Sequence
 def write_view(
     run: Path, record: dict[str, Any], to: Path, what: str, metrics: Mapping[str, str], cells: Cells
 ) -> Path:
-    """Write scores of a run as a run folder of their own at `to`, replacing an earlier one there.
+    """Write scores of a run as a run folder at `to`, replacing an earlier view there; return `to`.
 
-    `cells`: (after, task) -> scores, with or without those of ZERO_SHOT. What the record says besides scores stays.
+    `cells`: (after, task) -> scores, with or without those of ZERO_SHOT. `what` describes the view. All of the record
+    but the scores is copied.
     """
     order, done, tasks = record["order"], record["done"], columns(record)
 
@@ -104,7 +105,7 @@ def write_view(
         "further": further,
     }
     if metrics != record["metrics"]["metric_of_task"]:
-        # They were scored by the other metrics.
+        # The baselines were scored by other metrics.
         found |= {"majority": None, "copy_prompt": None, "baseline_intervals": {}}
     new = {**record, "R": R, "zero_shot": zero_shot, "metrics": found, "view": what, "tables": {}}
     folder = RunFolder(to)
@@ -123,7 +124,7 @@ def write_view(
 
 
 def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchmark]) -> dict[str, str]:
-    """Task -> metric."""
+    """Return the metric of each task under `scheme`."""
     own: dict[str, str] = {task: record["metrics"]["metric_of_task"][task] for task in columns(record)}
     if scheme == "own":
         return own
@@ -144,7 +145,7 @@ def _metrics(scheme: str, record: dict[str, Any], benchmark: Callable[[], Benchm
 
 
 def _prompts(benchmark: Benchmark, root: Path | None, task: str, rows: Sequence[Row]) -> dict[str, str]:
-    """Prompts of a task's test examples by id, where their answers are those that the run stored."""
+    """Read a task's test prompts by id. Raises StateError if their answers differ from those that the run stored."""
     examples = {e.id: e for e in benchmark.load(root, task).test}
     for row in rows:
         example = examples.get(row["id"])

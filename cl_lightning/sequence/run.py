@@ -22,7 +22,7 @@ from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
 from cl_lightning.common.memory import release_memory
 from cl_lightning.common.seeding import derive_seed, generator
-from cl_lightning.data.audit.suitability import check_fit, check_room
+from cl_lightning.data.audit.suitability import check_context_length, check_metrics
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.score_task import score_task
 from cl_lightning.model.module import ContinualLM
@@ -96,8 +96,8 @@ class SequenceRun:
         """Check options against the model and the data, before the run folder is changed. Raises UserError."""
         check_names(self.data.order, self.data.columns)
         for task in self.data.evaluated:
-            check_fit(task.spec, [e.example for e in task.test])
-            check_room(task, self.module.context)
+            check_metrics(task.spec, [e.example for e in task.test])
+            check_context_length(task, self.module.context)
         for callback in self.callbacks:
             callback.check_run(self.context)
 

@@ -62,7 +62,10 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
         ["--model.adapter=tests.callbacks.test_boundary_refusals.OnlyB"],
         r"^boundary\.init sets A and B, OnlyB trains only one; set boundary\.init=null$",
     ),
-    "a scope that is none": (["--boundary.init.scope=layer"], r"scope: 'layer' is not valid; .*block, global, matrix"),
+    "a scope that is none": (
+        ["--boundary.init.scope=layer"],
+        r"^SliceInit\.scope: expected 'matrix' or 'block' or 'global', not 'layer'$",
+    ),
     "a negative gate": (["--boundary.init.reliability=-1"], r"reliability: -1\.0 must not be negative$"),
 }
 

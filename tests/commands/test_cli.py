@@ -14,10 +14,12 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from jsonargparse import get_loader
 
 from callbacks import ReplayBuffer, SliceInit
 from cl_lightning.__main__ import main
 from cl_lightning.commands.parser import ContinualCLI, make_cli
+from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.benchmarks import trace
 from tests.conftest import ROOT
 
@@ -174,6 +176,21 @@ def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
     assert config["data"]["order"][-2:] == ["20Minuten", "Sentiment"]
     assert config["trainer"]["precision"] == "32-true"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["1e3", "1.5e3", "-2E+5", "1_0e3", "12", "off", "2024-01-01"])
+def test_a_text_that_looks_like_another_value_is_stored_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / text / text).mkdir(parents=True)  # data.root, and a task of that name in it
+    for split in ("train", "test"):
+        (tmp_path / text / text / f"{split}.json").write_text('[{"prompt": "a", "answer": "b"}]')
+    first = parse(*configs("smoke"), f"--data.root={text}", f'--data.order=["{text}"]')
+    (tmp_path / "stored.yaml").write_text(first.resolved())
+    assert parse("--config=stored.yaml").datamodule.order == first.datamodule.order == [text]
+    values = {"order": [text], "lr": 1e-5, "many": 1000.0}
+    assert get_loader("yaml")(dump_yaml(values)) == values
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cl_lightning.commands.compare import text
+from cl_lightning.commands.compare import render
 from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
@@ -200,7 +200,7 @@ def test_what_reads_runs_reads_one_with_nothing_done(begun: Path, tmp_path: Path
     assert "0 of 2 tasks done" in str(table.title)
     assert load_run(begun).matrix == load_run(begun, 0).matrix == []
     with pytest.raises(StateError, match=r"no finished run to compare; left out: .*, 0 of 2 tasks done"):
-        text([str(begun)])
+        render([str(begun)])
     with pytest.raises(StateError, match="holds no predictions to score"):
         rescore(begun, "own")
     told = launch(*SMALL, f"--sequence.run_dir={tmp_path / 'new'}", f"--sequence.continue_from={begun}")

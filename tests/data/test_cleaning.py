@@ -8,7 +8,7 @@ import pytest
 
 from cl_lightning.data.base import Example, Splits
 from cl_lightning.data.benchmarks import trace
-from cl_lightning.data.cleaning import Removed, clean, told
+from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.commands.test_cli import configs, launch, record
@@ -50,12 +50,12 @@ def test_what_goes_is_counted_and_the_first_stays(dedup: bool, drop_leaks: bool,
     assert cleaned.train[0].answer == "0", "the first of several"
 
 
-def test_told() -> None:
+def test_the_summary_of_what_was_removed() -> None:
     assert (
-        told({"A": Removed(3, 1), "B": Removed(), "C": Removed(0, 2)})
+        removal_summary({"A": Removed(3, 1), "B": Removed(), "C": Removed(0, 2)})
         == "left out: A 3 repeated and 1 leaked, C 2 leaked"
     )
-    assert told({"A": Removed()}) == "nothing left out"
+    assert removal_summary({"A": Removed()}) == "nothing left out"
 
 
 def written(root: Path) -> Path:

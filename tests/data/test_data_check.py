@@ -18,7 +18,7 @@ from cl_lightning.__main__ import main
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.audit import check as data_check
 from cl_lightning.data.audit.profile import Limits, Profile, balance, contradicted, percentiles, profile, words
-from cl_lightning.data.audit.suitability import misfits, self_scores
+from cl_lightning.data.audit.suitability import metric_problems, self_scores
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.prompt import PromptEncoder
@@ -109,17 +109,17 @@ def test_percentiles() -> None:
 
 
 def test_a_metric_that_does_not_fit_is_found() -> None:
-    """Each line of `misfits`, and the metrics that have none on the same answers."""
+    """Each line of `metric_problems`, and the metrics that have none on the same answers."""
     letters, code = examples("t", ("p", "A"), ("p", "B\n")), examples("t", ("p", "x = 1"), ("p", "<STR_LIT>"))
     assert self_scores("first_letter", letters) == [100.0, 100.0]
-    assert misfits("first_letter", letters) == misfits("edit_similarity", code) == []
-    assert misfits("rationale_rouge_l", letters) == [
+    assert metric_problems("first_letter", letters) == metric_problems("edit_similarity", code) == []
+    assert metric_problems("rationale_rouge_l", letters) == [
         "2 of 2 references give an empty prediction full marks by rationale_rouge_l"
     ]
-    assert misfits("rationale_rouge_l_trace", letters) == [
+    assert metric_problems("rationale_rouge_l_trace", letters) == [
         "2 of 2 references score under 50 against themselves by rationale_rouge_l_trace"
     ]
-    assert misfits("edit_similarity_trace", code) == [
+    assert metric_problems("edit_similarity_trace", code) == [
         "1 of 2 references score under 50 against themselves by edit_similarity_trace"
     ]
     several = (Example("t/0", "p", "A", ("A", "yes")),)
@@ -330,13 +330,14 @@ def test_a_link_to_itself_is_a_finding(
         ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
         (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
-        (["--config", "{here}/unknown.yaml"], "module 'cl_lightning.data' has no attribute 'Fliped'; it has Flipped"),
+        (["--config", "{here}/unknown.yaml"], "no class 'cl_lightning.data.Fliped'; did you mean Flipped?"),
+        (["--config", "{here}/part.yaml"], "part.yaml: unknown option UserTask.nme; did you mean name? valid: also"),
         (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
         (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
         (["--config", "{here}/nested.yaml"], "data.order: unknown task {'FOMC': 1}; did you mean FOMC? valid: 20Min"),
         (["--config", "{here}/empty.yaml"], "data.order: names no task"),
         (["--config", "{here}/double.yaml"], "data.order: FOMC appears twice"),
-        (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is no number of tokens"),
+        (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is not a number of tokens"),
         (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
         (["--config", "{here}/twice.yaml"], "twice.yaml, line 1: not valid YAML ('dedup' is given twice"),
         (["--config", "{here}/bytes.yaml"], "bytes.yaml: not UTF-8 text (byte 2)"),
@@ -348,6 +349,7 @@ def test_bad_input_is_one_line(
     monkeypatch.delenv("CL_DATA", raising=False)
     (tmp_path / "other.yaml").write_text("data: {}\n")
     (tmp_path / "unknown.yaml").write_text("data: {benchmark: {class_path: cl_lightning.data.Fliped}}\n")
+    (tmp_path / "part.yaml").write_text("data: {benchmark: {init_args: {tasks: [{nme: x}]}}}\n")
     (tmp_path / "words.yaml").write_text("data: {benchmark: {class_path: Flipped, init_args: {kind: words}}}\n")
     (tmp_path / "order.yaml").write_text("data: {benchmark: {class_path: TRACE}, order: [FOCM]}\n")
     (tmp_path / "nested.yaml").write_text("data: {benchmark: TRACE, order: [{FOMC: 1}]}\n")

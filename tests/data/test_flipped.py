@@ -263,7 +263,7 @@ def test_several_right_answers_have_no_twin() -> None:
     [
         (["--data.benchmark.task=MeetingBank", "--data.order=null"], "MeetingBank has no closed label set"),
         (["--data.benchmark.task=FOCM"], "unknown task 'FOCM'; did you mean FOMC"),
-        (["--data.benchmark.kind=labls"], r"'labls' is not valid; did you mean labels"),
+        (["--data.benchmark.kind=labls"], "Flipped.kind: expected 'labels' or 'letters' or "),
         (["--data.order=[FOMC, FOMC-fliped]"], "unknown task 'FOMC-fliped'; did you mean FOMC-flipped"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +16,7 @@ from cl_lightning.data.benchmarks import trace
 from cl_lightning.data.benchmarks.superni import SuperNI
 from cl_lightning.data.collate import IGNORE, training_batch
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.prompt_parts import marked
+from cl_lightning.data.prompt_parts import mark_parts
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import ROOT, SHARED
@@ -123,6 +123,7 @@ def cut(made: PromptEncoder, example: Example, keep_head: float) -> str:
 TEXTS = st.text("ab :\n,.文ü", max_size=60)
 
 
+@settings(deadline=None)
 @given(
     parts=st.tuples(TEXTS, st.text("cd \n文", min_size=1, max_size=120), TEXTS),
     keep_head=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
@@ -183,15 +184,15 @@ def test_lines_that_all_prompts_share_are_instruction_and_cue() -> None:
     def marks(found: Splits) -> set[tuple[str, str]]:
         return {(e.prompt[: e.instruction], e.prompt[len(e.prompt) - e.cue :]) for e in found.train}
 
-    asked = marked(splits("Do it.\nText: ab\ncd\nAnswer:", "Do it.\nText: ac\ned\nAnswer:"))
+    asked = mark_parts(splits("Do it.\nText: ab\ncd\nAnswer:", "Do it.\nText: ac\ned\nAnswer:"))
     assert marks(asked) == {("Do it.\n", "\nAnswer:")}
     assert (asked.test[0].instruction, asked.test[0].cue) == (0, 0)
     odd = [f"Do it.\nText: {i}\nAnswer:" for i in range(19)] + ["Something else"]
-    assert marks(marked(splits(*odd))) == {("Do it.\n", "\nAnswer:"), ("", "")}, "one odd prompt is one"
-    assert marks(marked(splits(*odd[15:]))) == {("", "")}, "one of five is no exception"
-    assert marks(marked(splits("<s> a <EOL>", "<s> b <EOL>"))) == {("", "")}
-    assert marks(marked(splits("A\nb\nC", "A\nb\nC"))) == {("", "")}, "one prompt alone tells nothing"
-    assert marks(marked(splits("A\nA", "A\nA\nA"))) == {("A\n", "")}, "no line is both"
+    assert marks(mark_parts(splits(*odd))) == {("Do it.\n", "\nAnswer:"), ("", "")}, "one odd prompt is one"
+    assert marks(mark_parts(splits(*odd[15:]))) == {("", "")}, "one of five is no exception"
+    assert marks(mark_parts(splits("<s> a <EOL>", "<s> b <EOL>"))) == {("", "")}
+    assert marks(mark_parts(splits("A\nb\nC", "A\nb\nC"))) == {("", "")}, "one prompt alone tells nothing"
+    assert marks(mark_parts(splits("A\nA", "A\nA\nA"))) == {("A\n", "")}, "no line is both"
 
 
 REAL = SHARED / "data"

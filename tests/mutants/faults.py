@@ -81,8 +81,8 @@ FAULTS = (
     Fault(
         "validation comes from the test split",
         "cl_lightning/data/task_sequence.py",
-        "train, validation = tuple(fits[carved:]), tuple(fits[:carved])",
-        "train, validation = tuple(fits[carved:]), tuple(self.encoder.encode(e, spec) for e in splits.test[:carved])",
+        "train, validation = tuple(kept[carved:]), tuple(kept[:carved])",
+        "train, validation = tuple(kept[carved:]), tuple(self.encoder.encode(e, spec) for e in splits.test[:carved])",
         "tests/data/test_splits.py",
     ),
     Fault(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cl_lightning.commands.compare import text
+from cl_lightning.commands.compare import render
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import to_jsonl
 from cl_lightning.results.comparison.runs import find
@@ -229,13 +229,13 @@ def test_references_are_one_task_runs_that_agree_in_all_but_the_order(run: MakeR
     assert found.mean == 77.5 - 84.5
     assert found.interval[0] < found.mean < found.interval[1]
     ask = [str(sequence), "--metrics", "intransigence", "--references"]
-    made, _ = text([*ask, *map(str, references)])
+    made, _ = render([*ask, *map(str, references)])
     assert "| lora | 7.00 [" in made
     assert "- reference: Py150: alone, seed 1" in made
     other = alone("Py150", 84.0, **{"data.train_samples": 5})  # another budget
     for lacking in ([references[0]], [references[0], other]):
         with pytest.raises(ConfigError, match="of task 1 is missing"):
-            text([*ask, *map(str, lacking)])
+            render([*ask, *map(str, lacking)])
 
 
 WHOLE = {**PLAIN, (0, 1): [60.0, 20.0]}
@@ -248,7 +248,7 @@ def test_forward_transfer_where_it_was_scored(run: MakeRun) -> None:
     found = compare([made]).aggregate(0, 0, "fwt_gem")
     assert found.mean == 20.0
     assert found.interval == pytest.approx((10.0, 30.0)), "both rows see the same draws of two examples"
-    assert "| lora | 20.00 [10.00, 30.00] | 65.00 [" in text([str(made), "--metrics", "fwt_gem", "fp"])[0]
+    assert "| lora | 20.00 [10.00, 30.00] | 65.00 [" in render([str(made), "--metrics", "fwt_gem", "fp"])[0]
     same = run("more", 1, shifted(WHOLE, 0.0), zero_shot=[START[0], [25.0, 5.0]], **OTHER)
     difference = compare([made, same]).difference(1, 0, 0, "fwt_gem")
     assert (difference.mean, difference.interval) == (5.0, pytest.approx((5.0, 5.0)))
@@ -257,7 +257,7 @@ def test_forward_transfer_where_it_was_scored(run: MakeRun) -> None:
     lacking = {"zero_shot of task 0 is missing": run("a"), "not scored after task 0": run("a", zero_shot=START)}
     for told, path in lacking.items():
         with pytest.raises(ConfigError, match=rf"fwt_gem: .*{told}; .*make score RUN=... EVALUATE=1") as error:
-            text([str(path), "--metrics", "fwt_gem"])
+            render([str(path), "--metrics", "fwt_gem"])
         assert str(path) in str(error.value)
 
 
@@ -273,9 +273,9 @@ def test_joint_training_and_tasks_alone_are_rows_with_what_they_have(run: MakeRu
     assert [table.aggregate(2, 0, m) and table.aggregate(2, 0, m).mean for m in ("ap", "fp")] == [84.5, None]
     assert table.difference(1, 0, 0, "fp").mean == 12.5
     assert table.difference(1, 0, 0, "ap") is None
-    made, _ = text([str(path) for path in runs])
+    made, _ = render([str(path) for path in runs])
     assert "| joint |  | 77.50 [" in made and "| alone | 84.50 [" in made
-    assert "forget_T" not in text([str(runs[1]), "--format=csv"])[0]
+    assert "forget_T" not in render([str(runs[1]), "--format=csv"])[0]
 
 
 @pytest.mark.parametrize(("scores", "protocol"), [(JOINT, "joint"), (INDEPENDENT, "independent")])

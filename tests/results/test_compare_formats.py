@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cl_lightning.__main__ import main
-from cl_lightning.commands.compare import text
+from cl_lightning.commands.compare import render
 from cl_lightning.results.comparison.table import compare
 from tests.conftest import ROOT
 from tests.results.test_compare import LOW, NOTHING_MORE, OTHER, PLAIN, MakeRun, run
@@ -25,7 +25,7 @@ def small(run: MakeRun) -> list[str]:
 
 
 def test_markdown(run: MakeRun) -> None:
-    made, out = text(small(run))
+    made, out = render(small(run))
     assert out is None
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made.splitlines() if line.startswith("|")]
     assert len({len(row) for row in rows[:4]}) == 1
@@ -45,14 +45,14 @@ def test_every_format_says_how_it_was_scored(run: MakeRun) -> None:
     facts = {"metrics": metrics, "view": "re-scored: own"}
     paths = [str(run("lora", 1, facts=facts)), str(run("lora", 2, facts=facts))]
     told = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
-    assert f"scored by: {told};" in text(paths)[0]
-    assert f"scored by: {told};" in text([*paths, "--format=latex"])[0].replace(r"\_", "_")
-    made, _ = text([*paths, "--format=csv", "--metrics", "fp"])
+    assert f"scored by: {told};" in render(paths)[0]
+    assert f"scored by: {told};" in render([*paths, "--format=latex"])[0].replace(r"\_", "_")
+    made, _ = render([*paths, "--format=csv", "--metrics", "fp"])
     assert [row["scored_by"] for row in csv.DictReader(io.StringIO(made))] == [told]
 
 
 def test_csv(run: MakeRun) -> None:
-    made, _ = text([*small(run), "--format=csv", "--metrics", "fp", "bwt", "--baseline=slice"])
+    made, _ = render([*small(run), "--format=csv", "--metrics", "fp", "bwt", "--baseline=slice"])
     rows = list(csv.DictReader(io.StringIO(made)))
     assert len(rows) == 3 * 2
     first = rows[0]
@@ -67,7 +67,7 @@ def test_csv(run: MakeRun) -> None:
 
 
 def test_latex(run: MakeRun) -> None:
-    made, _ = text([*small(run), "--format=latex"])
+    made, _ = render([*small(run), "--format=latex"])
     assert made.count(r"\begin{tabular}") == made.count(r"\end{tabular}") == 2
     body = [line for line in made.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     spec = made.split(r"\begin{tabular}{")[1].split("}")[0]
@@ -83,7 +83,7 @@ def test_latex(run: MakeRun) -> None:
 def test_latex_takes_no_name_for_an_argument(run: MakeRun, name: str) -> None:
     r"""A rule and "\\" look past line ends for a "[" or a "*"."""
     runs = [str(run(name, 1)), str(run("b", 1, **OTHER))]
-    made, _ = text([*runs, "--format=latex", "--baseline=b"])
+    made, _ = render([*runs, "--format=latex", "--baseline=b"])
     assert made.count(name.strip()) >= 2, "in the table, and in that of differences"
     follows = re.findall(r"(?:\\\\|rule)\s*(\S)", made)
     assert len(follows) > 8 and not {"[", "*"} & set(follows)
@@ -119,6 +119,6 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_torch(run: MakeRun) -> None:
-    made = f"from cl_lightning.commands.compare import text; text([{str(run('a'))!r}])"
+    made = f"from cl_lightning.commands.compare import render; render([{str(run('a'))!r}])"
     code = f"import sys; {made}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cl_lightning.__main__ import main
-from cl_lightning.commands.compare import text
+from cl_lightning.commands.compare import render
 from cl_lightning.common.errors import ConfigError, DataError, StateError
 from cl_lightning.data.sample import tasks as sample
 from cl_lightning.metrics.matrix import summary
@@ -202,10 +202,10 @@ def test_the_command_prints_tables_and_errors(run: Path, monkeypatch: pytest.Mon
 
 def test_views_are_compared_with_their_kind_only(run: Path, tmp_path: Path) -> None:
     view = rescore(run, "official")
-    made, _ = text([str(run), str(view)])
+    made, _ = render([str(run), str(view)])
     assert "B is kept apart from A: other metric.FOMC (accuracy_trace, not accuracy)" in made
     with pytest.raises(StateError, match="are the same run"):
-        text([str(run), str(rescore(run, "own"))])
+        render([str(run), str(rescore(run, "own"))])
 
 
 def test_re_scoring_needs_no_torch(run: Path) -> None:

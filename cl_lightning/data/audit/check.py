@@ -1,9 +1,9 @@
-"""What is wrong with the data under a folder, before anyone trains on it: `cl-lightning data-check FOLDER`.
+"""Checks data before training: `cl-lightning data-check FOLDER`.
 
-For every task of every benchmark that is found: counts, repeated prompts and contradicted ones, overlap of train, dev
-and test, label balance, lengths, what the limits would cut, whether the metric fits. `--config FILE.yaml` looks at the
-tasks written there instead (`data.benchmark` and `data.order`), with the limits written there. Findings are no errors:
-the exit code is 0 unless there is nothing to look at.
+Reports for every task of every benchmark found in a folder: counts, repeated and contradicted prompts, overlap of the
+splits, label balance, lengths, what the limits would cut, and whether the metric suits the answers. With
+`--config FILE.yaml` it checks the tasks of that file (`data.benchmark` and `data.order`) under the limits given there.
+Findings are not errors: the exit code is 0 unless there is nothing to check.
 """
 
 import os
@@ -19,7 +19,7 @@ from cl_lightning.common import console
 from cl_lightning.common.errors import DataError, UserError
 from cl_lightning.data.audit import published
 from cl_lightning.data.audit.profile import Limits, Measure, Profile, profile
-from cl_lightning.data.audit.suitability import misfits
+from cl_lightning.data.audit.suitability import metric_problems
 from cl_lightning.data.base import Benchmark
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.trace import SUBSETS, TRACE
@@ -27,9 +27,9 @@ from cl_lightning.data.budget import with_budget
 
 
 def in_folders() -> list[str]:
-    """Names of the exported benchmarks that a folder can hold. Where two would read the same files, the first does.
+    """List the exported benchmarks that read folders. If two can read the same files, the first one does.
 
-    TRACE is last: it takes any folder with its two files for a task.
+    TRACE is last because it accepts any folder with a train and a test file as a task.
     """
     kinds = {name: getattr(cl_lightning.data, name) for name in cl_lightning.data.EXPORTS}
     return sorted((n for n, kind in kinds.items() if issubclass(kind, FileBenchmark)), key=lambda n: kinds[n] is TRACE)
@@ -37,27 +37,32 @@ def in_folders() -> list[str]:
 
 @dataclass(frozen=True)
 class Checked:
-    """One task: where it belongs, its profile or why there is none, how its metric fails to fit its answers; whether
-    it is a published task of the benchmark, no other folder's and not the sample's."""
+    """The check of one task.
+
+    Attributes:
+        profile: None if the data cannot be read; `fault` then says why.
+        metric_problems: reasons why the task's metrics do not suit its answers.
+        published: whether it is a published task of the benchmark, rather than another folder or the sample.
+    """
 
     benchmark: str
     task: str
     profile: Profile | None
     fault: str = ""
-    misfits: tuple[str, ...] = ()
+    metric_problems: tuple[str, ...] = ()
     published: bool = False
 
     @property
     def flaws(self) -> list[str]:
-        return [*self.profile.flaws(), *self.misfits] if self.profile else [self.fault]
+        return [*self.profile.flaws(), *self.metric_problems] if self.profile else [self.fault]
 
     def row(self) -> dict[str, Any]:
-        """Everything by name, for CSV."""
+        """Return all fields by name, for CSV."""
         return {"benchmark": self.benchmark, "task": self.task, **_fields(self.profile), "flaws": "; ".join(self.flaws)}
 
 
 def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
-    """Benchmark and task of all data under `root`, each file once."""
+    """Yield benchmark and task for all data under `root`, each file once."""
     seen: set[str] = set()
     for name in in_folders():
         benchmark: Benchmark = getattr(cl_lightning.data, name)()
@@ -69,22 +74,24 @@ def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
 
 
 def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure: Measure, limits: Limits) -> Checked:
-    """Look at one task; data that cannot be read is a finding."""
+    """Check one task; unreadable data is reported as a finding."""
     try:
         splits = benchmark.load(root, task)
     except DataError as error:
         return Checked(name, task, None, f"cannot be read: {error}")
     try:
         dev = benchmark.development(root, task)
-    except DataError:  # no dev split, or an unusable one: nothing of ours reads it
+    except DataError:  # no usable dev split; training and scoring never read it
         dev = ()
     spec = with_budget(benchmark.tasks(root), benchmark, limits.generated)[task]
     try:
-        unfit = [told for metric in (spec.metric, *spec.also) for told in misfits(metric, splits.test)]
+        problems = [line for metric in (spec.metric, *spec.also) for line in metric_problems(metric, splits.test)]
     except UserError as error:
-        unfit = [f"cannot be scored: {error}"]
+        problems = [f"cannot be scored: {error}"]
     known = root is not None and task in benchmark.published_epochs()
-    return Checked(name, task, profile(spec, splits, dev, measure, limits), misfits=tuple(unfit), published=known)
+    return Checked(
+        name, task, profile(spec, splits, dev, measure, limits), metric_problems=tuple(problems), published=known
+    )
 
 
 def _fields(found: Profile | None) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def _labels(shares: dict[str, float]) -> str:
 
 
 def changed(root: Path) -> list[str]:
-    """Files of published tasks, wherever the readers take them from, whose rows are not the published ones."""
+    """List the files of published tasks whose rows differ from the published ones."""
     known = [
         (path, file.checksum)
         for file in published.files(SUBSETS)
@@ -114,14 +121,14 @@ def changed(root: Path) -> list[str]:
         try:
             same = published.checksum(path) == checksum
         except DataError:
-            continue  # told when the task was read
+            continue  # already reported when the task was read
         if not same:
             said.append(f"{path}: its rows are not the published ones")
     return said
 
 
 def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
-    """A line for each benchmark with published tasks whose published size nobody could compare."""
+    """List, one line per benchmark, the published tasks whose published size is not known."""
     found: dict[str, list[str]] = {}
     for c in checked:
         if c.profile and c.published:
@@ -132,7 +139,7 @@ def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
 
 
 def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
-    """All tasks that could be read, one a line."""
+    """Build a table with one row per readable task."""
     columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
     cut, long = limits.prompt - limits.template, limits.answer - limits.end

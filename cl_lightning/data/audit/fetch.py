@@ -1,9 +1,9 @@
-"""Get published data: `cl-lightning data [FOLDER]` downloads what its terms allow, says what is left.
+"""Downloads published data whose terms allow it, and lists the rest: `cl-lightning data [FOLDER]`.
 
-Files under open licences are fetched. Others only where you say that their terms suit you (`--accept non-commercial`,
-`--accept unclear`); else each is named with its address and where to put it. A download goes on where it broke off, is
-checked against the checksum of the published rows where that is known, and is not repeated. Development splits come
-along for the data check; one that cannot be had stops nothing.
+Files under open licences are downloaded. Others are downloaded only if you accept their terms (`--accept
+non-commercial`, `--accept unclear`); if not, each is listed with its address and destination. Interrupted downloads are
+continued; finished ones are checked against the checksum of the published rows, if known, and never repeated.
+Development splits are included for the data check; a missing one is not an error.
 """
 
 import os
@@ -18,7 +18,7 @@ from cl_lightning.common.terminal import say
 from cl_lightning.data.audit.published import HOST, PublishedFile, Use, checksum, files
 from cl_lightning.data.benchmarks import trace
 
-#: Where data goes when no folder is named.
+#: Default folder of downloaded data.
 CACHE = Path("~/.cache/cl_lightning/data")
 CHUNK, TIMEOUT_S = 1 << 16, 30
 
@@ -29,11 +29,11 @@ BY_HAND = (
 
 
 def download(url: str, path: Path) -> None:
-    """Fetch `url` to `path`, going on from `path`.part where there is one.
+    """Download `url` to `path`, continuing `path`.part if there is one.
 
     Raises:
-        DataError: the server refuses, or the connection breaks; what has arrived stays for the next time. Or there is
-            no room for the file.
+        DataError: the server refuses, the connection breaks (the part is kept for the next time), or the file cannot be
+            written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -50,7 +50,7 @@ def download(url: str, path: Path) -> None:
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing after what we have: it had arrived whole
+        if error.code != 416:  # 416: nothing is left to send, the part is complete
             raise DataError(f"{url}: the server says {error.code} {error.reason}") from None
         expected = have
     except (OSError, HTTPException) as error:
@@ -61,10 +61,10 @@ def download(url: str, path: Path) -> None:
 
 
 def fetch(file: PublishedFile, root: Path, host: str) -> bool:
-    """Make sure that `file` is under `root`; whether it had to be fetched.
+    """Download `file` to `root` unless it is there; return whether it was downloaded.
 
     Raises:
-        DataError: it cannot be had, or is not what was published (then it is not kept).
+        DataError: the download fails, or the rows are not the published ones (the file is then deleted).
     """
     path = root / file.path
     fresh = not path.exists()
@@ -84,10 +84,10 @@ def fetch(file: PublishedFile, root: Path, host: str) -> bool:
 def fetch_all(
     root: Path, accepted: Sequence[Use], host: str = HOST, subsets: Sequence[int] = (max(trace.SUBSETS),)
 ) -> list[str]:
-    """Fetch what may be fetched and tell so, TRACE in these sizes; what could not be had and is needed, a line each.
+    """Download all permitted files and report on each; return one line per needed file that failed.
 
     Raises:
-        DataError: there can be no folder `root`.
+        DataError: the folder `root` cannot be made.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)

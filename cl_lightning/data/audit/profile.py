@@ -1,4 +1,4 @@
-"""What there is to know about a task's data before anyone trains on it. Pure, no torch here."""
+"""Statistics of a task's data, computed before training. Imports no torch."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,20 +12,25 @@ from cl_lightning.data.prompt_parts import LEAST_CONTEXT
 #: Lengths of texts, in words or tokens.
 Measure = Callable[[Sequence[str]], list[int]]
 
-#: Metrics that read how an answer opens; what a budget cuts off is its rationale.
+#: Metrics that read only the beginning of an answer, so that a budget cuts off just its rationale.
 READ_THE_OPENING = ("first_letter",)
 
-#: Of no more different answers than these, each of few words and used so often on average, a task has a label set.
+#: Limits of a label set: number of distinct answers, words of each, and least uses of each on average.
 MOST_LABELS, MOST_LABEL_WORDS, LEAST_USES = 20, 4, 5
-#: From this share of one answer on, saying it always scores nearly as much as knowing it.
+#: From this share of one answer on, always giving it scores nearly as much as solving the task.
 MOST_OF_ONE = 0.95
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest prompt and answer that training takes whole (`data.max_prompt_tokens`, `data.max_answer_tokens`), the
-    choice of generation budgets (`data.max_new_tokens`), and what they hold beside the text: how much of a prompt the
-    chat template takes, of an answer the end token."""
+    """Limits of a run.
+
+    Attributes:
+        prompt, answer: `data.max_prompt_tokens` and `data.max_answer_tokens`.
+        generated: `data.max_new_tokens`.
+        template: tokens that the chat template takes of every prompt.
+        end: tokens that the end token takes of every answer.
+    """
 
     prompt: int = 256
     answer: int = 256
@@ -39,24 +44,24 @@ class Profile:
     """One task's data.
 
     Attributes:
-        train, dev, test: numbers of examples; of `train` the benchmark has left out `blank` examples without an answer
-            and `dropped` ones whose prompt is in test.
-        repeated: training prompts that have occurred before.
-        contradicted: different training prompts that occur with two or more different answers.
-        leaked: different test prompts that are also in train; `leaked_examples`: test examples that have one.
+        train, dev, test: numbers of examples. The benchmark has already removed `blank` training examples without an
+            answer and `dropped` ones whose prompt is in test.
+        repeated: training prompts that repeat an earlier one.
+        contradicted: distinct training prompts that occur with two or more different answers.
+        leaked: distinct test prompts that are also in train; `leaked_examples`: test examples with such a prompt.
         dev_in_test: dev prompts that are also in test.
-        labels: answer -> share of train, where the answers are a closed set; else empty.
+        labels: answer -> share of train, if the answers are a closed set; else empty.
         prompts, answers: lengths in train: median, 95th percentile, longest.
-        cut_prompts: training prompts over the limit, which lose their middle.
-        no_room: prompts, test ones too, over the limit by template, instruction and cue, which training refuses.
-        long_answers: training answers over the limit, which are refused or dropped.
-        over_budget: test answers longer than the task's generation budget, which no prediction can reach whole.
-        budget: that budget.
-        opening_scored: whether the metric reads only how an answer opens, so that its score suffers nothing by that.
-        expected: numbers of examples in the published train and test files, None where not known.
-        unlearnt: test examples none of whose answers occurs in train, where those are few.
-        commonest: share of the commonest training answer, where there are few; else 0.
-        source: where the data comes from, with its licence, also as its own file states it.
+        cut_prompts: training prompts over the limit, which are truncated.
+        no_room: training and test prompts whose template, instruction and cue alone exceed the limit.
+        long_answers: training answers over the limit.
+        over_budget: test answers longer than the task's generation budget.
+        budget: the task's generation budget.
+        opening_scored: whether the metric reads only the beginning of an answer, so that a short budget does no harm.
+        expected: numbers of examples in the published train and test files, None if not known.
+        unlearnt: test examples with no answer that occurs in train, if train has few distinct answers.
+        commonest: share of the commonest training answer, if there are few distinct answers; else 0.
+        source: origin and licence of the data, including the licence stated in its file.
     """
 
     train: int
@@ -84,7 +89,7 @@ class Profile:
     source: str = ""
 
     def flaws(self) -> list[str]:
-        """What may spoil a result, each in a few words."""
+        """List what may spoil a result, each in a few words."""
         sizes = (self.train + self.blank + self.dropped, self.test)
         other = any(known not in (None, size) for known, size in zip(self.expected, sizes, strict=True))
         published = "/".join("?" if known is None else str(known) for known in self.expected)
@@ -114,21 +119,21 @@ class Profile:
 
 
 def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Measure, limits: Limits) -> Profile:
-    """Look at one task.
+    """Compute the profile of one task.
 
     Args:
-        spec, splits, dev: the task, its data, its development split if it has one.
-        measure: gives lengths; the limits and the task's budget are in its unit.
+        spec, splits, dev: the task, its data, and its development split if it has one.
+        measure: measures lengths, in the unit of the limits and of the task's budget.
         limits: see Limits.
     """
     seen, tested = {e.prompt for e in splits.train}, {e.prompt for e in splits.test}
     prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
     room = limits.prompt - limits.template
     both = zip((*splits.train, *splits.test), (*prompts, *measure([e.prompt for e in splits.test])), strict=True)
-    edges = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
-    distinct = list(dict.fromkeys(edges))
-    long_edges = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
-    # The shortest of several right answers is the one to reach.
+    fixed_parts = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
+    distinct = list(dict.fromkeys(fixed_parts))
+    too_long = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
+    # Of several correct answers, the shortest suffices.
     shortest = measure([min(e.accepted, key=len) for e in splits.test])
     said = [e.answer.strip() for e in splits.train]
     learnt, few = set(said), closed(said)
@@ -145,7 +150,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         prompts=percentiles(prompts),
         answers=percentiles(answers),
         cut_prompts=sum(n > room for n in prompts),
-        no_room=sum(edge in long_edges for edge in edges),
+        no_room=sum(part in too_long for part in fixed_parts),
         long_answers=sum(n + limits.end > limits.answer for n in answers),
         over_budget=sum(n > spec.max_new_tokens for n in shortest),
         budget=spec.max_new_tokens,
@@ -160,7 +165,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
 
 
 def contradicted(train: Sequence[Example]) -> int:
-    """How many prompts occur with two or more different answers (blanks around them apart)."""
+    """Count the prompts that occur with two or more different answers, ignoring surrounding whitespace."""
     answers: dict[str, set[str]] = {}
     for example in train:
         answers.setdefault(example.prompt, set()).add(example.answer.strip())
@@ -168,20 +173,20 @@ def contradicted(train: Sequence[Example]) -> int:
 
 
 def closed(answers: Sequence[str]) -> bool:
-    """Whether they look like a closed set of labels: few, short, and on average used some times each."""
+    """Return whether the answers look like a closed set of labels: few, short, and used several times each."""
     distinct = set(answers)
     few = 0 < len(distinct) <= MOST_LABELS and len(distinct) * LEAST_USES <= len(answers)
     return few and all(len(answer.split()) <= MOST_LABEL_WORDS for answer in distinct)
 
 
 def balance(answers: Sequence[str]) -> dict[str, float]:
-    """Share of each answer, the commonest first; empty where they are no closed set of labels (`closed`)."""
+    """Return the share of each answer, the commonest first; empty if they are not a closed set (`closed`)."""
     counts = Counter(answers) if closed(answers) else Counter()
     return {answer: count / len(answers) for answer, count in counts.most_common()}
 
 
 def percentiles(lengths: Sequence[int]) -> tuple[int, int, int]:
-    """Median, 95th percentile (each the smallest length that so many do not exceed), longest; zeros for none."""
+    """Return median, 95th percentile (nearest rank) and maximum; zeros for no lengths."""
     if not lengths:
         return 0, 0, 0
     ordered = sorted(lengths)
@@ -189,5 +194,5 @@ def percentiles(lengths: Sequence[int]) -> tuple[int, int, int]:
 
 
 def words(texts: Sequence[str]) -> list[int]:
-    """Lengths in words between blanks."""
+    """Measure lengths in whitespace-separated words."""
     return [len(text.split()) for text in texts]

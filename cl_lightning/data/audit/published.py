@@ -1,7 +1,7 @@
-"""The published files: where each lies, on which terms, where it goes, and what its rows hash to. No torch here.
+"""The published files: address, terms, destination and checksum of each. Imports no torch.
 
-A checksum is of a file's rows (`checksum`), so a copy that was only written anew still has it. Those given here are of
-the rows that the authors' repositories hold; None where we have not had the file.
+A checksum covers a file's rows (`checksum`), not its bytes, so a reformatted copy keeps it. The checksums here are of
+the files in the authors' repositories; None if we have not seen the file.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from cl_lightning.data.base import Benchmark
 from cl_lightning.data.benchmarks import long_sequence, superni, trace
 from cl_lightning.data.benchmarks.json_files import read_json, records_in
 
-#: What may be done with a file: "open": an open licence; "non-commercial"; "unclear": no licence or research terms.
+#: Permitted use of a file: "open": an open licence; "non-commercial"; "unclear": no licence, or research terms.
 Use = Literal["open", "non-commercial", "unclear"]
 
 HOST = "https://raw.githubusercontent.com"
@@ -38,11 +38,11 @@ class PublishedFile:
     """One file.
 
     Attributes:
-        path: where it goes below the data root, and where our readers look for it.
-        place: where it lies below `HOST`.
-        terms: source and licence, one line.
-        use: what the terms allow.
-        checksum: of its rows; None where not known.
+        path: destination below the data root, where our readers look for it.
+        place: address below `HOST`.
+        terms: source and licence, in one line.
+        use: use that the terms permit.
+        checksum: checksum of its rows; None if not known.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class PublishedFile:
 
     @property
     def needed(self) -> bool:
-        """Whether training and scoring read it; development splits are for the data check alone."""
+        """Whether training or scoring reads it; only the data check reads development splits."""
         return self.path.stem in ("train", "test")
 
 
 def files(subsets: Sequence[int] = (5000,)) -> list[PublishedFile]:
-    """Train, test and development split of all tasks of Super-NI, Long Sequence and TRACE, that one in these sizes."""
+    """List the train, test and development files of all tasks of Super-NI, Long Sequence and TRACE (in these sizes)."""
     found = []
     for split in ("train", "test", "dev"):
         for name in superni.ORDERS["order1"]:
@@ -84,9 +84,9 @@ def _file(folder: Path, split: str, place: str, terms: str, use: Use) -> Publish
 
 
 def copies(file: PublishedFile, root: Path) -> list[Path]:
-    """The file wherever under `root` our readers take it from: none, one or several.
+    """Find the file in all places under `root` where our readers look for it.
 
-    A copy of TRACE outside the authors' folders counts as one of the largest size.
+    A copy of TRACE outside the authors' folders counts as the largest size.
     """
     base, task, name = file.path.parts
     places = _READERS.get(base, trace.TRACE()).places(root, task)
@@ -98,12 +98,12 @@ def _size(folder: Path) -> int:
     return trace.subset_of(folder) or max(trace.SUBSETS)
 
 
-#: Whose places hold what goes to each folder; TRACE's the rest.
+#: Reader of each folder; TRACE reads all others.
 _READERS: dict[str, Benchmark] = {"superni": superni.SuperNI(), "long_sequence": long_sequence.LongSequence()}
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's rows (input and output, or prompt and answer; in order), first 16 hex digits.
+    """Compute the first 16 hex digits of the SHA-256 of a file's rows (input and output, or prompt and answer).
 
     Raises:
         DataError: the file holds no such rows.
@@ -119,7 +119,7 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-#: Where a file goes below the data root -> checksum of the published rows.
+#: Destination below the data root -> checksum of the published rows.
 CHECKSUMS: dict[str, str] = {
     "superni/task002_quoref_answer_generation/dev.json": "c8c14c00b1a5aa84",
     "superni/task002_quoref_answer_generation/test.json": "c8c14c00b1a5aa84",

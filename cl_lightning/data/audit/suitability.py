@@ -1,7 +1,7 @@
-"""Whether a metric fits a task's answers, known before anything is trained. No torch here.
+"""Checks before training that a task's metrics suit its answers, and that its texts fit the model. Imports no torch.
 
-A metric that cannot read the references fails at the first scoring, when a task has been trained; one by which a
-reference is wrong, or an empty prediction right, measures nothing of the model.
+A metric that cannot read the references would fail only at the first scoring, after a task has been trained. A metric
+that scores references low, or empty predictions high, says nothing about the model.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from cl_lightning.metrics.registry import best_scores
 if TYPE_CHECKING:
     from cl_lightning.data.task_data import TaskData
 
-#: A reference should score this much against itself, of 100.
+#: Least score of a reference against itself, out of 100.
 LEAST = 50.0
 
 
 def self_scores(name: str, examples: Sequence[Example]) -> list[float]:
-    """What the answer of each example scores against itself by the metric called `name`, 0..100.
+    """Score the answer of each example against itself by the metric called `name`, 0..100.
 
-    Where several answers count, it is the best over them, as when predictions are scored.
+    With several correct answers, the best score counts, as for predictions.
 
     Raises:
         ConfigError: no such metric.
-        DataError: the metric cannot read a reference; one line that names the example.
+        DataError: the metric cannot read a reference; the message names the example.
     """
     return [_score(name, example, example.answer) for example in examples]
 
 
-def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
-    """Refuse, before there is a prediction, what scoring these examples by the task's metrics would. Raises as
-    `self_scores` does, the task named."""
+def check_metrics(spec: TaskSpec, examples: Sequence[Example]) -> None:
+    """Raise the error that scoring these examples by the task's metrics would raise, as `self_scores` does."""
     try:
         for name in (spec.metric, *spec.also):
             self_scores(name, examples)
@@ -42,11 +41,11 @@ def check_fit(spec: TaskSpec, examples: Sequence[Example]) -> None:
         raise ConfigError(f"{spec.name}: {error}") from None
 
 
-def check_room(task: TaskData, context: int | None) -> None:
-    """Refuse texts that the model has no positions for: a test prompt with its generation budget, a training example.
+def check_context_length(task: TaskData, context: int | None) -> None:
+    """Raise ConfigError for a training example, or a test prompt plus its generation budget, that exceeds the context.
 
     Args:
-        context: the model's positions; None: no limit. Raises ConfigError.
+        context: number of the model's positions; None: no limit.
     """
     longest, budget = max((len(e.prompt_ids) for e in task.test), default=0), task.spec.max_new_tokens
     needed = max(longest + budget, *(e.length for e in task.train))
@@ -57,10 +56,10 @@ def check_room(task: TaskData, context: int | None) -> None:
         )
 
 
-def misfits(name: str, examples: Sequence[Example]) -> list[str]:
-    """What speaks against scoring these examples by the metric called `name`, each in a few words.
+def metric_problems(name: str, examples: Sequence[Example]) -> list[str]:
+    """List reasons against scoring these examples by the metric called `name`, each in a few words.
 
-    For people to judge: some published metrics have such quirks (`parity`). Raises as `self_scores` does.
+    They are not errors, since some published metrics have such quirks (`parity`). Raises as `self_scores` does.
     """
     low = sum(score < LEAST for score in self_scores(name, examples))
     empty = sum(_score(name, example, "") == 100 for example in examples)

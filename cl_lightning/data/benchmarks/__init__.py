@@ -1,1 +1,1 @@
-"""Benchmarks: ordered tasks and how their files are read. One file each; `cl_lightning.data` exports them."""
+"""Benchmarks: ordered tasks and the readers of their files. One module each; `cl_lightning.data` exports them."""

@@ -1,4 +1,4 @@
-"""Benchmarks that are read from the user's own files, with the built-in sample in their place where there are none."""
+"""Base class of benchmarks read from the user's files, which fall back on the built-in sample without a root."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,53 +10,53 @@ from cl_lightning.data.sample import tasks as sample
 
 
 class FileBenchmark(Benchmark):
-    """What a benchmark does without a data root is said here, once; subclasses know their files only.
+    """A benchmark read from files, or the built-in sample without a data root. Subclasses only read files.
 
     Attributes:
-        title: name of the data, for people.
+        title: display name of the data.
     """
 
     title: ClassVar[str]
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The tasks of the files at `root`; without a root the sample's."""
+        """Return the tasks of the files at `root`; without a root, the sample's."""
         return sample.TASKS if root is None else self.tasks_at(root)
 
     def default_order(self, root: Path | None) -> list[str]:
-        """The published order; without a root the sample's own."""
+        """Return the published order; without a root, the sample's own."""
         return self.sample_order() if root is None else self.order_at(root)
 
     def load(self, root: Path | None, name: str) -> Splits:
-        """Read one task, or make the sample's.
+        """Read one task, or generate the sample's.
 
         Raises:
-            DataError: no such folder or file, malformed content, an empty split; one line that names the place.
+            DataError: no such folder or file, malformed content, or an empty split; the message names the place.
         """
         return sample.load(name) if root is None else self.load_at(root, name)
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """Where the task's data may lie; nowhere for the sample."""
+        """List the paths that may hold the task's data; none for the sample."""
         return () if root is None else self.places_at(root, name)
 
     def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
-        """The development split of the files; the sample has none."""
+        """Read the development split; the sample has none."""
         return () if root is None else self.development_at(root, name)
 
     def describe(self, root: Path | None) -> str:
-        """Says plainly when it is the sample."""
+        """Describe the files, or state that the data is the sample."""
         return f"built-in sample, NOT {self.title}" if root is None else self.describe_at(root)
 
     def sample_order(self) -> list[str]:
-        """The sample's tasks, in its order."""
+        """Return the sample's tasks in its order."""
         return list(sample.TASKS)
 
     @abstractmethod
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
-        """The benchmark's tasks, and what else lies at `root` in its layout."""
+        """Return the benchmark's tasks, and any others at `root` in its layout."""
 
     @abstractmethod
     def order_at(self, root: Path) -> list[str]:
-        """The order that `data.order=null` stands for."""
+        """Return the order used for `data.order=null`."""
 
     @abstractmethod
     def load_at(self, root: Path, name: str) -> Splits:
@@ -64,12 +64,12 @@ class FileBenchmark(Benchmark):
 
     @abstractmethod
     def places_at(self, root: Path, name: str) -> Sequence[Path]:
-        """Where a task's data may lie, best first."""
+        """List the paths that may hold a task's data, in order of preference."""
 
     def development_at(self, root: Path, name: str) -> tuple[Example, ...]:
-        """The benchmark's own development split, none by default."""
+        """Read the benchmark's own development split; none by default."""
         return ()
 
     def describe_at(self, root: Path) -> str:
-        """Which files these are."""
+        """Describe the files in a few words."""
         return f"{self.title} files"

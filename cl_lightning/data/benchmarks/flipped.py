@@ -1,9 +1,9 @@
-"""Conflicting twins of a classification task: the same prompts, answered otherwise.
+"""Conflicting twins of a classification task: the same prompts with different answers.
 
-For a task T of any benchmark this adds one more task, its twin, over the same prompts. In a *label flip* the answers
-have changed places (a derangement: no label keeps its meaning); in a *format flip* a label is written in another way.
-Without an instruction nothing in the prompt tells T from its twin, so no model is right on both; with it the twin's
-prompts begin with one line that says what to answer instead, and a model can learn both. No torch here.
+For a task T of any benchmark this adds another task, its twin, over the same prompts. A *label flip* permutes the
+labels (a derangement: no label keeps its meaning); a *format flip* writes each label in another way. Without an
+instruction, nothing in the prompt distinguishes T from its twin, so no model is right on both. With one, the twin's
+prompts begin with a line that says what to answer instead, and a model can learn both. Imports no torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,22 +28,22 @@ NEW_ANSWERS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
     "lower": lambda labels: [label.lower() for label in labels],
 }
 
-#: Tokens for a label in another format: capitals and words take more of them than the labels they stand for.
+#: Least generation budget of a format flip, in tokens: capitals and words may need more tokens than labels.
 ROOM = 16
 
 
 class Flipped(Benchmark):
-    """A benchmark's tasks and the twin of one of them; `data.order=null` stands for the pair.
+    """A benchmark's tasks plus the twin of one of them; `data.order=null` trains that pair.
 
-    The twin is called `<task>-flipped` for a label flip and `<task>-<kind>` for a format flip, with `-instructed` after
-    it where it is. Flips nest: `base` may be a Flipped again, of the same or of another task. A training prompt
-    that is a test prompt too (blanks around it apart) is left out of both tasks and counted in `Splits.leaked`. Both
-    are scored by exact match, since other metrics fold case.
+    The twin is called `<task>-flipped` for a label flip and `<task>-<kind>` for a format flip, with `-instructed`
+    appended if its prompts are. Flips nest: `base` may itself be a Flipped. Training prompts that are also test prompts
+    (ignoring surrounding whitespace) are left out of both tasks and counted in `Splits.leaked`. Both use exact match,
+    since other metrics fold case.
 
     Args:
-        base: where the tasks come from.
+        base: the benchmark that has the task.
         task: the classification task.
-        kind: "labels": each label, in sorted order, gives way to the next one. Otherwise the format of the twin's
+        kind: "labels": replace each label, in sorted order, by the next one. Otherwise the format of the twin's
             answers: "letters" (A, B, ...), "numbers" (1, 2, ...), "upper", "lower", or "words" of your own.
         instructed: whether the twin's prompts say what to answer instead.
         words: the twin's answer for each label, for kind "words", e.g. {A: dovish, B: hawkish, C: neutral}.
@@ -67,12 +67,12 @@ class Flipped(Benchmark):
 
     @property
     def evaluator(self) -> str | None:
-        """TRACE's over TRACE, none over others: their exact matches fold case, which some pairs are told apart by."""
+        """TRACE's evaluator over TRACE, else None: other evaluators fold case, on which some pairs depend."""
         return self.base.evaluator if self.base.evaluator == TRACE.evaluator else None
 
     @property
     def official_also(self) -> Mapping[str, tuple[str, ...]]:
-        """As the evaluator."""
+        """The base's, if there is an evaluator."""
         return self.base.official_also if self.evaluator else {}
 
     @property
@@ -87,7 +87,7 @@ class Flipped(Benchmark):
         return f"{self.task}-{suffix}{'-instructed' if self.instructed else ''}"
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The base's tasks, the twin last.
+        """Return the base's tasks, then the twin.
 
         Raises:
             ConfigError: the base has no such task.
@@ -106,14 +106,14 @@ class Flipped(Benchmark):
         return {**known, self.task: original, self.twin: twin}
 
     def default_order(self, root: Path | None) -> list[str]:
-        """The pair."""
+        """Return the task and its twin."""
         return [self.task, self.twin]
 
     def load(self, root: Path | None, name: str) -> Splits:
         """Read one task; the twin is made from the same two splits as its original.
 
         Raises:
-            DataError: the base's own, or the task is no classification task.
+            DataError: the base's own, or the task is not a classification task.
             ConfigError: the answers cannot be written in this format.
         """
         if name not in (self.task, self.twin):
@@ -125,7 +125,7 @@ class Flipped(Benchmark):
         return replace(splits, train=train, test=test)
 
     def _pair(self, root: Path | None) -> tuple[Splits, dict[str, str]]:
-        """The original as it is used, and the twin's answer for each of its labels."""
+        """Return the original's splits without leaks, and the twin's answer for each of its labels."""
         splits = self.base.load(root, self.task)
         tested = {e.prompt.strip() for e in splits.test}
         train = tuple(e for e in splits.train if e.prompt.strip() not in tested)
@@ -135,11 +135,11 @@ class Flipped(Benchmark):
         return splits, self._answers(_labels(self.task, splits))
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """The base's; the twin's are its original's."""
+        """List the base's paths; the twin has those of its original."""
         return self.base.places(root, self.task if name == self.twin else name)
 
     def development(self, root: Path | None, name: str) -> tuple[Example, ...]:
-        """The base's; the twin's is made from its original's.
+        """Read the base's development split; the twin's is made from its original's.
 
         Raises:
             DataError: the base's own, or an answer that the training examples lack.
@@ -155,16 +155,16 @@ class Flipped(Benchmark):
         return tuple(self._twins(dev, answers))
 
     def published_epochs(self) -> Mapping[str, int]:
-        """The base's; the twin's are its original's."""
+        """Return the base's epochs; the twin has those of its original."""
         published = self.base.published_epochs()
         return {**published, self.twin: published[self.task]} if self.task in published else published
 
     def describe(self, root: Path | None) -> str:
-        """The base's own words: the names of the tasks say what was changed."""
+        """Describe the base; the tasks' names say what was changed."""
         return self.base.describe(root)
 
     def _answers(self, labels: list[str]) -> dict[str, str]:
-        """The twin's answer for each label: all different, and none of them right before."""
+        """Return the twin's answer for each label: all different and, for a format flip, none of them a label."""
         if self.words is not None:
             if self.words.keys() != {*labels}:
                 raise ConfigError(
@@ -185,8 +185,8 @@ class Flipped(Benchmark):
         return dict(zip(labels, new, strict=True))
 
     def _twins(self, examples: Sequence[Example], answers: dict[str, str]) -> Iterator[Example]:
-        told = ", ".join(f"{new} instead of {old}" for old, new in answers.items())
-        instruction = f"In this task answer {told}.\n" if self.instructed else ""
+        changes = ", ".join(f"{new} instead of {old}" for old, new in answers.items())
+        instruction = f"In this task answer {changes}.\n" if self.instructed else ""
         for e in examples:
             yield replace(
                 e,
@@ -199,7 +199,7 @@ class Flipped(Benchmark):
 
 
 def _labels(task: str, splits: Splits) -> list[str]:
-    """The closed label set, sorted: few answers in train, each more than once on average, and no other in test."""
+    """Return the closed label set, sorted. Raises DataError if train has no such set or test has other answers."""
     labels = answers(splits.train)
     strange = {e.answer.strip() for e in splits.test} - {*labels}
     if any(len(e.accepted) > 1 for split in (splits.train, splits.test) for e in split):

@@ -1,4 +1,4 @@
-"""JSON files of users' own data: what is wrong with one is said in one line that names the place. No torch here."""
+"""Reads JSON files; every error is one line that names the place. Imports no torch."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from typing import Any
 
 from cl_lightning.common.errors import DataError
 
-#: What half a surrogate pair comes from: UTF-8 itself cannot hold one.
+#: Escape that yields half a surrogate pair; UTF-8 itself cannot hold one.
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(path: Path) -> str:
-    """The file as text, without a byte order mark. Raises DataError where it is absent, unreadable or not UTF-8."""
+    """Read a file as text, without a byte order mark. Raises DataError if it is missing, unreadable or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds. Raises DataError as `read_text` and `parse_json` do."""
+    """Read a JSON file. Raises DataError as `read_text` and `parse_json` do."""
     return parse_json(read_text(path), str(path))
 
 
@@ -44,11 +44,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value that `text` writes; `where` names its place, as "FILE" or "FILE, row 3".
+    """Parse JSON; `where` names its place in errors, as "FILE" or "FILE, row 3".
 
     Raises:
-        DataError: not JSON; nested deeper or a longer integer than Python reads; half a surrogate pair, which is no
-            text and could be neither tokenised nor hashed.
+        DataError: not JSON; nested too deeply or an integer too long for Python; half a surrogate pair, which can be
+            neither tokenised nor hashed.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)
@@ -67,7 +67,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _refuse_halves(value: Any, where: str) -> None:
-    """Raise DataError for a text or key with half a surrogate pair, naming where it stands."""
+    """Raise DataError for a text or key with half a surrogate pair, naming its place."""
     left: list[tuple[Any, tuple[str, ...]]] = [(value, ())]
     while left:
         item, place = left.pop()
@@ -82,7 +82,7 @@ def _refuse_halves(value: Any, where: str) -> None:
 
 
 def records_in(data: Any, where: Path | str) -> list[Any]:
-    """`data`, if it is a list with something in it. Raises DataError."""
+    """Return `data` if it is a non-empty list. Raises DataError."""
     if not isinstance(data, list):
         raise DataError(f"{where}: holds {kind(data)}, expected a list of records")
     if not data:
@@ -91,7 +91,7 @@ def records_in(data: Any, where: Path | str) -> list[Any]:
 
 
 def text_of(record: dict[str, Any], key: str, where: str) -> str:
-    """The text under `key`. Raises DataError where there is none, or only blanks."""
+    """Return the text under `key`. Raises DataError if it is missing, not text, or blank."""
     if key not in record:
         raise DataError(f"{where} has no {key!r}; its keys: {', '.join(map(str, record)) or 'none'}")
     value = record[key]
@@ -103,7 +103,7 @@ def text_of(record: dict[str, Any], key: str, where: str) -> str:
 
 
 def kind(value: object) -> str:
-    """What sort of value it is, in words."""
+    """Describe the type of a value in JSON's terms."""
     names = {dict: "an object", list: "a list", str: "text", bytes: "bytes", bool: "a boolean", type(None): "null"}
     other = "a number" if isinstance(value, Number) else f"of type {type(value).__name__}"
     return names.get(type(value), other)

@@ -1,4 +1,4 @@
-"""Long Sequence: fifteen English classification tasks (four of them: the standard benchmark), from the user's own copy.
+"""Long Sequence: fifteen English classification tasks, from the user's own copy; four form the standard benchmark.
 
 The tasks are those of Razdaibiedina et al. 2023, arXiv:2301.12314 (four of Zhang et al. 2015, IMDB, the rest from GLUE
 and SuperGLUE); prompt, label words and metric are from O-LoRA's, SAPT's and GainLoRA's published code. A task is a
@@ -6,7 +6,7 @@ folder `<root>/long_sequence/<task>`, `<root>/Long_Sequence/<task>` or `<root>/<
 `test.json` in the layout of `instances`. `dev.json` is never read: the published one equals test.
 
 Orders 3 and 4 are those of GainLoRA; `standard1` to `standard3` are O-LoRA's orders 1 to 3 of four tasks. O-LoRA adds
-the names of task and data set to its prompts; ours are GainLoRA's in all orders. No torch here.
+the names of task and data set to its prompts; ours are GainLoRA's in all orders. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,10 +65,10 @@ ORDERS: dict[str, tuple[str, ...]] = {
 
 
 class LongSequence(NIFolders):
-    """Long Sequence from files, or the built-in sample where there is no root.
+    """Long Sequence from files, or the built-in sample without a root.
 
     Args:
-        order: which of the published orders `data.order=null` stands for; the sample has one of its own.
+        order: the published order used for `data.order=null`; the sample has one of its own.
     """
 
     title, cue = "Long Sequence", "\nOutput: "
@@ -80,23 +80,23 @@ class LongSequence(NIFolders):
         self.order = order
 
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
-        """The fifteen tasks, then any other task folder in the folders of this benchmark's name."""
+        """Return the fifteen tasks, then any other task folder in the folders of this benchmark's name."""
         others = sorted(folders_in(self.bases(root)[:2]) - {*TASKS})
         found = {n: TaskSpec(n, "exact_match", MAX_NEW_TOKENS, source=f"found in {root.name}") for n in others}
         return {**TASKS, **found}
 
     def order_at(self, root: Path) -> list[str]:
-        """The published order."""
+        """Return the chosen published order."""
         return list(ORDERS[self.order])
 
     def bases(self, root: Path) -> Sequence[Path]:
-        """See the module."""
+        """List the folders described at the top of this module."""
         return root / "long_sequence", root / "Long_Sequence", root
 
     def before_input(self, definition: str) -> str:
-        """The instruction's line. copa comes without one: its inputs ask the question themselves."""
+        """Return the line of the instruction. copa has none, because its inputs ask the question."""
         return f"{definition}\n" if definition else ""
 
     def published_epochs(self) -> Mapping[str, int]:
-        """GainLoRA's for T5 in orders 3 and 4; O-LoRA's in its own."""
+        """Return GainLoRA's epochs for T5 in orders 3 and 4, and O-LoRA's in its own."""
         return dict.fromkeys(TASKS, 1 if self.order.startswith("standard") else 10)

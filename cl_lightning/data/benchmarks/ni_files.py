@@ -1,6 +1,6 @@
 """Files in the layout of Super-NaturalInstructions: {"Definition": [..], "Instances": [{"input", "output"}, ..]}.
 
-No torch here.
+Imports no torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from cl_lightning.data.benchmarks.json_files import kind, read_json, records_in,
 
 @dataclass(frozen=True)
 class Instance:
-    """One record: its place in the file, its input and all its answers, the first of which is trained on."""
+    """One record: its index in the file, its input, and its answers, the first of which is the training target."""
 
     index: int
     input: str
@@ -22,14 +22,14 @@ class Instance:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """All answers where there are several, as `Example.references`."""
+        """All answers if there are several, as in `Example.references`."""
         return self.answers if len(self.answers) > 1 else ()
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A file's instruction ("" where none is allowed and there is none), its instances, how many were blank, and its
-    "Instance License" ("" where it has none)."""
+    """A file's instruction ("" if it has and needs none), its instances, the number of blank ones left out, and its
+    "Instance License" ("" if it has none)."""
 
     definition: str
     instances: tuple[Instance, ...]
@@ -42,12 +42,12 @@ def read_task(path: Path, skip_blank: bool, needs_definition: bool = True) -> Ta
 
     Args:
         path: the JSON file.
-        skip_blank: leave out instances whose answer is blank (published training files have some, and there is
-            nothing to learn from them); else such an instance is refused.
-        needs_definition: refuse a file without an instruction.
+        skip_blank: leave out instances with a blank answer, which some published training files have; else they raise
+            an error.
+        needs_definition: raise an error for a file without an instruction.
 
     Raises:
-        DataError: malformed JSON, no instruction, an instance without usable input or output, none at all.
+        DataError: malformed JSON, no instruction, an instance without usable input or output, or no instance.
     """
     data = read_json(path)
     if not isinstance(data, dict):
@@ -56,8 +56,8 @@ def read_task(path: Path, skip_blank: bool, needs_definition: bool = True) -> Ta
     records = records_in(data.get("Instances"), f"{path}: Instances")
     instances = tuple(_instances(records, path, skip_blank))
     licence = data.get("Instance License", "")
-    told = ", ".join(text.strip() for text in (licence if isinstance(licence, list) else [licence]) if _is_text(text))
-    return TaskFile(definition, instances, len(records) - len(instances), told)
+    stated = ", ".join(text.strip() for text in (licence if isinstance(licence, list) else [licence]) if _is_text(text))
+    return TaskFile(definition, instances, len(records) - len(instances), stated)
 
 
 def _is_text(value: Any) -> bool:
@@ -98,12 +98,12 @@ def _answers(record: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 def folders_in(bases: Sequence[Path]) -> set[str]:
-    """Names of the folders with a train.json in any of `bases`."""
+    """Return the names of the folders with a train.json in any of `bases`."""
     return {path.parent.name for base in bases for path in base.glob("*/train.json")}
 
 
 def find_folder(name: str, places: Sequence[Path]) -> Path:
-    """The first of `places` that is a folder. Raises DataError that names them, and what is there instead."""
+    """Return the first of `places` that is a folder. Raises DataError, which names them and the task folders there."""
     folder = next((path for path in places if path.is_dir()), None)
     if folder is None:
         there = folders_in([path.parent for path in places])

@@ -1,4 +1,4 @@
-"""Benchmarks with a folder a task, in Super-NaturalInstructions' layout: `train.json`, `dev.json`, `test.json`."""
+"""Base class of benchmarks with one folder per task, in Super-NaturalInstructions' layout."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ class NIFolders(FileBenchmark):
     """Tasks as folders of {"Definition": [..], "Instances": [{"input": .., "output": ..}, ..]} files.
 
     Attributes:
-        cue: what follows the input in every prompt.
-        needs_definition: whether a file without an instruction is refused.
+        cue: text after the input in every prompt.
+        needs_definition: whether a file without an instruction is an error.
     """
 
     cue: ClassVar[str]
@@ -23,30 +23,30 @@ class NIFolders(FileBenchmark):
 
     @abstractmethod
     def bases(self, root: Path) -> Sequence[Path]:
-        """Folders that may hold the tasks' folders, best first."""
+        """List the folders that may hold the tasks' folders, in order of preference."""
 
     @abstractmethod
     def before_input(self, definition: str) -> str:
-        """What precedes the input in a prompt."""
+        """Return the text before the input in a prompt."""
 
     def places_at(self, root: Path, name: str) -> Sequence[Path]:
-        """The task's folder."""
+        """List the folders that may hold the task."""
         return [base / name for base in self.bases(root)]
 
     def load_at(self, root: Path, name: str) -> Splits:
-        """Read train.json and test.json; `dev.json` is never trained or scored on: published ones equal test."""
+        """Read train.json and test.json. `dev.json` is not used, because the published ones equal test."""
         folder = find_folder(name, self.places_at(root, name))
         (train, blank), (test, _) = (self._examples(folder, name, split) for split in ("train", "test"))
         return Splits(train, test, blank)
 
     def development_at(self, root: Path, name: str) -> tuple[Example, ...]:
-        """dev.json."""
+        """Read dev.json."""
         return self._examples(find_folder(name, self.places_at(root, name)), name, "dev")[0]
 
     def _examples(self, folder: Path, name: str, split: str) -> tuple[tuple[Example, ...], int]:
-        """The split's examples, and how many were left out."""
+        """Read a split's examples, and count those left out."""
         file = read_task(folder / f"{split}.json", split == "train", self.needs_definition)
-        # Joined, not formatted: definitions and inputs contain braces.
+        # Concatenated rather than formatted, because definitions and inputs contain braces.
         before = self.before_input(file.definition)
         examples = tuple(
             Example(

@@ -1,13 +1,13 @@
 """NI-Seq: sequences of five Super-NaturalInstructions tasks, from the user's own copy of the collection.
 
 C (classification), G (generation) and M (mixed) are those of Jiang et al. (ICLR 2025), as SLICE runs them;
-`opposite1` to `opposite7` are what SLICE mined as the most conflicting fives of a pool (`opposite2` to `opposite4` are
-its paper's three). The collection is Wang et al. 2022, arXiv:2204.07705. A task is named by its number, its file is
-`<root>/tasks/task<number>_<anything>.json` (the collection's own layout) or the same below `<root>`.
+`opposite1` to `opposite7` are the most conflicting sets of five that SLICE mined from a pool (2, 3 and 4 are in its
+paper). The collection is Wang et al. 2022, arXiv:2204.07705. A task is named by its number; its file is
+`<root>/tasks/task<number>_<anything>.json` (the collection's own layout) or the same directly below `<root>`.
 
-A file has no test split: as in SLICE, 200 instances are held out, or all but one where there are no more, the same rows
-as there (its `datasets` shuffle with seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..")
-and answer (the first output) are SLICE's, scores the best over all outputs. No torch here.
+The files have no test split. As in SLICE, 200 instances are held out (all but one if there are fewer), the same rows as
+there (a shuffle by `datasets` with seed 42, then a split with seed 42). Prompt (definition, blank line, "Input: ..")
+and answer (the first output) are SLICE's; scores are the best over all outputs. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,14 +45,14 @@ NUMBERS: dict[str, tuple[int, ...]] = {
     "opposite6": (88, 1429, 181, 243, 363),
     "opposite7": (86, 88, 1510, 181, 243),
 }
-"""The tasks of each sequence, in training order, by their numbers in the collection."""
+"""Task numbers of each sequence in the collection, in training order."""
 
 ORDERS: dict[str, tuple[str, ...]] = {
     sequence: tuple(f"task{number:03d}" for number in numbers) for sequence, numbers in NUMBERS.items()
 }
-"""The same by the names that `data.order` takes."""
+"""Task names of each sequence, as `data.order` takes them."""
 
-#: Super-NI's fifteen files have been read; what others say of themselves is `Splits.licence`.
+#: Tasks whose stated licence we know from Super-NI's files; for others see `Splits.licence`.
 _SEEN = frozenset(task.partition("_")[0] for task in superni.ORDERS["order1"])
 
 
@@ -63,10 +63,10 @@ def _spec(name: str) -> TaskSpec:
 
 
 class NISeq(FileBenchmark):
-    """NI-Seq from files, or the built-in sample where there is no root.
+    """NI-Seq from files, or the built-in sample without a root.
 
     Args:
-        sequence: which of `NUMBERS` `data.order=null` stands for.
+        sequence: key of `NUMBERS`; the sequence used for `data.order=null`.
     """
 
     title = "NI-Seq"
@@ -77,19 +77,20 @@ class NISeq(FileBenchmark):
         self.sequence = sequence
 
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
-        """The tasks of the chosen sequence, then those of all others."""
+        """Return the tasks of the chosen sequence, then those of all others."""
         names = dict.fromkeys([*ORDERS[self.sequence], *(name for names in ORDERS.values() for name in names)])
         return {name: _spec(name) for name in names}
 
     def order_at(self, root: Path) -> list[str]:
-        """The chosen sequence."""
+        """Return the chosen sequence."""
         return list(ORDERS[self.sequence])
 
     def load_at(self, root: Path, name: str) -> Splits:
-        """Read one task and hold its test examples out.
+        """Read one task and hold out its test examples.
 
         Raises:
-            DataError: no such file, or several; malformed JSON; an instance without usable input or output; too few.
+            DataError: no such file, or several; malformed JSON; an instance without usable input or output; too few
+                instances.
         """
         found = [path for path in self.places_at(root, name) if path.is_file()]
         if len(found) != 1:
@@ -103,7 +104,7 @@ class NISeq(FileBenchmark):
             )
             for i in file.instances
         }
-        order = shuffled(len(examples) + file.blank)  # blank ones have their place in it
+        order = shuffled(len(examples) + file.blank)  # SLICE shuffles blank instances, too
         held_out = min(HELD_OUT, len(order) - 1)
         test, train = ([examples[i] for i in part if i in examples] for part in (order[:held_out], order[held_out:]))
         if not train or not test:
@@ -114,22 +115,24 @@ class NISeq(FileBenchmark):
         return Splits(tuple(train), tuple(test), file.blank, licence=file.licence)
 
     def places_at(self, root: Path, name: str) -> Sequence[Path]:
-        """The files of that number; where there is none, a pattern that says what to look for."""
+        """List the files of that number; if there are none, the patterns that were searched."""
         patterns = [base / f"{name}_*.json" for base in (root / "tasks", root)]
         found = [path for pattern in patterns for path in sorted(pattern.parent.glob(pattern.name))]
         return found or patterns
 
     def published_epochs(self) -> Mapping[str, int]:
-        """SLICE's, of all its sequences."""
+        """Return SLICE's epochs, the same for all its sequences."""
         return dict.fromkeys((name for names in ORDERS.values() for name in names), EPOCHS)
 
     def describe_at(self, root: Path) -> str:
-        """Which files these are."""
+        """Describe the files in a few words."""
         return "Natural Instructions files"
 
 
 def shuffled(count: int) -> list[int]:
-    """Rows in the order in which SLICE draws them, the held-out ones first: `datasets` shuffles with numpy's generator
-    and splits by a second permutation from the same seed."""
+    """Return row indices in the order in which SLICE draws them, held-out rows first.
+
+    `datasets` shuffles with numpy's generator and splits by a second permutation from the same seed.
+    """
     first, second = (np.random.default_rng(SEED).permutation(count) for _ in range(2))
     return first[second].tolist()

@@ -5,9 +5,9 @@ the selection, the orders and the prompt are from SAPT's and GainLoRA's publishe
 `<root>/superni/<task>` or `<root>/<task>` with `train.json` and `test.json`, each {"Definition": [..], "Instances":
 [{"input": .., "output": text or list of texts}, ..]}. `dev.json` is never read: the published one equals test.
 
-Where we differ from the published code: an instance with several references is scored against the best of them (there
-one is drawn, another one in every run), and trained on the first; a training instance with a blank answer (six of
-task511's) is left out. No torch here.
+Where we differ from the published code: an instance with several references is scored against the best of them and
+trained on the first (the published code draws one anew in every run); a training instance with a blank answer (six in
+task511) is left out. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,18 +43,18 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The two published task orders."""
 
-#: Before the definition, before the input, after it.
+#: Text before the definition, before the input, and after it.
 PROMPT = ("Definition: ", "\n\nNow complete the following example -\nInput: ", "\nOutput: ")
 
 
-#: What a task's file says of its texts' licence; the collection itself is Apache-2.0.
+#: Licence of a task's texts as stated in its file; the collection itself is Apache-2.0.
 LICENCES: dict[str, str] = {
     "task002": "CC BY 4.0", "task1290": "MIT", "task1572": "CC BY-NC-ND 4.0", "task1590": "CC BY 4.0",
     "task1729": "CC BY 4.0", "task511": "MIT", "task591": "CC BY-NC 3.0", "task639": "Apache-2.0",
     "task748": "CC BY-NC 4.0",
 }  # fmt: skip
 
-#: Examples in the published train and test files where they are not 1000 and 100.
+#: Numbers of examples in the published train and test files, if not 1000 and 100.
 SIZES: dict[str, tuple[int, int]] = {
     "task073": (975, 100), "task1572": (160, 20), "task1590": (126, 16), "task181": (338, 43), "task639": (142, 18),
 }  # fmt: skip
@@ -69,10 +69,10 @@ def _spec(name: str, published: bool) -> TaskSpec:
 
 
 class SuperNI(NIFolders):
-    """Super-NI from files, or the built-in sample where there is no root.
+    """Super-NI from files, or the built-in sample without a root.
 
     Args:
-        order: which of the published orders `data.order=null` stands for.
+        order: the published order used for `data.order=null`.
     """
 
     title, cue = "Super-NI", PROMPT[2]
@@ -83,23 +83,23 @@ class SuperNI(NIFolders):
         self.order = order
 
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
-        """The fifteen tasks in the chosen order, then any other task folder there."""
+        """Return the fifteen tasks in the chosen order, then any other task folder at `root`."""
         others = folders_in(self.bases(root)) - {*ORDERS[self.order]}
         names = [*ORDERS[self.order], *sorted(name for name in others if name.startswith("task"))]
         return {name: _spec(name, name in ORDERS[self.order]) for name in names}
 
     def order_at(self, root: Path) -> list[str]:
-        """The published order alone."""
+        """Return the chosen published order."""
         return list(ORDERS[self.order])
 
     def bases(self, root: Path) -> Sequence[Path]:
-        """See the module."""
+        """List the folders described at the top of this module."""
         return root / "superni", root
 
     def before_input(self, definition: str) -> str:
-        """The published prompt's beginning."""
+        """Return the beginning of the published prompt."""
         return f"{PROMPT[0]}{definition}{PROMPT[1]}"
 
     def published_epochs(self) -> Mapping[str, int]:
-        """GainLoRA's for T5; for LLaMA-2 it takes 50."""
+        """Return GainLoRA's epochs for T5 (50 for LLaMA-2)."""
         return dict.fromkeys(ORDERS[self.order], 100)

@@ -1,6 +1,6 @@
-"""Rows of the user's own files (JSON, JSONL, CSV, TSV, Parquet) and of hub data sets, each with its place in words.
+"""Reads rows of the user's files (JSON, JSONL, CSV, TSV, Parquet) and of hub data sets, each with a name for its place.
 
-No torch here; what Parquet and the hub need is imported when used.
+Imports no torch; the libraries for Parquet and the hub are imported when used.
 """
 
 import csv
@@ -14,18 +14,18 @@ from typing import Any
 from cl_lightning.common.errors import ConfigError, DataError, nearest
 from cl_lightning.data.benchmarks.json_files import kind, parse_json, read_json, records_in
 
-#: Where a row stands ("FILE, row 3"), and its fields.
+#: Place of a row ("FILE, row 3") and its fields.
 Row = tuple[str, dict[str, Any]]
 
-#: Characters in a field of CSV; the library's own limit is 131072.
+#: Most characters in a field of CSV; the library's own limit is 131072.
 LONGEST_FIELD = 2**31 - 1
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, read by its suffix.
+    """Read the rows of a file in the format of its suffix.
 
     Raises:
-        DataError: no such file, another suffix, no row, or a row that cannot be read; one line that names it.
+        DataError: no such file, an unknown suffix, no row, or an unreadable row; the message names it.
     """
     if path.suffix.lower() not in READERS:
         raise DataError(f"{path}: cannot be read; its name must end in one of {', '.join(READERS)}")
@@ -40,11 +40,11 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    """The rows of one split of a hub data set.
+    """Read the rows of one split of a hub data set.
 
     Raises:
         ConfigError: the library `datasets` is not installed.
-        DataError: it cannot load this data set, or there is no row.
+        DataError: the data set cannot be loaded, or has no row.
     """
     _need("datasets", f"the hub data set {name!r}")
     import datasets
@@ -119,7 +119,7 @@ def _each(reader: csv.DictReader) -> Iterator[dict[str | None, Any]]:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    # The limit is the whole process's: it is put back before anyone else reads.
+    # The limit is global, so it is restored before any other code reads.
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         yield

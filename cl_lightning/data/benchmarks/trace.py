@@ -1,8 +1,8 @@
 """TRACE: eight tasks that differ in language, skill and answer form, read from the user's own copy.
 
-The benchmark is Wang et al. 2023, arXiv:2310.06762. Nothing of it is shipped with this package: several
-parts are non-commercial or state no licence (see `TaskSpec.source` of each task). The reader knows only
-the layout, so a folder of the user's own tasks in the same layout loads in the same way. No torch here.
+The benchmark is Wang et al. 2023, arXiv:2310.06762. None of it is shipped with this package, because several parts are
+non-commercial or state no licence (see `TaskSpec.source` of each task). The reader depends only on the layout, so the
+user's own tasks in the same layout load in the same way. Imports no torch.
 """
 
 import os
@@ -15,18 +15,17 @@ from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.json_files import kind, read_json, records_in, text_of
-from cl_lightning.data.prompt_parts import marked
+from cl_lightning.data.prompt_parts import mark_parts
 
 Order = Literal["order1", "order2", "slice6"]
 
 PREFIX = "LLM-CL-Benchmark_"  # the folder name the TRACE authors ship, followed by the size of its train sets
 
 
-#: The sizes in the names of the authors' folders: examples in each train file there. Copies that lie elsewhere count as
-#: the largest.
+#: Sizes in the names of the authors' folders: examples per train file. Copies in other folders count as the largest.
 SUBSETS = (500, 1000, 5000)
 
-#: Examples in the authors' test files of sizes 1000 and 5000.
+#: Numbers of examples in the authors' test files of sizes 1000 and 5000.
 TEST_SIZES: dict[str, int] = {
     "C-STANCE": 2000, "FOMC": 496, "MeetingBank": 692, "Py150": 2000, "ScienceQA": 2000, "NumGLUE-cm": 81,
     "NumGLUE-ds": 325, "20Minuten": 200,
@@ -34,14 +33,14 @@ TEST_SIZES: dict[str, int] = {
 
 
 def published_sizes(name: str, subset: int) -> tuple[int | None, int | None]:
-    """Examples in the authors' train and test file of a task; None for a size that they do not have."""
+    """Return the numbers of examples in the authors' train and test files of a task; None for an unknown size."""
     if subset not in SUBSETS:
         return None, None
-    # The tests of 500 hold 100 where there are so many.
+    # The test files of size 500 hold at most 100.
     return subset, min(100, TEST_SIZES[name]) if subset == min(SUBSETS) else TEST_SIZES[name]
 
 
-#: What the authors' evaluator reports beside the score, under our names.
+#: Further metrics that the authors' evaluator reports, under our names.
 ALSO: dict[str, tuple[str, ...]] = {
     "MeetingBank": ("bleu",),
     "ScienceQA": ("rationale_rouge_l", "rationale_bleu"),
@@ -83,36 +82,36 @@ match and ROUGE-L; here each has its own test split and metric)."""
 EPOCHS: dict[str, int] = dict(zip(TASKS, (5, 3, 7, 5, 3, 5, 5, 7), strict=True))
 """Passes over each task's train set in the TRACE authors' own LoRA runs, by task name (order-independent)."""
 
-#: Passes over each task's train set in SLICE's runs, its six tasks of TRACE like all others.
+#: Passes over each task's train set in SLICE's runs.
 SLICE_EPOCHS = 3
 
 
-#: Folders of the authors' that are no tasks: Lima is for replay, and the answers of its test file are empty.
+#: Folders of the authors that are not tasks: Lima is for replay, and the answers in its test file are empty.
 NO_TASKS = ("Lima",)
 
 
 def load(root: Path, name: str, subset: int | None = None) -> Splits:
-    """Read one task; `eval.json` is ignored, since in TRACE it may repeat the test set.
+    """Read one task. `eval.json` is ignored, because in TRACE it may repeat the test set.
 
     Looks for `<root>/trace/<name>`, then `<root>/<name>`, then the authors' `<root>/LLM-CL-Benchmark_<size>/<name>`.
     `root` may itself be one of the authors' folders.
 
     Args:
         root: folder that holds the tasks.
-        name: folder of the task; any name, TRACE's or the user's own.
+        name: name of the task's folder, TRACE's or the user's own.
         subset: size in the authors' folder name (5000, 1000, 500); None takes the plain layout if the task
             is there, else the largest subset that has it.
 
     Raises:
         DataError: no such folder or file, malformed JSON, a record without usable prompt or answer,
-            an empty split; one line that names the place.
+            or an empty split; the message names the place.
     """
     folder = _find(Path(root), name, subset)
     splits = Splits(
         train=tuple(_examples(folder / "train.json", f"{name}/train")),
         test=tuple(_examples(folder / "test.json", f"{name}/test")),
     )
-    return marked(splits)
+    return mark_parts(splits)
 
 
 def _find(root: Path, name: str, subset: int | None) -> Path:
@@ -129,7 +128,7 @@ def _find(root: Path, name: str, subset: int | None) -> Path:
 
 
 def _places(root: Path, name: str, subset: int | None) -> list[Path]:
-    """Where the task may lie, best first."""
+    """List the folders that may hold the task, in order of preference."""
     sizes = _subsets(root)
     if subset is None:
         return [base / name for base in (root / "trace", root, *(sizes[size] for size in sorted(sizes, reverse=True)))]
@@ -140,14 +139,14 @@ def _places(root: Path, name: str, subset: int | None) -> list[Path]:
 
 
 def _subsets(root: Path) -> dict[int, Path]:
-    """The authors' folders by size: those inside `root`, and `root` if it is one of them."""
+    """Return the authors' folders by size: those inside `root`, and `root` if it is one of them."""
     named = ((path.name.removeprefix(PREFIX), path) for path in (root.resolve(), *root.glob(f"{PREFIX}*")))
     return {int(size): path for size, path in named if size.isdecimal() and path.name != size}
 
 
 def subset_of(folder: Path) -> int | None:
-    """The size in the name of the authors' folder that holds a task's `folder`; None where another one does."""
-    name = Path(os.path.realpath(folder)).parent.name  # a link to itself is no error here, it is when read
+    """Return the size in the name of the authors' folder that holds a task's `folder`; None for another folder."""
+    name = Path(os.path.realpath(folder)).parent.name  # resolve() would fail on a link to itself
     size = name.removeprefix(PREFIX)
     return int(size) if size.isdecimal() and size != name else None
 
@@ -161,11 +160,11 @@ def _examples(path: Path, prefix: str) -> Iterator[Example]:
 
 
 class TRACE(FileBenchmark):
-    """TRACE from files, or the built-in sample in its formats where there is no root.
+    """TRACE from files, or the built-in sample in its formats without a root.
 
     Args:
-        subset: which LLM-CL-Benchmark_<size> folder to read (the authors have 500, 1000 and 5000), see `load`.
-        order: which of `ORDERS` `data.order=null` stands for; null: every task that is there.
+        subset: size of the LLM-CL-Benchmark_<size> folder to read (the authors have 500, 1000 and 5000), see `load`.
+        order: key of `ORDERS`, the order used for `data.order=null`; null: every task that is there.
     """
 
     title = "TRACE"
@@ -182,7 +181,7 @@ class TRACE(FileBenchmark):
         self.subset, self.order = subset, order
 
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:
-        """The eight tasks, then any other task folder there (ROUGE-L)."""
+        """Return the eight tasks, then any other task folder there (scored by ROUGE-L)."""
         others = {p.parent.name for base in (root / "trace", root) for p in base.glob("*/train.json")}
         others -= {*TASKS, *NO_TASKS}
         found = {name: TaskSpec(name, "rouge_l", 64, source=f"found in {root.name}") for name in sorted(others)}
@@ -195,29 +194,29 @@ class TRACE(FileBenchmark):
         return published_sizes(name, there[0] if there and there[0] is not None else max(SUBSETS))
 
     def order_at(self, root: Path) -> list[str]:
-        """The chosen order."""
+        """Return the chosen order."""
         return list(self.tasks_at(root)) if self.order is None else list(ORDERS[self.order])
 
     def sample_order(self) -> list[str]:
-        """The chosen order: the sample has the same task names."""
+        """Return the chosen order; the sample has the same task names."""
         return super().sample_order() if self.order is None else list(ORDERS[self.order])
 
     def load_at(self, root: Path, name: str) -> Splits:
-        """See the module's `load`."""
+        """Read one task with `load`."""
         return load(root, name, self.subset)
 
     def places_at(self, root: Path, name: str) -> Sequence[Path]:
-        """The task's folder."""
+        """List the folders that may hold the task."""
         return _places(root, name, self.subset)
 
     def development_at(self, root: Path, name: str) -> tuple[Example, ...]:
-        """eval.json; FOMC's equals test.json."""
+        """Read eval.json (FOMC's equals test.json)."""
         return tuple(_examples(_find(root, name, self.subset) / "eval.json", f"{name}/eval"))
 
     def published_epochs(self) -> Mapping[str, int]:
-        """TRACE's own for LoRA; with order slice6 SLICE's for its six tasks."""
+        """Return TRACE's epochs for LoRA or, with order slice6, SLICE's for its six tasks."""
         return dict.fromkeys(ORDERS["slice6"], SLICE_EPOCHS) if self.order == "slice6" else EPOCHS
 
     def describe_at(self, root: Path) -> str:
-        """Which files these are."""
+        """Describe the files in a few words."""
         return "TRACE files" if self.subset is None else f"TRACE files, subset {self.subset}"

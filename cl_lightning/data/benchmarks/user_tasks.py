@@ -1,4 +1,4 @@
-"""Any tasks the user has: a file or hub data set each, a prompt template, an answer field, a metric. No torch here."""
+"""The user's own tasks: a file or hub data set, a prompt template, an answer field and a metric each. No torch."""
 
 import hashlib
 import math
@@ -15,36 +15,37 @@ from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.json_files import kind
 from cl_lightning.data.benchmarks.tables import Row, hub_rows, read_rows
 
-#: What a field may hold: its text is what anyone would write. A datetime is a date, a boolean an int.
+#: Types of a field that have one obvious text. A datetime is a date, a boolean an int.
 WRITTEN = (str, int, float, Decimal, date, time)
 
-#: Of words that YAML reads as booleans.
+#: Advice about words that YAML reads as booleans.
 QUOTES = "quote words like yes, no, on, off, true, false in YAML"
-#: Bytes of a task's name: the names of two stand in the name of a file, which has 255.
+#: Most bytes in a task's name: file names, of at most 255 bytes, contain two of them.
 LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
 class UserTask:
-    """One task, as it is written in `data.benchmark.tasks`.
+    """One task, an item of `data.benchmark.tasks`.
 
     Attributes:
-        name: as it is written in `data.order`; no blanks or slashes, at most 100 bytes.
-        prompt: template with {field}s, {{ and }} for braces; fields may hold anything. A long prompt is cut in the
-            middle, never in the text before the first field and after the last.
-        answer: name of the field with the answer; a list there is several right answers, trained on the first.
+        name: the name used in `data.order`; no spaces or slashes, at most 100 bytes.
+        prompt: template with {field}s, and {{ and }} for braces. A long prompt is truncated in the middle, never in the
+            text before the first field or after the last.
+        answer: name of the field with the answer. A list holds several correct answers; the first is the training
+            target.
         metric: key of `cl_lightning.metrics.registry.METRICS`.
         also: further metrics, reported beside the score.
         train: file (.json, .jsonl, .csv, .tsv, .parquet; relative to `data.root`, else to the current folder), or the
             name of a split of `hub`.
         test: the same for the test examples; null: `test_share` of train.
-        test_share: share of train held out instead of `test`, between 0 and 1; the same rows whatever their order, and
-            equal prompts on one side.
-        hub: a hub data set instead of files, read with the library `datasets`.
-        hub_config: its configuration.
-        labels: words for answers, as {0: negative, 1: positive}; an answer without one is refused. Words such as
-            yes and no need quotes in YAML, where they are booleans without; a boolean is refused.
-        max_new_tokens: generation budget when scoring, tokens.
+        test_share: share of train held out instead of `test`, between 0 and 1. The split does not depend on the order
+            of rows, and equal prompts are on one side.
+        hub: a hub data set to read instead of files, with the library `datasets`.
+        hub_config: configuration of the hub data set.
+        labels: words for answers, as {0: negative, 1: positive}; an answer without a word is an error. Quote words such
+            as yes and no, which YAML otherwise reads as booleans.
+        max_new_tokens: generation budget when scoring, in tokens.
         keep_head: see TaskSpec.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, with its licence.
@@ -67,14 +68,14 @@ class UserTask:
     also: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None:  # YAML reads {0: bad} with a number, fields are compared as text
+        if self.labels is not None:  # YAML reads the key of {0: bad} as a number; fields are compared as text
             object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
             for answer, word in self.labels.items():
                 if isinstance(word, bool):
                     raise ConfigError(f"{_where(self.name)}.labels: {answer!r} has {word}, which is no text; {QUOTES}")
 
     def template(self) -> list[tuple[str, str | None]]:
-        """The prompt's parts: text, and the name of the field after it. Raises ConfigError."""
+        """Split the prompt into pairs of text and the name of the field after it. Raises ConfigError."""
         try:
             parts = list(Formatter().parse(self.prompt))
         except ValueError as error:
@@ -92,10 +93,10 @@ def _where(name: str) -> str:
 
 
 class UserTasks(Benchmark):
-    """The user's own tasks, in the order in which they are written.
+    """The user's own tasks, in the order given.
 
     Args:
-        tasks: what they are; see UserTask.
+        tasks: the tasks; see UserTask.
     """
 
     def __init__(self, tasks: list[UserTask]) -> None:
@@ -122,7 +123,7 @@ class UserTasks(Benchmark):
             task.template()
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
-        """The tasks as written."""
+        """Return the tasks in the order given."""
         return {
             t.name: TaskSpec(
                 t.name,
@@ -140,7 +141,7 @@ class UserTasks(Benchmark):
         """Read one task.
 
         Raises:
-            DataError: a file or row that cannot be used; one line that names both.
+            DataError: an unusable file or row; the message names both.
             ConfigError: a library for this kind of data is not installed.
         """
         task = self.by_name[name]
@@ -163,20 +164,20 @@ class UserTasks(Benchmark):
         return read_rows((root or Path()) / what) if task.hub is None else hub_rows(task.hub, task.hub_config, what)
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
-        """The train file."""
+        """Return the train file; none for hub data sets."""
         task = self.by_name[name]
         return () if task.hub is not None else [(root or Path()) / task.train]
 
     def describe(self, root: Path | None) -> str:
-        """Whose data it is."""
+        """Name the tasks."""
         return f"own data ({', '.join(self.by_name)})"
 
 
 def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
     template = task.template()
-    before, after = _edges(template)
+    before, after = _fixed_lengths(template)
     for index, (where, row) in enumerate(rows):
-        # Joined, not formatted: what fields hold may contain braces.
+        # Concatenated rather than formatted, because fields may contain braces.
         fields = ["" if field is None else _text(row, field, where) for _, field in template]
         if not "".join(fields).strip():
             names = ", ".join(field for _, field in template if field)
@@ -190,8 +191,8 @@ def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Examp
         yield Example(f"{task.name}/{split}/{index}", prompt, answers[0], several, instruction=before, cue=after)
 
 
-def _edges(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
-    """Characters before the first field, and after the last one."""
+def _fixed_lengths(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
+    """Count the characters before the first field and after the last one."""
     texts, fields = zip(*template, strict=True)
     first = next(i for i, field in enumerate(fields) if field is not None)
     last = max(i for i, field in enumerate(fields) if field is not None)
@@ -229,5 +230,5 @@ def _some(labels: Mapping[str, Any]) -> str:
 
 
 def _hash_share(prompt: str) -> float:
-    """A number in 0..1 that only the prompt decides."""
+    """Hash the prompt to a number in 0..1."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") / 2**64

@@ -4,14 +4,14 @@ It is synthetic and is not TRACE: every sentence is filled from this package's o
 `sample_*`), so the numbers it gives compare methods with each other, never with a paper. What makes it a
 test and not a toy: train and test share the skill (its cue words and its rule) but no filled sentence and no
 number; labels are balanced; and no task can be answered from its fixed words alone. A ninth task,
-"Sentiment", may be appended to a finished sequence. No torch here.
+"Sentiment", may be appended to a finished sequence. Imports no torch.
 """
 
 from random import Random
 
 from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Example, Splits, TaskSpec
-from cl_lightning.data.prompt_parts import marked
+from cl_lightning.data.prompt_parts import mark_parts
 from cl_lightning.data.sample import code as sample_code
 from cl_lightning.data.sample import labels as sample_labels
 from cl_lightning.data.sample import numbers as sample_numbers
@@ -72,7 +72,7 @@ def load(name: str) -> Splits:
     """
     if name not in TASKS:
         raise DataError(f"the built-in sample has no task {name!r}; {nearest(name, TASKS)}")
-    return marked(Splits(train=_split(name, "train"), test=_split(name, "test")))
+    return mark_parts(Splits(train=_split(name, "train"), test=_split(name, "test")))
 
 
 def _split(name: str, split: str) -> tuple[Example, ...]:

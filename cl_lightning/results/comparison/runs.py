@@ -1,6 +1,7 @@
-"""Run folders, and what may be put beside what: a row is a method, a column a sequence with its data, budget and base.
+"""Reads runs for a comparison: rows are methods, columns are task sequences with their data, budget and base model.
 
-Only runs that agree in both are seeds of one another and are averaged. Everything else stays apart, and is told.
+Only runs that agree in both count as seeds of one configuration and are averaged. All others are kept apart, and the
+notes name the difference.
 """
 
 import glob
@@ -16,7 +17,7 @@ from cl_lightning.sequence.folder import RECORD, metric_label, read_record
 from cl_lightning.sequence.identity import computed
 from cl_lightning.sequence.stored import read_config
 
-#: The trainer's options that bound how much is learnt: budget, not method.
+#: Trainer options that limit the amount of training; they belong to the column, not to the method.
 BUDGET = ("max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
 Options = dict[str, Any]
 
@@ -26,8 +27,8 @@ class Run:
     """One finished run.
 
     Attributes:
-        method: options that make the method, flat: adapter, boundary work, optimisation.
-        column: options and facts that make the sequence, flat: order, data, budget, base model, metrics.
+        method: flat options that define the method: adapter, boundary callbacks, optimisation.
+        column: flat options and facts that define the sequence: order, data, budget, base model, metrics.
         base: the base model's name in the configuration.
     """
 
@@ -39,7 +40,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of the draw of examples, initialisation and training."""
+        """The seed of sampling, initialisation and training."""
         return self.record["seed"]
 
     @property
@@ -49,26 +50,26 @@ class Run:
 
     @property
     def protocol(self) -> Protocol:
-        """Tasks in sequence, all at once, or each alone."""
+        """The training protocol."""
         return PROTOCOLS[self.record["protocol"]]
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks scored, in the order in which a sequence trains them."""
+        """Names of the scored tasks, in training order."""
         return tuple(self.record["columns"])
 
     @property
     def scored_by(self) -> str:
-        """The metric, or each metric with its tasks; and what was done after the run to get it, if anything was."""
+        """The metric, or each metric with its tasks; also how the view was made, if it is one."""
         tasks: dict[str, list[str]] = {}
-        for task in sorted(self.tasks):  # seeds may have orders of their own
+        for task in sorted(self.tasks):  # the order may differ between seeds
             tasks.setdefault(metric_label(self.record["metrics"], task), []).append(task)
-        told = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
-        return ", ".join(told) + (f"; {self.record['view']}" if "view" in self.record else "")
+        metrics = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
+        return ", ".join(metrics) + (f"; {self.record['view']}" if "view" in self.record else "")
 
     @property
     def alone(self) -> dict[str, float]:
-        """Reference scores by task: of models that learnt it alone, or all tasks at once; {} for a longer sequence."""
+        """Reference scores by task, of models trained on it alone or on all tasks at once; {} for longer sequences."""
         if self.protocol.builds_on and len(self.tasks) > 1:
             return {}
         rows = [self.R[0]] * len(self.tasks) if self.protocol.together else self.R
@@ -76,12 +77,12 @@ class Run:
 
 
 def find(patterns: Iterable[str]) -> list[Path]:
-    """Run folders named by paths or globs; a folder of run folders stands for those in it.
+    """Find run folders by paths or globs; a folder of run folders means all of those in it.
 
-    What is there by that very name is no glob.
+    A pattern that is the name of an existing path is not expanded.
 
     Raises:
-        StateError: one that names no run folder.
+        StateError: a pattern matches no run folder.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -97,7 +98,7 @@ def find(patterns: Iterable[str]) -> list[Path]:
 
 
 def read(path: Path) -> Run:
-    """One run folder with its options split into method and column.
+    """Read a run folder and split its options into method and column.
 
     Raises:
         StateError: no run folder, or a damaged one.
@@ -119,8 +120,8 @@ def read(path: Path) -> Run:
     column = {
         "order": f"{len(tasks)} tasks, drawn by seed" if drawn else " > ".join(tasks),
         "tasks": ", ".join(sorted(tasks)),
-        # What was left out of which task depends on the order, is no difference in itself and follows from the options
-        # and the checksums.
+        # The benchmark's description without the counts of removed examples: they depend on the order, and follow from
+        # the options and the checksums.
         "data": {"what": record["benchmark"], **data},
         "checksum": record["sources"],
         "metric": record["metrics"]["metric_of_task"],
@@ -131,7 +132,7 @@ def read(path: Path) -> Run:
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> Options:
-    """Nested options as {"a.b": value}, without those that are null; a class's arguments stand beside its class_path.
+    """Flatten nested options to {"a.b": value}, without nulls; the level `init_args` is left out.
 
     Example:
         >>> flat({"a": {"b": 1, "init_args": {"c": 2}}, "d": None})
@@ -148,6 +149,6 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> Options:
 
 
 def differing(options: Sequence[Options]) -> list[str]:
-    """Names of options that do not have the same value in all."""
+    """List the options whose values are not all equal."""
     names = dict.fromkeys(name for each in options for name in each)
     return [name for name in names if len({repr(each.get(name)) for each in options}) > 1]

@@ -1,4 +1,4 @@
-"""Runs aligned: methods x sequences, each cell with its seeds; aggregates and paired differences of any metric of R."""
+"""Aligns runs by method and sequence; aggregates seeds and computes paired differences of any metric of R."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Orders:
-    """One metric over task orders of the same tasks: mean of the orders' means, the worst order's, how many, and the
-    columns of the table that hold them."""
+    """One metric over several orders of the same tasks: mean of the orders' means, mean of the worst order, number of
+    orders, and the table's columns that hold them."""
 
     mean: float
     worst: float
@@ -53,7 +53,7 @@ class Comparison:
 
     Attributes:
         methods: row names; `columns`: column names (A, B, ...); `cells`: (row, column) -> runs by seed.
-        notes: lines that say what each column is, what was kept apart, and what was left out.
+        notes: lines that describe each column, how it differs from the first, and which runs were left out.
     """
 
     def __init__(self, runs: Sequence[Run], left_out: Sequence[str] = (), references: Sequence[Run] = ()) -> None:
@@ -89,8 +89,10 @@ class Comparison:
         return Aggregate(fmean(values), spread, percentiles(drawn), len(values))
 
     def difference(self, row: int, baseline: int, column: int, metric: str) -> Difference | None:
-        """Row minus baseline in one column, paired by seed and test example; None where they share no seed, or one of
-        them does not have the metric."""
+        """Compute row minus baseline in one column, paired by seed and test example.
+
+        None if they share no seed, or one of them lacks the metric.
+        """
         ours, theirs = (
             {r.seed: r for r in self.cells.get((m, column), []) if self.defined(r, metric)} for m in (row, baseline)
         )
@@ -102,9 +104,9 @@ class Comparison:
         return Difference(mean, percentiles(np.mean(drawn, axis=0)), len(seeds))
 
     def over_orders(self, row: int, metric: str) -> list[Orders]:
-        """For each set of tasks of which this method has run several orders: mean and worst order, higher being better.
+        """Compute mean and worst order (lowest value) for each set of tasks that this method has run in several orders.
 
-        Columns count as orders of one another where they differ in nothing else.
+        Columns that differ only in their order belong to one set.
         """
         families: dict[str, dict[tuple[str, ...], list[float]]] = {}
         held: dict[str, list[int]] = {}
@@ -118,17 +120,17 @@ class Comparison:
         return [Orders(fsum(m) / len(m), min(m), len(m), tuple(held[f])) for f, m in means.items() if len(m) > 1]
 
     def defined(self, run: Run, metric: str) -> bool:
-        """Whether the run's protocol has the metric: joint training has no diagonal, tasks alone have no last row."""
+        """Return whether the run's protocol has the metric; joint training, for one, has no diagonal."""
         return metric in run.protocol.metrics or (
             run.protocol.builds_on and (metric in REFERENCED or metric in FROM_START)
         )
 
     def value(self, run: Run, metric: str) -> float:
-        """The metric of one run. Raises ValueError where R, the zero-shot scores or the references do not allow it."""
+        """Compute the metric of one run. Raises ValueError if R, zero-shot scores or references are insufficient."""
         return self._function(run, metric)(run.R, run.record["zero_shot"] or [])
 
     def _values(self, run: Run, metric: str) -> NDArray[np.float64]:
-        """(RESAMPLES,) values of the metric, each on an R of resampled test examples; references are not resampled."""
+        """Compute the metric on each resampled R, (RESAMPLES,); references are not resampled."""
         if (run.path, metric) not in self._drawn:
             if run.path not in self._resampled:
                 self._resampled[run.path] = resampled_matrices(run.path, run.record)
@@ -137,7 +139,7 @@ class Comparison:
         return self._drawn[run.path, metric]
 
     def _function(self, run: Run, metric: str) -> Callable[[Matrix, Row], float]:
-        """Of R and the zero-shot row."""
+        """Return the metric as a function of R and the zero-shot row."""
         if metric in FROM_START:
             return FROM_START[metric]
         if metric not in REFERENCED:
@@ -146,21 +148,21 @@ class Comparison:
         return lambda R, _: REFERENCED[metric](R, row)
 
 
-#: Facts that a column has of each task.
+#: Prefixes of a column's facts about single tasks.
 ABOUT_A_TASK = ("checksum.", "metric.")
-#: What columns may differ in and still be orders of the same tasks.
+#: Options in which columns may differ and still be orders of the same tasks.
 ORDER = ("order", "data.random_order", "data.benchmark.order")
 
 
 def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Comparison:
-    """Read and align run folders; unfinished ones are left out and named.
+    """Read and align run folders; unfinished ones are left out and listed in the notes.
 
     Args:
         paths: the runs.
-        references: runs of tasks alone or all at once, for `fwt_sapt` and `intransigence`.
+        references: independent or joint runs, for `fwt_sapt` and `intransigence`.
 
     Raises:
-        StateError: damaged folders, one run twice, no finished run.
+        StateError: a damaged folder, the same run twice, or no finished run.
     """
     runs, left_out = [], []
     for path in paths:
@@ -176,14 +178,14 @@ def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Compariso
 
 
 def _reference(run: Run, task: str, references: Sequence[Run]) -> float | None:
-    """Mean score on a task of the references that agree with `run` in data, budget and base; None where none do."""
+    """Average the scores on a task of all references that agree with `run` in data, budget and base; None without."""
     wanted = _about(run, task)
     found = [other.alone[task] for other in references if task in other.alone and _about(other, task) == wanted]
     return fmean(found) if found else None
 
 
 def _about(run: Run, task: str) -> Options:
-    """What a column says of one of its tasks and of all, the order apart."""
+    """Return a column's options, without its order and its facts about other tasks."""
     return {k: v for k, v in run.column.items() if k not in (*ORDER, "tasks") and not _of_another(k, task)}
 
 
@@ -200,14 +202,14 @@ def _distinct(options: Sequence[Options]) -> list[Options]:
 
 
 def _row_names(rows: Sequence[Options], runs: Sequence[Run]) -> list[str]:
-    """The experiments' names; where methods share one, with the options in which they differ."""
+    """Name methods by their experiments, plus the options in which methods of one name differ."""
     names = [" / ".join(dict.fromkeys(r.record["experiment"] for r in runs if r.method == row)) for row in rows]
-    told = []
+    named = []
     for row, name in zip(rows, names, strict=True):
         twins = [other for other, theirs in zip(rows, names, strict=True) if theirs == name]
         options = [f"{k.rpartition('.')[2]}={row.get(k)}" for k in differing(twins)]
-        told.append(f"{name} ({', '.join(options)})" if options else name)
-    return told
+        named.append(f"{name} ({', '.join(options)})" if options else name)
+    return named
 
 
 def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
@@ -220,24 +222,24 @@ def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:
             f"{name}: {column['order']}; data: {data}; scored by: {scored}; base: {runs[0].base}; seeds: {seeds}"
         )
     for name, column in zip(table.columns[1:], columns[1:], strict=True):
-        told = ", ".join(_told(option, columns[0], column) for option in _apart(columns[0], column))
-        lines.append(f"{name} is kept apart from {table.columns[0]}: other {told}")
+        other = ", ".join(_difference(option, columns[0], column) for option in _apart(columns[0], column))
+        lines.append(f"{name} is kept apart from {table.columns[0]}: other {other}")
     return lines
 
 
 def each(texts: Iterable[str]) -> str:
-    """What the runs of a column or cell say of themselves, once each."""
+    """Join the distinct texts, in order of first occurrence."""
     return " / ".join(dict.fromkeys(texts))
 
 
 def _apart(one: Options, other: Options) -> list[str]:
-    """In what two columns differ; of the facts about tasks, those about tasks that both have."""
+    """List the options in which two columns differ; facts about single tasks only for tasks in both."""
     shared = one.keys() & other.keys()
     names = [n for n in differing([one, other]) if n in shared or not n.startswith(ABOUT_A_TASK)]
     return [n for n in names if n != "order"] or names
 
 
-def _told(option: str, one: Options, other: Options) -> str:
+def _difference(option: str, one: Options, other: Options) -> str:
     if option.startswith("checksum."):
         return f"examples of {option.removeprefix('checksum.')}"
     values = [str(each.get(option, "null")) for each in (other, one)]

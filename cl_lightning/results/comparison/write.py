@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV or LaTeX (booktabs)."""
+"""Formats a comparison as Markdown, CSV or LaTeX (booktabs)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ ABOUT = (
     "difference paired: the same seeds and examples on both sides"
 )
 
-#: What a backslash before it does not make LaTeX print.
+#: Characters that LaTeX does not print with a backslash before them.
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
     "±": r"$\pm$", "|": r"\textbar{}",
@@ -24,7 +24,7 @@ TEX = {
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts: `groups` are column groups (name, number of columns), under them `heads`, then `rows`."""
+    """A table of formatted cells: `groups` are column groups (name, number of columns) above the column `heads`."""
 
     title: str
     groups: list[tuple[str, int]]
@@ -33,7 +33,7 @@ class Grid:
 
 
 def grids(table: Comparison, metrics: Sequence[str], baseline: int | None) -> list[Grid]:
-    """The methods' own figures, and their differences from a baseline row where there is one."""
+    """Build the table of the methods' figures and, with a baseline row, that of their differences from it."""
     groups = [(name, len(metrics) + 1) for name in table.columns]
     heads = [*metrics, "seeds"] * len(table.columns)
     of_orders = [table.over_orders(r, "fp") for r in range(len(table.methods))]
@@ -54,7 +54,7 @@ def grids(table: Comparison, metrics: Sequence[str], baseline: int | None) -> li
 
 
 def _texts(cells: list[list], write: Callable[..., str]) -> list[str]:
-    """The cells of each column group and the number of seeds; blank where there is nothing."""
+    """Format the cells of each column group, followed by the number of seeds; blank if there is no run."""
     return [text for group in cells for text in [*("" if c is None else write(c) for c in group), _seeds(group)]]
 
 
@@ -79,7 +79,7 @@ def _notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
 
 
 def markdown(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
-    """Markdown tables and a list of notes."""
+    """Format as Markdown tables with a list of notes."""
     lines: list[str] = []
     for grid in grids(table, metrics, baseline):
         names = [name for name, width in grid.groups for _ in range(width)]
@@ -94,7 +94,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
-    """LaTeX tabulars for the package booktabs, and the notes below them."""
+    """Format as LaTeX tabulars for the package booktabs, with the notes below them."""
     lines: list[str] = []
     for grid in grids(table, metrics, baseline):
         groups = [rf"\multicolumn{{{width}}}{{c}}{{{_tex(name)}}}" for name, width in grid.groups]
@@ -111,7 +111,7 @@ def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> st
 
 
 def _row(cells: Sequence[str]) -> str:
-    # The row before, or a rule, would take a "[" or a "*" that follows for an argument of its own.
+    # Without "{}", a row that begins with "[" or "*" would be read as an argument of the row or rule before it.
     return "{}" + " & ".join(cells) + r" \\"
 
 
@@ -120,8 +120,11 @@ def _tex(text: str) -> str:
 
 
 def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
-    """A line for each method, column and metric: figures, interval over test examples, difference from the baseline,
-    mean and worst over task orders, where there are several."""
+    """Format as CSV with one line per method, column and metric.
+
+    A line holds the figures, the interval over test examples, the difference from the baseline, and mean and worst over
+    task orders if there are several.
+    """
     columns = ["method", "column", "order", "data", "scored_by", "metric", "seeds", "mean", "sd", "low", "high"]
     columns += ["baseline", "difference", "difference_low", "difference_high", "paired_seeds"]
     columns += ["orders", "orders_mean", "orders_worst"]

@@ -1,0 +1,66 @@
+"""Errors of jsonargparse in one line each. No torch here."""
+
+import difflib
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from cl_lightning.common.errors import ConfigError, nearest, user_error_in
+
+#: Of more valid names than these, an error lists the nearest alone.
+MANY = 25
+
+UNKNOWN = re.compile(r"unrecognized arguments: --([\w.+-]+)|(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
+#: Patterns of jsonargparse's messages, and what an error says instead.
+PLAIN = {
+    r"Expected a path but .*\n": "",  # any value could be the path of a file of values
+    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
+    r"typing.Literal\[(.*)\]": lambda found: found[1].replace(", ", " or "),
+    "NoneType": "null",
+    "dot import path.*": "class name",
+}
+
+
+class OptionParser(ArgumentParser):
+    """An ArgumentParser whose errors are ConfigErrors: one line, with the nearest valid names.
+
+    jsonargparse makes another one for the options of each class that an option names.
+
+    Args:
+        main: whether this is the parser of a command, and not that of a class.
+    """
+
+    def __init__(self, *args: Any, main: bool = False, **kwargs: Any) -> None:
+        self._main = main
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the UserError that `ex` wraps, or else a ConfigError that says what `message` does."""
+        raise user_error_in(ex) or ConfigError(self._one_line(message)) from None
+
+    def _one_line(self, message: str) -> str:
+        owner = "" if self._main else "".join(f"{group}." for group in list(self.groups or ())[:1])  # as "SliceInit."
+        if found := UNKNOWN.search(message):
+            return self._unknown(owner, ".".join(filter(None, found.groups())))
+        for pattern, plain in PLAIN.items():
+            message = re.sub(pattern, plain, message)
+        message = re.sub(r'^Parser key "([\w.+]+)":', lambda key: f"{owner}{key[1]}:", message)
+        where = message.split(":", 1)[0]
+        if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
+            return f"{where}: no class {found[1]!r} ({found[2]})"
+        if found := re.search(r"(?:Got|Given) value: (.*)", message):
+            kinds = re.findall(r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+            off = " (YAML reads a bare off as False: quote it)" if found[1] == "False" and "'off'" in message else ""
+            return f"{where}: expected {' or '.join(dict.fromkeys(kinds))}, not {found[1]!r}{off}"
+        text = " ".join(filter(None, (line.strip(" -") for line in message.splitlines())))
+        return text if text.startswith(owner) else f"{owner[:-1]}: {text}"
+
+    def _unknown(self, owner: str, name: str) -> str:
+        """Say that there is no option `name`, and which there are beside it."""
+        group, dot, last = name.rpartition(".")
+        options = self.get_defaults(skip_validation=True).keys()
+        beside = {o.removeprefix(group + dot).split(".")[0] for o in options if o.startswith(group + dot)}
+        close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
+        hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
+        return f"unknown option {owner}{name}; {hint}"
