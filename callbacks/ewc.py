@@ -115,17 +115,12 @@ class EWC(TaskCallback):
         of_one = {n: Exact(layer.shape, layer.lora_A.dtype, layer.weight.device) for n, layer in layers.items()}
         new = {n: [torch.zeros_like(t) for t in THETA[self.over](layer)] for n, layer in layers.items()}
 
-        def square() -> None:
+        weighted = (examples, [1.0] * len(examples))
+        for _ in run.gradient_pass(weighted, 1, gated=True, with_new=True).by_batch(of_one):
             for name, layer in layers.items():
                 for F, g in zip(new[name], GRADIENT[self.over](layer, of_one[name].total), strict=True):
                     F += g.square()
                 of_one[name].total.zero_()
-
-        def take(name: str, dy: Tensor, x: Tensor) -> None:
-            of_one[name].add(dy, x)
-
-        weighted = (examples, [1.0] * len(examples))
-        run.gradient_pass(weighted, 1, gated=True, with_new=True)(take, square)
         for name, parts in new.items():
             means = [distributed.sum_(F) / len(examples) for F in parts]
             old = self.fisher.get(name)

@@ -27,7 +27,8 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
+from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import Plan, plan
 from cl_lightning.initializers.base import Initializer, Needs
 from cl_lightning.initializers.slice import SLICE
@@ -213,16 +214,19 @@ class SliceInit(BranchInit):
         dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
         collector = GradientCollector(layers, chosen, run.data.seed, dtype)
 
-        def passes(by_task: dict[str, list[Encoded]], gated: bool) -> RunPass:
-            return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
-
-        gated = self.gate_weighting == "both"
-        over = passes({run.order[task]: run.data.draw(task, self.samples, "gradient")}, self.gate_weighting != "none")
+        new_gated, memory_gated = self.gate_weighting != "none", self.gate_weighting == "both"
+        examples = {run.order[task]: run.data.draw(task, self.samples, "gradient")}
         try:
-            memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
-            return collector.collect(over, memories, by_batch=self.reliability is not None), memories
+            memories = [
+                collector.collect(self._gradient_pass(run, group, memory_gated)) for group in self._memory_groups(run)
+            ]
+            new = self._gradient_pass(run, examples, new_gated)
+            return collector.collect(new, memories, by_batch=self.reliability is not None), memories
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
+
+    def _gradient_pass(self, run: RunContext, by_task: dict[str, list[Encoded]], gated: bool) -> GradientPass:
+        return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
 
     def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
         """Examples and weights whose loss is the mean over tasks of each task's token mean."""
@@ -248,9 +252,9 @@ class SliceInit(BranchInit):
         """
         blocks = blocks_of(new.gradients)
         allowed = None
-        if self.reliability is not None and new.products:
-            groups = decided_together(new.products, self.scope, blocks)
-            allowed = reliable_conflicts(new.products, groups, self.reliability)
+        if self.reliability is not None and new.inner_by_batch:
+            groups = decided_together(new.inner_by_batch, self.scope, blocks)
+            allowed = reliable_conflicts(new.inner_by_batch, groups, self.reliability)
         try:
             for name, gradient, record in reconcile(
                 new.gradients,
@@ -277,9 +281,9 @@ class SliceInit(BranchInit):
         self, start: Start, record: SurgeryRecord, name: str, new: Collected, memories: list[Collected], rank: int
     ) -> MatrixReport:
         error = None
-        if self.reliability is not None and name in new.products:
+        if self.reliability is not None and name in new.inner_by_batch:
             scale = record.norm_new * record.norm_memory
-            errors = [jackknife(column)[1] for column in new.products[name].t()]
+            errors = [jackknife(column)[1] for column in new.inner_by_batch[name].t()]
             error = max(errors) / scale if scale else None
         after = (start.against(m.gradients[name]) for m in memories)
         cosine_after, inner_after = min(after, default=(None, None))
@@ -303,8 +307,8 @@ class SliceInit(BranchInit):
         rows = [report.row(matrix) for matrix, report in reports.items()]
         run.write_table(f"surgery/{name}", COLUMNS, rows)
         numbers = in_numbers(reports)
-        if self.reliability is not None and new.products:
-            by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
+        if self.reliability is not None and new.inner_by_batch:
+            by_matrix = {matrix: by_batch.sum(1) for matrix, by_batch in new.inner_by_batch.items()}
             numbers["fired_by_chance"] = null_firing_share(
                 by_matrix, self.reliability, generator(run.data.seed, "halves", name)
             )

@@ -17,6 +17,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.model.module import ContinualLM, Step
 from tests.adapters.test_branch_strategies import begin, train
 from tests.conftest import batch_of, random_examples
@@ -37,14 +38,14 @@ class OneRank:
 
     def gradient_pass(
         self, samples: Any, size: int, loss_on: str = "answer", gated: bool = False, with_new: bool = False
-    ) -> Callable[..., None]:
+    ) -> GradientPass:
         def batches() -> Iterator[dict[str, Any]]:
             for example in samples[0]:
                 batch = training_batch([example], pad_id=0)
                 yield {**batch, "sample_weight": torch.ones(1, dtype=torch.float64)}
 
         assert size == 1
-        return lambda take, after: self.module.products(batches(), take, after, gated, with_new)
+        return self.module.gradient_pass(batches(), gated, with_new)
 
 
 def learnt(tiny: Make, adapter: AdapterStrategy) -> ContinualLM:

@@ -1,5 +1,6 @@
 """The memory ladder: its formula against the bytes really held, and where it changes from one rung to the next."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._shapes import llama_shapes
+from cl_lightning.gradients.accumulate import Accumulator
 from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import plan
 from cl_lightning.gradients.sketch import Sketch
 from cl_lightning.linalg.low_rank import LowRank
@@ -59,18 +62,21 @@ def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypa
         monkeypatch.setattr(f"cl_lightning.gradients.collector.{kind}", spy)
     held = []
 
-    def run_pass(take: Any, after_batch: Any) -> None:
-        rng = torch.Generator().manual_seed(0)
-        for name, (m, n) in shapes.items():
-            take(name, torch.randn(30, m, generator=rng), torch.randn(30, n, generator=rng))
-        after_batch()
-        alive = [getattr(x, "total", x) for x in made]
-        held.append(sum(tensors_in([alive, done, collector._tests]).values()))
+    class Random(GradientPass):
+        def by_batch(self, accumulators: Mapping[str, Accumulator]) -> Iterator[None]:
+            rng = torch.Generator().manual_seed(0)
+            for name, (m, n) in shapes.items():
+                accumulators[name].add(torch.randn(30, m, generator=rng), torch.randn(30, n, generator=rng))
+            yield
+            alive = [getattr(x, "total", x) for x in made]
+            held.append(sum(tensors_in([alive, done, collector._tests]).values()))
+
+    source = Random(layers, nn.Module(), [], lambda batch: None)
 
     done: list[Any] = []
     for _ in range(2):
         made.clear()
-        done.append(collector.collect(run_pass).gradients)
+        done.append(collector.collect(source).gradients)
     assert max(held) == chosen.held
 
 

@@ -157,12 +157,15 @@ def test_test_matrices_are_shared_and_depend_on_seed_and_size() -> None:
     assert not torch.equal(matrices().gaussian("range", 5, 3), matrices(1).gaussian("range", 5, 3))
 
 
-def test_exact_accumulators_give_batchwise_products_from_the_same_product() -> None:
+def test_exact_accumulators_give_inner_products_by_batch_from_the_same_outer_product() -> None:
     memory = normal(6, 9, seed=5)
     exact = Exact((6, 9), torch.float64, torch.device("cpu"), [memory, 2 * memory])
     dy, x = normal(7, 6, seed=1), normal(7, 9, seed=2)
     exact.add(dy, x)
     wanted = float((dy.t() @ x * memory).sum())
     assert torch.allclose(exact.total, dy.t() @ x)
-    assert exact.products.tolist() == pytest.approx([wanted, 2 * wanted])
+    exact.inner.end_batch()
+    exact.inner.end_batch()
+    assert exact.inner.batches[0].tolist() == pytest.approx([wanted, 2 * wanted])
+    assert exact.inner.batches[1].tolist() == [0.0, 0.0], "a new batch begins at 0"
     assert float(inner_product(dy, x, memory)) == pytest.approx(wanted)

@@ -1,6 +1,6 @@
 """Sketches of a real model's gradients, SmolLM2-135M after a few steps on an old task: the benchmark in small."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,16 @@ NEXT = {"A": "B", "B": "C", "C": "A"}
 
 Batches = list[tuple[Tensor, Tensor]]
 Streams = dict[str, Batches]
+
+
+@dataclass
+class Calls:
+    """Keeps every call of a layer."""
+
+    calls: Batches
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        self.calls.append((dy.clone(), x.clone()))
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +71,9 @@ def streams() -> tuple[Streams, Streams]:
     module.adapter.begin_task(1, torch.Generator().manual_seed(1))
 
     def stream(batches: list[dict[str, Any]]) -> Streams:
-        out: Streams = {}
+        out: Streams = {name: [] for name in module.adapter.layers if int(name.split(".")[2]) in BLOCKS}
 
-        def take(name: str, dy: Tensor, x: Tensor) -> None:
-            if int(name.split(".")[2]) in BLOCKS:
-                out.setdefault(name, []).append((dy.clone(), x.clone()))
-
-        module.products(batches, take, lambda: None)
+        module.gradient_pass(batches).run({name: Calls(calls) for name, calls in out.items()})
         return out
 
     return stream(old), stream(new)
