@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -21,8 +21,6 @@ from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
 
-#: Matrix and what its start is computed from, see `Initializer.needs`.
-Statistics = Iterable[tuple[str, Tensor | LowRank | None]]
 #: As `Start.tensors`.
 Factors = tuple[Tensor, ...]
 
@@ -82,27 +80,19 @@ class BranchInit(TaskCallback):
             examples = run.data.draw(task, self.samples, "gradient")
             statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
         layers = run.module.adapter.layers
-        factors, owners = self.start(run, task, ((name, statistics.get(name)) for name in layers))
+
+        def factors_of(name: str, statistic: Tensor | None) -> Factors:
+            return self.start(run, task, name, statistic).tensors
+
+        of_all = ((name, statistics.get(name)) for name in layers)
+        factors, owners = distributed.deal(of_all, factors_of, f"boundary of task {run.order[task]}, matrix")
         self.set(run, factors, owners)
 
-    def start(
-        self, run: RunContext, task: int, statistics: Statistics, look: Callable[[str, Start], None] | None = None
-    ) -> tuple[dict[str, Factors], dict[str, int]]:
-        """Compute every matrix's start on one rank: this rank's factors, and who has which. `look` sees each start.
-
-        Raises:
-            TrainingError: a start cannot be computed; names the matrix.
-        """
-        adapter, new = run.module.adapter, run.order[task]
-
-        def one(name: str, statistic: Tensor | LowRank | None) -> Factors:
-            rng, weight = generator(run.data.seed, "init", new, name), adapter.layers[name].dense_weight()
-            start = start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
-            if look is not None:
-                look(name, start)
-            return start.tensors
-
-        return distributed.deal(statistics, one, f"boundary of task {new}, matrix")
+    def start(self, run: RunContext, task: int, name: str, statistic: Tensor | LowRank | None) -> Start:
+        """Compute one matrix's start from what its initialiser needs, see `Initializer.needs`."""
+        adapter = run.module.adapter
+        rng, weight = generator(run.data.seed, "init", run.order[task], name), adapter.layers[name].dense_weight()
+        return start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
 
     def set(self, run: RunContext, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
         """Broadcast every matrix's factors and set them. Empties `factors` on the way."""

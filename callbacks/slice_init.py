@@ -14,13 +14,13 @@ the reconciled step itself before training begins.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from callbacks.branch_init import BranchInit
+from callbacks.branch_init import BranchInit, Factors
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
@@ -43,6 +43,20 @@ from cl_lightning.surgery.reliability import LEAST_BATCHES, jackknife, null_firi
 from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS, MatrixReport, boundary_row, in_numbers, in_words
 
 MemoryGradient = Literal["mean", "last", "per_task"]
+
+
+class Gradients(NamedTuple):
+    """The new task's gradients, and those of each memory group."""
+
+    new: Collected
+    memories: list[Collected]
+
+
+class Reconciled(NamedTuple):
+    """One matrix's reconciled gradient, and what surgery did to it."""
+
+    gradient: Tensor | LowRank
+    record: SurgeryRecord
 
 
 class SliceInit(BranchInit):
@@ -181,17 +195,11 @@ class SliceInit(BranchInit):
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Collect gradients, reconcile them, compute the starts, set them, report."""
         started = time.monotonic()
-        records: dict[str, SurgeryRecord] = {}
-        reports: dict[str, MatrixReport] = {}
-
-        def look(name: str, start: Start) -> None:
-            reports[name] = self._matrix_report(start, records[name], name, new, memories, run.module.adapter.rank)
-
-        new, memories = self._collect(run, task)
-        reconciled = self._reconcile(run, task, new, memories, records)
-        factors, owners = self.start(run, task, reconciled, look)
+        gradients = self._collect(run, task)
+        reconciled = self._reconcile(run, task, gradients)
+        factors, owners, reports = self._start(run, task, reconciled, gradients)
         self.set(run, factors, owners)
-        self._report(run, task, reports, new, time.monotonic() - started)
+        self._report(run, task, reports, gradients.new, time.monotonic() - started)
 
     def _memory_groups(self, run: RunContext) -> list[dict[str, list[Encoded]]]:
         """Examples by task, one group for each memory gradient."""
@@ -204,8 +212,8 @@ class SliceInit(BranchInit):
         drawn = memory.draw(run, self.memory_samples)
         return [drawn] if self.memory_gradient == "mean" else [{name: kept} for name, kept in drawn.items()]
 
-    def _collect(self, run: RunContext, task: int) -> tuple[Collected, list[Collected]]:
-        """Gradients of the new task and of each memory group."""
+    def _collect(self, run: RunContext, task: int) -> Gradients:
+        """Take the gradients of the new task and of each memory group."""
         run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
         chosen = self._plan(run)
         if not self.boundaries:
@@ -221,7 +229,7 @@ class SliceInit(BranchInit):
                 collector.collect(self._gradient_pass(run, group, memory_gated)) for group in self._memory_groups(run)
             ]
             new = self._gradient_pass(run, examples, new_gated)
-            return collector.collect(new, memories, by_batch=self.reliability is not None), memories
+            return Gradients(collector.collect(new, memories, by_batch=self.reliability is not None), memories)
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
@@ -240,16 +248,15 @@ class SliceInit(BranchInit):
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
         return examples, weights
 
-    # ---- surgery -----------------------------------------------------------------------------------------
+    # ---- surgery and starts ------------------------------------------------------------------------------
 
-    def _reconcile(
-        self, run: RunContext, task: int, new: Collected, memories: list[Collected], records: dict[str, SurgeryRecord]
-    ) -> Iterator[tuple[str, Tensor | LowRank]]:
-        """(name, G~) of every matrix; fills `records`, and lets go of a matrix's gradients once it is done with.
+    def _reconcile(self, run: RunContext, task: int, gradients: Gradients) -> Iterator[tuple[str, Reconciled]]:
+        """Reconcile matrix by matrix; a matrix's gradients are let go of once the next one is asked for.
 
         Raises:
             TrainingError: a gradient cannot be reconciled. All ranks hold the same ones, so all find the same fault.
         """
+        new, memories = gradients.new, gradients.memories
         blocks = blocks_of(new.gradients)
         allowed = None
         if self.reliability is not None and new.inner_by_batch:
@@ -268,24 +275,40 @@ class SliceInit(BranchInit):
                 inner=new.inner or None,
                 norms=new.norms,
             ):
-                records[name] = record
-                yield name, gradient
+                yield name, Reconciled(gradient, record)
                 for held in (new, *memories):
                     del held.gradients[name]
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
+    def _start(
+        self, run: RunContext, task: int, reconciled: Iterable[tuple[str, Reconciled]], gradients: Gradients
+    ) -> tuple[dict[str, Factors], dict[str, int], dict[str, MatrixReport]]:
+        """Compute and describe each matrix's start on one rank.
+
+        Returns:
+            This rank's factors by matrix, the rank that has each matrix's factors, and this rank's reports by matrix.
+        """
+
+        def one(name: str, found: Reconciled) -> tuple[Factors, MatrixReport]:
+            start = self.start(run, task, name, found.gradient)
+            return start.tensors, self._matrix_report(name, start, found.record, gradients, run.module.adapter.rank)
+
+        made, owners = distributed.deal(reconciled, one, f"boundary of task {run.order[task]}, matrix")
+        factors = {name: tensors for name, (tensors, _) in made.items()}
+        return factors, owners, {name: report for name, (_, report) in made.items()}
+
     # ---- what it did -------------------------------------------------------------------------------------
 
     def _matrix_report(
-        self, start: Start, record: SurgeryRecord, name: str, new: Collected, memories: list[Collected], rank: int
+        self, name: str, start: Start, record: SurgeryRecord, gradients: Gradients, rank: int
     ) -> MatrixReport:
-        error = None
+        new, error = gradients.new, None
         if self.reliability is not None and name in new.inner_by_batch:
             scale = record.norm_new * record.norm_memory
             errors = [jackknife(column)[1] for column in new.inner_by_batch[name].t()]
             error = max(errors) / scale if scale else None
-        after = (start.against(m.gradients[name]) for m in memories)
+        after = (start.against(m.gradients[name]) for m in gradients.memories)
         cosine_after, inner_after = min(after, default=(None, None))
         return MatrixReport(
             record=record,
