@@ -15,7 +15,7 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.seeding import generator
 from cl_lightning.initializers.base import Initializer, Needs
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.initializers.start import Start, empty_factors, start_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.sequence.callback import TaskCallback
@@ -40,7 +40,7 @@ class BranchInit(TaskCallback):
     #: Step taken before training, see `SliceInit`.
     warm_start = 0.0
 
-    def __init__(self, initializer: Initializer = LoRA(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
+    def __init__(self, initializer: Initializer = Kaiming(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
         for name, value in (("samples", samples), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 
 
 class IncLoRA(AdapterStrategy):
@@ -23,7 +23,7 @@ class IncLoRA(AdapterStrategy):
     _into_weight = False
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
-        start = LoRA()
+        start = Kaiming()
         for name, layer in self.layers.items():
             # Only the shape matters here, and a quantised weight hides it.
             shape_only = torch.zeros(()).expand(layer.shape)

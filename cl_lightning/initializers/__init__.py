@@ -5,13 +5,13 @@ from cl_lightning.common.lazy import lazy_exports
 EXPORTS = {
     "CorDA": "corda",
     "EVA": "eva",
-    "LoRA": "lora",
+    "Kaiming": "kaiming",
     "LoRAGA": "loraga",
     "LoRAM": "loram",
     "LoRAOne": "lora_one",
     "LoRASB": "lora_sb",
     "MiLoRA": "milora",
-    "OLoRA": "olora",
+    "OrthonormalQR": "orthonormal_qr",
     "PiSSA": "pissa",
     "SLICE": "slice",
 }

@@ -12,7 +12,7 @@ from callbacks.slice_init import SliceInit
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.data.collate import training_batch
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.initializers.loraga import LoRAGA
 from cl_lightning.sequence.run import SequenceRun
 from cl_lightning.surgery.pcgrad import PCGrad
@@ -131,7 +131,7 @@ def test_samples_weigh_as_much_as_the_new_gate_opens_for_them_in_the_gradients_a
     assert far(found, wanted[not weighed]) > 1e-2, "negative control"
 
 
-@pytest.mark.parametrize("initializer", [LoRA(), LoRAGA(directions="random")], ids=["lora", "random directions"])
+@pytest.mark.parametrize("initializer", [Kaiming(), LoRAGA(directions="random")], ids=["kaiming", "random directions"])
 def test_every_matrix_of_every_task_starts_from_draws_of_its_own(tmp_path: Path, initializer: Any) -> None:
     starts: list[dict[str, Tensor]] = []
     drawn: list[int] = []

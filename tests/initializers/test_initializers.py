@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_lightning import initializers
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.initializers import SLICE, LoRA, LoRAGA
+from cl_lightning.initializers import SLICE, Kaiming, LoRAGA
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.directions import DIRECTIONS, Directions, Variance, split, variance_scale
 from cl_lightning.initializers.loraga import SCALES
@@ -105,14 +105,14 @@ def test_unknown_options_are_configuration_errors(cls: type, arguments: dict, hi
 
 def test_lora_is_kaiming_uniform_with_zero_product() -> None:
     W = torch.empty(40, 2500)
-    A, B = LoRA().factors(W, None, 16, 2.0, rng())
+    A, B = Kaiming().factors(W, None, 16, 2.0, rng())
     expected = torch.empty(16, 2500)
     torch.nn.init.kaiming_uniform_(expected, a=math.sqrt(5), generator=rng())
     torch.testing.assert_close(A, expected)
     assert float(A.abs().max()) == pytest.approx(1 / 50, rel=1e-2) and not B.any()
-    assert not torch.equal(LoRA().factors(W, None, 16, 2.0, rng(1))[0], A)
+    assert not torch.equal(Kaiming().factors(W, None, 16, 2.0, rng(1))[0], A)
     with pytest.raises(ValueError, match="rank"):
-        LoRA().factors(W, None, 0, 2.0, rng())
+        Kaiming().factors(W, None, 0, 2.0, rng())
 
 
 # --- shared functions -------------------------------------------------------------------------------------
