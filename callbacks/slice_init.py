@@ -258,10 +258,10 @@ class SliceInit(BranchInit):
         """
         new, memories = gradients.new, gradients.memories
         blocks = blocks_of(new.gradients)
-        allowed = None
+        reliable = None
         if self.reliability is not None and new.inner_by_batch:
             groups = decided_together(new.inner_by_batch, self.scope, blocks)
-            allowed = reliable_conflicts(new.inner_by_batch, groups, self.reliability)
+            reliable = reliable_conflicts(new.inner_by_batch, groups, self.reliability)
         try:
             for name, gradient, record in reconcile(
                 new.gradients,
@@ -271,7 +271,7 @@ class SliceInit(BranchInit):
                 self.scope,
                 blocks,
                 self.preserve_norm,
-                allowed,
+                reliable,
                 inner=new.inner or None,
                 norms=new.norms,
             ):
@@ -318,7 +318,6 @@ class SliceInit(BranchInit):
             cosine_after=cosine_after,
             inner_after=inner_after,
             standard_error=error,
-            gate_open=not record.gated,
         )
 
     def _report(
@@ -347,5 +346,5 @@ class SliceInit(BranchInit):
         self.boundaries = state["boundaries"]
 
     def tables(self) -> list[Table]:
-        title = "what surgery did at each boundary (empty: no memory to compare with, or no gate)"
+        title = "what surgery did at each boundary (empty: no memory to compare with, or no reliability test)"
         return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []

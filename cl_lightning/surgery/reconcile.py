@@ -43,7 +43,7 @@ class SurgeryRecord:
         coefficients: a over (new, memories..); empty where a `RangeOperator` changed the gradient.
         norm_new: Frobenius norm of the new gradient.
         norm_memory: of the memory gradient that `cosine` is about; 0 without memory.
-        gated: whether the gate kept surgery off, whatever the operator says.
+        suppressed: whether the reliability test kept surgery off, whatever the operator says.
     """
 
     cosine: float
@@ -51,7 +51,7 @@ class SurgeryRecord:
     coefficients: tuple[float, ...]
     norm_new: float
     norm_memory: float
-    gated: bool = False
+    suppressed: bool = False
 
 
 def damped(coefficients: Tensor, strength: float) -> Tensor:
@@ -87,7 +87,7 @@ def conflicts(
     scope: Scope = "matrix",
     blocks: Blocks | None = None,
     preserve_norm: bool = False,
-    gate: Mapping[str, bool] | None = None,
+    reliable: Mapping[str, bool] | None = None,
 ) -> dict[str, SurgeryRecord]:
     """Decide for each named matrix from its Gram matrix, exact or sketched.
 
@@ -103,22 +103,23 @@ def conflicts(
         blocks: block of every matrix name; read under scope "block".
         preserve_norm: see `with_norm_of_new`. Under scope "block" and "global" one factor keeps the norm over all
             matrices together: one for each, as in the SLICE authors' code, would undo the decision on the sum.
-        gate: False switches surgery off for a matrix; equal for all that are decided together. None: all open.
+        reliable: per matrix name, whether its conflict is reliable (`surgery.reliability`); False suppresses surgery.
+            Equal for all that are decided together. None: not tested, surgery everywhere.
 
     Raises:
         ValueError: if a Gram matrix is not finite or the operator has no answer (the message names the matrix),
-            strength is out of range, scope is unknown, blocks or gate lack a matrix, or a gate differs among
-            matrices that are decided together.
+            strength is out of range, scope is unknown, `blocks` or `reliable` lack a matrix, or `reliable` differs
+            among matrices that are decided together.
     """
     for name, gram in grams.items():
         _check_finite(name, gram)
     groups = decided_together(grams, scope, blocks)
-    _check_gate(groups, gate)
+    _check_reliable(groups, reliable)
     records: dict[str, SurgeryRecord] = {}
     for names in groups:
         total = torch.stack([grams[name] for name in names]).sum(0)
-        is_open = gate is None or gate[names[0]]
-        records |= dict.fromkeys(names, _record(names[0], total, operator, strength, preserve_norm, is_open))
+        suppressed = reliable is not None and not reliable[names[0]]
+        records |= dict.fromkeys(names, _record(names[0], total, operator, strength, preserve_norm, suppressed))
     return {name: records[name] for name in grams}
 
 
@@ -130,7 +131,7 @@ def reconcile(
     scope: Scope = "matrix",
     blocks: Blocks | None = None,
     preserve_norm: bool = False,
-    gate: Mapping[str, bool] | None = None,
+    reliable: Mapping[str, bool] | None = None,
     inner: Mapping[str, Tensor] | None = None,
     norms: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[str, Gradient, SurgeryRecord]]:
@@ -144,7 +145,7 @@ def reconcile(
         memories: gradients of the past, one mapping for each (their mean, the last, or one per past task), same
             names and shapes.
         operator: which coefficients; or a `RangeOperator`, for which scope is "matrix" and memories at most one.
-        strength, scope, blocks, preserve_norm, gate: see `conflicts`.
+        strength, scope, blocks, preserve_norm, reliable: see `conflicts`.
         inner: <G_new, G_j> over the memories j, (k,), per matrix name, where they are known better than from what is
             left of the gradients in sketches; None: from `new` and `memories`.
         norms: ||G_j||^2 of the memories, (k,), for the matrices whose sketches hold too little.
@@ -158,25 +159,25 @@ def reconcile(
     sources = (new, *memories)
     names = list(new)  # a copy, since the caller may delete while we iterate
     groups = decided_together(names, scope, blocks)
-    _check_gate(groups, gate)
+    _check_reliable(groups, reliable)
     shared: dict[str, SurgeryRecord] = {}
     if isinstance(operator, RangeOperator):
         if scope != "matrix" or len(memories) > 1:
             raise ValueError(f"{type(operator).__name__} works matrix by matrix, on one memory gradient")
     elif scope != "matrix":  # needs every inner product before the first decision
         grams = {name: _named_gram(name, sources, inner, norms) for name in names}
-        shared = conflicts(grams, operator, strength, scope, blocks, preserve_norm, gate)
+        shared = conflicts(grams, operator, strength, scope, blocks, preserve_norm, reliable)
 
     # No gradient is bound to a local name below: a suspended generator would keep it alive.
     for name in names:
         if isinstance(operator, RangeOperator):
-            is_open = gate is None or gate[name]
-            yield name, *_without_range(name, sources, operator, strength, preserve_norm, is_open)
+            suppressed = reliable is not None and not reliable[name]
+            yield name, *_without_range(name, sources, operator, strength, preserve_norm, suppressed)
             continue
         record = shared.get(name)
         if record is None:
             grams = {name: _named_gram(name, sources, inner, norms)}
-            record = conflicts(grams, operator, strength, preserve_norm=preserve_norm, gate=gate)[name]
+            record = conflicts(grams, operator, strength, preserve_norm=preserve_norm, reliable=reliable)[name]
         yield name, combine(record.coefficients, [source[name] for source in sources]), record
 
 
@@ -194,14 +195,14 @@ def decided_together(
     return list(groups.values())
 
 
-def _check_gate(groups: Sequence[Sequence[str]], gate: Mapping[str, bool] | None) -> None:
-    if gate is None:
+def _check_reliable(groups: Sequence[Sequence[str]], reliable: Mapping[str, bool] | None) -> None:
+    if reliable is None:
         return
     for names in groups:
-        if missing := [name for name in names if name not in gate]:
-            raise ValueError(f"the surgery gate lacks: {', '.join(missing)}")
-        if len({bool(gate[name]) for name in names}) > 1:
-            raise ValueError(f"{', '.join(names)} are decided together and need one gate")
+        if missing := [name for name in names if name not in reliable]:
+            raise ValueError(f"the reliability test lacks: {', '.join(missing)}")
+        if len({bool(reliable[name]) for name in names}) > 1:
+            raise ValueError(f"{', '.join(names)} are decided together and need one answer of the reliability test")
 
 
 def _check_finite(name: str, gram: Tensor) -> None:
@@ -231,17 +232,17 @@ def _named_gram(
 
 
 def _record(
-    name: str, gram: Tensor, operator: SurgeryOperator, strength: float, preserve_norm: bool, is_open: bool
+    name: str, gram: Tensor, operator: SurgeryOperator, strength: float, preserve_norm: bool, suppressed: bool
 ) -> SurgeryRecord:
     a = no_surgery(gram)
-    if is_open:
+    if not suppressed:
         try:
             a = damped(operator.coefficients(gram), strength)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         if preserve_norm and _fires(a):
             a = with_norm_of_new(a, gram)
-    return _observed(gram, _fires(a), tuple(a.tolist()), gated=not is_open)
+    return _observed(gram, _fires(a), tuple(a.tolist()), suppressed=suppressed)
 
 
 def _without_range(
@@ -250,7 +251,7 @@ def _without_range(
     operator: RangeOperator,
     strength: float,
     preserve_norm: bool,
-    is_open: bool,
+    suppressed: bool,
 ) -> tuple[Gradient, SurgeryRecord]:
     """One matrix without the directions that the operator takes out."""
     gram = _named_gram(name, sources)
@@ -258,13 +259,13 @@ def _without_range(
     untouched = tuple(no_surgery(gram).tolist())
     new = sources[0][name]
     out = new
-    if is_open and len(sources) > 1:
+    if not suppressed and len(sources) > 1:
         try:
             out = operator.remove(new, sources[1][name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if out is new:
-        return new, _observed(gram, False, untouched, gated=not is_open)
+        return new, _observed(gram, False, untouched, suppressed=suppressed)
     pair = gram_matrix([new, out])
     a = damped(torch.tensor([0.0, 1.0], dtype=torch.float64), strength)
     if not _fires(a):
@@ -280,11 +281,11 @@ def _fires(coefficients: Tensor) -> bool:
     return first != 1 or any(rest)
 
 
-def _observed(gram: Tensor, fired: bool, coefficients: tuple[float, ...], gated: bool = False) -> SurgeryRecord:
+def _observed(gram: Tensor, fired: bool, coefficients: tuple[float, ...], suppressed: bool = False) -> SurgeryRecord:
     norm, *norms = gram.diagonal().sqrt().tolist()
     cosines = [cosine(gram, 0, j) for j in range(1, len(gram))]
     smallest, norm_memory = min(zip(cosines, norms, strict=True), default=(0.0, 0.0))
-    return SurgeryRecord(smallest, fired, coefficients, norm, norm_memory, gated)
+    return SurgeryRecord(smallest, fired, coefficients, norm, norm_memory, suppressed)
 
 
 BLOCK = re.compile(r".*?\.\d+(?=\.)")

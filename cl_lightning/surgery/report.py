@@ -8,7 +8,7 @@ from typing import Any
 from cl_lightning.surgery.reconcile import SurgeryRecord
 
 COLUMNS = [
-    "matrix", "cosine", "standard_error", "gate_open", "fired", "coefficients", "norm_new", "norm_memory",
+    "matrix", "cosine", "standard_error", "suppressed", "fired", "coefficients", "norm_new", "norm_memory",
     "captured", "energy_2r", "overlap_with_loraga", "cosine_after", "inner_after",
 ]  # fmt: skip
 #: Of the table of boundaries; `boundary_row` fills them.
@@ -29,8 +29,7 @@ class MatrixReport:
         overlap: of the top-2r column spaces of G~ and G_new (plain LoRA-GA's); 1 where surgery did not fire.
         cosine_after, inner_after: cosine and inner product of [G~]_2r with the memory gradient it points against most;
             None without memory. Truncation may bring back a conflict that surgery took out.
-        standard_error: of `record.cosine`, by jackknife over batches; None without gate.
-        gate_open: whether surgery was allowed here.
+        standard_error: of `record.cosine`, by jackknife over batches; None without reliability test.
     """
 
     record: SurgeryRecord
@@ -40,13 +39,12 @@ class MatrixReport:
     cosine_after: float | None
     inner_after: float | None
     standard_error: float | None = None
-    gate_open: bool = True
 
     def row(self, name: str) -> list[Any]:
         r = self.record
         coefficients = " ".join(f"{a:.6g}" for a in r.coefficients)
         return [
-            name, r.cosine, self.standard_error, int(self.gate_open), int(r.fired), coefficients, r.norm_new,
+            name, r.cosine, self.standard_error, int(r.suppressed), int(r.fired), coefficients, r.norm_new,
             r.norm_memory, self.captured, self.energy, self.overlap, self.cosine_after,
             self.inner_after,
         ]  # fmt: skip
@@ -72,7 +70,7 @@ def in_numbers(reports: Mapping[str, MatrixReport]) -> dict[str, float]:
 
 
 def boundary_row(task: str, numbers: Mapping[str, float], seconds: float) -> list[Any]:
-    """One boundary in the table: `numbers` as `in_numbers` gives them, and "fired_by_chance" where there is a gate."""
+    """Make a boundary's row: `numbers` as from `in_numbers`, and "fired_by_chance" with a reliability test."""
     return [
         task,
         *(100 * numbers[k] if k in numbers else None for k in ("negative", "fired", "fired_by_chance")),
