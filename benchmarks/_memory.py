@@ -33,7 +33,7 @@ def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
     exact = plan(shapes, RANK, 2, OVERSAMPLING)
     budget = int(BUDGET * exact.held)
     return {"exact": exact} | {
-        mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("two_pass", "single_pass")
+        mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("four_pass", "single_pass")
     }
 
 

@@ -11,7 +11,7 @@ and reconciled as at a task boundary. Per matrix, U and V being the top 2r direc
     cosine    of new and memory gradient as surgery sees it; its sign counts where the exact one exceeds 5e-3
     low rank  the same from <G, memory's sketch> over exact norms
 
-Goals for two_pass on real gradients: energy of 0.999 or more in every matrix, cosine errors below 4e-3, no sign error.
+Goals for four_pass on real gradients: energy of 0.999 or more in every matrix, cosine errors below 4e-3, no sign error.
 They are measured, not asserted. --quick leaves the other task out; --rounds has no effect.
 """
 
@@ -46,7 +46,7 @@ from cl_lightning.surgery.reconcile import reconcile
 
 RANK, OVERSAMPLING = 16, 10
 TOP = 2 * RANK
-SKETCHES = ("two_pass", "single_pass")
+SKETCHES = ("four_pass", "single_pass")
 OLD, OTHER = "FOMC", "NumGLUE-cm"
 FLIP = {"A": "B", "B": "C", "C": "A"}
 TRAINED = 96  # examples of the old task, BATCH of them a step

@@ -24,7 +24,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gates import constrain
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
-from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
+from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class GateOrthogonalization(GrownSubspaces):
 
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
-        self.divides({"the embedding": run.module.adapter.embedding_size})
+        self.check_chunks({"the embedding": run.module.adapter.embedding_size})
 
     def _chunks(self, count: int) -> list[int]:
         """Of each weight's inputs: embeddings and the key's features are divided, hidden layers are not."""
@@ -120,7 +120,7 @@ class GateOrthogonalization(GrownSubspaces):
         self.bases = [M.to(w.device) for M, w in zip(self.bases, gates.new, strict=True)]
         C = self._covariances(run, task)[-1]
         M, key = self.bases[-1], gates.new[-1]
-        self._outside = 1.0 - held(M, C, self.energy)
+        self._outside = 1.0 - captured_energy(M, C, self.energy)
         if self.starts_outside:
             try:
                 direction = design(M, C, key.detach(), self.key, self._chunks(len(gates.new))[-1])
@@ -179,7 +179,7 @@ class GateOrthogonalization(GrownSubspaces):
         named = {str(index): C for index, C in enumerate(covariances)}
         bases = self.bases
         chunks = dict(zip(named, self._chunks(len(bases)), strict=True))
-        self.bases = [M for _, M in self.grown(named, lambda index: bases[int(index)], share, chunks)]
+        self.bases = [M for _, M in self.grow_all(named, lambda index: bases[int(index)], share, chunks)]
         of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
         old = [of_new[j] for j in run.order[:task]]
         row = [

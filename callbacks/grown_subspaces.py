@@ -11,7 +11,7 @@ from torch import Tensor
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.linalg.subspaces import Count, Energy, grow, threshold
+from cl_lightning.linalg.subspaces import Count, Energy, energy_share, grow
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class GrownSubspaces(TaskCallback):
                 f"use {len(run.order)} or more, or null"
             )
 
-    def divides(self, sizes: Mapping[str, int]) -> None:
+    def check_chunks(self, sizes: Mapping[str, int]) -> None:
         """Refuse widths that `chunks` does not divide, by name."""
         for name, size in sizes.items():
             if size % self.chunks:
@@ -62,9 +62,9 @@ class GrownSubspaces(TaskCallback):
 
     def share_after(self, run: RunContext, task: int) -> float:
         """Of the energy, that is to be held after a task."""
-        return threshold(self.share, task, self.tasks or len(run.order))
+        return energy_share(self.share, task, self.tasks or len(run.order))
 
-    def grown(
+    def grow_all(
         self,
         covariances: Mapping[str, Tensor],
         basis: Callable[[str], Tensor],

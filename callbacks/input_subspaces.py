@@ -19,7 +19,7 @@ from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import query_of
 from cl_lightning.common import distributed
-from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, design, empty, held
+from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class InputSubspaces(GrownSubspaces):
 
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
-        self.divides({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
+        self.check_chunks({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
 
     # ---- the boundary ------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class InputSubspaces(GrownSubspaces):
             return [design(M, C, adapter.layers[layer].lora_A, self.design, self.chunks) for layer in layers]
 
         for owner, (C, _) in owned.items():
-            self._outside.append(1.0 - held(self._basis(owner, C), C, self.energy))
+            self._outside.append(1.0 - captured_energy(self._basis(owner, C), C, self.energy))
         advice = "; lower boundary.subspaces.share or model.adapter.rank"
         designed, owners = distributed.deal(owned.items(), one, f"boundary of task {name}, layer", advice)
         for owner, (_, layers) in owned.items():
@@ -118,10 +118,10 @@ class InputSubspaces(GrownSubspaces):
         covariances = {owner: C for owner, (C, _) in self._covariances(run, task, with_new=True).items()}
         sizes, kept = [], []
         chunks = dict.fromkeys(covariances, self.chunks)
-        for owner, M in self.grown(covariances, lambda name: self._basis(name, covariances[name]), share, chunks):
+        for owner, M in self.grow_all(covariances, lambda name: self._basis(name, covariances[name]), share, chunks):
             self.seen[owner] = Subspace.spanned_by(M, self.chunks).to(torch.device("cpu"))
             sizes.append(100 * M.shape[1] / len(M))
-            kept.append(100 * held(M, covariances[owner], self.energy))
+            kept.append(100 * captured_energy(M, covariances[owner], self.energy))
         new = [100 * part for part in self._outside]
         row = [share, statistics.median(sizes), max(sizes), statistics.median(new), min(new), min(kept)]
         self.rows.append([run.order[task], *row])

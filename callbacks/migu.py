@@ -1,4 +1,4 @@
-"""MIGU: only the rows that speak loudest on the batch are updated.
+"""MIGU: only the rows that speak largest_rows on the batch are updated.
 
     m_i = mean over the batch's tokens of |h_i| / sum over j of |h_j|,   h = A x, and h = B A x
     rows i of A (of B) with m_i below the quantile `masked`: gradient 0
@@ -92,7 +92,7 @@ class MIGU(TaskCallback):
             for parameter in (layer.lora_A, layer.lora_B):
                 magnitude, flat = flat[: len(parameter)], flat[len(parameter) :]
                 if parameter.grad is not None:
-                    parameter.grad[loudest(magnitude, self.masked).logical_not()] = 0
+                    parameter.grad[largest_rows(magnitude, self.masked).logical_not()] = 0
         self._magnitudes = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,7 +102,7 @@ class MIGU(TaskCallback):
         self._hooks, self._masks = [], None
 
 
-def loudest(magnitude: Tensor, masked: float) -> Tensor:
+def largest_rows(magnitude: Tensor, masked: float) -> Tensor:
     """Which rows stay, (rows,) bool: all but the share `masked` of them with the smallest magnitude, at least one."""
     quiet = min(int(masked * len(magnitude)), len(magnitude) - 1)
     keep = torch.ones_like(magnitude, dtype=torch.bool)

@@ -308,7 +308,7 @@ class SliceInit(BranchInit):
             scale = record.norm_new * record.norm_memory
             errors = [jackknife(column)[1] for column in new.inner_by_batch[name].t()]
             error = max(errors) / scale if scale else None
-        after = (start.against(m.gradients[name]) for m in gradients.memories)
+        after = (start.cosine_with(m.gradients[name]) for m in gradients.memories)
         cosine_after, inner_after = min(after, default=(None, None))
         return MatrixReport(
             record=record,

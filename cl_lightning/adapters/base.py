@@ -174,7 +174,7 @@ class AdapterStrategy(nn.Module, ABC):
         """Extra arguments of the LLM's forward pass (gates), from `data.collate`'s batches. None by default."""
         return {}
 
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+    def new_branch_weight(self, batch: dict[str, Any]) -> Tensor:
         """How much the newest branch's output counts for each sample of a batch, (B,); 1 without gates."""
         return torch.ones(len(batch["input_ids"]), device=batch["input_ids"].device)
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.adapters.row_order import prove_order
+from cl_lightning.adapters.token_order import check_token_order
 from cl_lightning.common.errors import ConfigError
 
 #: Subclasses made so far, by the class they extend.
@@ -45,8 +45,8 @@ def bind_gates(llm: PreTrainedModel) -> None:
                 f"model.adapter.targets: gates cannot reach {name}, which is in none of the model's layers; "
                 "leave it out"
             )
-        module.gated = name
-    prove_order(llm)
+        module.gated_name = name
+    check_token_order(llm)
     for layer in layers:
         layer.__class__ = _bound(type(layer), {"__call__": _layer_call, "forward": _layer_forward, "gates": None})
     for model in _of(PreTrainedModel, llm):

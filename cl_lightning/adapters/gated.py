@@ -85,7 +85,7 @@ class GatedBranches(AdapterStrategy):
         return {} if gates is None else {"gates": gates}
 
     @torch.no_grad()
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+    def new_branch_weight(self, batch: dict[str, Any]) -> Tensor:
         return self.coefficients(self.pooled(batch))[:, -1]
 
     def penalties(self) -> dict[str, Tensor]:

@@ -45,8 +45,8 @@ class AdaptedLinear(nn.Module):
         self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
         self.baked = False
         self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
-        self.gated = ""  # its name in the model: branches never run without gates; set by `adapters.binding`
-        self.in_order = False  # True: flattened inputs keep the samples' order; set by `adapters.row_order`
+        self.gated_name = ""  # its name in the model: branches never run without gates; set by `adapters.binding`
+        self.in_order = False  # True: flattened inputs keep the samples' order; set by `adapters.token_order`
         self.tokens = 0  # B L of the layer around it; set with `gates`
         self.old_gates_learn = self.detach_old = False  # see `Gating`
         self.columns: list[int] = []  # of the stack, by branch
@@ -194,7 +194,7 @@ class AdaptedLinear(nn.Module):
             return y + self._product(dropped, trained, start, (None, None), with_base=False)
         return self._product(x, trained, start, stack, with_base=True)
 
-    def _fit(self, gates: Tensor, x: Tensor) -> bool:
+    def _has_all_tokens(self, gates: Tensor, x: Tensor) -> bool:
         """Whether x has all tokens of each sample, sample after sample."""
         return len(x) == len(gates) if x.dim() > 2 else self.in_order and len(x) == self.tokens
 
@@ -211,16 +211,16 @@ class AdaptedLinear(nn.Module):
         fused = with_base and not self.quantized
         weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
         gates, owners = self.gates, self._owners if stack[0] is not None else None
-        if self.gated and gates is None:
+        if self.gated_name and gates is None:
             raise ConfigError(
                 "this model weighs its branches by the prompt, and no gates came with the call: generate by "
                 "cl_lightning.evaluation.generate.generate(.., own=[e.own for e in encoded], "
                 "extra=module.adapter.forward_kwargs), of prompts from data.prompt.PromptEncoder; take likelihoods "
                 "from module.answer_logits or module.sample_nll"
             )
-        if gates is not None and not self._fit(gates, x):
+        if gates is not None and not self._has_all_tokens(gates, x):
             raise ConfigError(
-                f"gates of {len(gates)} samples do not fit {self.gated or 'a layer'}'s input of shape "
+                f"gates of {len(gates)} samples do not fit {self.gated_name or 'a layer'}'s input of shape "
                 f"{tuple(x.shape)}; leave it out of model.adapter.targets where its rows are not each sample's tokens "
                 "in order"
             )

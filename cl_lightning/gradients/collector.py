@@ -19,7 +19,7 @@ from cl_lightning.common import distributed
 from cl_lightning.gradients.accumulate import Exact, InnerProducts, Together, gather_batches
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import Plan
-from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.gradients.sketch import FourPass, SinglePass, Sketch, TestMatrices
 from cl_lightning.linalg.gram import Gradient
 
 
@@ -153,8 +153,8 @@ class GradientCollector:
     def _sketch(self, layer: Matrix) -> Sketch:
         device = layer.weight.device
         tests = self._tests.setdefault(device, TestMatrices(self.seed, self.dtype, device))
-        if self.plan.mode == "two_pass":
-            return TwoPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
+        if self.plan.mode == "four_pass":
+            return FourPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
         return SinglePass(layer.shape, self.plan.columns, tests, self.plan.rows)
 
     # ---- inner products with memories that a sketch does not hold well ----------------------------------

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cl_lightning.gradients.sketch import PROBES, TwoPass
+from cl_lightning.gradients.sketch import PROBES, FourPass
 
-Mode = Literal["exact", "two_pass", "single_pass"]
+Mode = Literal["exact", "four_pass", "single_pass"]
 Shapes = Mapping[str, tuple[int, int]]
 
 #: Smallest oversampling of the last resort.
@@ -87,8 +87,8 @@ def plan(
     least = 2 * rank + LEAST_OVERSAMPLING
     candidates = [Plan("exact", exact, exact, exact, 1, budget=budget)]
     for c in range(2 * columns, columns - 1, -1):
-        held, kept = (numbers * itemsize for numbers in _two_pass(shapes, columns, c, gradients))
-        candidates.append(Plan("two_pass", held, kept, exact, TwoPass.passes, columns, c, budget=budget))
+        held, kept = (numbers * itemsize for numbers in _four_pass(shapes, columns, c, gradients))
+        candidates.append(Plan("four_pass", held, kept, exact, FourPass.passes, columns, c, budget=budget))
     # Down to the fewest columns and rows from which 2r directions can be told.
     for k, rows in [(k, 2 * k + 1) for k in range(columns, least - 1, -1)] + [(least, least + 2)]:
         held, kept = (numbers * itemsize for numbers in _single_pass(shapes, k, rows, gradients))
@@ -104,10 +104,10 @@ def plan(
     )
 
 
-def _two_pass(shapes: Shapes, k: int, kept: int, gradients: int) -> tuple[int, int]:
+def _four_pass(shapes: Shapes, k: int, kept: int, gradients: int) -> tuple[int, int]:
     """Numbers held at the peak, and when done."""
-    done = sum((m + n) * min(kept, TwoPass.streamed_columns(k, (m, n))) for m, n in shapes.values())
-    streamed = sum((m + n) * TwoPass.streamed_columns(k, (m, n)) + PROBES * m for m, n in shapes.values())
+    done = sum((m + n) * min(kept, FourPass.streamed_columns(k, (m, n))) for m, n in shapes.values())
+    streamed = sum((m + n) * FourPass.streamed_columns(k, (m, n)) + PROBES * m for m, n in shapes.values())
     tests = _range_tests(shapes, k)
     return (gradients - 1) * done + streamed + tests, gradients * done + tests
 

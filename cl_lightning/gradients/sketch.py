@@ -84,7 +84,7 @@ class Sketch(ABC):
         """Go to the next pass; after the last one, the result."""
 
 
-class TwoPass(Sketch):
+class FourPass(Sketch):
     """Range finder with one power pass, of which both bases are kept: two passes, and the power's two.
 
         Y = G Omega, Q = orth(Y)  |  H = G^T Q, P = orth(H)  |  Y' = G P, Q' = orth(Y' outside Q)  |  H' = G^T Q'

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import check_moments, halves
+from cl_lightning.initializers.directions import balanced_factors, check_moments
 from cl_lightning.linalg.svd import all_singular
 
 Mode = Literal["ipm", "kpm"]
@@ -53,7 +53,7 @@ class CorDA(Initializer):
         C = C + DAMPING * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype, device=C.device)
         U, S, V = all_singular(weight.detach().to(torch.float64) @ C, rank)
         pick = PICK[self.mode](rank)
-        A, B = halves(U[:, pick], S[pick], V[:, pick], scaling)
+        A, B = balanced_factors(U[:, pick], S[pick], V[:, pick], scaling)
         A = torch.linalg.solve(C, A.t()).t()
         dtype = torch.promote_types(statistic.dtype, torch.float32)
         return A.contiguous().to(dtype), B.to(dtype)

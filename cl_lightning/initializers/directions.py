@@ -36,7 +36,9 @@ DIRECTIONS: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] =
 }
 
 
-def split(U: Tensor, V: Tensor, rank: int, directions: Directions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def split_directions(
+    U: Tensor, V: Tensor, rank: int, directions: Directions, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Give A (r, n) and B (m, r) disjoint sets of unit singular directions that together make 1..2r.
 
     "ArB2r": A the first r, B the next; "A2rBr": the reverse; "interleaved": B the 1st, 3rd, .., A the 2nd, 4th,
@@ -51,7 +53,7 @@ def split(U: Tensor, V: Tensor, rank: int, directions: Directions, generator: to
     return V[:, a].t().contiguous(), U[:, b].contiguous()
 
 
-def halves(U: Tensor, S: Tensor, V: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def balanced_factors(U: Tensor, S: Tensor, V: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """A (r, n) = sqrt(S / s) V^T and B (m, r) = U sqrt(S / s), so that s B A = U S V^T."""
     root = (S / scaling).sqrt()
     return (V * root).t().contiguous(), U * root
@@ -103,7 +105,7 @@ def unit_factors(
     """
     check_gradient(gradient, weight)
     U, _, V = top_singular(gradient, 2 * rank, generator)
-    return split(U, V, rank, directions, generator)
+    return split_directions(U, V, rank, directions, generator)
 
 
 def check_variance(initializer: str, variance: str) -> Variance:

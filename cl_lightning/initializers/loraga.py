@@ -48,7 +48,7 @@ class LoRAGA(Initializer):
     used as a displacement from its start (`cl_lightning.adapters.linear`).
 
     Args:
-        directions: which of the 2r directions go where, see `initializers.directions.split`.
+        directions: which of the 2r directions go where, see `initializers.directions.split_directions`.
         scale: zeta. "stable": m^(1/4) / sqrt(gamma); "gd": 1/s; "unit": 1; "weightS": mean over i <= r of
             sqrt(sigma_i(W) / s).
         gamma: of the "stable" scale; larger starts smaller.

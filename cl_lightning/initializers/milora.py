@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import halves
+from cl_lightning.initializers.directions import balanced_factors
 from cl_lightning.linalg.svd import all_singular
 
 
@@ -25,4 +25,4 @@ class MiLoRA(Initializer):
     ) -> tuple[Tensor, Tensor]:
         """See the base class. ValueError if the rank exceeds min(m, n)."""
         U, S, V = all_singular(weight, rank)
-        return halves(U[:, -rank:], S[-rank:], V[:, -rank:], scaling)
+        return balanced_factors(U[:, -rank:], S[-rank:], V[:, -rank:], scaling)

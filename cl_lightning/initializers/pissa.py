@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import halves
+from cl_lightning.initializers.directions import balanced_factors
 from cl_lightning.linalg.svd import top_singular
 
 
@@ -23,4 +23,4 @@ class PiSSA(Initializer):
         self, weight: Tensor, statistic: None, rank: int, scaling: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """See the base class. ValueError if the rank exceeds min(m, n)."""
-        return halves(*top_singular(weight, rank, generator), scaling)
+        return balanced_factors(*top_singular(weight, rank, generator), scaling)

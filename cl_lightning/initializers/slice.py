@@ -31,7 +31,7 @@ class SLICE(Initializer):
     keep G_new's conflicting part out of it. The scaling s is not in beta: ||s B0 A0|| = s sqrt(rho) ||W||.
 
     Args:
-        directions: which of the 2r directions go where, see `initializers.directions.split`.
+        directions: which of the 2r directions go where, see `initializers.directions.split_directions`.
         variance: "uncentred" or "centred", see `initializers.directions.variance_scale`.
 
     Raises:

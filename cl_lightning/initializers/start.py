@@ -26,7 +26,7 @@ class Start:
     top: LowRank | None = None
     energy: float = 0.0
 
-    def against(self, gradient: Tensor | LowRank) -> tuple[float, float]:
+    def cosine_with(self, gradient: Tensor | LowRank) -> tuple[float, float]:
         """Cosine and inner product of [G~]_2r with another gradient: truncation may bring a conflict back."""
         gram = gram_matrix([self.top, gradient])
         return cosine(gram, 0, 1), float(gram[0, 1])

@@ -21,7 +21,7 @@ Count = Literal["reach", "below"]
 Design = Literal["pca", "pca_one_sided", "random"]
 
 
-def threshold(first: float, task: int, tasks: int) -> float:
+def energy_share(first: float, task: int, tasks: int) -> float:
     """Share of energy to hold after `task` (from 0) of `tasks`: rises from `first` towards 1.
 
         eps_t = eps + (1 - eps) task / tasks
@@ -77,14 +77,14 @@ def add_to_mean(C: Tensor, seen: int, x: Tensor, counted_twice: bool = False) ->
     return (C * before + x.t() @ x) / (before + len(x))
 
 
-def outside(M: Tensor, X: Tensor) -> Tensor:
+def project_out(M: Tensor, X: Tensor) -> Tensor:
     """(I - P) X, X (d, ..). Twice: what the first product leaves inside is rounding of all of X."""
     for _ in range(2):
         X = X - M @ (M.t() @ X)
     return X
 
 
-def held(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
+def captured_energy(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
     """Share of C's energy inside span M, 0..1; 1 for C = 0.
 
     eigen          tr(P C) / tr C, which is the share of sum ||x||^2
@@ -94,7 +94,7 @@ def held(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
     if energy == "eigen":
         inside, total = float((M * (C @ M)).sum()), float(C.trace())
         return inside / total if total > 0 else 1.0
-    missed, total = float(outside(M, C).square().sum()), float(C.square().sum())
+    missed, total = float(project_out(M, C).square().sum()), float(C.square().sum())
     return 1.0 - missed / total if total > 0 else 1.0
 
 
@@ -123,11 +123,13 @@ def grow(
         return torch.block_diag(*[grow(part, covariance, share, energy, count) for part, covariance in blocks])
     rounding = len(C) ** 0.5 * torch.finfo(C.dtype).eps  # of a sum of products in C's dtype
     C = C.double()
-    directions, energies, total = _missed(M, C, energy)
+    directions, energies, total = _uncaptured(M, C, energy)
     if total == 0:
         return M
     worth = energies > total * (rounding if energy == "eigen" else rounding**2)
-    before = held(M, C, energy) + torch.cat([energies.new_zeros(1), energies.cumsum(0)])[: len(energies)] / total
+    before = (
+        captured_energy(M, C, energy) + torch.cat([energies.new_zeros(1), energies.cumsum(0)])[: len(energies)] / total
+    )
     taken = int((worth & ((before < share) | (share == 1))).sum())
     if count == "below" and M.shape[1] == 0:
         taken = max(1, int((energies.cumsum(0) / total < share).sum()))
@@ -158,7 +160,7 @@ def complement(M: Tensor, chunks: int = 1) -> Tensor:
     return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :].clone(memory_format=torch.contiguous_format)
 
 
-def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
+def _uncaptured(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
     """Orthonormal directions (d, d - k) outside span M, their energies, descending, and C's whole energy.
 
     Found within the complement: a direction without energy is arbitrary, and must not reach back into span M.
@@ -201,7 +203,7 @@ def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca", chunks: int
     if how == "random":
         if not M.shape[1]:
             return start.double()
-        rows = outside(M, start.double().t()).t()
+        rows = project_out(M, start.double().t()).t()
         return rows / rows.norm(dim=1, keepdim=True) / math.sqrt(3)
-    directions, _, _ = _missed(M, C.double(), "eigen" if how == "pca" else "eigen_squared")
+    directions, _, _ = _uncaptured(M, C.double(), "eigen" if how == "pca" else "eigen_squared")
     return directions[:, :rank].t() / math.sqrt(3)

@@ -279,7 +279,7 @@ class ContinualLM(LightningModule):
             # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
             nll = self.sample_nll(batch, share_prefix=False) * batch["sample_weight"]
             if gated:
-                nll = nll * self.adapter.speaks_for(batch).to(nll)
+                nll = nll * self.adapter.new_branch_weight(batch).to(nll)
             nll.sum().backward()
 
     def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.gates import OUTPUTS, Gates, constrain, pool
-from cl_lightning.linalg.subspaces import design, empty, grow, outside
+from cl_lightning.linalg.subspaces import design, empty, grow, project_out
 from tests.conftest import SHARED
 
 D, H = 24, 10
@@ -159,7 +159,7 @@ def second_task(
                     w.copy_(after_step(w, start, M))
     moved = [(w.detach() - s).double() @ M for w, s, M in zip(gates.new, starts, bases, strict=True)]
     features = [p.detach().double() for p in gates.features(old)]
-    left = max(float(outside(M, p.t()).norm() / p.norm()) for M, p in zip(bases, features, strict=True))
+    left = max(float(project_out(M, p.t()).norm() / p.norm()) for M, p in zip(bases, features, strict=True))
     return before, float(gates(old)[:, -1].max()), float(gates(new)[:, -1].mean()), moved, left
 
 

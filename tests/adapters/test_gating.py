@@ -157,7 +157,7 @@ def test_all_coefficients_one_are_incremental_lora(make: Make) -> None:
     plain = module.adapter.forward_kwargs
     module.adapter.forward_kwargs = lambda batch: {}
     for layer in module.adapter.layers.values():
-        layer.gated = False
+        layer.gated_name = ""
     alone = module.sample_nll(batch)
     ones = torch.ones(4, 3, dtype=torch.float64)
     module.adapter.forward_kwargs = lambda batch: {"gates": ones}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.ewc import EWC
 from callbacks.lwf import LwF
-from callbacks.migu import MIGU, loudest
+from callbacks.migu import MIGU, largest_rows
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
@@ -215,9 +215,9 @@ def test_distillation_pulls_the_model_back(tiny: Make) -> None:
 
 def test_the_quietest_rows_are_masked() -> None:
     magnitude = torch.tensor([0.1, 0.4, 0.2, 0.3])
-    assert loudest(magnitude, 0.5).tolist() == [False, True, False, True]
-    assert loudest(magnitude, 0.0).all()
-    assert loudest(magnitude, 0.99).tolist() == [False, True, False, False], "one row is left at least"
+    assert largest_rows(magnitude, 0.5).tolist() == [False, True, False, True]
+    assert largest_rows(magnitude, 0.0).all()
+    assert largest_rows(magnitude, 0.99).tolist() == [False, True, False, False], "one row is left at least"
 
 
 @pytest.mark.parametrize("share_prefix", [False, True])

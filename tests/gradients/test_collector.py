@@ -75,7 +75,7 @@ def test_exact_inner_products_by_batch_add_up_to_the_inner_product(
         assert float(new.inner[name]) == pytest.approx(float((g * exact[0][name]).sum()), rel=1e-9, abs=1e-14)
 
 
-@pytest.mark.parametrize("mode", ["two_pass", "single_pass"])
+@pytest.mark.parametrize("mode", ["four_pass", "single_pass"])
 def test_sketches_hold_what_counts_and_know_inner_products(
     module: ContinualLM, exact: tuple[dict[str, Tensor], dict[str, Tensor]], mode: str
 ) -> None:
@@ -99,9 +99,9 @@ def test_sketches_hold_what_counts_and_know_inner_products(
 def test_memories_that_a_sketch_misses_are_formed_within_the_budget(
     module: ContinualLM, exact: tuple[dict[str, Tensor], dict[str, Tensor]]
 ) -> None:
-    plain = collector(module, "two_pass", oversampling=0).plan
+    plain = collector(module, "four_pass", oversampling=0).plan
     largest = max(8 * g.numel() for g in exact[0].values())
-    maker = collector(module, "two_pass", budget=max(plain.held, plain.kept + 2 * largest), oversampling=0)
+    maker = collector(module, "four_pass", budget=max(plain.held, plain.kept + 2 * largest), oversampling=0)
     memory = maker.collect(module.gradient_pass(batches(1)))
     poor = {name: LowRank(g.left, g.right, 0.5) for name, g in memory.gradients.items()}
     passes = []
@@ -129,7 +129,7 @@ PINNED = {
 }
 
 
-@pytest.mark.parametrize("mode", ["exact", "two_pass"])
+@pytest.mark.parametrize("mode", ["exact", "four_pass"])
 def test_the_collected_gradients_are_those_they_always_were(module: ContinualLM, mode: str) -> None:
     maker = collector(module, mode)
     memory = maker.collect(module.gradient_pass(batches(1)))
@@ -156,7 +156,7 @@ def _rank(rank: int, folder: str, mode: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("mode", ["exact", "two_pass", "single_pass"])
+@pytest.mark.parametrize("mode", ["exact", "four_pass", "single_pass"])
 def test_two_ranks_with_ragged_batches_equal_one(module: ContinualLM, tmp_path: Path, mode: str) -> None:
     mp.spawn(_rank, (str(tmp_path), mode), nprocs=2)
     two = torch.load(tmp_path / f"{mode}.pt", weights_only=True)
@@ -185,7 +185,7 @@ def test_the_mean_of_rank_means_is_another_gradient(module: ContinualLM) -> None
 # --- not finite -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["two_pass", "single_pass"])
+@pytest.mark.parametrize("mode", ["four_pass", "single_pass"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_sketched_gradient_that_is_not_finite_is_named(module: ContinualLM, mode: str, bad: float) -> None:
     name = list(module.adapter.layers)[5]

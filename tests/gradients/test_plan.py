@@ -44,7 +44,7 @@ def tensors_in(thing: Any) -> dict[int, int]:
     return {k: v for part in parts for k, v in tensors_in(part).items()}
 
 
-@pytest.mark.parametrize("mode", ["exact", "two_pass", "single_pass"])
+@pytest.mark.parametrize("mode", ["exact", "four_pass", "single_pass"])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = MODELS[model]
@@ -52,7 +52,7 @@ def test_the_formula_is_what_is_held_at_the_peak(model: str, mode: str, monkeypa
     chosen = plan(shapes, RANK, 2, mode=mode)
     collector = GradientCollector(layers, chosen, 0, torch.float32)
     made: list[Any] = []
-    for kind in ("Exact", "TwoPass", "SinglePass"):
+    for kind in ("Exact", "FourPass", "SinglePass"):
         original = getattr(__import__("cl_lightning.gradients.collector", fromlist=[kind]), kind)
 
         def spy(*args: Any, original: Any = original) -> Any:
@@ -90,8 +90,8 @@ def test_the_ladder_goes_down_rung_by_rung() -> None:
             assert rungs[-1].held <= budget
     assert f"single_pass needs {rungs[-1].held}" in str(refused.value)
     modes = [rung.mode for rung in rungs]
-    assert modes == sorted(modes, key=["exact", "two_pass", "single_pass"].index)
-    assert [r.kept_columns for r in rungs if r.mode == "two_pass"] == list(range(36, 17, -1))
+    assert modes == sorted(modes, key=["exact", "four_pass", "single_pass"].index)
+    assert [r.kept_columns for r in rungs if r.mode == "four_pass"] == list(range(36, 17, -1))
     assert modes.count("exact") == 1
     assert modes.count("single_pass") > 1
 
@@ -103,8 +103,8 @@ def test_what_is_held_never_exceeds_the_budget_and_grows_with_m_plus_n_times_k()
             assert plan(shapes, 8, 2, budget=budget).held <= budget
         except ValueError:
             assert budget < 3_395_712  # the single pass with the least oversampling
-    narrow, wide = (plan(shapes, r, 1, oversampling=0, mode="two_pass").held for r in (8, 16))
-    probes = plan(shapes, 0, 1, oversampling=0, mode="two_pass").held  # what does not grow with k
+    narrow, wide = (plan(shapes, r, 1, oversampling=0, mode="four_pass").held for r in (8, 16))
+    probes = plan(shapes, 0, 1, oversampling=0, mode="four_pass").held  # what does not grow with k
     assert (wide - probes) == 2 * (narrow - probes)
 
 
@@ -115,12 +115,12 @@ def test_what_is_held_never_exceeds_the_budget_and_grows_with_m_plus_n_times_k()
 def test_known_sizes(model: tuple[int, int, int, int], gigabytes: float) -> None:
     shapes = llama_shapes(*model)
     assert plan(shapes, 8, 1).held / 1e9 == pytest.approx(gigabytes, abs=0.01)
-    assert plan(shapes, 8, 2, mode="two_pass").held < 0.05 * plan(shapes, 8, 2).held
+    assert plan(shapes, 8, 2, mode="four_pass").held < 0.05 * plan(shapes, 8, 2).held
 
 
 def test_the_choice_is_told_in_one_line() -> None:
     shapes = llama_shapes(256, 688, 2, 128)
     assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
-    sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="two_pass").held).line()
+    sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="four_pass").held).line()
     assert "18 columns, 4 passes, 36 kept" in sketched
     assert "\n" not in sketched

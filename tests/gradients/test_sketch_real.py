@@ -12,7 +12,7 @@ from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.accumulate import inner_product
-from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.gradients.sketch import FourPass, SinglePass, Sketch, TestMatrices
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.linalg.svd import top_singular
 from cl_lightning.model.backbone import Backbone
@@ -100,7 +100,7 @@ def test_top_energy_and_conflicts_survive_in_every_matrix(streams: tuple[Streams
     for name, new in streams[1].items():
         old = streams[0][name]
         G, M = (sum(dy.double().t() @ x.double() for dy, x in batches) for batches in (new, old))
-        sketch, memory = (run(TwoPass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS), batches) for batches in (new, old))
+        sketch, memory = (run(FourPass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS), batches) for batches in (new, old))
         two[name] = energy(sketch, G.float())
         one[name] = energy(run(SinglePass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS + 1), new), G.float())
         exact = float((G * M).sum() / (G.norm() * M.norm()))

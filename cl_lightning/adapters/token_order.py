@@ -20,7 +20,7 @@ SIZE = (4, 16)
 CLOSE = 0.1
 
 
-def prove_order(llm: PreTrainedModel) -> None:
+def check_token_order(llm: PreTrainedModel) -> None:
     """Let those adapted linears follow gates through flattened inputs that keep the samples' order.
 
     Raises:
