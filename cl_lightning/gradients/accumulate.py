@@ -1,4 +1,4 @@
-"""Accumulators: what a pass over batches adds up for one matrix, without keeping the batches.
+"""Accumulators: sums over a pass for one matrix, without keeping the batches.
 
 A matrix's gradient is G = sum over calls of dy^T x. Outer products dy^T x are formed in the tensors' dtype, sums are
 kept in float32 or wider.
@@ -17,7 +17,7 @@ from cl_lightning.linalg.low_rank import LowRank
 
 
 class Accumulator(Protocol):
-    """Adds up something over the calls of one layer."""
+    """Adds up a statistic over the calls of one layer."""
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         """Add one call: the gradient dy (N, m) of the layer's output and its input x (N, n)."""
@@ -70,7 +70,7 @@ class Exact:
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         """Add one call."""
-        # Formed apart, not accumulated inside the kernel: see `add_outer_`.
+        # Formed separately, not accumulated inside the kernel: see `add_outer_`.
         outer = dy.t() @ x
         self.total.add_(outer)
         self.inner.add_formed(outer)
@@ -89,7 +89,7 @@ class Together:
 
 
 def inner_product(dy: Tensor, x: Tensor, gradient: Gradient) -> Tensor:
-    """<dy^T x, gradient>, a float64 scalar, without forming dy^T x.
+    """Compute <dy^T x, gradient>, a float64 scalar, without forming dy^T x.
 
     Low-rank: sum of (dy L) o (x R), cost 2N k(m + n). Dense: sum of dy o (x G^T), cost 2N mn.
     """
@@ -99,9 +99,9 @@ def inner_product(dy: Tensor, x: Tensor, gradient: Gradient) -> Tensor:
 
 
 def add_outer_(total: Tensor, dy: Tensor, x: Tensor) -> None:
-    """total += dy^T x: the outer product in the tensors' dtype, the sum in `total`'s.
+    """Add dy^T x to `total`: the outer product in the tensors' dtype, the sum in `total`'s.
 
-    Shapes: total (m, n); dy (N, m); x (N, n). The outer product is formed on its own, not accumulated inside the
-    kernel, so that a batch adds the same bits whatever was summed before it (and on whichever rank).
+    Shapes: total (m, n); dy (N, m); x (N, n). The outer product is formed separately, not accumulated inside the
+    kernel, so that a batch adds the same bits on any rank and after any other batches.
     """
     total.add_(dy.t() @ x)

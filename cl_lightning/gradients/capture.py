@@ -1,4 +1,4 @@
-"""What passes through frozen linear layers: forward inputs x and output gradients dy, hence G = sum of dy^T x.
+"""Capture of the inputs x and output gradients dy of frozen linear layers, hence of G = sum of dy^T x.
 
 Works where `weight.grad` does not exist (4-bit, frozen) and never touches it. dy is taken at the adapted layer's
 output with all earlier branches in place, so G is the gradient with respect to the effective weight. A layer
@@ -31,14 +31,14 @@ def capture_into(
     Args:
         accumulators: by layer name; used in the backward pass. Layers that do not affect the loss are never added.
         layers: modules by name; input first, one output.
-        model: holds the layers; what its embeddings put out is made to require grad, since nothing else may.
+        model: holds the layers; the outputs of its embeddings are made to require grad, since nothing else may.
     """
 
     def watch(accumulator: Accumulator) -> Any:
         def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 return
-            # Given up when it is used: the graph keeps its hooks, and what they refer to, to the end.
+            # Released on use: the graph keeps its hooks, and what they refer to, until the end.
             held = [inputs[0].detach()]
             output.register_hook(lambda dy: accumulator.add(_by_token(dy), _by_token(held.pop())))
 
@@ -89,7 +89,7 @@ def _by_token(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def dropout_off(model: nn.Module) -> Iterator[None]:
-    """Set every dropout probability to 0 and leave train mode as it is (gradient checkpointing needs it)."""
+    """Set every dropout probability to 0 but keep train mode, which gradient checkpointing needs."""
     saved: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         names = ("p",) if isinstance(module, nn.modules.dropout._DropoutNd) else ("dropout", "attention_dropout")

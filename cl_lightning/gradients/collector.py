@@ -1,9 +1,9 @@
-"""Collects one task's (or memory's) gradients of all matrices over repeated passes, exactly or as sketches.
+"""Collects the gradients of all matrices for one task, or for memory, over repeated passes: exactly or as sketches.
 
-Sums over ranks after each pass; every rank then holds the same gradients. Inner products of a sketched gradient
-with memories are taken while its batches stream by, so that only the memory's sketch error is in them; where that
-sketch misses more than 0.5 % of the memory's energy, the memory is formed after all for those few matrices, as many
-at a time as the budget has room for, and let go again.
+Gradients are summed over ranks after each pass, so every rank holds the same ones. Inner products of a sketched
+gradient with memories are computed while its batches stream by, so only the memory's sketch is approximate in them.
+Where that sketch misses more than 0.5 % of the memory's energy, the memory gradient is formed temporarily, for as many
+of these matrices at a time as the budget has room for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cl_lightning.linalg.gram import Gradient
 
 
 class Matrix(Protocol):
-    """What the collector needs to know of a layer: the frozen W (m, n) and its shape."""
+    """A layer as the collector sees it: the frozen W (m, n) and its shape."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,10 +32,10 @@ class Matrix(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """W, for its device."""
+        """W; only its device is used."""
 
 
-#: Share c of a memory gradient's energy that its sketch must hold if inner products with the sketch are to be trusted:
+#: Share c of a memory gradient's energy that its sketch must capture for inner products with the sketch to be trusted:
 #: the cosine of two aligned gradients would be off by 1 - sqrt(c).
 TRUSTED = 0.995
 
@@ -49,9 +49,9 @@ class Collected:
         source: the pass they came from, which can be run again.
         inner_by_batch: name -> each batch's inner products with the memories, (batches, memories) float64 on the CPU;
             empty where none were asked for.
-        norms: ||G_j||^2 of the memories, (memories,) float64 on the CPU, of matrices in which a memory's sketch holds
-            too little: there they are formed for a moment.
-        extra_passes: passes, over the batches of all, that forming them took.
+        norms: ||G_j||^2 of the memories, (memories,) float64 on the CPU, of the matrices whose memory gradients had to
+            be formed temporarily because a sketch captures too little.
+        extra_passes: number of passes, over all sets of batches, that forming them took.
     """
 
     gradients: dict[str, Gradient]
@@ -67,27 +67,34 @@ class Collected:
 
     @property
     def inner(self) -> dict[str, Tensor]:
-        """name -> <G, G_j> over the memories j, (memories,)."""
+        """Inner products <G, G_j> with the memories j: name -> (memories,)."""
         return {name: by_batch.sum(0) for name, by_batch in self.inner_by_batch.items()}
 
 
 class GradientCollector:
-    """Collects gradients as `plan` says. `layers`: matrices by name; `dtype`: of the sums."""
+    """Collects gradients in the way that `plan` chose.
+
+    Args:
+        layers: matrices by name.
+        plan: exact gradients or sketches, and their sizes.
+        seed: of the sketches' test matrices.
+        dtype: of the sums.
+    """
 
     def __init__(self, layers: Mapping[str, Matrix], plan: Plan, seed: int, dtype: torch.dtype) -> None:
         self.layers, self.plan, self.seed, self.dtype = layers, plan, seed, dtype
         self._tests: dict[torch.device, TestMatrices] = {}
 
     def collect(self, source: GradientPass, memories: Sequence[Collected] = (), by_batch: bool = False) -> Collected:
-        """Run `source` as often as it takes.
+        """Run `source` as often as the plan needs.
 
         Args:
             source: the batches and their loss.
-            memories: gradients whose inner products with this one are wanted.
-            by_batch: batch-wise inner products also where gradients are exact (sketches always have them).
+            memories: gradients to compute inner products with.
+            by_batch: compute inner products by batch for exact gradients too (sketches always have them).
 
         Raises:
-            ValueError: a sketched gradient is not finite; names the matrix. Exact ones are not looked at.
+            ValueError: a sketched gradient is not finite; names the matrix. Exact gradients are not checked.
         """
         if self.plan.mode == "exact":
             return self._exact(source, memories if by_batch else ())
@@ -107,12 +114,12 @@ class GradientCollector:
 
     def _sketched(self, source: GradientPass, memories: Sequence[Collected]) -> Collected:
         sketches = {name: self._sketch(layer) for name, layer in self.layers.items()}
-        poorly = [
+        untrusted = [
             name for name in self.layers
             if any(m.gradients[name].captured < TRUSTED for m in memories)
         ]  # fmt: skip
-        poorly = distributed.gather(poorly)[0]  # all ranks go through the same passes, whatever their rounding
-        inner = self._inner_products([name for name in self.layers if name not in poorly], memories)
+        untrusted = distributed.gather(untrusted)[0]  # all ranks must run the same passes, whatever their rounding
+        inner = self._inner_products([name for name in self.layers if name not in untrusted], memories)
         for _ in range(self.plan.passes - 1):
             source.run(sketches)
             self._finish_pass(sketches)
@@ -122,13 +129,13 @@ class GradientCollector:
                 one.end_batch()
         del last
         done = Collected(self._finish_pass(sketches), source, gather_batches(inner))
-        for group in self._groups(poorly, len(memories)):
+        for group in self._groups(untrusted, len(memories)):
             self._add_formed(done, group, memories)
         done.inner_by_batch = {name: done.inner_by_batch[name] for name in self.layers if memories}
         return done
 
     def _inner_products(self, names: Sequence[str], memories: Sequence[Collected]) -> dict[str, InnerProducts]:
-        """Empty accumulators of inner products with the memories; none where there is no memory."""
+        """Make accumulators of inner products with the memories; none without memories."""
         return {
             name: InnerProducts([m.gradients[name] for m in memories], self.layers[name].weight.device)
             for name in names
@@ -136,12 +143,12 @@ class GradientCollector:
         }
 
     def _finish_pass(self, sketches: dict[str, Sketch]) -> dict[str, Gradient]:
-        """Sum the pass over ranks and go to the next. Sketches that are done leave `sketches` for the result."""
+        """Sum the pass over ranks and return the finished sketches' gradients, which leave `sketches`."""
         results: dict[str, Gradient] = {}
         for name in list(sketches):
             for tensor in sketches[name].tensors():
                 distributed.sum_(tensor)
-                if not tensor.isfinite().all():  # on all ranks alike; what follows would fail in LAPACK
+                if not tensor.isfinite().all():  # equal on all ranks; LAPACK would fail
                     raise ValueError(f"{name}: the gradient is not finite")
             if (result := sketches[name].finish_pass()) is not None:
                 results[name] = result
@@ -157,10 +164,10 @@ class GradientCollector:
             return FourPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
         return SinglePass(layer.shape, self.plan.columns, tests, self.plan.rows)
 
-    # ---- inner products with memories that a sketch does not hold well ----------------------------------
+    # ---- inner products with memories whose sketches are not trusted --------------------------------------
 
     def _groups(self, names: Sequence[str], sets: int) -> Iterator[list[str]]:
-        """As many matrices together as fit what the budget leaves, at least one."""
+        """Group matrices so that their formed memories fit the rest of the budget; at least one in a group."""
         room = (self.plan.budget or self.plan.exact) - self.plan.kept
         group: list[str] = []
         used = 0
@@ -176,7 +183,7 @@ class GradientCollector:
             yield group
 
     def _add_formed(self, done: Collected, names: Sequence[str], memories: Sequence[Collected]) -> None:
-        """Form a few matrices of the memories, add their inner products and norms to `done`, and let them go again."""
+        """Form the memories of a few matrices temporarily and add their inner products and norms to `done`."""
         exact = GradientCollector({name: self.layers[name] for name in names}, self.plan, self.seed, self.dtype)
         formed = [exact._exact(m.source, ()) for m in memories]
         inner = exact._inner_products(names, formed)

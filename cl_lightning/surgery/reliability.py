@@ -1,12 +1,12 @@
-"""Whether a conflict is more than the noise of the batches it was measured on.
+"""Test of a conflict against the noise of the batches it was measured on.
 
-With G_new = sum_b g_b over B batches and d_b = <g_b, G_mem>, the inner product that surgery asks about is the total
+With G_new = sum_b g_b over B batches and d_b = <g_b, G_mem>, the inner product of the gradients is the total
 T = sum_b d_b = <G_new, G_mem>. Leaving out batch b estimates it by T_b = B / (B - 1) (T - d_b); the jackknife is
 
     SE^2 = (B - 1) / B sum_b (T_b - mean T)^2 = B / (B - 1) sum_b (d_b - mean d)^2,
 
-and without a conflict T / SE follows Student's t with B - 1 degrees of freedom where the d_b are normal. The memory
-gradient is taken as given: its own noise is not in SE.
+and without a conflict T / SE follows Student's t with B - 1 degrees of freedom where the d_b are normal. SE does not
+include the noise of the memory gradient.
 """
 
 import math
@@ -19,7 +19,7 @@ LEAST_BATCHES = 3
 
 
 def jackknife(inner: Tensor) -> tuple[float, float]:
-    """Total T and its standard error SE, from the batches' d_b (B,).
+    """Compute the total T and its standard error SE from the batches' d_b (B,).
 
     Raises:
         ValueError: for fewer than 3 batches, or inner products that are not finite.
@@ -34,7 +34,7 @@ def jackknife(inner: Tensor) -> tuple[float, float]:
 
 
 def conflicts_reliably(inner: Tensor, z: float = 2.0) -> bool:
-    """Whether T < -z SE. With z = 2 and 8 batches this happens by chance in 4.3 % of matrices, T < 0 in half.
+    """Test for T < -z SE. With z = 2 and 8 batches this happens by chance in 4.3 % of matrices, T < 0 in half.
 
     Raises:
         ValueError: as `jackknife`.
@@ -44,7 +44,7 @@ def conflicts_reliably(inner: Tensor, z: float = 2.0) -> bool:
 
 
 def reliable_conflicts(inner: Mapping[str, Tensor], groups: Iterable[Sequence[str]], z: float) -> dict[str, bool]:
-    """Whether each matrix conflicts reliably with any memory. Matrices of a group are decided together, on their sum.
+    """Test whether each matrix conflicts reliably with any memory. A group of matrices is decided on its sum.
 
     Args:
         inner: d_b (B, memories) per matrix name.
@@ -67,14 +67,14 @@ def null_firing_share(
 
     In each permutation half of the batches, drawn at random, change the sign of their d_b (with an odd count one
     more or one fewer than half, at random), so that T is zero in expectation; the same batches for all matrices,
-    whose inner products are correlated. A strong conflict in the data itself becomes spread, which widens SE: the share
-    is then too low rather than too high.
+    whose inner products are correlated. A strong conflict in the data widens SE: the share is then too low rather than
+    too high.
 
     Args:
         inner_by_matrix: d_b (B,) per matrix name, the same B for all.
         z: see `conflicts_reliably`.
         generator: CPU generator, the only source of randomness.
-        permutations: how many sign patterns are drawn.
+        permutations: number of sign patterns drawn.
 
     Raises:
         ValueError: without matrices or permutations; else as `jackknife`.
