@@ -1,6 +1,6 @@
-"""At each task boundary: start the new branch's factors from W, from the layer's inputs, or from nothing.
+"""Initialises the new branch at each task boundary: from W, from the layer's inputs, or at random.
 
-`SliceInit` adds the starts that need gradients.
+`SliceInit` adds the initialisers that need gradients.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Factors = tuple[Tensor, ...]
 
 
 class BranchInit(TaskCallback):
-    """Start each task's branch where `initializer` says.
+    """Start each task's branch at the factors of an initialiser.
 
     Args:
-        initializer: factors from the layer's inputs, from W, or from nothing.
-        samples: examples of the new task, drawn by (seed, task), where inputs are needed.
+        initializer: one that needs the layer's inputs, W, or nothing.
+        samples: examples of the new task, drawn by (seed, task), if inputs are needed.
         batch_size: examples per forward pass on each rank.
     """
 
     phase = 40
-    #: What this callback can give an initialiser.
+    #: Statistics that this callback can give an initialiser.
     gives: ClassVar[frozenset[Needs]] = frozenset({"none", "weight", "inputs"})
-    #: Step taken before training, see `SliceInit`.
+    #: Step taken before training; see `SliceInit`.
     warm_start = 0.0
 
     def __init__(self, initializer: Initializer = Kaiming(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
@@ -57,7 +57,7 @@ class BranchInit(TaskCallback):
             )
         if not self.initializer.trains <= adapter.trainable_factors | {"R"}:
             reasons.append(
-                f"boundary.init sets A and B, {type(adapter).__name__} trains only one; set boundary.init=null"
+                f"boundary.init sets A and B, but {type(adapter).__name__} trains only one; set boundary.init=null"
             )
         return reasons
 
@@ -67,9 +67,9 @@ class BranchInit(TaskCallback):
         for name, layer in adapter.layers.items():
             if per_rank * adapter.rank > min(layer.shape):
                 raise ConfigError(
-                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for "
+                    f"model.adapter.rank: at {adapter.rank}, {type(self.initializer).__name__} needs "
                     f"{per_rank * adapter.rank} singular directions of {name}, which has {min(layer.shape)}; use at "
-                    f"most {min(layer.shape) // per_rank}, or leave it out of targets"
+                    f"most {min(layer.shape) // per_rank}, or leave the layer out of targets"
                 )
 
     def on_task_start(self, run: RunContext, task: int) -> None:
@@ -95,7 +95,7 @@ class BranchInit(TaskCallback):
         return start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
 
     def set(self, run: RunContext, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
-        """Broadcast every matrix's factors and set them. Empties `factors` on the way."""
+        """Broadcast every matrix's factors and set them, removing them from `factors`."""
         adapter = run.module.adapter
         for name, owner in owners.items():
             layer = adapter.layers[name]

@@ -1,4 +1,4 @@
-"""What callbacks share that grow subspaces of earlier tasks: by which rule, from which examples, on all ranks."""
+"""Base of the callbacks that grow subspaces of earlier tasks: rule, examples, and work divided among ranks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class GrownSubspaces(TaskCallback):
-    """See `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
+    """Base class: see `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
 
-    #: Of `boundary`, for messages and draws.
+    #: Slot of `boundary`, for messages and draws.
     slot: ClassVar[str]
 
     def __init__(
@@ -51,17 +51,17 @@ class GrownSubspaces(TaskCallback):
             )
 
     def check_chunks(self, sizes: Mapping[str, int]) -> None:
-        """Refuse widths that `chunks` does not divide, by name."""
+        """Check that `chunks` divides all sizes, given by name."""
         for name, size in sizes.items():
             if size % self.chunks:
                 raise ConfigError(f"boundary.{self.slot}.chunks: {self.chunks} does not divide {name}'s {size} inputs")
 
     def examples(self, run: RunContext, task: int) -> list[Encoded]:
-        """Those of a task's training examples that are looked at."""
+        """Draw a task's training examples for the covariances."""
         return run.data.draw(task, self.samples, self.slot)
 
     def share_after(self, run: RunContext, task: int) -> float:
-        """Of the energy, that is to be held after a task."""
+        """Return the energy share to capture after a task."""
         return energy_share(self.share, task, self.tasks or len(run.order))
 
     def grow_all(
@@ -71,7 +71,7 @@ class GrownSubspaces(TaskCallback):
         share: float,
         chunks: Mapping[str, int],
     ) -> Iterator[tuple[str, Tensor]]:
-        """(name, M grown) for every C and basis(name) = M: on one rank each, all at once; all take its answer.
+        """Grow M = basis(name) by every C and yield (name, M); each is computed on one rank and broadcast.
 
         Raises:
             TrainingError: a covariance is not finite, or cannot be decomposed; on all ranks.
@@ -81,8 +81,8 @@ class GrownSubspaces(TaskCallback):
             return grow(basis(name), C, share, self.energy, self.count, chunks[name])
 
         mine, owners = distributed.deal(covariances.items(), one, f"boundary.{self.slot},")
-        told = distributed.gather({name: M.shape[1] for name, M in mine.items()})
-        columns = {name: count for part in told for name, count in part.items()}
+        parts = distributed.gather({name: M.shape[1] for name, M in mine.items()})
+        columns = {name: count for part in parts for name, count in part.items()}
         for name, C in covariances.items():
             grown = mine.pop(name, None)
             if grown is None:

@@ -1,14 +1,14 @@
-"""At each task boundary: gradients of the new task and of memory, surgery, and the chosen initialiser.
+"""Initialises the new branch from gradients of the new task and of memory, after surgery.
 
-SLICE (arXiv 2605.12752) is this with memory, PCGrad and the SLICE initialiser; LoRA-GA is the same without
-operator and memory.
+With memory, PCGrad and the SLICE initialiser this is SLICE (arXiv 2605.12752); with LoRA-GA's initialiser and without
+operator and memory it is LoRA-GA.
 
     G_new = (1/N) sum over the new task's answer tokens of dNLL/dW,       N answer tokens
     G_mem = (1/(t-1)) sum over past tasks j of (1/N_j) sum over j's memory tokens of dNLL/dW
 
-Both are taken with earlier branches in place and the new one out. Training afterwards steps on G_new: where
-surgery fired it has turned the subspace the branch starts in, no more. `warm_start` is our own option that takes
-the reconciled step itself before training begins.
+Both are computed with earlier branches and without the new one. Training afterwards steps on G_new: surgery only
+rotates the subspace that the branch starts in. `warm_start`, which is not in the paper, takes the reconciled step
+itself before training begins.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Gradients(NamedTuple):
 
 
 class Reconciled(NamedTuple):
-    """One matrix's reconciled gradient, and what surgery did to it."""
+    """One matrix's reconciled gradient, and the record of its surgery."""
 
     gradient: Tensor | LowRank
     record: SurgeryRecord
@@ -63,25 +63,25 @@ class SliceInit(BranchInit):
     """Start each task's branch from its reconciled gradient.
 
     Args:
-        initializer: factors from a gradient.
+        initializer: one that needs a gradient.
         operator: reconciles the new task's gradient with memory's; null: none (LoRA-GA).
-        strength: 0..1, how much of the operator's correction is applied.
+        strength: 0..1, the fraction of the operator's correction that is applied.
         scope: conflicts are decided per "matrix", per "block" of the model, or once for all ("global", the paper's).
-        preserve_norm: give the reconciled gradient the new one's norm (where the start depends on it at all).
+        preserve_norm: give the reconciled gradient the new one's norm (if the start depends on the norm).
         memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
-        reliability: surgery only where the inner product over batches lies this many standard errors below 0; null:
-            always.
+        reliability: operate only where the inner product over batches is this many standard errors below 0; null:
+            everywhere.
         samples: examples of the new task, drawn by (seed, task).
-        memory_samples: memory examples per boundary in all, divided among the past tasks, at least one of each.
+        memory_samples: memory examples per boundary, divided among the past tasks, at least one of each.
         batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
-        memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
+        memory_budget: bytes for gradients between batches; exact gradients if they fit, else sketches. null: exact.
         oversampling: extra sketch columns beyond 2 rank.
-        gate_weighting: under gates (GainLoRA), which gradients weigh each sample by how much the new branch will speak
-            for it: the "new" task's, "both", or "none". The gate is shut on old prompts, so "both" leaves a memory
-            gradient of nearly nothing.
-        warm_start: tau > 0 moves the start by the reconciled step itself, s(dB A0 + B0 dA) = -tau [G~]_2r: not in the
-            paper; logits then change.
+        gate_weighting: under gates (GainLoRA), the gradients whose samples are weighted by the new branch's gate: the
+            "new" task's, "both", or "none". The gate is near 0 on old prompts, so "both" leaves hardly any memory
+            gradient.
+        warm_start: tau > 0 moves the start by the reconciled step, s(dB A0 + B0 dA) = -tau [G~]_2r; not in the paper;
+            logits then change.
     """
 
     gives: ClassVar[frozenset[Needs]] = frozenset({"gradients"})
@@ -119,7 +119,7 @@ class SliceInit(BranchInit):
         self.gate_weighting = gate_weighting
         self.boundaries: list[list[Any]] = []
 
-    # ---- what cannot run ---------------------------------------------------------------------------------
+    # ---- checks ------------------------------------------------------------------------------------------
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         kind, reasons = type(self.initializer).__name__, super().check(slots, adapter)
@@ -132,8 +132,8 @@ class SliceInit(BranchInit):
                 )
             if self.operator.memories == "each" and self.memory_gradient != "per_task":
                 reasons.append(
-                    f"boundary.init.operator: {operator} is made for one gradient per past task, "
-                    f"memory_gradient={self.memory_gradient} gives it one in all; set memory_gradient=per_task"
+                    f"boundary.init.operator: {operator} needs one gradient per past task, but "
+                    f"memory_gradient={self.memory_gradient} gives a single one; set memory_gradient=per_task"
                 )
             if self.operator.memories == "one" and self.memory_gradient == "per_task":
                 reasons.append(
@@ -158,23 +158,24 @@ class SliceInit(BranchInit):
 
     def _check_samples(self, run: RunContext) -> None:
         if self.loss_on == "full" and run.module.encoder_decoder:
-            raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
+            raise ConfigError("boundary.init.loss_on: full needs a decoder; an encoder-decoder predicts answers only")
         for task in run.data.tasks:
             count = min(self.samples, len(task.train))
             if count < self.batch_size:
                 raise ConfigError(
-                    f"boundary.init.batch_size: {self.batch_size} is more than the {count} examples on which the "
-                    f"gradient of {task.spec.name} is taken; lower it, or raise boundary.init.samples"
+                    f"boundary.init.batch_size: {self.batch_size} is more than the {count} examples for the gradient "
+                    f"of {task.spec.name}; lower it, or raise boundary.init.samples"
                 )
             batches = -(-count // self.batch_size)
             if self.reliability is not None and batches < LEAST_BATCHES:
                 raise ConfigError(
                     f"boundary.init.reliability: {count} samples of {task.spec.name} in batches of {self.batch_size} "
-                    f"are {batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
+                    f"are {batches} batches, but a standard error needs {LEAST_BATCHES}; raise samples or lower "
+                    "batch_size"
                 )
 
     def _plan(self, run: RunContext) -> Plan:
-        """How gradients are held; refuses a budget in which nothing fits."""
+        """Choose exact gradients or sketches. Raises ConfigError if nothing fits the budget."""
         adapter, most = run.module.adapter, len(run.order) - 1
         sets = 1 + (0 if self.operator is None else most if self.memory_gradient == "per_task" else 1)
         mode = "auto" if self.initializer.takes_sketch else "exact"
@@ -202,7 +203,7 @@ class SliceInit(BranchInit):
         self._report(run, task, reports, gradients.new, time.monotonic() - started)
 
     def _memory_groups(self, run: RunContext) -> list[dict[str, list[Encoded]]]:
-        """Examples by task, one group for each memory gradient."""
+        """Draw memory examples by task, one group for each memory gradient."""
         memory = run.boundary.get("memory")
         if self.operator is None or not isinstance(memory, ReplayBuffer) or not memory.examples:
             return []
@@ -237,7 +238,7 @@ class SliceInit(BranchInit):
         return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
 
     def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
-        """Examples and weights whose loss is the mean over tasks of each task's token mean."""
+        """Weight examples so that the loss is the mean over tasks of each task's token mean."""
         examples: list[Encoded] = []
         weights: list[float] = []
         for chosen in by_task.values():
@@ -251,7 +252,7 @@ class SliceInit(BranchInit):
     # ---- surgery and starts ------------------------------------------------------------------------------
 
     def _reconcile(self, run: RunContext, task: int, gradients: Gradients) -> Iterator[tuple[str, Reconciled]]:
-        """Reconcile matrix by matrix; a matrix's gradients are let go of once the next one is asked for.
+        """Reconcile matrix by matrix, freeing a matrix's gradients when the next one is requested.
 
         Raises:
             TrainingError: a gradient cannot be reconciled. All ranks hold the same ones, so all find the same fault.
@@ -298,7 +299,7 @@ class SliceInit(BranchInit):
         factors = {name: tensors for name, (tensors, _) in made.items()}
         return factors, owners, {name: report for name, (_, report) in made.items()}
 
-    # ---- what it did -------------------------------------------------------------------------------------
+    # ---- report ------------------------------------------------------------------------------------------
 
     def _matrix_report(
         self, name: str, start: Start, record: SurgeryRecord, gradients: Gradients, rank: int
@@ -346,5 +347,5 @@ class SliceInit(BranchInit):
         self.boundaries = state["boundaries"]
 
     def tables(self) -> list[Table]:
-        title = "what surgery did at each boundary (empty: no memory to compare with, or no reliability test)"
+        title = "surgery at each boundary (empty: no memory to compare with, or no reliability test)"
         return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []

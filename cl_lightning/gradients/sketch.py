@@ -65,7 +65,10 @@ class Sketch(ABC):
         return _orthonormal(self._left[:, : self.columns]), self._left[:, self.columns :].clone()
 
     def _low_rank(self, left: Tensor, right: Tensor, probes: Tensor) -> LowRank:
-        """Add the captured share, 1 - ||R||^2 / (||R||^2 + ||G^||^2), R = G - G^; E ||R Omega'||^2 = PROBES ||R||^2."""
+        """Make G^ with its captured share 1 - ||R||^2 / (||R||^2 + ||G^||^2), R = G - G^.
+
+        The probes give ||R||^2: E ||R Omega'||^2 = PROBES ||R||^2.
+        """
         missed = probes - left @ (right.t() @ self._omega[:, self.columns :])
         residual = float(missed.to(torch.float64).square().sum()) / PROBES
         held = float(((left.t() @ left).to(torch.float64) * (right.t() @ right).to(torch.float64)).sum())

@@ -1,4 +1,4 @@
-"""Initialisers: where the LoRA factors of a new task start. Importing this package does not import torch."""
+"""Initialisers of the LoRA factors of a new task. Importing this package does not import torch."""
 
 from cl_lightning.common.lazy import lazy_exports
 

@@ -13,7 +13,7 @@ from cl_lightning.linalg.svd import all_singular
 
 Mode = Literal["ipm", "kpm"]
 
-#: Which r of all singular directions of W C, in falling order.
+#: Indices of the r singular directions of W C that are taken, in falling order.
 PICK: dict[str, Callable[[int], slice]] = {"ipm": lambda r: slice(0, r), "kpm": lambda r: slice(-r, None)}
 DAMPING = 0.01
 
@@ -24,14 +24,14 @@ class CorDA(Initializer):
         A0 = sqrt(S_I / s) V_I^T C^-1,   B0 = U_I sqrt(S_I / s),   s B0 A0 C = the picked part of W C
 
     Args:
-        mode: "ipm", instruction-previewed: I = the r largest, the adapter has what the task uses; "kpm",
-            knowledge-preserved: I = the r smallest, what the given inputs use stays frozen.
+        mode: "ipm", instruction-previewed: I = the r largest, so the adapter gets the directions that the task uses;
+            "kpm", knowledge-preserved: I = the r smallest, so the directions that the inputs use stay frozen.
 
     Raises:
         ConfigError: for another mode.
 
     Source: CorDA (arXiv 2406.05223), eq. 2-4. C is damped by 1 % of its mean diagonal before it is inverted, as in
-    PEFT (tuners/lora/corda.py), in float64; their doubling of the damping until the inverse passes is not needed there.
+    PEFT (tuners/lora/corda.py), in float64; their doubling of the damping until the inverse succeeds is not needed.
     """
 
     needs = "inputs"

@@ -27,7 +27,7 @@ class OrthonormalQR(Initializer):
         """
         m, n = weight.shape
         if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} exceeds the {min(m, n)} columns of Q of a {m} x {n} matrix")
+            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         Q, R = torch.linalg.qr(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
         signs = torch.where(R.diagonal()[:rank] < 0, -1.0, 1.0).to(R.dtype)
         return signs[:, None] * R[:rank], Q[:, :rank] * signs

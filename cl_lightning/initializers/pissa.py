@@ -9,7 +9,7 @@ from cl_lightning.linalg.svd import top_singular
 
 
 class PiSSA(Initializer):
-    """Factors whose adapter is the best rank-r part of W = U S V^T; the frozen rest is the residual.
+    """Factors whose product is the best rank-r approximation of W = U S V^T; the residual stays frozen.
 
         A0 = sqrt(S_r / s) V_r^T,   B0 = U_r sqrt(S_r / s),   s B0 A0 = [W]_r
 

@@ -225,9 +225,7 @@ def _named_gram(
         raise ValueError(f"{name}: {error}") from None
     if inner is not None and len(sources) > 1:
         gram[0, 1:] = gram[1:, 0] = inner[name]
-        gram[0, 0] /= getattr(
-            sources[0][name], "captured", 1.0
-        )  # `inner` is of all of G_new, not of its sketch
+        gram[0, 0] /= getattr(sources[0][name], "captured", 1.0)  # `inner` is of all of G_new, not of its sketch
     if norms is not None and name in norms:
         gram.diagonal()[1:] = norms[name]
     return gram

@@ -98,7 +98,7 @@ def test_a_later_task_changes_no_earlier_coefficient_and_trains_none() -> None:
     assert len(gates) == 4
     gates(x).sum().backward()
     assert all(w.grad is None for w in gates.old) and all(w.grad is not None for w in gates.new)
-    with pytest.raises(ValueError, match="a gate of"):
+    with pytest.raises(ValueError, match="gate weights have shapes"):
         gates.begin([normal(3, 3)])
 
 
@@ -164,7 +164,7 @@ def second_task(
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
-def test_old_prompts_stay_shut_out_through_300_steps_of_adamw(dtype: torch.dtype, bound: float) -> None:
+def test_gates_stay_0_on_old_prompts_through_300_steps_of_adamw(dtype: torch.dtype, bound: float) -> None:
     before, old, new, moved, left = second_task(constrain, dtype, weight_decay=0.1)
     assert before < bound
     assert old < bound

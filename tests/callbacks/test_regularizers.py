@@ -318,7 +318,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--boundary.ewc=EWC", "--boundary.ewc.over=factors"], "boundary.ewc.over=factors holds A and B"),
+        (["--boundary.ewc=EWC", "--boundary.ewc.over=factors"], "boundary.ewc.over=factors penalises A and B"),
         (["--boundary.ewc=EWC", "--boundary.ewc.strength=-1"], "boundary.ewc.strength: -1.0 must not be negative"),
         (["--boundary.lwf=LwF", "--boundary.lwf.temperature=0"], "boundary.lwf.temperature: 0.0 must be positive"),
         (["--boundary.migu=MIGU", "--boundary.migu.masked=1"], "boundary.migu.masked: 1.0 is a share of rows"),

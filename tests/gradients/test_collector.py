@@ -130,7 +130,7 @@ PINNED = {
 
 
 @pytest.mark.parametrize("mode", ["exact", "four_pass"])
-def test_the_collected_gradients_are_those_they_always_were(module: ContinualLM, mode: str) -> None:
+def test_the_collected_gradients_have_their_pinned_values(module: ContinualLM, mode: str) -> None:
     maker = collector(module, mode)
     memory = maker.collect(module.gradient_pass(batches(1)))
     new = maker.collect(module.gradient_pass(batches(2)), [memory], by_batch=True)

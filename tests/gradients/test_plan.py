@@ -118,7 +118,7 @@ def test_known_sizes(model: tuple[int, int, int, int], gigabytes: float) -> None
     assert plan(shapes, 8, 2, mode="four_pass").held < 0.05 * plan(shapes, 8, 2).held
 
 
-def test_the_choice_is_told_in_one_line() -> None:
+def test_the_choice_is_described_in_one_line() -> None:
     shapes = llama_shapes(256, 688, 2, 128)
     assert plan(shapes, RANK, 2).line().startswith("gradients exact: ")
     sketched = plan(shapes, RANK, 2, budget=plan(shapes, RANK, 2, mode="four_pass").held).line()

@@ -103,7 +103,7 @@ def test_unknown_options_are_configuration_errors(cls: type, arguments: dict, hi
         cls(**arguments)
 
 
-def test_lora_is_kaiming_uniform_with_zero_product() -> None:
+def test_kaiming_is_uniform_with_zero_product() -> None:
     W = torch.empty(40, 2500)
     A, B = Kaiming().factors(W, None, 16, 2.0, rng())
     expected = torch.empty(16, 2500)

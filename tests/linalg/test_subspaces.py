@@ -94,7 +94,7 @@ def test_below_stops_one_short_of_reach_on_the_first_task_only() -> None:
 
 @pytest.mark.parametrize("how", ["pca", "pca_one_sided", "random"])
 @pytest.mark.parametrize("rank_of_new", [1, 10])
-def test_a_designed_A_is_silent_on_what_was_seen(how: str, rank_of_new: int) -> None:
+def test_a_designed_A_is_orthogonal_to_the_inputs_seen(how: str, rank_of_new: int) -> None:
     """Also where the new inputs have fewer directions than A has rows: the rest is arbitrary, but outside."""
     M = grow(empty(D), covariance(6), 1.0)
     inside = M @ normal(6, 5)
@@ -139,7 +139,7 @@ def test_blocks_have_subspaces_of_their_own_and_protect_the_whole(chunks: int) -
 
 
 @pytest.mark.parametrize("how", ["pca", "pca_one_sided", "random"])
-def test_a_designed_A_is_silent_block_by_block(how: str) -> None:
+def test_a_designed_A_is_orthogonal_to_the_inputs_block_by_block(how: str) -> None:
     M = grow(empty(D), covariance(3), 1.0, chunks=2)
     A = design(M, covariance(9, seed=4), normal(R, D, seed=8), how, chunks=2)
     assert (A @ M).abs().max() < 1e-12

@@ -149,7 +149,7 @@ def test_the_first_lines_say_which_and_what_is_not_adapted(tmp_path: Path) -> No
                "--data.order=[FOMC]", "--data.train_samples=7", "--data.test_samples=2")  # fmt: skip
     first, second, *_ = smoke(tmp_path / "run", *options).stdout.splitlines()
     assert first.endswith(", seed 42; greedy, without the model's own repetition_penalty=1.05")
-    assert second.startswith("not adapted, being no nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
+    assert second.startswith("not adapted, since not nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
 
 
 def test_the_option_is_told_too_and_a_model_without_such_settings_gets_no_word(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
     told = smoke(run)
     assert "built-in sample, NOT TRACE" in told.stdout.splitlines()[0]
-    assert "what surgery did" in told.stdout
+    assert "surgery at each boundary" in told.stdout
     return run
 
 
