@@ -198,7 +198,7 @@ class SliceInit(BranchInit):
         started = time.monotonic()
         gradients = self._collect(run, task)
         reconciled = self._reconcile(run, task, gradients)
-        factors, owners, reports = self._start(run, task, reconciled, gradients)
+        factors, owners, reports = self._start_all(run, task, reconciled, gradients)
         self.set(run, factors, owners)
         self._report(run, task, reports, gradients.new, time.monotonic() - started)
 
@@ -282,7 +282,7 @@ class SliceInit(BranchInit):
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
-    def _start(
+    def _start_all(
         self, run: RunContext, task: int, reconciled: Iterable[tuple[str, Reconciled]], gradients: Gradients
     ) -> tuple[dict[str, Factors], dict[str, int], dict[str, MatrixReport]]:
         """Compute and describe each matrix's start on one rank.

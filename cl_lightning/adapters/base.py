@@ -43,12 +43,12 @@ class AdapterStrategy(nn.Module, ABC):
 
     #: Factors that are trained; an initialiser may set only these.
     trainable_factors: ClassVar[frozenset[str]] = BOTH
-    #: Whether `forward_kwargs` returns values for each sample (gates).
+    #: `forward_kwargs` returns values for each sample (gates).
     per_sample: ClassVar[bool] = False
 
     @property
     def continues(self) -> bool:
-        """Whether all tasks train the same branch, instead of a new one each."""
+        """True if all tasks train the same branch, instead of a new one each."""
         return False
 
     def __init__(
@@ -114,7 +114,7 @@ class AdapterStrategy(nn.Module, ABC):
 
     @property
     def exact_base(self) -> bool:
-        """Whether every adapted W is held in float32 or float64, so that it may be edited."""
+        """True if every adapted W is float32 or float64, so that it may be edited."""
         return all(layer.weight.dtype in (torch.float32, torch.float64) for layer in self._layers.values())
 
     @abstractmethod

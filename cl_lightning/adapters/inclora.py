@@ -19,7 +19,7 @@ from cl_lightning.initializers.kaiming import Kaiming
 class IncLoRA(AdapterStrategy):
     """One branch per task, kept as frozen low-rank columns: exact in any precision; R grows by r per task."""
 
-    #: Whether a finished branch is added to W instead of the stack.
+    #: A finished branch is added to W instead of the stack.
     _into_weight = False
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:

@@ -22,7 +22,7 @@ class GradientPass:
     Attributes:
         layers: the frozen layers whose gradients can be taken, by name.
         model: holds them.
-        batches: gone through anew in each pass.
+        batches: iterated anew in each pass.
         backward: computes the loss of a batch and backpropagates it; the loss of the pass is the sum over batches.
     """
 

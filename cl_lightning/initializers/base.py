@@ -24,13 +24,13 @@ class Initializer(ABC):
     """
 
     needs: ClassVar[Needs] = "none"
-    #: Whether B0 A0 is subtracted again, so that the start does not change the logits. False: it changes them.
+    #: B0 A0 is subtracted again, so that the start does not change the logits. False: it changes them.
     displaced: ClassVar[bool] = True
     #: The trained factors: A and B, or the (r, r) core R between them, which `factors` returns as a third tensor.
     trains: ClassVar[frozenset[str]] = frozenset({"A", "B"})
     #: Singular directions used per rank: 2 where A and B start at different ones, which needs 2 rank <= min(m, n).
     directions_per_rank: ClassVar[int] = 1
-    #: Whether a low-rank gradient (a sketch) is sufficient.
+    #: A low-rank gradient (a sketch) is sufficient.
     takes_sketch: ClassVar[bool] = False
 
     @abstractmethod

@@ -265,11 +265,15 @@ class ContinualLM(LightningModule):
     def gradient_pass(
         self, batches: Iterable[dict[str, Any]], gated: bool = False, with_new: bool = False
     ) -> GradientPass:
-        """A pass over `batches` that takes gradients of the adapted layers: earlier branches in, the new one as told.
+        """Make a pass over `batches` for gradients of the adapted layers, with all earlier branches in place.
 
         Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
-        mean; dLoss/dW is then the sum of dy^T x. `gated`: each sample also weighs as much as the new branch will speak
-        for it, so that G is the gradient of that branch's product.
+        mean; dLoss/dW is then the sum of dy^T x.
+
+        Args:
+            batches: iterated anew whenever the pass is run.
+            gated: also weight each sample by the new branch's gate, so that G is the gradient of its update s B A.
+            with_new: keep the new branch in place too.
         """
         return GradientPass(self.adapter.layers, self.llm, batches, partial(self._backward, gated, with_new))
 

@@ -79,7 +79,7 @@ class RunContext:
         gated: bool = False,
         with_new: bool = False,
     ) -> GradientPass:
-        """A pass over this rank's batches that can be run as often as needed; nothing is summed over ranks.
+        """Make a pass over this rank's batches, to be run as often as needed; nothing is summed over ranks.
 
         See `ContinualLM.gradient_pass` for the loss, `gated` and `with_new`.
         """
@@ -107,7 +107,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class _Batches:
-    """This rank's batches of weighted samples, on the model's device; they can be gone through again."""
+    """This rank's batches of weighted samples, on the model's device; can be iterated again."""
 
     run: RunContext
     samples: WeightedSamples

@@ -15,7 +15,7 @@ from cl_lightning.surgery.base import RangeOperator
 
 Sides = Literal["left", "right", "both"]
 
-# Whether left and right singular directions are removed.
+# Removal of left and of right singular directions.
 SIDES: dict[str, tuple[bool, bool]] = {"left": (True, False), "right": (False, True), "both": (True, True)}
 
 
