@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from _common import BACKBONE
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.memory import release_memory
 from cl_lightning.data.sample.tasks import load
-from cl_lightning.gradients.capture import watch_products
+from cl_lightning.gradients.capture import capture_into
 from cl_lightning.gradients.collector import GradientCollector
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import Plan, Shapes, plan
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
@@ -32,7 +33,7 @@ def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
     exact = plan(shapes, RANK, 2, OVERSAMPLING)
     budget = int(BUDGET * exact.held)
     return {"exact": exact} | {
-        mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("two_pass", "single_pass")
+        mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("four_pass", "single_pass")
     }
 
 
@@ -70,16 +71,16 @@ def batches_of(module: ContinualLM, count: int, length: int = LENGTH) -> list[di
 
 def plain_pass(module: ContinualLM, batches: list[dict[str, Any]]) -> None:
     """Run forward and backward through the frozen model without capturing."""
-    with module.adapter.without_new_branch(), watch_products({}, module.llm, lambda name, dy, x: None):
+    with module.adapter.without_new_branch(), capture_into({}, {}, module.llm):
         for batch in batches:
             (module.sample_nll(batch, share_prefix=False) * batch["sample_weight"]).sum().backward()
 
 
-def boundary(module: ContinualLM, chosen: Plan, run_pass: Callable[..., None]) -> None:
+def boundary(module: ContinualLM, chosen: Plan, source: GradientPass) -> None:
     """Collect memory's gradient, then the new task's, like the boundary does."""
     collector = GradientCollector(module.adapter.layers, chosen, 0, torch.float32)
-    remembered = collector.collect(run_pass)
-    collector.collect(run_pass, [remembered])
+    remembered = collector.collect(source)
+    collector.collect(source, [remembered])
 
 
 def _status(key: str) -> int:
@@ -107,20 +108,19 @@ def measured(module: ContinualLM, chosen: Plan) -> dict[str, int]:
     plain = _status("VmHWM") - base
     held, beyond = [], []
 
-    def run_pass(take: Any, after: Any) -> None:
-        def after_batch() -> None:
-            after()
-            peak = _status("VmHWM")
+    class Watched(list[dict[str, Any]]):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
             release_memory()
-            held.append(_status("VmRSS"))
-            beyond.append(peak - held[-1] - plain)
             _forget_peak()
+            for batch in super().__iter__():
+                yield batch  # the pass comes back when it has added it
+                peak = _status("VmHWM")
+                release_memory()
+                held.append(_status("VmRSS"))
+                beyond.append(peak - held[-1] - plain)
+                _forget_peak()
 
-        release_memory()
-        _forget_peak()
-        module.products(batches, take, after_batch)
-
-    boundary(module, chosen, run_pass)
+    boundary(module, chosen, module.gradient_pass(Watched(batches)))
     release_memory()
     return {"held": max(held) - _status("VmRSS"), "transient": max(beyond), "compiled": _status("VmRSS") - base}
 

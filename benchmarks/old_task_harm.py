@@ -34,7 +34,7 @@ from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.start import start_of
 from cl_lightning.linalg.gram import cosine, gram_matrix
@@ -153,7 +153,7 @@ def boundary(module: ContinualLM, drawn: Examples, samples: int, tau: float, see
         W = module.adapter.layers[name].dense_weight()
         plain, ga, surgery = (
             start_of(kind, W, statistic, RANK, ALPHA / RANK, generator(seed, "init", name), tau)
-            for kind, statistic in ((LoRA(), None), (SLICE(), new[name]), (SLICE(), reconciled))
+            for kind, statistic in ((Kaiming(), None), (SLICE(), new[name]), (SLICE(), reconciled))
         )
         tensors = (plain.tensors, ga.tensors[:2], surgery.tensors[:2], surgery.tensors)
         for key, factors in zip(STARTS, tensors, strict=True):

@@ -1,11 +1,11 @@
-"""At each task boundary: start the new branch's factors from W, from the layer's inputs, or from nothing.
+"""Initialises the new branch at each task boundary: from W, from the layer's inputs, or at random.
 
-`SliceInit` adds the starts that need gradients.
+`SliceInit` adds the initialisers that need gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,34 +15,32 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.seeding import generator
 from cl_lightning.initializers.base import Initializer, Needs
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.initializers.start import Start, empty_factors, start_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
 
-#: Matrix and what its start is computed from, see `Initializer.needs`.
-Statistics = Iterable[tuple[str, Tensor | LowRank | None]]
 #: As `Start.tensors`.
 Factors = tuple[Tensor, ...]
 
 
 class BranchInit(TaskCallback):
-    """Start each task's branch where `initializer` says.
+    """Start each task's branch at the factors of an initialiser.
 
     Args:
-        initializer: factors from the layer's inputs, from W, or from nothing.
-        samples: examples of the new task, drawn by (seed, task), where inputs are needed.
+        initializer: one that needs the layer's inputs, W, or nothing.
+        samples: examples of the new task, drawn by (seed, task), if inputs are needed.
         batch_size: examples per forward pass on each rank.
     """
 
     phase = 40
-    #: What this callback can give an initialiser.
+    #: Statistics that this callback can give an initialiser.
     gives: ClassVar[frozenset[Needs]] = frozenset({"none", "weight", "inputs"})
-    #: Step taken before training, see `SliceInit`.
+    #: Step taken before training; see `SliceInit`.
     warm_start = 0.0
 
-    def __init__(self, initializer: Initializer = LoRA(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
+    def __init__(self, initializer: Initializer = Kaiming(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
         for name, value in (("samples", samples), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")
@@ -59,7 +57,7 @@ class BranchInit(TaskCallback):
             )
         if not self.initializer.trains <= adapter.trainable_factors | {"R"}:
             reasons.append(
-                f"boundary.init sets A and B, {type(adapter).__name__} trains only one; set boundary.init=null"
+                f"boundary.init sets A and B, but {type(adapter).__name__} trains only one; set boundary.init=null"
             )
         return reasons
 
@@ -69,9 +67,9 @@ class BranchInit(TaskCallback):
         for name, layer in adapter.layers.items():
             if per_rank * adapter.rank > min(layer.shape):
                 raise ConfigError(
-                    f"model.adapter.rank: {adapter.rank} asks {type(self.initializer).__name__} for "
+                    f"model.adapter.rank: at {adapter.rank}, {type(self.initializer).__name__} needs "
                     f"{per_rank * adapter.rank} singular directions of {name}, which has {min(layer.shape)}; use at "
-                    f"most {min(layer.shape) // per_rank}, or leave it out of targets"
+                    f"most {min(layer.shape) // per_rank}, or leave the layer out of targets"
                 )
 
     def on_task_start(self, run: RunContext, task: int) -> None:
@@ -82,30 +80,22 @@ class BranchInit(TaskCallback):
             examples = run.data.draw(task, self.samples, "gradient")
             statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
         layers = run.module.adapter.layers
-        factors, owners = self.start(run, task, ((name, statistics.get(name)) for name in layers))
+
+        def factors_of(name: str, statistic: Tensor | None) -> Factors:
+            return self.start(run, task, name, statistic).tensors
+
+        of_all = ((name, statistics.get(name)) for name in layers)
+        factors, owners = distributed.deal(of_all, factors_of, f"boundary of task {run.order[task]}, matrix")
         self.set(run, factors, owners)
 
-    def start(
-        self, run: RunContext, task: int, statistics: Statistics, look: Callable[[str, Start], None] | None = None
-    ) -> tuple[dict[str, Factors], dict[str, int]]:
-        """Compute every matrix's start on one rank: this rank's factors, and who has which. `look` sees each start.
-
-        Raises:
-            TrainingError: a start cannot be computed; names the matrix.
-        """
-        adapter, new = run.module.adapter, run.order[task]
-
-        def one(name: str, statistic: Tensor | LowRank | None) -> Factors:
-            rng, weight = generator(run.data.seed, "init", new, name), adapter.layers[name].dense_weight()
-            start = start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
-            if look is not None:
-                look(name, start)
-            return start.tensors
-
-        return distributed.deal(statistics, one, f"boundary of task {new}, matrix")
+    def start(self, run: RunContext, task: int, name: str, statistic: Tensor | LowRank | None) -> Start:
+        """Compute one matrix's start from what its initialiser needs, see `Initializer.needs`."""
+        adapter = run.module.adapter
+        rng, weight = generator(run.data.seed, "init", run.order[task], name), adapter.layers[name].dense_weight()
+        return start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
 
     def set(self, run: RunContext, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
-        """Broadcast every matrix's factors and set them. Empties `factors` on the way."""
+        """Broadcast every matrix's factors and set them, removing them from `factors`."""
         adapter = run.module.adapter
         for name, owner in owners.items():
             layer = adapter.layers[name]

@@ -1,15 +1,15 @@
-"""EWC: what mattered to earlier tasks is held where it was, by a quadratic penalty.
+"""EWC: a quadratic penalty keeps parameters that matter to earlier tasks near their values.
 
     loss += strength / 2 * sum over entries of F (theta - theta*)^2,     F = sum over earlier tasks of their Fisher
 
     F_task = (1/n) sum over n examples of (d log p(answer | prompt) / d theta)^2,  at the task's end, dropout off
 
-theta* is theta when the task before ended (one anchor for all tasks: online EWC, exact in F for `decay` 1). Source:
+theta* is theta at the end of the task before (one anchor for all tasks: online EWC, exact in F for `decay` 1). Source:
 Kirkpatrick et al. 2017 (arXiv 1612.00796); online form: Schwarz et al. 2018 (arXiv 1805.06370). The Fisher is empirical
-(true answers), of examples one by one, not of batches. theta is either what the branches add to W, which means the
-same for one LoRA and for a branch per task, or the factors A and B of one LoRA that is trained on (the usual baseline).
-Under gates, y = W x + a(prompt) theta x, and F is of that theta: an example counts by a^2, a being the gate of the
-branch that learnt it.
+(true answers), of single examples, not of batches. theta is either the update that the branches add to W, which
+is the same for one LoRA and for a branch per task, or the factors A and B of one LoRA trained on all tasks (the usual
+baseline). Under gates, y = W x + a(prompt) theta x, and F is of that theta: an example has the weight a^2, where a is
+the gate of the branch that learnt it.
 
 Memory: one float32 number per entry of theta (product: m n per layer), twice that while F is taken.
 """
@@ -38,7 +38,7 @@ Over = Literal["product", "factors"]
 
 
 def _factor_gradients(layer: AdaptedLinear, G: Tensor) -> list[Tensor]:
-    """d/dA = s B^T G and d/dB = s G A^T of G = d/dW."""
+    """Compute d/dA = s B^T G and d/dB = s G A^T from G = d/dW."""
     A, B = (factor.detach() for factor in layer.factors())
     return [layer.scaling * B.t() @ G, layer.scaling * G @ A.t()]
 
@@ -58,10 +58,10 @@ class EWC(TaskCallback):
     """Elastic weight consolidation over any strategy.
 
     Args:
-        strength: of the penalty; 0 measures without it.
-        over: "product": what the branches add to W; "factors": A and B (SeqLoRA with per_task=continue only).
-        samples: training examples whose gradients make F, drawn by (seed, task); each is a pass of its own.
-        decay: of earlier tasks' F when a task is added, (0, 1].
+        strength: weight of the penalty; 0: F is computed, but there is no penalty.
+        over: "product": the update that branches add to W; "factors": A and B (SeqLoRA with per_task=continue only).
+        samples: training examples for F, drawn by (seed, task); each takes a forward and backward pass of its own.
+        decay: factor of earlier tasks' F when a task is added, (0, 1].
     """
 
     phase = 25
@@ -80,13 +80,13 @@ class EWC(TaskCallback):
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         if self.over == "factors" and not adapter.continues:
             return [
-                f"boundary.ewc.over=factors holds A and B, of which {type(adapter).__name__} starts new ones for each "
+                f"boundary.ewc.over=factors penalises A and B, but {type(adapter).__name__} starts new ones for each "
                 "task; use over=product, or SeqLoRA with per_task=continue"
             ]
         return []
 
     def on_task_start(self, run: RunContext, task: int) -> None:
-        """Remember where theta is; a branch that begins at 0 needs no anchor."""
+        """Store theta as the anchor; a branch that starts at 0 needs none."""
         self._anchor = {}
         for name, layer in run.module.adapter.layers.items():
             self.fisher |= {name: [F.to(layer.weight.device) for F in self.fisher[name]]} if self.fisher else {}
@@ -115,17 +115,12 @@ class EWC(TaskCallback):
         of_one = {n: Exact(layer.shape, layer.lora_A.dtype, layer.weight.device) for n, layer in layers.items()}
         new = {n: [torch.zeros_like(t) for t in THETA[self.over](layer)] for n, layer in layers.items()}
 
-        def square() -> None:
+        weighted = (examples, [1.0] * len(examples))
+        for _ in run.gradient_pass(weighted, 1, gated=True, with_new=True).by_batch(of_one):
             for name, layer in layers.items():
                 for F, g in zip(new[name], GRADIENT[self.over](layer, of_one[name].total), strict=True):
                     F += g.square()
                 of_one[name].total.zero_()
-
-        def take(name: str, dy: Tensor, x: Tensor) -> None:
-            of_one[name].add(dy, x)
-
-        weighted = (examples, [1.0] * len(examples))
-        run.gradient_pass(weighted, 1, gated=True, with_new=True)(take, square)
         for name, parts in new.items():
             means = [distributed.sum_(F) / len(examples) for F in parts]
             old = self.fisher.get(name)

@@ -1,13 +1,13 @@
-"""Keeps GainLoRA's new gate shut on old prompts: its key starts, and all its weights move, outside what they showed it.
+"""Initialises and updates GainLoRA's new gate orthogonally to the features of earlier tasks' prompts.
 
-    M_l: basis of what weight l of the gates has multiplied on earlier tasks' prompts (p_{l-1}; p_L for the key)
+    M_l: basis of the inputs of the gates' weight l on earlier tasks' prompts (p_{l-1}; p_L for the key)
     start:   G_l <- the last gate's,  key <- outside span M_{L+1}
     updates: W <- W_start + (W~ - W_start)(I - M M^T) after every optimiser step, for every weight
 
-Then p_1 .. p_L of an old prompt stay what they were and key . p_L = 0: a = f(0) = 0, exactly where the M_l hold all of
-what was seen (share 1), and up to what they miss otherwise. How much a gate opens on prompts of other tasks is measured
-after each task and kept in `gates/<task>.csv`. Source: GainLoRA (NeurIPS 2025), Proposition 3.1; the published code
-restores row norms after projecting, which breaks it (`row_norms`).
+Then p_1 .. p_L of an old prompt do not change and key . p_L = 0, so a = f(0) = 0: exactly if the M_l capture all energy
+(share 1), otherwise approximately. After each task the gates are measured on all tasks' prompts and written to
+`gates/<task>.csv`. Source: GainLoRA (NeurIPS 2025), Proposition 3.1; the published code restores row norms after
+projecting, which violates it (`row_norms`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gates import constrain
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
-from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, design, empty, held
+from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -35,30 +35,30 @@ SUMMARY = [
     "after", "share to hold", "dimensions held % (M_1, .., key)", "key's energy outside before %",
     "new gate on its own prompts, mean", "on old prompts, mean", "largest",
 ]  # fmt: skip
-#: Share of the new prompts' features outside old ones below which the new gate can hardly open.
+#: Energy share of the new prompts' features outside old ones below which the new gate can hardly open.
 LITTLE = 0.01
 
 
 class GateOrthogonalization(GrownSubspaces):
-    """GainLoRA's constraints on a new gate.
+    """Orthogonality constraints on GainLoRA's new gate.
 
     Args:
-        share: of the features' energy that each M_l holds after the first task, (0, 1]; rises linearly towards 1.
-        tasks: length of that rise; null: the sequence's.
-        energy, count: see `InputSubspaces`; the published code's are eigen_squared, below.
-        key: direction of the key's start: leading one of the new prompts' features outside M ("pca"; "pca_one_sided":
-            the published code's of May 2025), or "random" (that of November 2025).
-        key_norm: of a key's start from the second task on; null: as the key was drawn. 64 / sqrt 3 in the published
-            Llama code, which is what is drawn on average at an embedding width of 4096.
+        share: of the features' energy that each M_l captures after the first task, (0, 1]; rises linearly towards 1.
+        tasks: number of tasks of that rise; null: the sequence's.
+        energy, count: see `InputSubspaces`; the published code has eigen_squared and below.
+        key: direction of the key's start: the leading one of the new prompts' features outside M ("pca";
+            "pca_one_sided": the published code of May 2025), or "random" (that of November 2025).
+        key_norm: norm of a key's start from the second task on; null: the drawn key's. 64 / sqrt 3 in the published
+            Llama code, which is the mean norm of a drawn key at an embedding width of 4096.
         chunks: blocks of coordinates with a subspace each (of embeddings and of the key's features).
-        counting: "equal": each prompt weighs the same in the features' covariances; "published": that of the second
-            weight's is a running mean whose count is ahead by a batch, as in the published code.
-        samples: training prompts of a task that are looked at, drawn by (seed, task).
+        counting: "equal": each prompt has the same weight in the features' covariances; "published": the covariance of
+            the second weight's features is a running mean whose count is ahead by a batch, as in the published code.
+        samples: training prompts per task for the covariances, drawn by (seed, task).
         probes: held-out prompts of each task on which gates are measured.
         batch_size: prompts at a time on each rank.
         ablation: leave out the start ("no_init"), the updates' projection ("no_update"), or both ("none").
-        row_norms: project each update by itself and then give each row its norm back, as the published T5 code: that
-            breaks the guarantee.
+        row_norms: project each update separately and then restore each row's norm, as the published T5 code: this
+            loses the guarantee.
     """
 
     phase, slot = 30, "gates"
@@ -97,17 +97,17 @@ class GateOrthogonalization(GrownSubspaces):
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         if not isinstance(adapter, GainLoRA):
             return [
-                f"boundary.gates keeps gates orthogonal, {type(adapter).__name__} has none; "
+                f"boundary.gates keeps gates orthogonal, but {type(adapter).__name__} has none; "
                 "use cl_lightning.adapters.GainLoRA, or boundary.gates=null"
             ]
         return []
 
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
-        self.divides({"the embedding": run.module.adapter.embedding_size})
+        self.check_chunks({"the embedding": run.module.adapter.embedding_size})
 
     def _chunks(self, count: int) -> list[int]:
-        """Of each weight's inputs: embeddings and the key's features are divided, hidden layers are not."""
+        """Return each weight's number of chunks: embeddings and the key's features are divided, hidden layers not."""
         divided = {0, count - 1} if count > 2 else {0}
         return [self.chunks if index in divided else 1 for index in range(count)]
 
@@ -120,35 +120,35 @@ class GateOrthogonalization(GrownSubspaces):
         self.bases = [M.to(w.device) for M, w in zip(self.bases, gates.new, strict=True)]
         C = self._covariances(run, task)[-1]
         M, key = self.bases[-1], gates.new[-1]
-        self._outside = 1.0 - held(M, C, self.energy)
+        self._outside = 1.0 - captured_energy(M, C, self.energy)
         if self.starts_outside:
             try:
                 direction = design(M, C, key.detach(), self.key, self._chunks(len(gates.new))[-1])
             except ValueError:
                 raise TrainingError(
                     f"boundary of task {name}: earlier prompts fill all {len(M)} dimensions of the gate's features, "
-                    "no key is left that they would not open; lower boundary.gates.share"
+                    "so no key is orthogonal to them; lower boundary.gates.share"
                 ) from None
             norm = self.key_norm if self.key_norm is not None and M.shape[1] else float(key.detach().norm())
             direction = direction.to(key) * (norm / direction.norm())
             key.data.copy_(distributed.broadcast_(direction.contiguous(), 0))
         if self._outside < LITTLE:
             run.say(
-                f"  warning: only {100 * self._outside:.2g} % of what {name}'s prompts show the new key lies outside "
-                "earlier tasks': its gate can hardly open. Lower boundary.gates.share to protect less"
+                f"  warning: only {100 * self._outside:.2g} % of the energy of {name}'s gate features lies outside "
+                "earlier tasks' subspace: its gate can hardly open. Lower boundary.gates.share to protect less"
             )
         self._started = [w.detach().clone() for w in gates.new]
 
     # ---- updates -----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Project after every applied update: accumulation's micro-steps and skipped steps are none."""
+        """Project after every applied update, not after accumulated micro-steps or skipped steps."""
         if self.moves_outside:
             new = pl_module.adapter.gates.new
             self._handle = trainer.optimizers[0].register_step_post_hook(lambda *_: self._project(new))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the optimiser."""
+        """Remove the hook on the optimiser."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -164,7 +164,7 @@ class GateOrthogonalization(GrownSubspaces):
                 weight.mul_(norms / weight.norm(dim=1, keepdim=True))
                 start.copy_(weight)
 
-    # ---- growth and what the gates do --------------------------------------------------------------------
+    # ---- growth and measurement --------------------------------------------------------------------------
 
     def on_task_end(self, run: RunContext, task: int) -> None:
         name, share = run.order[task], self.share_after(run, task)
@@ -179,7 +179,7 @@ class GateOrthogonalization(GrownSubspaces):
         named = {str(index): C for index, C in enumerate(covariances)}
         bases = self.bases
         chunks = dict(zip(named, self._chunks(len(bases)), strict=True))
-        self.bases = [M for _, M in self.grown(named, lambda index: bases[int(index)], share, chunks)]
+        self.bases = [M for _, M in self.grow_all(named, lambda index: bases[int(index)], share, chunks)]
         of_new = {source: (mean, most) for _, gate, source, mean, most in measured if gate == name}
         old = [of_new[j] for j in run.order[:task]]
         row = [
@@ -191,7 +191,7 @@ class GateOrthogonalization(GrownSubspaces):
         run.log({f"gates/{key}": v for key, v in zip(keys, row[-3:], strict=True) if v is not None})
 
     def _covariances(self, run: RunContext, task: int) -> list[Tensor]:
-        """Of what each weight of the newest gate multiplies on the task's prompts, all ranks: (in, in) float64 each."""
+        """Compute the covariances of the newest gate's inputs on the task's prompts, all ranks: (in, in) float64."""
         adapter = run.module.adapter
         means = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
         examples, seen = self.examples(run, task), 0
@@ -205,7 +205,7 @@ class GateOrthogonalization(GrownSubspaces):
 
     @torch.no_grad()
     def _coefficients(self, run: RunContext, source: int) -> Tensor:
-        """a (prompts, gates) on held-out prompts of a task, of all ranks, on the CPU."""
+        """Compute a (prompts, gates) on held-out prompts of a task, all ranks, on the CPU."""
         adapter, probes = run.module.adapter, run.data.tasks[source].test[: self.probes]
         mine = [adapter.gates(adapter.pooled(batch)).cpu() for batch in run.batches(probes, self.batch_size)]
         return torch.cat([a for part in distributed.gather(mine) for a in part])
@@ -225,4 +225,6 @@ class GateOrthogonalization(GrownSubspaces):
         self.bases = [tensors[f"M{index + 1}"] for index in range(len(tensors))]
 
     def tables(self) -> list[Table]:
-        return [Table("gates: a on held-out prompts, what earlier prompts fill of the features", SUMMARY, self.rows)]
+        return [
+            Table("gates: a on held-out prompts, and the subspaces of earlier prompts' features", SUMMARY, self.rows)
+        ]

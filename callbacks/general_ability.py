@@ -1,4 +1,4 @@
-"""General ability before the first task and after each or the last one, beside the base model's own, by lm-eval."""
+"""Measures general ability by lm-eval: of the base model, and after each task or the last one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Setting -> task of the preset -> score.
 Scores = dict[str, dict[str, Score]]
-#: The same, with the setting's mean.
+#: Setting -> task of the preset, or the mean -> figure.
 Figures = dict[str, dict[str, Figure]]
 
 FILE = "general/ability.csv"
@@ -31,27 +31,27 @@ BASE = "base"
 
 
 class GeneralAbility(TaskCallback):
-    """Scores of tasks that the model is not taught. Needs the extra "general" (lm-eval).
+    """Scores tasks that the model is not trained on. Needs the extra "general" (lm-eval).
 
-    Measured on the base model before anything is added to it, and at the end of tasks with everything in place that
-    they learnt. Never changes the training: train mode and random states are restored. Scores and their differences
+    Measures the base model before anything is added to it, and the model with all branches at the end of tasks. Does
+    not change the training: train mode and random states are restored. Scores and their differences
     from the base model have 95 % bootstrap intervals over the items, see `cl_lightning.evaluation.general.scores`; each
     item's score is in `general/samples_<when>.jsonl`.
 
     A setting's mean difference from the base is TRACE's Delta R^G (arXiv 2310.06762). Its Delta R^I (instruction
-    following) and Delta R^S (safety) count what GPT-4 prefers to the base model's answers, on Self-Instruct with LIMA
-    and on CoNa. Without that judge, the preset "instructions" measures the former by ROUGE-L where there are
-    references; the latter is not measured: CoNa's prompts have none, and whether an answer is safe is a judgement.
+    following) and Delta R^S (safety) count the answers that GPT-4 prefers to the base model's, on Self-Instruct with
+    LIMA and on CoNa. Without that judge, the preset "instructions" measures the former by ROUGE-L where there are
+    references. The latter is not measured: CoNa has no references, and safety needs a judge.
 
     Args:
         preset: "slice_core" (GP and IP of SLICE), "trace" (TRACE's six tasks), "offline" (MMLU, GSM8K, BBH, BoolQ, PIQA
             from local JSONL files), "instructions" (one's own, from instructions.jsonl), or a YAML file of the same
             form, see `cl_lightning.evaluation.general.presets`.
-        when: after the last task only ("ends") or after "each".
+        when: after the last task only ("ends") or after "each" task.
         limit: items of each lm-eval task (of each member of a group); null: all.
         data_dir: folder of the local files; null: "general" in the data root.
         batch_size: sequences per forward pass on each rank.
-        chat: put prompts into the model's chat template; off as in lm-eval.
+        chat: apply the model's chat template to prompts; off as in lm-eval.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GeneralAbility(TaskCallback):
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
         self.settings = read_preset(preset)
         self.base: Scores = {}
-        #: "base" or the name of the task after which -> figures.
+        #: "base", or the name of the task after which it was measured -> figures.
         self.moments: dict[str, Figures] = {}
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
@@ -82,7 +82,9 @@ class GeneralAbility(TaskCallback):
         from cl_lightning.evaluation.general.measure import load
 
         if BASE in run.order:
-            raise ConfigError(f"observers.general: a task named {BASE!r} cannot be told from the base model; rename it")
+            raise ConfigError(
+                f"observers.general: a task cannot be named {BASE!r}, the base model's name in the tables; rename it"
+            )
         root = run.data.root
         folder = self.data_dir or (None if root is None else root / "general")
         entries = [entry for tasks in self.settings.values() for entry in tasks.values()]
@@ -91,7 +93,7 @@ class GeneralAbility(TaskCallback):
     def on_sequence_start(self, run: RunContext) -> None:
         if 0 < len(run.record.matrix) < len(run.order) and not self.base:
             raise ConfigError(
-                "observers.general: this run began without it, so the base model's own value is not known; "
+                "observers.general: this run began without it, so the base model was not measured; "
                 "leave it out, or start over with FRESH=1"
             )
 
@@ -110,15 +112,15 @@ class GeneralAbility(TaskCallback):
         from cl_lightning.evaluation.general.measure import measure
 
         if self.limit is not None and self.limit < distributed.world_size():
-            raise ConfigError(f"observers.general: limit {self.limit} leaves ranks without an item; raise it")
+            raise ConfigError(f"observers.general: limit {self.limit} is less than the number of ranks; raise it")
         module = run.module
         extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, self.batch_size, extra)
         found = measure(lm, self._loaded, self.limit, self.chat)
         return {s: {name: found[entry] for name, entry in tasks.items()} for s, tasks in self.settings.items()}
 
-    def _keep(self, run: RunContext, moment: str, file: str, told: str, scores: Scores) -> None:
-        """Figures beside the base model's: one line, the log, the files."""
+    def _keep(self, run: RunContext, moment: str, file: str, model: str, scores: Scores) -> None:
+        """Store figures with the base model's: print a line, log them, write the files."""
         figures = {
             setting: {name: figure(score, self.base[setting][name]) for name, score in tasks.items()}
             | {MEAN: figure(average(list(tasks.values())), average(list(self.base[setting].values())))}
@@ -126,7 +128,7 @@ class GeneralAbility(TaskCallback):
         }
         self.moments[moment] = figures
         cells = [f"{s} {of[MEAN].score:.1f} ({of[MEAN].difference:+.1f})" for s, of in figures.items()]
-        run.say(f"  general ability of {told}, difference from the base: {'  '.join(cells)}{self._limited()}")
+        run.say(f"  general ability of {model}, difference from the base: {'  '.join(cells)}{self._limited()}")
         values = {f"general/{s}/{name}": found.score for s, of in figures.items() for name, found in of.items()}
         run.log(values | {f"general/{s}/difference": of[MEAN].difference for s, of in figures.items()})
         items = [
@@ -139,7 +141,7 @@ class GeneralAbility(TaskCallback):
         return "" if self.limit is None else f" (first {self.limit} items of each task only)"
 
     def _rows(self, moment: str) -> list[list[Any]]:
-        """A row for each task of each setting, and one for their mean."""
+        """Make a row for each task of each setting, and one for their mean."""
         rows = []
         for setting, of in self.moments[moment].items():
             for name, found in of.items():
@@ -161,11 +163,11 @@ class GeneralAbility(TaskCallback):
         for row in self._rows(after[-1]):
             _, setting, name, _, *facts = row[:7]
             found = self.moments[after[-1]][setting][name]
-            told = [found.score, format_interval(found.interval), found.base, found.difference]
-            rows.append([setting, name, *facts, *told, format_interval(found.difference_interval)])
+            cells = [found.score, format_interval(found.interval), found.base, found.difference]
+            rows.append([setting, name, *facts, *cells, format_interval(found.difference_interval)])
         tables = [Table(title, columns, rows)]
         if len(after) > 1:
-            columns = ["", *(text for s in self.settings for text in (s, "difference", "its 95 % interval"))]
+            columns = ["", *(column for s in self.settings for column in (s, "difference", "its 95 % interval"))]
             means = [[name if name == BASE else f"after {name}", *self._means(name)] for name in self.moments]
             tables.append(Table("its means, and their differences from the base model's", columns, means))
         return tables
@@ -189,13 +191,12 @@ class GeneralAbility(TaskCallback):
     def load(self, state: dict[str, Any]) -> None:
         if state["asked"] != self._asked():
             raise ConfigError(
-                "observers.general: the base model was measured with another preset, limit or chat setting; take that, "
-                "or start over with FRESH=1"
+                "observers.general: the base model was measured with another preset, limit or chat setting; use that "
+                "setting, or start over with FRESH=1"
             )
         if "moments" not in state:
             raise ConfigError(
-                "observers.general: this run began when no scores of items were kept; leave it out, or start over "
-                "with FRESH=1"
+                "observers.general: this run has no scores of single items; leave it out, or start over with FRESH=1"
             )
         self.base = {s: {n: score_from(score) for n, score in tasks.items()} for s, tasks in state["base"].items()}
         self.moments = {

@@ -1,4 +1,4 @@
-"""What callbacks share that grow subspaces of earlier tasks: by which rule, from which examples, on all ranks."""
+"""Base of the callbacks that grow subspaces of earlier tasks: rule, examples, and work divided among ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.linalg.subspaces import Count, Energy, grow, threshold
+from cl_lightning.linalg.subspaces import Count, Energy, energy_share, grow
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class GrownSubspaces(TaskCallback):
-    """See `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
+    """Base class: see `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
 
-    #: Of `boundary`, for messages and draws.
+    #: Slot of `boundary`, for messages and draws.
     slot: ClassVar[str]
 
     def __init__(
@@ -50,28 +50,28 @@ class GrownSubspaces(TaskCallback):
                 f"use {len(run.order)} or more, or null"
             )
 
-    def divides(self, sizes: Mapping[str, int]) -> None:
-        """Refuse widths that `chunks` does not divide, by name."""
+    def check_chunks(self, sizes: Mapping[str, int]) -> None:
+        """Check that `chunks` divides all sizes, given by name."""
         for name, size in sizes.items():
             if size % self.chunks:
                 raise ConfigError(f"boundary.{self.slot}.chunks: {self.chunks} does not divide {name}'s {size} inputs")
 
     def examples(self, run: RunContext, task: int) -> list[Encoded]:
-        """Those of a task's training examples that are looked at."""
+        """Draw a task's training examples for the covariances."""
         return run.data.draw(task, self.samples, self.slot)
 
     def share_after(self, run: RunContext, task: int) -> float:
-        """Of the energy, that is to be held after a task."""
-        return threshold(self.share, task, self.tasks or len(run.order))
+        """Return the energy share to capture after a task."""
+        return energy_share(self.share, task, self.tasks or len(run.order))
 
-    def grown(
+    def grow_all(
         self,
         covariances: Mapping[str, Tensor],
         basis: Callable[[str], Tensor],
         share: float,
         chunks: Mapping[str, int],
     ) -> Iterator[tuple[str, Tensor]]:
-        """(name, M grown) for every C and basis(name) = M: on one rank each, all at once; all take its answer.
+        """Grow M = basis(name) by every C and yield (name, M); each is computed on one rank and broadcast.
 
         Raises:
             TrainingError: a covariance is not finite, or cannot be decomposed; on all ranks.
@@ -81,8 +81,8 @@ class GrownSubspaces(TaskCallback):
             return grow(basis(name), C, share, self.energy, self.count, chunks[name])
 
         mine, owners = distributed.deal(covariances.items(), one, f"boundary.{self.slot},")
-        told = distributed.gather({name: M.shape[1] for name, M in mine.items()})
-        columns = {name: count for part in told for name, count in part.items()}
+        parts = distributed.gather({name: M.shape[1] for name, M in mine.items()})
+        columns = {name: count for part in parts for name, count in part.items()}
         for name, C in covariances.items():
             grown = mine.pop(name, None)
             if grown is None:

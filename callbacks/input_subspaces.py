@@ -1,8 +1,8 @@
-"""At each task boundary: which inputs have earlier tasks shown to each layer, and what is outside them.
+"""Designs A outside the subspaces of earlier tasks' inputs at each task boundary, and grows these subspaces.
 
 Before a task, A of its branch is designed outside the subspace M of earlier tasks' inputs (InfLoRA); after it, M grows
-by the directions that hold the new inputs' energy. Both read covariances that stream by in one forward pass over
-`samples` examples at most: nothing of the data is kept. Layers with the same input share one M; keys and values of
+by the directions with the new inputs' energy. Both use covariances that are streamed in one forward pass over at most
+`samples` examples: no data is kept. Layers with the same input share one M; keys and values of
 cross-attention have their own, of the encoder's states. See `cl_lightning.linalg.subspaces` for the equations.
 """
 
@@ -19,7 +19,7 @@ from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import query_of
 from cl_lightning.common import distributed
-from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, design, empty, held
+from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -29,24 +29,24 @@ COLUMNS = [
     "after", "share to hold", "dimensions %, median", "highest",
     "new inputs' energy outside before, median %", "lowest", "energy held after, lowest %",
 ]  # fmt: skip
-#: Share of a new task's input energy outside earlier subspaces below which its branch has next to nothing to see.
+#: Share of a new task's input energy outside earlier subspaces below which its branch can hardly learn.
 LITTLE = 0.01
 
 
 class InputSubspaces(GrownSubspaces):
-    """Design A outside earlier tasks' inputs, and keep the subspaces of these.
+    """Design A outside earlier tasks' inputs, and grow the subspaces of these inputs.
 
     Args:
-        share: of the inputs' energy that M holds after the first task, (0, 1]; rises linearly towards 1.
-        tasks: length of that rise; null: the sequence's (the published code: 15, always).
+        share: of the inputs' energy that M captures after the first task, (0, 1]; rises linearly towards 1.
+        tasks: number of tasks of that rise; null: the sequence's (15 in the published code).
         energy: "eigen": of sum ||x||^2; "eigen_squared": the published code's, which is much weaker.
         count: "reach" that share; "below": the first task stops one direction short, as in the published code.
         design: "pca" of the new inputs' part outside M, "pca_one_sided" (the published code's), or "random".
         chunks: blocks of coordinates with a subspace each, see `cl_lightning.linalg.subspaces`.
-        positions: which inputs count: "tokens", or "all", with the padding, as in the published code.
-        cross: inputs of cross-attention's keys and values: their "own", or taken for those of the "query", as in the
-            published code: nothing then protects them.
-        samples: examples of a task that are looked at, drawn by (seed, task).
+        positions: the inputs that count: "tokens", or "all", with the padding, as in the published code.
+        cross: inputs of cross-attention's keys and values: their "own", or those of the "query", as in the published
+            code, which leaves them unprotected.
+        samples: examples per task for the covariances, drawn by (seed, task).
         batch_size: examples per forward pass on each rank.
     """
 
@@ -75,14 +75,14 @@ class InputSubspaces(GrownSubspaces):
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         if "A" in adapter.trainable_factors:
             return [
-                f"boundary.subspaces designs A, which {type(adapter).__name__} trains; "
+                f"boundary.subspaces designs A, but {type(adapter).__name__} trains it; "
                 "use cl_lightning.adapters.InfLoRA, or boundary.subspaces=null"
             ]
         return []
 
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
-        self.divides({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
+        self.check_chunks({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
 
     # ---- the boundary ------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class InputSubspaces(GrownSubspaces):
             return [design(M, C, adapter.layers[layer].lora_A, self.design, self.chunks) for layer in layers]
 
         for owner, (C, _) in owned.items():
-            self._outside.append(1.0 - held(self._basis(owner, C), C, self.energy))
+            self._outside.append(1.0 - captured_energy(self._basis(owner, C), C, self.energy))
         advice = "; lower boundary.subspaces.share or model.adapter.rank"
         designed, owners = distributed.deal(owned.items(), one, f"boundary of task {name}, layer", advice)
         for owner, (_, layers) in owned.items():
@@ -110,7 +110,7 @@ class InputSubspaces(GrownSubspaces):
         if (least := min(self._outside)) < LITTLE:
             run.say(
                 f"  warning: in one layer only {100 * least:.2g} % of {name}'s input energy lies outside earlier "
-                "tasks' subspaces: its branch can hardly see it. Lower boundary.subspaces.share to protect less"
+                "tasks' subspaces: its branch can hardly learn. Lower boundary.subspaces.share to protect less"
             )
 
     def on_task_end(self, run: RunContext, task: int) -> None:
@@ -118,10 +118,10 @@ class InputSubspaces(GrownSubspaces):
         covariances = {owner: C for owner, (C, _) in self._covariances(run, task, with_new=True).items()}
         sizes, kept = [], []
         chunks = dict.fromkeys(covariances, self.chunks)
-        for owner, M in self.grown(covariances, lambda name: self._basis(name, covariances[name]), share, chunks):
+        for owner, M in self.grow_all(covariances, lambda name: self._basis(name, covariances[name]), share, chunks):
             self.seen[owner] = Subspace.spanned_by(M, self.chunks).to(torch.device("cpu"))
             sizes.append(100 * M.shape[1] / len(M))
-            kept.append(100 * held(M, covariances[owner], self.energy))
+            kept.append(100 * captured_energy(M, covariances[owner], self.energy))
         new = [100 * part for part in self._outside]
         row = [share, statistics.median(sizes), max(sizes), statistics.median(new), min(new), min(kept)]
         self.rows.append([run.order[task], *row])
@@ -129,7 +129,7 @@ class InputSubspaces(GrownSubspaces):
         run.log({f"subspaces/{key}": value for key, value in zip(keys, row, strict=True)})
 
     def _covariances(self, run: RunContext, task: int, with_new: bool) -> dict[str, tuple[Tensor, list[str]]]:
-        """First layer of each input -> covariance (n, n) and all layers with that input."""
+        """Compute the covariance (n, n) of each input: its first layer -> C and all layers with that input."""
         examples = self.examples(run, task)
         weighted = (examples, [1.0] * len(examples))
         by_layer = run.input_moments(weighted, self.batch_size, with_new, self.positions == "all")
@@ -142,7 +142,7 @@ class InputSubspaces(GrownSubspaces):
         return {owner: (C, layers) for owner, C, layers in owned.values()}
 
     def _basis(self, owner: str, C: Tensor) -> Tensor:
-        """M (n, k) in float64 on C's device."""
+        """Return M (n, k) in float64 on C's device."""
         return self.seen[owner].to(C.device).full() if owner in self.seen else empty(len(C), C.device)
 
     # ---- state -------------------------------------------------------------------------------------------
@@ -162,4 +162,4 @@ class InputSubspaces(GrownSubspaces):
         }
 
     def tables(self) -> list[Table]:
-        return [Table("what inputs each task added (energy: the declared rule's)", COLUMNS, self.rows)]
+        return [Table("input subspaces after each task (energy by the chosen rule)", COLUMNS, self.rows)]

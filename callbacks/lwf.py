@@ -1,9 +1,9 @@
-"""LwF: on the new task's examples the model stays close to what it said before the task.
+"""LwF: on the new task's examples the model is distilled from itself before the task.
 
     loss += strength * temperature^2 * mean over answer tokens of KL(p_before || p_now),   p = softmax(z / temperature)
 
-p_before is the same model without what the task has trained so far: one more forward pass per step, without gradient.
-No data of earlier tasks is needed. Source: Li and Hoiem 2016 (arXiv 1606.09282); the first task has nothing to keep.
+p_before is the same model without the current task's training: one more forward pass per step, without gradients. No
+data of earlier tasks is needed. Source: Li and Hoiem 2016 (arXiv 1606.09282); the first task has no distillation.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""MIGU: only the rows that speak loudest on the batch are updated.
+"""MIGU: only the rows with the largest output magnitudes on the batch are updated.
 
     m_i = mean over the batch's tokens of |h_i| / sum over j of |h_j|,   h = A x, and h = B A x
     rows i of A (of B) with m_i below the quantile `masked`: gradient 0
 
-Masks are of the whole optimiser step: all its micro-batches and ranks. Momentum and weight decay still move masked rows
-a little, as in the original. Source: Du et al. 2024 (arXiv 2406.17245), for LoRA; the default of `masked` is ours.
+Masks are computed over the whole optimiser step: all its micro-batches and ranks. Momentum and weight decay still
+change masked rows slightly, as in the original. Source: Du et al. 2024 (arXiv 2406.17245), for LoRA; the default of
+`masked` is ours.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class MIGU(TaskCallback):
     """Magnitude-based gradient updating over any strategy.
 
     Args:
-        masked: share of each factor's rows that a step leaves alone, [0, 1).
+        masked: share of each factor's rows whose gradient is 0 in a step, [0, 1).
     """
 
     phase = 25
@@ -46,21 +47,23 @@ class MIGU(TaskCallback):
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         init = slots.get("init")
         if isinstance(init, SliceInit) and not init.initializer.trains & {"A", "B"}:
-            return ["boundary.migu masks rows of A and B, LoRASB trains a core between them; use another initialiser"]
+            return [
+                "boundary.migu masks rows of A and B, but LoRASB trains a core between them; use another initialiser"
+            ]
         return []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to every adapted layer's input."""
+        """Register a hook on every adapted layer's input."""
         self._layers, self._magnitudes = pl_module.adapter.layers, {}
         self._hooks = [layer.register_forward_pre_hook(self._listen(name)) for name, layer in self._layers.items()]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Know the batch's padding."""
+        """Store the batch's padding masks."""
         self._masks = lambda name: pl_module.token_mask(name, batch)
 
     def _listen(self, name: str) -> Callable[[AdaptedLinear, tuple[Tensor, ...]], None]:
         def hook(layer: AdaptedLinear, inputs: tuple[Tensor, ...]) -> None:
-            # Only the pass that is trained counts: a teacher (LwF) is asked without gradients.
+            # Only the trained pass counts: a teacher's pass (LwF) has no gradients.
             if self._masks is not None and layer.training and layer.active and torch.is_grad_enabled():
                 self._count(name, layer, inputs[0], self._masks(name))
 
@@ -69,14 +72,14 @@ class MIGU(TaskCallback):
     @torch.no_grad()
     def _count(self, name: str, layer: AdaptedLinear, x: Tensor, mask: Tensor) -> None:
         """Add the magnitudes on one call's input x (B, L, n)."""
-        # A beginning that all samples share may run once for all: x then is (1, its length, n), without padding.
+        # A prefix that all samples share may run once: x is then (1, prefix length, n), without padding.
         weight = mask[:, -x.shape[1] :] if len(x) == len(mask) else torch.full_like(x[..., 0], len(mask))
         A, B = (factor.to(x.dtype) for factor in layer.factors())
         hidden = x @ A.t()
         for k, h in enumerate((hidden, hidden @ B.t())):
-            loud = h.abs().to(torch.float32)
-            loud = loud / loud.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            summed = (loud * weight[..., None].to(loud.dtype)).sum((0, 1))
+            share = h.abs().to(torch.float32)
+            share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            summed = (share * weight[..., None].to(share.dtype)).sum((0, 1))
             kept = self._magnitudes.setdefault(name, [])
             if len(kept) > k:
                 kept[k] += summed
@@ -84,7 +87,7 @@ class MIGU(TaskCallback):
                 kept.append(summed)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Mask the whole step's gradient, before it is clipped."""
+        """Mask the whole step's gradient before it is clipped."""
         names = sorted(self._magnitudes)
         flat = distributed.sum_(torch.cat([m for n in names for m in self._magnitudes[n]]))
         for name in names:
@@ -92,18 +95,18 @@ class MIGU(TaskCallback):
             for parameter in (layer.lora_A, layer.lora_B):
                 magnitude, flat = flat[: len(parameter)], flat[len(parameter) :]
                 if parameter.grad is not None:
-                    parameter.grad[loudest(magnitude, self.masked).logical_not()] = 0
+                    parameter.grad[largest_rows(magnitude, self.masked).logical_not()] = 0
         self._magnitudes = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._masks = [], None
 
 
-def loudest(magnitude: Tensor, masked: float) -> Tensor:
-    """Which rows stay, (rows,) bool: all but the share `masked` of them with the smallest magnitude, at least one."""
+def largest_rows(magnitude: Tensor, masked: float) -> Tensor:
+    """Select the rows to update, (rows,) bool: all but the share `masked` with the smallest magnitude, at least one."""
     quiet = min(int(masked * len(magnitude)), len(magnitude) - 1)
     keep = torch.ones_like(magnitude, dtype=torch.bool)
     keep[magnitude.argsort(stable=True)[:quiet]] = False

@@ -1,4 +1,4 @@
-"""A progress bar over each task's steps: task, step, loss, time left of the task and of the whole run."""
+"""Shows a progress bar over each task's steps, with the loss and the time left of the task and of the run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class TaskProgress(TaskCallback):
-    """tqdm on standard error, rank 0 only; redrawn rarely where standard error is no terminal.
+    """A tqdm bar on standard error, rank 0 only; redrawn rarely if standard error is not a terminal.
 
-    The time left of the whole run is the mean time of the tasks finished by this process times what is left,
-    so it appears with the second task; later tasks score more cells and may take longer.
+    The time left of the run is the mean time of the tasks finished by this process times the number of tasks left,
+    so it appears from the second task on; later tasks score more cells and may take longer.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""A bounded memory of earlier tasks' training examples.
+"""Keeps a bounded memory of earlier tasks' training examples.
 
-Filled at each task's end, shared equally by the tasks seen; what it holds depends on the seed and the tasks' names
-only, so all ranks agree without talking. It serves the memory gradient of `SliceInit` and, at `train_ratio` > 0, replay
-in training. It is user data: the examples' text is kept in the run folder under state/.
+The memory is filled at each task's end and shared equally by the tasks seen. Its content depends only on the seed and
+the tasks' names, so all ranks agree without communication. `SliceInit` uses it for the memory gradient, and training
+replays it at `train_ratio` > 0. It is user data: the examples' text is stored in the run folder under state/.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
 class ReplayBuffer(TaskCallback):
     """Keep at most `capacity` examples of earlier tasks.
 
-    Each of t seen tasks keeps capacity // t examples, drawn at random. Beyond `capacity` tasks, that many keep one
-    example each: those with the lowest lots. A task's lot is drawn once, from (seed, name), so each set of tasks is as
-    likely as any other, old or new, and a task that has left never returns. What reads the memory then knows nothing
-    of the tasks that left.
+    Each of t seen tasks keeps capacity // t examples, drawn at random. With more than `capacity` tasks, `capacity` of
+    them keep one example each: those with the lowest lots. A task's lot is drawn once, from (seed, name), so all sets
+    of tasks are equally likely, and a task that was dropped never returns.
 
     Args:
         capacity: examples in all, never exceeded.
-        train_ratio: share of every training batch drawn from memory, 0..1; 0: none, the memory then only
-            serves others. New examples are all seen all the same, so steps grow by 1 / (1 - train_ratio).
+        train_ratio: share of every training batch drawn from memory, 0..1; 0: no replay. All new examples are still
+            seen, so the number of steps grows by the factor 1 / (1 - train_ratio).
     """
 
     phase = 10
@@ -52,17 +51,17 @@ class ReplayBuffer(TaskCallback):
         if self.train_ratio and not memory_per_step(size, self.train_ratio):
             remedy = f"use {1 / size:.3g} or more, or 0" if size > 1 else "raise data.batch_size, or use 0"
             raise ConfigError(
-                f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={size} is no whole example beside "
-                f"a new one; {remedy}"
+                f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={size} leaves no whole example "
+                f"beside a new one; {remedy}"
             )
 
     def check_keeps_last(self, run: RunContext) -> None:
-        """Refuse a memory in which the last task may be missing, for those who ask for its examples."""
+        """Check that the memory always has examples of the last task."""
         past = len(run.order) - 1
         if self.capacity < past:
             raise ConfigError(
-                f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe the "
-                f"last one; use {past} or more, or boundary.init.memory_gradient=mean"
+                f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe of "
+                f"the last one; use {past} or more, or boundary.init.memory_gradient=mean"
             )
 
     def on_task_start(self, run: RunContext, task: int) -> None:
@@ -76,19 +75,19 @@ class ReplayBuffer(TaskCallback):
         self.examples[data.spec.name] = [data.train[i].example for i in order]
         staying = sorted(self.examples, key=lambda name: derive_seed(run.data.seed, "lot", name))[: self.capacity]
         quota = self.capacity // len(staying)
-        # Each list is in random order, so its beginning is a fair draw.
+        # Each list is in random order, so its beginning is a random sample.
         self.examples = {name: kept[:quota] for name, kept in self.examples.items() if name in staying}
 
     def encoded(self, run: RunContext, name: str, count: int | None = None) -> list[Encoded]:
-        """The first `count` examples kept of a task (None: all), as tokens."""
+        """Encode the first `count` examples kept of a task (None: all)."""
         spec = run.data.specs[name]
         return [run.data.encoder.encode(e, spec) for e in self.examples[name][:count]]
 
     def draw(self, run: RunContext, count: int) -> dict[str, list[Encoded]]:
-        """`count` examples, divided equally among the tasks kept: name -> the first of its list.
+        """Return `count` examples, divided equally among the tasks kept: name -> the first of its list.
 
-        At least one of each task, so more than `count` in all if there are more tasks; fewer where a task keeps fewer
-        than its share.
+        There is at least one of each task, so more than `count` in all if there are more tasks; fewer if a task keeps
+        fewer than its share.
         """
         names = list(self.examples)
         shares = [max(1, count // len(names) + (i < count % len(names))) for i in range(len(names))]

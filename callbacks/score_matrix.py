@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ScoreMatrix(TaskCallback):
-    """After each task: its row of R in one line; scores and sequence metrics to the loggers."""
+    """Print the row of R in one line after each task, and log scores and sequence metrics."""
 
     def on_task_scored(self, run: RunContext, task: int) -> None:
         row = {

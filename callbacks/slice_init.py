@@ -1,33 +1,34 @@
-"""At each task boundary: gradients of the new task and of memory, surgery, and the chosen initialiser.
+"""Initialises the new branch from gradients of the new task and of memory, after surgery.
 
-SLICE (arXiv 2605.12752) is this with memory, PCGrad and the SLICE initialiser; LoRA-GA is the same without
-operator and memory.
+With memory, PCGrad and the SLICE initialiser this is SLICE (arXiv 2605.12752); with LoRA-GA's initialiser and without
+operator and memory it is LoRA-GA.
 
     G_new = (1/N) sum over the new task's answer tokens of dNLL/dW,       N answer tokens
     G_mem = (1/(t-1)) sum over past tasks j of (1/N_j) sum over j's memory tokens of dNLL/dW
 
-Both are taken with earlier branches in place and the new one out. Training afterwards steps on G_new: where
-surgery fired it has turned the subspace the branch starts in, no more. `warm_start` is our own option that takes
-the reconciled step itself before training begins.
+Both are computed with earlier branches and without the new one. Training afterwards steps on G_new: surgery only
+rotates the subspace that the branch starts in. `warm_start`, which is not in the paper, takes the reconciled step
+itself before training begins.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from callbacks.branch_init import BranchInit
+from callbacks.branch_init import BranchInit, Factors
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.gradients.collector import Collected, GradientCollector, RunPass
+from cl_lightning.gradients.collector import Collected, GradientCollector
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import Plan, plan
 from cl_lightning.initializers.base import Initializer, Needs
 from cl_lightning.initializers.slice import SLICE
@@ -44,29 +45,43 @@ from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS, MatrixReport,
 MemoryGradient = Literal["mean", "last", "per_task"]
 
 
+class Gradients(NamedTuple):
+    """The new task's gradients, and those of each memory group."""
+
+    new: Collected
+    memories: list[Collected]
+
+
+class Reconciled(NamedTuple):
+    """One matrix's reconciled gradient, and the record of its surgery."""
+
+    gradient: Tensor | LowRank
+    record: SurgeryRecord
+
+
 class SliceInit(BranchInit):
     """Start each task's branch from its reconciled gradient.
 
     Args:
-        initializer: factors from a gradient.
+        initializer: one that needs a gradient.
         operator: reconciles the new task's gradient with memory's; null: none (LoRA-GA).
-        strength: 0..1, how much of the operator's correction is applied.
+        strength: 0..1, the fraction of the operator's correction that is applied.
         scope: conflicts are decided per "matrix", per "block" of the model, or once for all ("global", the paper's).
-        preserve_norm: give the reconciled gradient the new one's norm (where the start depends on it at all).
+        preserve_norm: give the reconciled gradient the new one's norm (if the start depends on the norm).
         memory_gradient: "mean" over the past tasks, the "last" task's, or one "per_task" (GEM, CAGrad).
-        reliability: surgery only where the inner product over batches lies this many standard errors below 0; null:
-            always.
+        reliability: operate only where the inner product over batches is this many standard errors below 0; null:
+            everywhere.
         samples: examples of the new task, drawn by (seed, task).
-        memory_samples: memory examples per boundary in all, divided among the past tasks, at least one of each.
+        memory_samples: memory examples per boundary, divided among the past tasks, at least one of each.
         batch_size: examples per forward and backward pass on each rank.
         loss_on: "answer" tokens only, or "full" sequences (parity with the authors' code).
-        memory_budget: bytes for gradients between batches; exact where that fits, else sketches. null: exact.
+        memory_budget: bytes for gradients between batches; exact gradients if they fit, else sketches. null: exact.
         oversampling: extra sketch columns beyond 2 rank.
-        gate_weighting: under gates (GainLoRA), which gradients weigh each sample by how much the new branch will speak
-            for it: the "new" task's, "both", or "none". The gate is shut on old prompts, so "both" leaves a memory
-            gradient of nearly nothing.
-        warm_start: tau > 0 moves the start by the reconciled step itself, s(dB A0 + B0 dA) = -tau [G~]_2r: not in the
-            paper; logits then change.
+        gate_weighting: under gates (GainLoRA), the gradients whose samples are weighted by the new branch's gate: the
+            "new" task's, "both", or "none". The gate is near 0 on old prompts, so "both" leaves hardly any memory
+            gradient.
+        warm_start: tau > 0 moves the start by the reconciled step, s(dB A0 + B0 dA) = -tau [G~]_2r; not in the paper;
+            logits then change.
     """
 
     gives: ClassVar[frozenset[Needs]] = frozenset({"gradients"})
@@ -104,7 +119,7 @@ class SliceInit(BranchInit):
         self.gate_weighting = gate_weighting
         self.boundaries: list[list[Any]] = []
 
-    # ---- what cannot run ---------------------------------------------------------------------------------
+    # ---- checks ------------------------------------------------------------------------------------------
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         kind, reasons = type(self.initializer).__name__, super().check(slots, adapter)
@@ -117,8 +132,8 @@ class SliceInit(BranchInit):
                 )
             if self.operator.memories == "each" and self.memory_gradient != "per_task":
                 reasons.append(
-                    f"boundary.init.operator: {operator} is made for one gradient per past task, "
-                    f"memory_gradient={self.memory_gradient} gives it one in all; set memory_gradient=per_task"
+                    f"boundary.init.operator: {operator} needs one gradient per past task, but "
+                    f"memory_gradient={self.memory_gradient} gives a single one; set memory_gradient=per_task"
                 )
             if self.operator.memories == "one" and self.memory_gradient == "per_task":
                 reasons.append(
@@ -143,23 +158,24 @@ class SliceInit(BranchInit):
 
     def _check_samples(self, run: RunContext) -> None:
         if self.loss_on == "full" and run.module.encoder_decoder:
-            raise ConfigError("boundary.init.loss_on: full is for decoders; an encoder-decoder has no labels there")
+            raise ConfigError("boundary.init.loss_on: full needs a decoder; an encoder-decoder predicts answers only")
         for task in run.data.tasks:
             count = min(self.samples, len(task.train))
             if count < self.batch_size:
                 raise ConfigError(
-                    f"boundary.init.batch_size: {self.batch_size} is more than the {count} examples on which the "
-                    f"gradient of {task.spec.name} is taken; lower it, or raise boundary.init.samples"
+                    f"boundary.init.batch_size: {self.batch_size} is more than the {count} examples for the gradient "
+                    f"of {task.spec.name}; lower it, or raise boundary.init.samples"
                 )
             batches = -(-count // self.batch_size)
             if self.reliability is not None and batches < LEAST_BATCHES:
                 raise ConfigError(
                     f"boundary.init.reliability: {count} samples of {task.spec.name} in batches of {self.batch_size} "
-                    f"are {batches} batches, a standard error needs {LEAST_BATCHES}; raise samples or lower batch_size"
+                    f"are {batches} batches, but a standard error needs {LEAST_BATCHES}; raise samples or lower "
+                    "batch_size"
                 )
 
     def _plan(self, run: RunContext) -> Plan:
-        """How gradients are held; refuses a budget in which nothing fits."""
+        """Choose exact gradients or sketches. Raises ConfigError if nothing fits the budget."""
         adapter, most = run.module.adapter, len(run.order) - 1
         sets = 1 + (0 if self.operator is None else most if self.memory_gradient == "per_task" else 1)
         mode = "auto" if self.initializer.takes_sketch else "exact"
@@ -180,20 +196,14 @@ class SliceInit(BranchInit):
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Collect gradients, reconcile them, compute the starts, set them, report."""
         started = time.monotonic()
-        records: dict[str, SurgeryRecord] = {}
-        reports: dict[str, MatrixReport] = {}
-
-        def look(name: str, start: Start) -> None:
-            reports[name] = self._matrix_report(start, records[name], name, new, memories, run.module.adapter.rank)
-
-        new, memories = self._collect(run, task)
-        reconciled = self._reconcile(run, task, new, memories, records)
-        factors, owners = self.start(run, task, reconciled, look)
+        gradients = self._collect(run, task)
+        reconciled = self._reconcile(run, task, gradients)
+        factors, owners, reports = self._start_all(run, task, reconciled, gradients)
         self.set(run, factors, owners)
-        self._report(run, task, reports, new, time.monotonic() - started)
+        self._report(run, task, reports, gradients.new, time.monotonic() - started)
 
     def _memory_groups(self, run: RunContext) -> list[dict[str, list[Encoded]]]:
-        """Examples by task, one group for each memory gradient."""
+        """Draw memory examples by task, one group for each memory gradient."""
         memory = run.boundary.get("memory")
         if self.operator is None or not isinstance(memory, ReplayBuffer) or not memory.examples:
             return []
@@ -203,8 +213,8 @@ class SliceInit(BranchInit):
         drawn = memory.draw(run, self.memory_samples)
         return [drawn] if self.memory_gradient == "mean" else [{name: kept} for name, kept in drawn.items()]
 
-    def _collect(self, run: RunContext, task: int) -> tuple[Collected, list[Collected]]:
-        """Gradients of the new task and of each memory group."""
+    def _collect(self, run: RunContext, task: int) -> Gradients:
+        """Take the gradients of the new task and of each memory group."""
         run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
         chosen = self._plan(run)
         if not self.boundaries:
@@ -213,19 +223,22 @@ class SliceInit(BranchInit):
         dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
         collector = GradientCollector(layers, chosen, run.data.seed, dtype)
 
-        def passes(by_task: dict[str, list[Encoded]], gated: bool) -> RunPass:
-            return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
-
-        gated = self.gate_weighting == "both"
-        over = passes({run.order[task]: run.data.draw(task, self.samples, "gradient")}, self.gate_weighting != "none")
+        new_gated, memory_gated = self.gate_weighting != "none", self.gate_weighting == "both"
+        examples = {run.order[task]: run.data.draw(task, self.samples, "gradient")}
         try:
-            memories = [collector.collect(passes(group, gated)) for group in self._memory_groups(run)]
-            return collector.collect(over, memories, by_batch=self.reliability is not None), memories
+            memories = [
+                collector.collect(self._gradient_pass(run, group, memory_gated)) for group in self._memory_groups(run)
+            ]
+            new = self._gradient_pass(run, examples, new_gated)
+            return Gradients(collector.collect(new, memories, by_batch=self.reliability is not None), memories)
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
+    def _gradient_pass(self, run: RunContext, by_task: dict[str, list[Encoded]], gated: bool) -> GradientPass:
+        return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)
+
     def _weighted(self, by_task: dict[str, list[Encoded]]) -> tuple[list[Encoded], list[float]]:
-        """Examples and weights whose loss is the mean over tasks of each task's token mean."""
+        """Weight examples so that the loss is the mean over tasks of each task's token mean."""
         examples: list[Encoded] = []
         weights: list[float] = []
         for chosen in by_task.values():
@@ -236,21 +249,20 @@ class SliceInit(BranchInit):
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
         return examples, weights
 
-    # ---- surgery -----------------------------------------------------------------------------------------
+    # ---- surgery and starts ------------------------------------------------------------------------------
 
-    def _reconcile(
-        self, run: RunContext, task: int, new: Collected, memories: list[Collected], records: dict[str, SurgeryRecord]
-    ) -> Iterator[tuple[str, Tensor | LowRank]]:
-        """(name, G~) of every matrix; fills `records`, and lets go of a matrix's gradients once it is done with.
+    def _reconcile(self, run: RunContext, task: int, gradients: Gradients) -> Iterator[tuple[str, Reconciled]]:
+        """Reconcile matrix by matrix, freeing a matrix's gradients when the next one is requested.
 
         Raises:
             TrainingError: a gradient cannot be reconciled. All ranks hold the same ones, so all find the same fault.
         """
+        new, memories = gradients.new, gradients.memories
         blocks = blocks_of(new.gradients)
-        allowed = None
-        if self.reliability is not None and new.products:
-            groups = decided_together(new.products, self.scope, blocks)
-            allowed = reliable_conflicts(new.products, groups, self.reliability)
+        reliable = None
+        if self.reliability is not None and new.inner_by_batch:
+            groups = decided_together(new.inner_by_batch, self.scope, blocks)
+            reliable = reliable_conflicts(new.inner_by_batch, groups, self.reliability)
         try:
             for name, gradient, record in reconcile(
                 new.gradients,
@@ -260,28 +272,44 @@ class SliceInit(BranchInit):
                 self.scope,
                 blocks,
                 self.preserve_norm,
-                allowed,
+                reliable,
                 inner=new.inner or None,
                 norms=new.norms,
             ):
-                records[name] = record
-                yield name, gradient
+                yield name, Reconciled(gradient, record)
                 for held in (new, *memories):
                     del held.gradients[name]
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
 
-    # ---- what it did -------------------------------------------------------------------------------------
+    def _start_all(
+        self, run: RunContext, task: int, reconciled: Iterable[tuple[str, Reconciled]], gradients: Gradients
+    ) -> tuple[dict[str, Factors], dict[str, int], dict[str, MatrixReport]]:
+        """Compute and describe each matrix's start on one rank.
+
+        Returns:
+            This rank's factors by matrix, the rank that has each matrix's factors, and this rank's reports by matrix.
+        """
+
+        def one(name: str, found: Reconciled) -> tuple[Factors, MatrixReport]:
+            start = self.start(run, task, name, found.gradient)
+            return start.tensors, self._matrix_report(name, start, found.record, gradients, run.module.adapter.rank)
+
+        made, owners = distributed.deal(reconciled, one, f"boundary of task {run.order[task]}, matrix")
+        factors = {name: tensors for name, (tensors, _) in made.items()}
+        return factors, owners, {name: report for name, (_, report) in made.items()}
+
+    # ---- report ------------------------------------------------------------------------------------------
 
     def _matrix_report(
-        self, start: Start, record: SurgeryRecord, name: str, new: Collected, memories: list[Collected], rank: int
+        self, name: str, start: Start, record: SurgeryRecord, gradients: Gradients, rank: int
     ) -> MatrixReport:
-        error = None
-        if self.reliability is not None and name in new.products:
+        new, error = gradients.new, None
+        if self.reliability is not None and name in new.inner_by_batch:
             scale = record.norm_new * record.norm_memory
-            errors = [jackknife(column)[1] for column in new.products[name].t()]
+            errors = [jackknife(column)[1] for column in new.inner_by_batch[name].t()]
             error = max(errors) / scale if scale else None
-        after = (start.against(m.gradients[name]) for m in memories)
+        after = (start.cosine_with(m.gradients[name]) for m in gradients.memories)
         cosine_after, inner_after = min(after, default=(None, None))
         return MatrixReport(
             record=record,
@@ -291,7 +319,6 @@ class SliceInit(BranchInit):
             cosine_after=cosine_after,
             inner_after=inner_after,
             standard_error=error,
-            gate_open=not record.gated,
         )
 
     def _report(
@@ -303,8 +330,8 @@ class SliceInit(BranchInit):
         rows = [report.row(matrix) for matrix, report in reports.items()]
         run.write_table(f"surgery/{name}", COLUMNS, rows)
         numbers = in_numbers(reports)
-        if self.reliability is not None and new.products:
-            by_matrix = {matrix: products.sum(1) for matrix, products in new.products.items()}
+        if self.reliability is not None and new.inner_by_batch:
+            by_matrix = {matrix: by_batch.sum(1) for matrix, by_batch in new.inner_by_batch.items()}
             numbers["fired_by_chance"] = null_firing_share(
                 by_matrix, self.reliability, generator(run.data.seed, "halves", name)
             )
@@ -320,5 +347,5 @@ class SliceInit(BranchInit):
         self.boundaries = state["boundaries"]
 
     def tables(self) -> list[Table]:
-        title = "what surgery did at each boundary (empty: no memory to compare with, or no gate)"
+        title = "surgery at each boundary (empty: no memory to compare with, or no reliability test)"
         return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []

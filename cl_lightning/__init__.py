@@ -9,7 +9,7 @@ EXPORTS = {
     "PCGrad": "surgery.pcgrad",
     "combine": "linalg.gram",
     "gram_matrix": "linalg.gram",
-    "LoRA": "initializers.lora",
+    "Kaiming": "initializers.kaiming",
     "LoRAGA": "initializers.loraga",
     "SLICE": "initializers.slice",
     "capture_gradients": "gradients.capture",

@@ -1,4 +1,4 @@
-"""Adapter strategies: what is added to the frozen LLM, what is trained, how it enters the forward pass."""
+"""Adapter strategies: the branches added to the frozen LLM, their training, and their place in the forward pass."""
 
 from cl_lightning.common.lazy import lazy_exports
 

@@ -1,8 +1,8 @@
-"""The contract of an adapter strategy: what is added to the frozen LLM, what is trained, what is kept.
+"""The contract of an adapter strategy: the branches it adds to the frozen LLM, trains and stores.
 
-A strategy owns the adapted layers. The module calls it in a fixed order per task: `begin_task` (freeze the
-old, add the new; logits unchanged), training, `end_task`, and stores `task_state()` after each task;
-`restore` rebuilds the strategy from the stored states of all finished tasks.
+A strategy owns the adapted layers. The module calls it in a fixed order per task: `begin_task` (freeze the old branch,
+add a new one; logits unchanged), training, `end_task`, and stores `task_state()` after each task. `restore` rebuilds
+the strategy from the stored states of all finished tasks.
 """
 
 from abc import ABC, abstractmethod
@@ -21,34 +21,34 @@ from cl_lightning.common.errors import ConfigError
 
 def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
     raise ConfigError(
-        "an adapted model cannot be saved or pushed as a model of transformers, which would draw the adapted layers at "
-        "random when it loads them; keep the run folder, cl_lightning.load_run(folder) makes the model from it"
+        "an adapted model cannot be saved or pushed as a model of transformers, which would initialise the adapted "
+        "layers at random on loading; keep the run folder and load the model with cl_lightning.load_run(folder)"
     )
 
 
 class AdapterStrategy(nn.Module, ABC):
-    """Pluggable adapter of a frozen LLM. Subclasses: one file each.
+    """Pluggable adapter of a frozen LLM. Each subclass has its own file.
 
     Args:
         rank: r, the rank of each task's branch.
         alpha: LoRA's alpha; the branch is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
         rslora: rank-stabilised scaling.
         dropout: on the trainable branch's input, 0..1.
-        offset: what keeps a start with B0 A0 != 0 from changing the logits. "displacement": training the
-            differences from the start (exact everywhere); "baked": W - s B0 A0 until the task ends (float32 bases
-            only, up to rounding).
-        targets: "all-linear" (every linear layer of the blocks, not the output head) or layer names as
-            they end, e.g. ["q_proj", "v_proj"], each of which must match one.
+        offset: how a start with B0 A0 != 0 leaves the logits unchanged. "displacement": train the differences from
+            the start (exact in every precision); "baked": W - s B0 A0 until the task ends (float32 bases only, up to
+            rounding).
+        targets: "all-linear" (every linear layer of the blocks, not the output head) or the last parts of layer
+            names, e.g. ["q_proj", "v_proj"], each of which must match a layer.
     """
 
-    #: Factors that training moves; an initialiser may set these only.
+    #: Factors that are trained; an initialiser may set only these.
     trainable_factors: ClassVar[frozenset[str]] = BOTH
-    #: Whether `forward_kwargs` gives each sample its own (gates).
+    #: `forward_kwargs` returns values for each sample (gates).
     per_sample: ClassVar[bool] = False
 
     @property
     def continues(self) -> bool:
-        """Whether a task trains on what the one before trained, instead of a new branch."""
+        """True if all tasks train the same branch, instead of a new one each."""
         return False
 
     def __init__(
@@ -62,29 +62,29 @@ class AdapterStrategy(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if rank < 1:
-            raise ConfigError(f"model.adapter.rank: {rank} is not a rank; use 1 or more")
+            raise ConfigError(f"model.adapter.rank: {rank} must be 1 or more")
         if not 0.0 <= dropout < 1.0:
-            raise ConfigError(f"model.adapter.dropout: {dropout} is not in 0..1")
+            raise ConfigError(f"model.adapter.dropout: {dropout} must be at least 0 and below 1")
         if not alpha > 0:
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
         self.offset = offset
-        #: What the user is told when a run starts, a line each; known once attached.
+        #: Lines printed when a run starts; known once attached.
         self.remarks: list[str] = []
         self._layers: dict[str, AdaptedLinear] = {}
 
     @property
     def scaling(self) -> float:
-        """s in y = W x + s B A x."""
+        """The factor s in y = W x + s B A x."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
     @property
     def layers(self) -> dict[str, AdaptedLinear]:
-        """The adapted layers by their name in the LLM. They live in the LLM; the strategy only refers to them."""
+        """The adapted layers by their name in the LLM. The LLM owns them; the strategy only refers to them."""
         return self._layers
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
-        """Put an AdaptedLinear around every target layer of the frozen LLM, which from then on refuses to be saved.
+        """Wrap every target layer of the frozen LLM in an AdaptedLinear. The LLM cannot be saved afterwards.
 
         Raises:
             ConfigError: one of `targets` matches no linear layer, or the rank exceeds a matrix.
@@ -114,48 +114,47 @@ class AdapterStrategy(nn.Module, ABC):
 
     @property
     def exact_base(self) -> bool:
-        """Whether every adapted W is held in float32 or float64, so that it may be edited."""
+        """True if every adapted W is float32 or float64, so that it may be edited."""
         return all(layer.weight.dtype in (torch.float32, torch.float64) for layer in self._layers.values())
 
     @abstractmethod
     def begin_task(self, task: int, generator: torch.Generator) -> None:
-        """Freeze what earlier tasks learnt and add what task `task` (from 0) trains. Logits do not change."""
+        """Freeze earlier branches and add the branch that task `task` (from 0) trains. Logits do not change."""
 
     @abstractmethod
     def end_task(self, task: int) -> None:
-        """Freeze what the task learnt. Logits change by rounding at most."""
+        """Freeze the task's branch. Logits change by rounding at most."""
 
     def discard(self) -> None:
-        """Forget the current branch: logits are again what they were before `begin_task`, after `offset=baked` up to
-        rounding."""
+        """Remove the current branch. Logits are those from before `begin_task`, up to rounding with offset=baked."""
         for layer in self._layers.values():
             layer.discard_branch()
 
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:
-        """What the task just trained leaves behind, as named tensors; called before `end_task`."""
+        """Return the tensors to store of the task just trained, by name; called before `end_task`."""
 
     @abstractmethod
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """Rebuild the strategy as it was after the tasks whose `task_state` are given, oldest first."""
+        """Rebuild the strategy from the `task_state` of all finished tasks, oldest first."""
 
     def set_factors(self, name: str, *factors: Tensor, displaced: bool = True) -> None:
         """Start the current branch of layer `name` at A0 (r, n), B0 (m, r), and R0 (r, r) if its core is trained.
 
-        `displaced`: the start is taken off again, logits do not change.
+        `displaced`: subtract the start again, so that logits do not change.
         """
         layer = self._layers[name]
         self._start(name, *(f.to(layer.lora_A.device, layer.lora_A.dtype) for f in factors), displaced=displaced)
 
     def _start(self, name: str, *factors: Tensor, displaced: bool = True) -> None:
-        """See `set_factors`; the factors are where they belong."""
+        """See `set_factors`; the factors are on the layer's device, in its dtype."""
         baked, trained = self.offset == "baked", self.trainable_factors
         core = factors[2] if len(factors) > 2 else None
         self._layers[name].start_branch(*factors[:2], self.scaling, core, displaced, baked, trained)
 
     @contextmanager
     def without_new_branch(self) -> Iterator[None]:
-        """Leave the current branch out of every forward pass; earlier branches stay in place."""
+        """Leave the current branch out of every forward pass inside the context; earlier branches stay on."""
         for layer in self._layers.values():
             layer.active = False
         try:
@@ -166,26 +165,26 @@ class AdapterStrategy(nn.Module, ABC):
 
     @contextmanager
     def before_task(self) -> Iterator[None]:
-        """The model as it was before the current task, in every forward pass inside the context."""
+        """Run every forward pass inside the context with the model from before the current task."""
         with self.without_new_branch():
             yield
 
     def forward_kwargs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Extra arguments of the LLM's forward pass (gates), from `data.collate`'s batches. None by default."""
+        """Compute extra arguments of the LLM's forward pass (gates) from a `data.collate` batch. None by default."""
         return {}
 
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
-        """How much the newest branch's output counts for each sample of a batch, (B,); 1 without gates."""
+    def new_branch_weight(self, batch: dict[str, Any]) -> Tensor:
+        """Compute the weight 0..1 of the newest branch's output for each sample, (B,); 1 without gates."""
         return torch.ones(len(batch["input_ids"]), device=batch["input_ids"].device)
 
     def penalties(self) -> dict[str, Tensor]:
-        """Terms added to the loss once per optimiser step, by name. None by default."""
+        """Compute the terms added to the loss once per optimiser step, by name. None by default."""
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser trains, in layer order."""
+        """Return the optimiser's parameter groups, in layer order."""
         return [{"params": [p for layer in self._layers.values() for p in layer.parameters() if p.requires_grad]}]
 
     def check(self, slots: dict[str, Any]) -> list[str]:
-        """Reasons not to run with these boundary callbacks, each one line naming the option. Empty: it runs."""
+        """Return reasons not to run with these boundary callbacks, each one line naming the option. Empty: it runs."""
         return []

@@ -1,12 +1,12 @@
-"""How each sample's gate coefficients reach the adapted layers: as an argument of the model's own forward pass.
+"""Passes each sample's gates to the adapted layers, as an argument of the model's own forward pass.
 
     llm(input_ids=.., gates=g)   ->   each decoder (encoder) layer(.., gates=g)   ->   its AdaptedLinears, for that call
 
-The model, each transformers model inside it and each layer become instances of subclasses. A model's forward holds
-`gates` ready for its layers; what lies between need not hand it down, and in Falcon, Bloom or Mamba would not. A layer
-takes it up as an argument of its own `forward`, which gradient checkpointing calls again once the model's has returned,
-and binds it to the adapted linears inside. Nothing stays behind: a pass without gates finds none, whatever came before
-it, and is refused once there are branches in place.
+The model, each transformers model inside it and each layer become instances of subclasses. A model's forward stores
+`gates` in its layers for the length of the call, since modules between them may not pass it on (Falcon, Bloom, Mamba).
+A layer receives it as an argument of its own `forward`, which gradient checkpointing calls again after the model's has
+returned, and sets it on the adapted linears inside. Afterwards all are reset: a pass without gates finds none, and is
+refused once there are branches in place.
 A model's class gets an explicit `gates` parameter, so that `generate` accepts it, repeats it for beams and passes it
 on at every step.
 """
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cl_lightning.adapters.linear import AdaptedLinear
-from cl_lightning.adapters.row_order import prove_order
+from cl_lightning.adapters.token_order import check_token_order
 from cl_lightning.common.errors import ConfigError
 
 #: Subclasses made so far, by the class they extend.
@@ -29,11 +29,11 @@ _BOUND: dict[type, type] = {}
 
 
 def bind_gates(llm: PreTrainedModel) -> None:
-    """Make `llm`, already adapted, take `gates` (B, T).
+    """Make an adapted `llm` accept `gates` (B, T).
 
     Raises:
-        ConfigError: an adapted linear lies outside the model's layers, where no argument reaches it, or its input's
-            rows are not the samples' tokens in order.
+        ConfigError: an adapted linear lies outside the model's layers, so no argument reaches it, or its input is not
+            each sample's tokens in order.
     """
     layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
     reached = {id(linear) for layer in layers for linear in _of(AdaptedLinear, layer)}
@@ -45,8 +45,8 @@ def bind_gates(llm: PreTrainedModel) -> None:
                 f"model.adapter.targets: gates cannot reach {name}, which is in none of the model's layers; "
                 "leave it out"
             )
-        module.gated = name
-    prove_order(llm)
+        module.gated_name = name
+    check_token_order(llm)
     for layer in layers:
         layer.__class__ = _bound(type(layer), {"__call__": _layer_call, "forward": _layer_forward, "gates": None})
     for model in _of(PreTrainedModel, llm):
@@ -68,7 +68,7 @@ def _bound(kind: type, members: dict[str, Any]) -> type:
 
 @contextmanager
 def _holding(modules: Iterable[Any], gates: Tensor) -> Iterator[None]:
-    """`gates` in each of these until the end, then what was there before."""
+    """Set `gates` on each module inside the context, then restore the previous value."""
     before = [(module, module.gates) for module in modules]
     try:
         for module, _ in before:
@@ -81,12 +81,12 @@ def _holding(modules: Iterable[Any], gates: Tensor) -> Iterator[None]:
 
 def _model_forward(kind: type) -> Any:
     def forward(self: nn.Module, *args: Any, gates: Tensor | None = None, **kwargs: Any) -> Any:
-        if gates is None:  # there may be those of the model around this one
+        if gates is None:  # an outer model may have set them
             return kind.forward(self, *args, **kwargs)
         with _holding(_of(GradientCheckpointingLayer, self), gates):
             return kind.forward(self, *args, **kwargs)
 
-    # `generate` reads it: whether to make position ids, to keep all logits, to take these gates.
+    # `generate` reads the signature: for position ids, logits to keep, and gates.
     signature = inspect.signature(kind.forward)
     *plain, last = signature.parameters.values()
     own = inspect.Parameter("gates", inspect.Parameter.KEYWORD_ONLY, default=None)

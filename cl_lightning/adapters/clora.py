@@ -1,10 +1,10 @@
-"""C-LoRA: the new branch is kept from moving what earlier branches have moved.
+"""C-LoRA: penalises the new branch for changing entries of W that earlier branches have changed.
 
     loss = NLL + lambda sum over layers of || |sum over i < t of s B_i A_i| * (s B_t A_t) ||_F^2      (* entrywise)
 
-Trained: A and B of the current task. Frozen: everything else; earlier branches stay on. The penalty forms one (m, n)
-matrix per layer for a moment, every step. Source: Smith et al. 2023 (arXiv 2304.06027); the factor s = alpha / r is
-ours, the products being what is added to W.
+Trained: A and B of the current task. Frozen: everything else; earlier branches stay on. Every step the
+penalty forms one (m, n) matrix per layer temporarily. Source: Smith et al. 2023 (arXiv 2304.06027); the factor
+s = alpha / r is ours, since s B A is what is added to W.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from cl_lightning.common.errors import ConfigError
 
 
 class CLoRA(IncLoRA):
-    """IncLoRA whose new product is small where the old ones are large.
+    """IncLoRA whose new update s B A is small where those of earlier branches are large.
 
     Args:
         lambda_overlap: weight of the penalty.

@@ -11,14 +11,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class Gating(NamedTuple):
-    """How gate coefficients (B, T) meet a layer's branches.
+    """Assignment of gates (B, T) to a layer's branches.
 
     Attributes:
-        owners: (R,), which branch each column of the stack belongs to; None without a stack.
-        newest: index of the new branch, the column of `gates` after theirs.
-        old_gates_learn: earlier branches' coefficients get gradients too; else only the newest's does.
-        detach_old: no gradient passes through earlier branches, as in GainLoRA's published code (wrong where a
-            trained parameter lies below them: kept for comparison only).
+        owners: (R,), the branch of each column of the stack; None without a stack.
+        newest: index of the new branch: its column in `gates`.
+        old_gates_learn: earlier branches' gates get gradients too; else only the newest one does.
+        detach_old: no gradient flows through earlier branches, as in GainLoRA's published code (wrong if a trained
+            parameter lies below them; for comparison only).
     """
 
     owners: Tensor | None
@@ -30,7 +30,7 @@ class Gating(NamedTuple):
 class FusedProduct(torch.autograd.Function):
     """Base product plus all branches, forward and backward, in x's dtype.
 
-    `gates` (B, T): each sample's coefficient of each branch, x being (B, L, n) or flattened to (B L, n).
+    `gates` (B, T): each sample's coefficient of each branch, for x (B, L, n) or flattened to (B L, n).
     """
 
     @staticmethod
@@ -48,19 +48,19 @@ class FusedProduct(torch.autograd.Function):
     ) -> Tensor:
         owners, newest = gating.owners, gating.newest
         out = next(len(t) for t in (weight, lora_B, factors[3]) if t is not None)
-        # In its final shape from the start: a view as output could not be added to in place, as parallel blocks do.
+        # Allocated in its final shape: parallel blocks add to the output in place, which a view does not allow.
         y = x.new_empty(*x.shape[:-1], out)
         # Under mixed precision too, everything here is in x's dtype.
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, x.shape[-1])
-            rows = y.view(len(flat), out)
+            flat_y = y.view(len(flat), out)
             if weight is None:
-                rows.zero_()
+                flat_y.zero_()
             elif bias is None:
-                torch.mm(flat, weight.to(x.dtype).t(), out=rows)
+                torch.mm(flat, weight.to(x.dtype).t(), out=flat_y)
             else:
-                torch.addmm(bias.to(x.dtype), flat, weight.to(x.dtype).t(), out=rows)
-            # The new branch adds to the rest in a product of its own: its zeros then leave every bit as it is.
+                torch.addmm(bias.to(x.dtype), flat, weight.to(x.dtype).t(), out=flat_y)
+            # The new branch is added in a separate product, so that a zero branch does not change a bit.
             hidden = None
             old, new = (
                 branch_columns(None, None, *factors),
@@ -70,13 +70,13 @@ class FusedProduct(torch.autograd.Function):
                 gated = flat @ old[0].to(x.dtype).t()
                 if gates is not None:
                     gated = _per_sample(gated, gates[:, owners])
-                rows.addmm_(gated, old[1].to(x.dtype).t())
+                flat_y.addmm_(gated, old[1].to(x.dtype).t())
             if new is not None:
                 hidden = flat @ new[0].to(x.dtype).t()
                 gated = hidden if gates is None else _per_sample(hidden, gates[:, newest : newest + 1])
-                rows.addmm_(gated, new[1].to(x.dtype).t())
+                flat_y.addmm_(gated, new[1].to(x.dtype).t())
         rank = 0 if lora_A is None else lora_A.shape[0]
-        # Columns 0..r are A x: all that the gradient of B needs. That of a gate needs the displaced columns too.
+        # Columns 0..r are A x, which the gradient of B needs. A gate's gradient needs the displaced columns too.
         kept = None if hidden is None else hidden if gates is not None else hidden[:, :rank].clone()
         ctx.save_for_backward(x, kept, lora_A, lora_B, gates)
         ctx.weight, ctx.factors, ctx.scaling, ctx.gating = weight, factors, scaling, gating
@@ -110,7 +110,7 @@ class FusedProduct(torch.autograd.Function):
             grad_x = grad_x.reshape(x.shape)
         if ctx.needs_input_grad[4]:
             rank = lora_A.shape[0]
-            # s (dB + B0)^T dy = s B^T dy: the displaced branch's two column blocks add up.
+            # s (dB + B0)^T dy = s B^T dy: the sum of the displaced branch's two column blocks.
             through = back[:, :rank]
             if ctx.factors[1] is not None:
                 through = through + back[:, rank : 2 * rank]
@@ -124,14 +124,14 @@ class FusedProduct(torch.autograd.Function):
         return grad_x, None, None, None, grad_A, grad_B, None, grad_gates, None
 
 
-def _per_sample(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """Rows (B L, K) times each sample's coefficients (B, K) or (B, 1)."""
-    each = rows.reshape(len(coefficients), -1, rows.shape[1]) * coefficients.to(rows.dtype)[:, None]
-    return each.reshape(rows.shape)
+def _per_sample(flat: Tensor, coefficients: Tensor) -> Tensor:
+    """Multiply all tokens (B L, K) by their sample's coefficients (B, K) or (B, 1)."""
+    each = flat.reshape(len(coefficients), -1, flat.shape[1]) * coefficients.to(flat.dtype)[:, None]
+    return each.reshape(flat.shape)
 
 
 def _by_sample(back: Tensor, seen: Tensor, gates: Tensor) -> Tensor:
-    """Each sample's sum over its tokens of back * seen, column by column: (B L, K), twice -> (B, K)."""
+    """Sum back * seen over each sample's tokens, column by column: (B L, K) and (B L, K) -> (B, K)."""
     by_token = back.to(gates.dtype) * seen.to(gates.dtype)
     return by_token.reshape(len(gates), -1, back.shape[1]).sum(1)
 
@@ -145,7 +145,7 @@ def branch_columns(
     stack_B: Tensor | None,
     scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor] | None:
-    """Branches as one pair: down (K, n), up (m, K), in the order A, dA, stack; None without any.
+    """Concatenate branches to one pair: down (K, n), up (m, K), in the order A, dA, stack; None without any.
 
     The differences are formed in the parameters' own dtype; the caller casts.
     """

@@ -1,13 +1,13 @@
-"""GainLoRA: branches of any strategy, each behind a gate that old prompts leave shut.
+"""GainLoRA: branches of any strategy, each multiplied by a gate that is 0 on earlier tasks' prompts.
 
     y = W x + s sum over i of a_i(prompt) B_i A_i x
 
-Trained: the current task's branch (as its strategy says) and its gate (`adapters.gates`). Frozen: everything else. No
-task id at inference: all gates are evaluated on the prompt. A new gate starts as a copy of the last one with a new key;
-`callbacks.GateOrthogonalization` turns that key away from old prompts and keeps its updates from reaching them.
-Memory per task beside the branch: 2 h d + d float32 numbers. Source: Liang et al., GainLoRA (NeurIPS 2025). Where we
-differ from the published code: gradients flow through frozen branches, pooling is a true mean over the task's own
-tokens, so that neither padding nor batch mates nor the chat template move a gate.
+Trained: the current task's branch (as its strategy defines) and its gate (`adapters.gates`). Frozen: everything else.
+No task id is needed at inference: all gates are evaluated on the prompt. A new gate starts as a copy of the last one
+with a new key; `callbacks.GateOrthogonalization` makes the key and all updates orthogonal to earlier prompts'
+features. Memory per task beside the branch: 2 h d + d float32 numbers. Source: Liang et al., GainLoRA (NeurIPS 2025).
+Where we differ from the published code: gradients flow through frozen branches, and pooling is a mean over the task's
+own tokens only, so a gate does not depend on padding, on other samples of the batch or on the chat template.
 """
 
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ from cl_lightning.common.errors import ConfigError
 
 
 class GainLoRA(GatedBranches):
-    """Gates over a branch strategy.
+    """Gates over the branches of another strategy.
 
     Args:
         branches: IncLoRA, OLoRA, CLoRA or InfLoRA, with their own options (rank, targets, ..).
-        width: h, of the hidden layers.
-        layers: L, hidden layers before the key.
+        width: h, width of the hidden layers.
+        layers: L, number of hidden layers before the key.
         output: f: "sigmoid" |2 sigmoid(b) - 1|, "clip" min(|b|, 1), "sine" |sin(pi b / 2)|.
         head: b: "linear" key . p_L (the paper's), "cosine" temperature * cos(key, p_L) (the published code's).
         temperature: of the cosine.
         inner: activation of the hidden layers before the last; "none" in the published Llama code.
         pooling: mean over the "task"'s own prompt tokens or over the whole "prompt"; "padded", as in the published
-            code: the prompt's sum divided by the longest prompt's length, which makes a gate depend on the batch.
-        skip_token: a token id that pooling does not count; 1 in the published Llama code, which begins Llama 2's
-            prompts. null: none.
-        detach_old: no gradient through earlier branches, as in the published code: a trained parameter below one
-            gets a wrong gradient. For comparison only.
+            code: the prompt's sum divided by the longest prompt's length, so that a gate depends on the batch.
+        skip_token: a token id that pooling leaves out; 1, which begins Llama 2's prompts, in the published Llama code.
+            null: none.
+        detach_old: no gradient through earlier branches, as in the published code: trained parameters below them
+            get wrong gradients. For comparison only.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class GainLoRA(GatedBranches):
         tokens, mask = super().seen(batch)
         prompts = batch.get("prompt_mask")
         if self._padded and prompts is not None and (prompts != batch["attention_mask"]).any():
-            # Columns that hold answers alone are no part of the prompts' padded length.
+            # Columns with answers only do not count towards the prompts' padded length.
             width = int(prompts.sum(1).max())
             tokens, mask = tokens[:, :width], mask[:, :width]
         return tokens, mask if self.skip_token is None else mask * (tokens != self.skip_token)
@@ -114,7 +114,7 @@ class GainLoRA(GatedBranches):
         reasons = self.branches.check(slots)
         if slots.get("gates") is None:
             reasons.append(
-                "model.adapter: GainLoRA's gates open on old prompts too unless they are kept orthogonal: add "
+                "model.adapter: GainLoRA's gates open on earlier tasks' prompts unless they are kept orthogonal: add "
                 "boundary.gates (callbacks.GateOrthogonalization), with ablation=none to measure just that"
             )
         return reasons

@@ -1,7 +1,7 @@
-"""What strategies share that weigh each task's branch by the prompt: y = W x + s sum over i of a_i(prompt) B_i A_i x.
+"""Base of strategies that weight branches by the prompt: y = W x + s sum over i of a_i(prompt) B_i A_i x.
 
-One coefficient per sample and branch for the whole model, computed once from the prompt's frozen token embeddings and
-handed to the layers by `adapters.binding`. No task id is needed, at inference neither.
+There is one coefficient per sample and branch for the whole model, computed once from the prompt's frozen token
+embeddings and passed to the layers by `adapters.binding`. No task id is needed, not even at inference.
 """
 
 import copy
@@ -23,7 +23,7 @@ Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 class GatedBranches(AdapterStrategy):
-    """Coefficients over the branches of a strategy that keeps each task's branch apart."""
+    """Base class: coefficients over the branches of a strategy that keeps each task's branch separate."""
 
     per_sample: ClassVar[bool] = True
 
@@ -32,15 +32,15 @@ class GatedBranches(AdapterStrategy):
         super().__init__(b.rank, b.alpha, b.rslora, b.dropout, b.targets, b.offset)
         if not isinstance(branches, IncLoRA) or isinstance(branches, SeqLoRA):
             raise ConfigError(
-                f"model.adapter.branches: {type(branches).__name__} does not keep each task's branch apart, so no gate "
-                "can weigh it; use IncLoRA, OLoRA, CLoRA or InfLoRA"
+                f"model.adapter.branches: {type(branches).__name__} does not keep each task's branch separate, so "
+                "branches cannot be gated; use IncLoRA, OLoRA, CLoRA or InfLoRA"
             )
         if branches.offset == "baked":
             raise ConfigError(
-                "model.adapter.branches.offset: baked takes the start off W for all samples, gates add it for some; "
-                "use displacement"
+                "model.adapter.branches.offset: baked subtracts the start from W for all samples, but gates add it for "
+                "some only; use displacement"
             )
-        # A default argument would be one strategy in all models.
+        # Copied: a default argument would be shared by all models.
         self.branches, self._pool, self._own_tokens = copy.deepcopy(branches), pool, own_tokens
 
     @property
@@ -52,7 +52,7 @@ class GatedBranches(AdapterStrategy):
         self.branches.attach(llm, output_head)
         self._layers, self.remarks = self.branches.layers, self.branches.remarks
         bind_gates(llm)
-        self._embedding = (llm.get_input_embeddings(),)  # in a tuple: the LLM's module, not ours
+        self._embedding = (llm.get_input_embeddings(),)  # in a tuple, so that it is not registered as our submodule
 
     @property
     def embedding_size(self) -> int:
@@ -60,23 +60,23 @@ class GatedBranches(AdapterStrategy):
         return self._embedding[0].weight.shape[1]
 
     def like(self) -> Tensor:
-        """An empty tensor of the dtype and device that coefficients' weights have: float32 or wider."""
+        """Make an empty tensor with the dtype (float32 or wider) and device of the gates' weights."""
         weight = self._embedding[0].weight
         return torch.empty(0, dtype=torch.promote_types(torch.float32, weight.dtype), device=weight.device)
 
     @abstractmethod
     def coefficients(self, pooled: Tensor) -> Tensor | None:
-        """p_0 (B, d) -> a (B, T), oldest branch first; None before the first task."""
+        """Compute a (B, T), oldest branch first, from p_0 (B, d); None before the first task."""
 
     def pooled(self, batch: dict[str, Any]) -> Tensor:
-        """p_0 (B, d) of a batch from `data.collate`."""
+        """Compute p_0 (B, d) of a batch from `data.collate`."""
         tokens, mask = self.seen(batch)
         with torch.no_grad():
             embedded = self._embedding[0](tokens)
         return self._pool(embedded, mask)
 
     def seen(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, L) that pooling reads, and 1 where they count (B, L)."""
+        """Return the token ids (B, L) to pool, and a mask (B, L): 1 where they count."""
         whole = batch.get("prompt_mask", batch["attention_mask"])  # batches for generation are prompts
         return batch["input_ids"], batch["own_mask"] if self._own_tokens else whole
 
@@ -85,7 +85,7 @@ class GatedBranches(AdapterStrategy):
         return {} if gates is None else {"gates": gates}
 
     @torch.no_grad()
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+    def new_branch_weight(self, batch: dict[str, Any]) -> Tensor:
         return self.coefficients(self.pooled(batch))[:, -1]
 
     def penalties(self) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
-"""IncLoRA: a new branch for every task, earlier ones frozen beside it, all of them always on.
+"""IncLoRA: a new branch for every task, beside frozen earlier branches that all stay on.
 
     y = W x + s sum over i of B_i A_i x
 
-Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`. The base of all
-strategies with a branch per task, which constrain the new branch (O-LoRA, C-LoRA, InfLoRA). Source: the baseline of
+Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`. The base class
+of the strategies that constrain the new branch (O-LoRA, C-LoRA, InfLoRA). Source: the baseline of
 that name in Wang et al. 2023 (arXiv 2310.14152).
 """
 
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.base import AdapterStrategy
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 
 
 class IncLoRA(AdapterStrategy):
-    """One branch per task, kept as frozen low-rank columns: exact in any precision, R grows by r per task."""
+    """One branch per task, kept as frozen low-rank columns: exact in any precision; R grows by r per task."""
 
-    #: Whether a finished branch goes into W instead of the stack.
+    #: A finished branch is added to W instead of the stack.
     _into_weight = False
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
-        start = LoRA()
+        start = Kaiming()
         for name, layer in self.layers.items():
-            # Only the shape matters here, and a quantised weight hides it.
+            # Only the shape is used, and a quantised weight does not have it.
             shape_only = torch.zeros(()).expand(layer.shape)
             factors = start.factors(shape_only, None, self.rank, self.scaling, generator)
             dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
@@ -44,7 +44,7 @@ class IncLoRA(AdapterStrategy):
             self.end_task(task)
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        """Take a stored branch as the current one."""
+        """Load a stored branch as the current one."""
         for name, layer in self.layers.items():
             tensors = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.rsplit(".", 1)[0] == name}
             moved = {k: t.to(layer.weight.device) for k, t in tensors.items()}

@@ -4,16 +4,16 @@
 
 The last term is the *displacement form* of s (B A - B0 A0) x: same gradients, but exactly zero at the start
 in every dtype and on a quantised base, and without the cancellation of two large products. W is not
-edited while a branch trains. A plain LoRA start (B0 = 0) keeps no A0, B0, nor does a start that is meant to change
+edited while a branch trains. A plain LoRA start (B0 = 0) needs no A0, B0, nor does a start that is meant to change
 the output. Two variants: *baked*, W <- W - s B0 A0 while the branch trains as s B A (float32 W only, exact up to
-rounding; what was taken off comes back when the branch is folded or left out), and a trained core R between frozen
+rounding; s B0 A0 is added again when the branch is folded or left out), and a trained core R between frozen
 factors, A = R A' (LoRA-SB). With gates (`adapters.binding`) each branch's term is multiplied by the sample's
 coefficient of that branch.
 
 Shapes: m = out, n = in, r = rank, R = summed ranks of the stack, K = all branch columns, N = tokens.
     W (m, n); A, A0 (r, n); B, B0 (m, r); F_A (R, n); F_B (m, R), scaling folded in; core (r, r).
 Trained: A and B (or the core), float32 whatever the base is. Memory per folded task: (m + n) r float32 numbers,
-twice that for a displaced branch. Base and branches are one autograd function that saves x and A x only.
+twice that for a displaced branch. Base and branches are one autograd function, which saves only x and A x.
 """
 
 from collections.abc import Set
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cl_lightning.adapters.fused_product import FusedProduct, Gating, branch_columns
 from cl_lightning.common.errors import ConfigError
 
-#: The trainable branch's tensors; only the first two are always there.
+#: Tensors of the trainable branch; only the first two are always present.
 BRANCH = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_R")
 BOTH = frozenset({"A", "B"})
 
@@ -42,14 +42,14 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.dropout = dropout
         self.scaling = 1.0
-        self.active = True  # False: the new branch is left out of the forward pass (gradient capture)
+        self.active = True  # False: the new branch is left out of the forward pass, as for gradient capture
         self.baked = False
         self.gates: Tensor | None = None  # (B, T), set for the length of a forward pass by `adapters.binding`
-        self.gated = ""  # its name in the model: branches never run without gates; set by `adapters.binding`
-        self.in_order = False  # True: flattened inputs keep the samples' order; set by `adapters.row_order`
-        self.tokens = 0  # B L of the layer around it; set with `gates`
+        self.gated_name = ""  # its name in the model if branches need gates; set by `adapters.binding`
+        self.in_order = False  # True: flattened inputs keep the samples' order; set by `adapters.token_order`
+        self.tokens = 0  # B L in the enclosing layer's input; set with `gates`
         self.old_gates_learn = self.detach_old = False  # see `Gating`
-        self.columns: list[int] = []  # of the stack, by branch
+        self.columns: list[int] = []  # number of the stack's columns, by branch
         self._owners: Tensor | None = None  # branch of each column of the stack
         for name in (*BRANCH, "stack_A", "stack_B"):
             self.register_parameter(name, None)
@@ -75,7 +75,7 @@ class AdaptedLinear(nn.Module):
         return not self.base.weight.is_floating_point()
 
     def dense_weight(self) -> Tensor:
-        """W (m, n) as a plain matrix; a 4-bit base is dequantised into a temporary."""
+        """Return W (m, n) as a plain matrix; a 4-bit base is dequantised into a temporary."""
         if not self.quantized:
             return self.base.weight
         from bitsandbytes.functional import dequantize_4bit
@@ -96,9 +96,9 @@ class AdaptedLinear(nn.Module):
 
         Args:
             core: R (r, r) to train between frozen factors; None: A and B are trained.
-            displaced: take s B0 A0 off again, so that the layer's output does not change.
-            baked: take it off W instead of forming differences.
-            trained: which of "A" and "B".
+            displaced: subtract s B0 A0 again, so that the layer's output does not change.
+            baked: subtract it from W instead of training differences.
+            trained: the trained ones of "A" and "B".
         """
         if lora_A.shape != (lora_B.shape[1], self.in_features) or lora_B.shape[0] != self.out_features:
             raise ValueError(f"factors {tuple(lora_A.shape)}, {tuple(lora_B.shape)} do not fit {self.shape}")
@@ -111,7 +111,7 @@ class AdaptedLinear(nn.Module):
 
     @torch.no_grad()
     def shift_branch(self, dA: Tensor, dB: Tensor) -> None:
-        """Move the trainable factors away from their start; the output changes accordingly."""
+        """Add dA (r, n) and dB (m, r) to the trainable factors; the output changes accordingly."""
         self.lora_A += dA.to(self.lora_A)
         self.lora_B += dB.to(self.lora_B)
 
@@ -120,14 +120,14 @@ class AdaptedLinear(nn.Module):
         return self.out_features, self.in_features
 
     def branch(self) -> dict[str, Tensor]:
-        """The trainable branch's tensors, by name: those of BRANCH that there are."""
+        """Return the trainable branch's tensors by name: those of BRANCH that are present."""
         return {n: getattr(self, n).detach() for n in BRANCH if getattr(self, n) is not None}
 
     @torch.no_grad()
     def load_branch(
         self, tensors: dict[str, Tensor], scaling: float, baked: bool = False, trained: Set[str] = BOTH
     ) -> None:
-        """Take a stored branch as the trainable one."""
+        """Load a stored branch as the trainable one."""
         self.discard_branch()
         self.scaling, self.baked = scaling, baked and "lora_B0" in tensors
         moving = {"lora_R"} if "lora_R" in tensors else {f"lora_{factor}" for factor in trained}
@@ -138,29 +138,29 @@ class AdaptedLinear(nn.Module):
             self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
 
     def _branch_tensors(self) -> tuple[Tensor | None, ...]:
-        """A, B, A0, B0 of the trainable branch."""
+        """Return A, B, A0, B0 of the trainable branch."""
         A = self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
         return A, self.lora_B, self.lora_A0, self.lora_B0
 
     def _in_forward(self) -> tuple[Tensor | None, ...]:
-        """A, B, A0, B0 as the forward pass uses them. A baked start is off W: with B A, or alone, it is on again."""
+        """Return A, B, A0, B0 for the forward pass. A baked start is missing from W: B A, or B0 A0 alone, adds it."""
         if not self.baked:
             return self._branch_tensors() if self.active else (None,) * 4
         return (*(self.factors() if self.active else (self.lora_A0, self.lora_B0)), None, None)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A (r, n) and B (m, r) of the trainable branch as they act, with gradients; R A where a core is trained."""
+        """Return A (r, n), or R A if a core is trained, and B (m, r) of the trainable branch, with gradients."""
         return self._branch_tensors()[:2]
 
     def update(self) -> Tensor:
-        """What the trainable branch adds to W as it was before: (m, n), formed, with its gradient; 0 at a start that
-        was taken off again, however that was done."""
+        """Form the update (m, n) that the trainable branch adds to the earlier W, with gradients; 0 at a displaced or
+        baked start."""
         down, up = branch_columns(*self._branch_tensors(), None, None, self.scaling)
         return up @ down
 
     @torch.no_grad()
     def discard_branch(self) -> None:
-        """Take the trainable branch away, and put back on W what was taken off it."""
+        """Remove the trainable branch, adding a baked start to W again."""
         if self.baked:
             self.base.weight += self.scaling * (self.lora_B0 @ self.lora_A0)
             self.baked = False
@@ -169,7 +169,7 @@ class AdaptedLinear(nn.Module):
 
     @torch.no_grad()
     def fold(self, into_weight: bool) -> None:
-        """Freeze the trainable branch: into the stack (exact), or into a float32 W."""
+        """Freeze the trainable branch: append it to the stack (exact) or add it to a float32 W."""
         down, up = branch_columns(*self._branch_tensors(), None, None, self.scaling)
         self.discard_branch()
         if into_weight:
@@ -188,14 +188,14 @@ class AdaptedLinear(nn.Module):
         trained, start = branch[:2], branch[2:]
         stack = (self.stack_A, self.stack_B)
         if self.dropout and self.training and self.active and trained[0] is not None:
-            # One mask for both terms of the new branch; earlier branches see the input as it is.
+            # One mask for both terms of the new branch; earlier branches get the input without dropout.
             y = self._product(x, (None, None), (None, None), stack, with_base=True)
             dropped = nn.functional.dropout(x, self.dropout)
             return y + self._product(dropped, trained, start, (None, None), with_base=False)
         return self._product(x, trained, start, stack, with_base=True)
 
-    def _fit(self, gates: Tensor, x: Tensor) -> bool:
-        """Whether x has all tokens of each sample, sample after sample."""
+    def _has_all_tokens(self, gates: Tensor, x: Tensor) -> bool:
+        """Tell whether x has all tokens of each sample, sample after sample."""
         return len(x) == len(gates) if x.dim() > 2 else self.in_order and len(x) == self.tokens
 
     def _product(
@@ -211,18 +211,18 @@ class AdaptedLinear(nn.Module):
         fused = with_base and not self.quantized
         weight, bias = (self.base.weight, self.base.bias) if fused else (None, None)
         gates, owners = self.gates, self._owners if stack[0] is not None else None
-        if self.gated and gates is None:
+        if self.gated_name and gates is None:
             raise ConfigError(
-                "this model weighs its branches by the prompt, and no gates came with the call: generate by "
+                "this model gates its branches by the prompt, but the call has no gates: generate with "
                 "cl_lightning.evaluation.generate.generate(.., own=[e.own for e in encoded], "
-                "extra=module.adapter.forward_kwargs), of prompts from data.prompt.PromptEncoder; take likelihoods "
+                "extra=module.adapter.forward_kwargs), with prompts from data.prompt.PromptEncoder; get likelihoods "
                 "from module.answer_logits or module.sample_nll"
             )
-        if gates is not None and not self._fit(gates, x):
+        if gates is not None and not self._has_all_tokens(gates, x):
             raise ConfigError(
-                f"gates of {len(gates)} samples do not fit {self.gated or 'a layer'}'s input of shape "
-                f"{tuple(x.shape)}; leave it out of model.adapter.targets where its rows are not each sample's tokens "
-                "in order"
+                f"gates of {len(gates)} samples do not fit {self.gated_name or 'a layer'}'s input of shape "
+                f"{tuple(x.shape)}, which must be each sample's tokens in order; leave the layer out of "
+                "model.adapter.targets"
             )
         if owners is not None and owners.device != x.device:
             owners = self._owners = owners.to(x.device)

@@ -1,11 +1,11 @@
-"""O-LoRA: each task's branch looks in directions that earlier branches do not look in.
+"""O-LoRA: penalises overlap of the new A with the A of earlier branches.
 
     loss = NLL + lambda_1 sum over layers, i < t of |A_i A_t^T|_1 + lambda_2 sum over layers of ||A_t||_F + ||B_t||_F
 
 Trained: A and B of the current task. Frozen: everything else; earlier branches stay on. Source: Wang et al. 2023 (arXiv
-2310.14152). Their code adds the penalties after the loss is divided by the accumulated micro-batches, so that they
-weigh more the more of these there are; here they count once per optimiser step. With a start B0 A0 != 0 an earlier
-branch's rows are A_i and what they moved by, and all of them count.
+2310.14152). Their code adds the penalties after dividing the loss by the number of accumulated micro-batches, so
+their weight grows with it; here they count once per optimiser step. With a start B0 A0 != 0 the rows of an earlier
+branch are those of A_i and of its displacement, and all of them count.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from cl_lightning.common.errors import ConfigError
 
 
 class OLoRA(IncLoRA):
-    """IncLoRA whose new A is pulled towards the orthogonal complement of the old ones.
+    """IncLoRA whose new A is penalised towards the orthogonal complement of the old ones.
 
     Args:
-        lambda_orthogonal: lambda_1, of the entries' absolute values (not the squared norm).
-        lambda_norm: lambda_2, of the norms themselves (not squared).
+        lambda_orthogonal: lambda_1, weight of the entries' absolute values (not the squared norm).
+        lambda_norm: lambda_2, weight of the norms (not squared).
     """
 
     def __init__(self, lambda_orthogonal: float = 0.5, lambda_norm: float = 0.0, **kwargs: Any) -> None:

@@ -1,12 +1,12 @@
-"""SAPT-LoRA: a router shares the prompt out among all tasks' branches.
+"""SAPT-LoRA: a router attends over all tasks' branches by the prompt.
 
     q = LayerNorm(SiLU(G_2 SiLU(G_1 p_0))),   a = softmax over i of key_i . q / sqrt(d)
     y = W x + s sum over i of a_i B_i A_i x
 
 Trained: the current task's branch and key, and the query G_1, G_2, LayerNorm, which all tasks share. Frozen: the rest.
-What the query learns moves earlier tasks' coefficients too, and a new key takes its share of every prompt from the
-first step on, so logits change when a task begins; `callbacks.AttentiveReflection` holds earlier prompts' coefficients.
-Shapes: d embedding width, h query width; p_0 (B, d) the largest embedding of the prompt, dimension by dimension;
+Training the query changes earlier tasks' coefficients too, and a new key takes a share of every prompt from the first
+step on, so logits change when a task begins; `callbacks.AttentiveReflection` preserves earlier prompts' coefficients.
+Shapes: d embedding width, h query width; p_0 (B, d) the elementwise maximum of the prompt's embeddings;
 G_1 (h, d), G_2 (d, h), keys (T, d), a (B, T). Source: Zhao et al. 2024 (arXiv 2401.08295) and its code.
 """
 
@@ -26,18 +26,18 @@ from cl_lightning.common.errors import ConfigError
 
 
 class Router(nn.Module):
-    """The query, and each task's key. `size`: d; `width`: h."""
+    """The shared query and each task's key. `size`: d; `width`: h."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.size, self.width = size, width
         self.query: nn.Sequential | None = None
-        #: Of the current task, (1, d); of earlier tasks, (T, d).
+        #: Keys of the current task (1, d) and of earlier tasks (T, d).
         self.key: nn.Parameter | None = None
         self.old_keys: nn.Parameter | None = None
 
     def begin(self, query: dict[str, Tensor], key: Tensor) -> None:
-        """Go on with this query (its state dict) and a new key."""
+        """Train this query (a state dict) and a new key."""
         layers = (
             nn.Linear(self.size, self.width, bias=False), nn.SiLU(), nn.Linear(self.width, self.size, bias=False),
             nn.SiLU(), nn.LayerNorm(self.size),
@@ -47,12 +47,12 @@ class Router(nn.Module):
         self.key = nn.Parameter(key.detach().clone())
 
     def freeze(self) -> None:
-        """The current key becomes one of the old ones."""
+        """Freeze the current key and add it to the old ones."""
         keys = self.key if self.old_keys is None else torch.cat([self.old_keys, self.key])
         self.old_keys, self.key = nn.Parameter(keys.detach(), requires_grad=False), None
 
     def draw(self, generator: torch.Generator, like: Tensor) -> dict[str, Tensor]:
-        """A first query: weights uniform as nn.Linear's, LayerNorm as it starts."""
+        """Draw a first query: weights uniform as nn.Linear's, LayerNorm at its default."""
         drawn = {"4.weight": torch.ones(self.size), "4.bias": torch.zeros(self.size)}
         for name, (out, into) in {"0.weight": (self.width, self.size), "2.weight": (self.size, self.width)}.items():
             drawn[name] = torch.empty(out, into).uniform_(
@@ -61,11 +61,11 @@ class Router(nn.Module):
         return {name: tensor.to(like) for name, tensor in drawn.items()}
 
     def draw_key(self, generator: torch.Generator, like: Tensor) -> Tensor:
-        """A new key, uniform in -1..1."""
+        """Draw a new key, uniform in -1..1."""
         return torch.empty(1, self.size).uniform_(-1, 1, generator=generator).to(like)
 
     def scores(self, pooled: Tensor, with_new: bool = True) -> Tensor:
-        """key_i . q / sqrt(d), (B, T), of p_0 (B, d); -inf for the newest key where it is left out beside others."""
+        """Compute key_i . q / sqrt(d), (B, T), from p_0 (B, d); -inf for the newest key if it is left out."""
         keys = torch.cat([k for k in (self.old_keys, self.key) if k is not None])
         with torch.autocast(pooled.device.type, enabled=False):
             scores = self.query(pooled.to(keys.dtype)) @ keys.t() / math.sqrt(self.size)
@@ -74,12 +74,12 @@ class Router(nn.Module):
         return scores
 
     def forward(self, pooled: Tensor, with_new: bool = True) -> Tensor:
-        """a (B, T), rows sum to 1."""
+        """Compute a (B, T), which sums to 1 over the branches."""
         return self.scores(pooled, with_new).softmax(-1)
 
 
 class SAPTLoRA(GatedBranches):
-    """A router over a branch strategy.
+    """A router over the branches of another strategy.
 
     Args:
         branches: IncLoRA (the paper's), OLoRA, CLoRA or InfLoRA, with their own options.
@@ -98,7 +98,7 @@ class SAPTLoRA(GatedBranches):
         super().__init__(branches, {"max": pool_max, "mean": pool}[pooling], own_tokens=True)
         self.width = width
         self._with_new = True
-        #: The query from before the current task, in a tuple: it is no part of the model.
+        #: The query from before the current task, in a tuple, so that it is not registered as a submodule.
         self._earlier: tuple[nn.Sequential | None] = (None,)
 
     def attach(self, llm: nn.Module, output_head: nn.Module | None) -> None:
@@ -119,7 +119,7 @@ class SAPTLoRA(GatedBranches):
         self.router.freeze()
 
     def discard(self) -> None:
-        """See the base class; the query is gone too, earlier keys stay."""
+        """See the base class; removes the query too, keeps earlier keys."""
         super().discard()
         self.router.query = self.router.key = None
 
@@ -146,7 +146,7 @@ class SAPTLoRA(GatedBranches):
 
     @contextmanager
     def before_task(self) -> Iterator[None]:
-        """See the base class: the new branch is out, and the query is the earlier one."""
+        """See the base class: leaves the new branch out and uses the earlier query."""
         trained, (self.router.query,) = self.router.query, self._earlier
         try:
             with self.without_new_branch():
@@ -164,7 +164,7 @@ class SAPTLoRA(GatedBranches):
         reasons = self.branches.check(slots)
         if slots.get("reflection") is None:
             reasons.append(
-                "model.adapter: SAPTLoRA's router forgets which branch served earlier prompts: add boundary.reflection "
+                "model.adapter: SAPTLoRA's router forgets the branches of earlier prompts: add boundary.reflection "
                 "(callbacks.AttentiveReflection), with strength=0 to measure just that"
             )
         return reasons

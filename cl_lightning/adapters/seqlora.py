@@ -1,4 +1,4 @@
-"""SeqLoRA: plain LoRA through the sequence, without protection of its own.
+"""SeqLoRA: plain LoRA through the sequence, without protection against forgetting.
 
 Trained: A and B of the current task. Frozen: everything else. Memory per task: see `adapters.linear`.
 Source: Hu et al. 2021 (arXiv 2106.09685) for LoRA; "sequential" as in TRACE's LoRASeqFT (arXiv 2310.06762).
@@ -19,11 +19,11 @@ class SeqLoRA(IncLoRA):
     """One LoRA after the other (`fresh_folded`) or one LoRA for all tasks (`continue`).
 
     Args:
-        per_task: "fresh_folded": each task gets a new LoRA, the finished one is folded (to fold one LoRA and
-            re-initialise it is the same); "continue": one LoRA is trained on, task after task.
-        fold_into: where a finished LoRA goes. "stack": frozen low-rank columns (exact in any precision,
-            R grows by r or 2r per task); "weight": into W (float32 bases only: a bf16 W loses most of a
-            small update); "auto": weight for float32 and float64 bases, else stack.
+        per_task: "fresh_folded": each task gets a new LoRA, and the finished one is folded (the same as folding one
+            LoRA and re-initialising it); "continue": one LoRA is trained on all tasks in turn.
+        fold_into: destination of a finished LoRA. "stack": frozen low-rank columns (exact in any precision,
+            R grows by r or 2r per task); "weight": W (float32 bases only: a bf16 W loses most of a small update);
+            "auto": weight for float32 and float64 bases, else stack.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SeqLoRA(IncLoRA):
             with super().before_task():
                 yield
             return
-        # Swapped, not copied over: the graph of a training step may hold the factors.
+        # Swapped, not overwritten: the graph of a training step may hold the factors.
         now = {name: [layer.lora_A.data, layer.lora_B.data] for name, layer in self.layers.items()}
         self._put(self._before)
         try:

@@ -1,4 +1,4 @@
-"""Which layers of an LLM get an adapter, by `model.adapter.targets`, and which weights are left out."""
+"""Choice of the layers to adapt, by `model.adapter.targets`, and a report of the weights left out."""
 
 import re
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from torch import nn
 
 from cl_lightning.common.errors import ConfigError, nearest
 
-#: "all-linear", or names of layers as they end.
+#: "all-linear", or the last parts of layer names.
 Targets = Literal["all-linear"] | list[str]
 
 
 def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Targets) -> dict[str, nn.Linear]:
-    """The linear layers (plain or quantised) that `targets` mean, by name; never the output head.
+    """Return the linear layers (plain or quantised) that match `targets`, by name; never the output head.
 
     Raises:
-        ConfigError: a name matches no linear layer, or there are none.
+        ConfigError: a target matches no linear layer, or there are none.
     """
     linear = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not output_head}
     missing = [] if targets == "all-linear" else [t for t in targets if not any(_meant(n, [t]) for n in linear)]
@@ -32,26 +32,27 @@ def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Target
         raise ConfigError(
             f"model.adapter.targets: {targets} must be names of layers; write all-linear without brackets"
         )
-    # As many parts of the layers' names as the target has, so that they compare.
+    # As many parts of the layers' names as the target has.
     ends = _ends(linear, first.count(".") + 1)
     raise ConfigError(f"{asked}; {_instead(llm, output_head, first)}{nearest(first, ends)}")
 
 
 def _ends(names: Iterable[str], parts: int) -> set[str]:
-    """The last parts of dotted names."""
+    """Return the last parts of dotted names."""
     return {".".join(name.split(".")[-parts:]) for name in names}
 
 
 def left_out(llm: nn.Module, output_head: nn.Module | None, targets: Targets) -> str | None:
-    """One line on the blocks' weights that `targets` mean too but that no adapter takes (stacked experts, Conv1D):
-    which, and their share of all the blocks' numbers. None without any. To be called before layers are replaced.
+    """Describe the blocks' weights that match `targets` but cannot be adapted (stacked experts, Conv1D) in one line.
+
+    States their names and their share of the blocks' parameters. None without any. Call before layers are replaced.
     """
     weights = {n: p for n, p in _other_weights(llm).items() if _meant(n.removesuffix(".weight"), targets)}
     if not weights:
         return None
     left = sum(p.numel() for p in weights.values())
     return (
-        f"not adapted, being no nn.Linear: {_names(weights)} ({len(weights)} weight{'s' * (len(weights) > 1)}, "
+        f"not adapted, since not nn.Linear: {_names(weights)} ({len(weights)} weight{'s' * (len(weights) > 1)}, "
         f"{100 * left / _size_of_blocks(llm, output_head):.1f} % of the blocks' parameters)"
     )
 
@@ -61,7 +62,7 @@ def _meant(name: str, targets: Targets) -> bool:
 
 
 def _instead(llm: nn.Module, output_head: nn.Module | None, target: str) -> str:
-    """What a name matches that is no linear layer to be adapted, if anything."""
+    """Describe what a target matches instead of an adaptable linear layer, if anything."""
     found = [m for n, m in llm.named_modules() if _meant(n, [target])]
     found += [p for n, p in llm.named_parameters() if _meant(n, [target])]
     if not found:
@@ -71,7 +72,7 @@ def _instead(llm: nn.Module, output_head: nn.Module | None, target: str) -> str:
 
 
 def _other_weights(llm: nn.Module) -> dict[str, nn.Parameter]:
-    """Matrices, and stacks of them, that belong to no linear layer and no embedding, by name."""
+    """Return matrices and stacks of matrices outside linear layers and embeddings, by name."""
     known = {n for n, m in llm.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
     return {
         n: p
@@ -81,7 +82,7 @@ def _other_weights(llm: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _size_of_blocks(llm: nn.Module, output_head: nn.Module | None) -> int:
-    """Numbers in all parameters but the embeddings' and the output head's."""
+    """Count the parameters outside the embeddings and the output head."""
     outside = [m for m in llm.modules() if isinstance(m, nn.Embedding) or m is output_head]
     counted = {id(p) for m in outside for p in m.parameters()}
     total = 0
@@ -89,14 +90,14 @@ def _size_of_blocks(llm: nn.Module, output_head: nn.Module | None) -> int:
         for name, p in module.named_parameters(recurse=False):
             if id(p) not in counted:
                 counted.add(id(p))
-                # A quantised weight holds several numbers in one.
+                # A quantised weight packs several numbers into one.
                 packed = isinstance(module, nn.Linear) and name == "weight"
                 total += module.in_features * module.out_features if packed else p.numel()
     return total
 
 
 def _names(weights: dict[str, nn.Parameter]) -> str:
-    """Names without the number of the block, each once."""
+    """Join the names without block numbers, each once."""
     return ", ".join(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in weights))
 
 

@@ -1,7 +1,7 @@
-"""Task gradients dLoss/dW of the adapted matrices: how they are collected, compared and reconciled.
+"""Gradients dLoss/dW of the adapted matrices, exact or as sketches within a memory budget.
 
-`capture`: hooks on frozen layers. `surgery`: where the new task's gradient and the memory gradient conflict,
-and what is done about it.
+`capture`: hooks on frozen layers. `gradient_pass`: a pass over batches that feeds accumulators. `collector`: one
+task's gradients from as many passes as they take.
 """
 
 from cl_lightning.common.lazy import lazy_exports

@@ -1,4 +1,4 @@
-"""What passes through frozen linear layers: forward inputs x and output gradients dy, hence G = sum of dy^T x.
+"""Capture of the inputs x and output gradients dy of frozen linear layers, hence of G = sum of dy^T x.
 
 Works where `weight.grad` does not exist (4-bit, frozen) and never touches it. dy is taken at the adapted layer's
 output with all earlier branches in place, so G is the gradient with respect to the effective weight. A layer
@@ -8,39 +8,39 @@ gradients, counts.
 Shapes: x (..., n), dy (..., m), G (m, n); N tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cl_lightning.gradients.accumulate import add_outer_
-
-#: Takes a layer's name, dy (N, m) and x (N, n) of one call; runs in the backward pass.
-TakeProduct = Callable[[str, Tensor, Tensor], None]
+from cl_lightning.gradients.accumulate import Accumulator, add_outer_
 
 
 @contextmanager
-def watch_products(layers: Mapping[str, nn.Module], model: nn.Module, take: TakeProduct) -> Iterator[None]:
-    """Hand x and dy of every call of `layers` to `take`, over every backward pass inside the context.
+def capture_into(
+    accumulators: Mapping[str, Accumulator], layers: Mapping[str, nn.Module], model: nn.Module
+) -> Iterator[None]:
+    """Add dy and x of every call of `layers` to their accumulators, over every backward pass inside the context.
 
     Inputs are kept from the forward to the backward pass, once where layers share one (q, k, v; gate, up), and freed
     layer by layer; a graph can be passed once.
 
     Args:
+        accumulators: by layer name; used in the backward pass. Layers that do not affect the loss are never added.
         layers: modules by name; input first, one output.
-        model: holds the layers; what its embeddings put out is made to require grad, since nothing else may.
-        take: what is done with them. A layer that no loss depends on is never heard of.
+        model: holds the layers; the outputs of its embeddings are made to require grad, since nothing else may.
     """
 
-    def watch(name: str) -> Any:
+    def watch(accumulator: Accumulator) -> Any:
         def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 return
-            # Given up when it is used: the graph keeps its hooks, and what they refer to, to the end.
+            # Released on use: the graph keeps its hooks, and what they refer to, until the end.
             held = [inputs[0].detach()]
-            output.register_hook(lambda dy: take(name, _rows(dy), _rows(held.pop())))
+            output.register_hook(lambda dy: accumulator.add(_by_token(dy), _by_token(held.pop())))
 
         return forward_hook
 
@@ -49,7 +49,7 @@ def watch_products(layers: Mapping[str, nn.Module], model: nn.Module, take: Take
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.callback(layer.register_forward_hook(watch(name)).remove)
+            hooks.callback(layer.register_forward_hook(watch(accumulators[name])).remove)
         for embedding in model.modules():  # an encoder-decoder has two
             if isinstance(embedding, nn.Embedding):
                 hooks.callback(embedding.register_forward_hook(require_grad).remove)
@@ -64,24 +64,32 @@ def capture_gradients(layers: Mapping[str, nn.Module], model: nn.Module) -> Iter
         name -> G (m, n) in max(float32, input dtype), filled as backward passes run.
     """
     totals: dict[str, Tensor] = {}
-
-    def take(name: str, dy: Tensor, x: Tensor) -> None:
-        if name not in totals:
-            dtype = torch.promote_types(torch.float32, x.dtype)
-            totals[name] = torch.zeros(dy.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
-        add_outer_(totals[name], dy, x)
-
-    with watch_products(layers, model, take):
+    with capture_into({name: _Total(name, totals) for name in layers}, layers, model):
         yield totals
 
 
-def _rows(tensor: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Total:
+    """Adds a layer's gradient to `totals`, whose entry is made by the first call."""
+
+    name: str
+    totals: dict[str, Tensor]
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        if self.name not in self.totals:
+            dtype = torch.promote_types(torch.float32, x.dtype)
+            self.totals[self.name] = torch.zeros(dy.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
+        add_outer_(self.totals[self.name], dy, x)
+
+
+def _by_token(tensor: Tensor) -> Tensor:
+    """(..., n) -> (N, n)."""
     return tensor.reshape(-1, tensor.shape[-1])
 
 
 @contextmanager
 def dropout_off(model: nn.Module) -> Iterator[None]:
-    """Set every dropout probability to 0 and leave train mode as it is (gradient checkpointing needs it)."""
+    """Set every dropout probability to 0 but keep train mode, which gradient checkpointing needs."""
     saved: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         names = ("p",) if isinstance(module, nn.modules.dropout._DropoutNd) else ("dropout", "attention_dropout")

@@ -1,14 +1,14 @@
-"""Collects one task's (or memory's) gradients of all matrices over repeated passes, exactly or as sketches.
+"""Collects the gradients of all matrices for one task, or for memory, over repeated passes: exactly or as sketches.
 
-Sums over ranks after each pass; every rank then holds the same gradients. Inner products of a sketched gradient
-with memories are taken while its batches stream by, so that only the memory's sketch error is in them; where that
-sketch misses more than 0.5 % of the memory's energy, the memory is formed after all for those few matrices, as many
-at a time as the budget has room for, and let go again.
+Gradients are summed over ranks after each pass, so every rank holds the same ones. Inner products of a sketched
+gradient with memories are computed while its batches stream by, so only the memory's sketch is approximate in them.
+Where that sketch misses more than 0.5 % of the memory's energy, the memory gradient is formed temporarily, for as many
+of these matrices at a time as the budget has room for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common import distributed
-from cl_lightning.gradients.accumulate import Exact, inner_product
-from cl_lightning.gradients.capture import TakeProduct
+from cl_lightning.gradients.accumulate import Exact, InnerProducts, Together, gather_batches
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.memory_plan import Plan
-from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.gradients.sketch import FourPass, SinglePass, Sketch, TestMatrices
 from cl_lightning.linalg.gram import Gradient
 
 
 class Matrix(Protocol):
-    """What the collector needs to know of a layer: the frozen W (m, n) and its shape."""
+    """A layer as the collector sees it: the frozen W (m, n) and its shape."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,13 +32,10 @@ class Matrix(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """W, for its device."""
+        """W; only its device is used."""
 
 
-#: One pass over this rank's batches: calls the first with each layer's dy and x, the second after each batch.
-RunPass = Callable[[TakeProduct, Callable[[], None]], None]
-
-#: Share c of a memory gradient's energy that its sketch must hold if inner products with the sketch are to be trusted:
+#: Share c of a memory gradient's energy that its sketch must capture for inner products with the sketch to be trusted:
 #: the cosine of two aligned gradients would be off by 1 - sqrt(c).
 TRUSTED = 0.995
 
@@ -49,17 +46,17 @@ class Collected:
 
     Attributes:
         gradients: name -> G (m, n), dense or low-rank.
-        run_pass: repeats the pass they came from.
-        products: name -> each batch's inner products with the memories, (batches, memories) float64 on the CPU;
+        source: the pass they came from, which can be run again.
+        inner_by_batch: name -> each batch's inner products with the memories, (batches, memories) float64 on the CPU;
             empty where none were asked for.
-        norms: ||G_j||^2 of the memories, (memories,) float64 on the CPU, of matrices in which a memory's sketch holds
-            too little: there they are formed for a moment.
-        extra_passes: over the batches of all, that forming them took.
+        norms: ||G_j||^2 of the memories, (memories,) float64 on the CPU, of the matrices whose memory gradients had to
+            be formed temporarily because a sketch captures too little.
+        extra_passes: number of passes, over all sets of batches, that forming them took.
     """
 
     gradients: dict[str, Gradient]
-    run_pass: RunPass
-    products: dict[str, Tensor] = field(default_factory=dict)
+    source: GradientPass
+    inner_by_batch: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     extra_passes: int = 0
 
@@ -70,93 +67,107 @@ class Collected:
 
     @property
     def inner(self) -> dict[str, Tensor]:
-        """name -> <G, G_j> over the memories j, (memories,)."""
-        return {name: by_batch.sum(0) for name, by_batch in self.products.items()}
+        """Inner products <G, G_j> with the memories j: name -> (memories,)."""
+        return {name: by_batch.sum(0) for name, by_batch in self.inner_by_batch.items()}
 
 
 class GradientCollector:
-    """Collects gradients as `plan` says. `layers`: matrices by name; `dtype`: of the sums."""
+    """Collects gradients in the way that `plan` chose.
+
+    Args:
+        layers: matrices by name.
+        plan: exact gradients or sketches, and their sizes.
+        seed: of the sketches' test matrices.
+        dtype: of the sums.
+    """
 
     def __init__(self, layers: Mapping[str, Matrix], plan: Plan, seed: int, dtype: torch.dtype) -> None:
         self.layers, self.plan, self.seed, self.dtype = layers, plan, seed, dtype
         self._tests: dict[torch.device, TestMatrices] = {}
 
-    def collect(self, run_pass: RunPass, memories: Sequence[Collected] = (), by_batch: bool = False) -> Collected:
-        """Run as many passes as it takes.
+    def collect(self, source: GradientPass, memories: Sequence[Collected] = (), by_batch: bool = False) -> Collected:
+        """Run `source` as often as the plan needs.
 
         Args:
-            memories: gradients whose inner products with this one are wanted.
-            by_batch: batch-wise inner products also where gradients are exact (sketches always have them).
+            source: the batches and their loss.
+            memories: gradients to compute inner products with.
+            by_batch: compute inner products by batch for exact gradients too (sketches always have them).
 
         Raises:
-            ValueError: a sketched gradient is not finite; names the matrix. Exact ones are not looked at.
+            ValueError: a sketched gradient is not finite; names the matrix. Exact gradients are not checked.
         """
         if self.plan.mode == "exact":
-            return self._exact(run_pass, memories if by_batch else ())
-        return self._sketched(run_pass, memories)
+            return self._exact(source, memories if by_batch else ())
+        return self._sketched(source, memories)
 
-    def _exact(self, run_pass: RunPass, memories: Sequence[Collected]) -> Collected:
+    def _exact(self, source: GradientPass, memories: Sequence[Collected]) -> Collected:
         sums = {
             name: Exact(layer.shape, self.dtype, layer.weight.device, [m.gradients[name] for m in memories])
             for name, layer in self.layers.items()
         }
-        products = _Products(self.layers, len(memories))
+        for _ in source.by_batch(sums):
+            for one in sums.values():
+                one.inner.end_batch()
+        gradients = {name: distributed.sum_(one.total) for name, one in sums.items()}
+        inner = {name: one.inner for name, one in sums.items()} if memories else {}
+        return Collected(gradients, source, gather_batches(inner))
 
-        def after_batch() -> None:
-            for name, total in sums.items():
-                products.now[name] += total.products
-                total.products.zero_()
-            products.next_batch()
-
-        run_pass(lambda name, dy, x: sums[name].add(dy, x), after_batch if memories else lambda: None)
-        gradients = {name: distributed.sum_(total.total) for name, total in sums.items()}
-        return Collected(gradients, run_pass, products.gathered())
-
-    def _sketched(self, run_pass: RunPass, memories: Sequence[Collected]) -> Collected:
+    def _sketched(self, source: GradientPass, memories: Sequence[Collected]) -> Collected:
         sketches = {name: self._sketch(layer) for name, layer in self.layers.items()}
-        products = _Products(self.layers, len(memories))
-        poorly = [
+        untrusted = [
             name for name in self.layers
             if any(m.gradients[name].captured < TRUSTED for m in memories)
         ]  # fmt: skip
-        poorly = distributed.gather(poorly)[0]  # all ranks go through the same passes, whatever their rounding
-        trusted = self.layers.keys() - set(poorly)
-        results: dict[str, Gradient] = {}
-        for left in reversed(range(self.plan.passes)):
-            last = left == 0
-
-            def take(name: str, dy: Tensor, x: Tensor, last: bool = last) -> None:
-                sketches[name].add(dy, x)
-                if last and name in trusted:
-                    products.add(name, dy, x, memories)
-
-            run_pass(take, products.next_batch if last and memories else lambda: None)
-            for name in list(sketches):
-                for tensor in sketches[name].tensors():
-                    distributed.sum_(tensor)
-                    if not tensor.isfinite().all():  # on all ranks alike; what follows would fail in LAPACK
-                        raise ValueError(f"{name}: the gradient is not finite")
-                if (result := sketches[name].finish_pass()) is not None:
-                    results[name] = result
-                    del sketches[name]
-                elif (basis := sketches[name].basis) is not None:
-                    distributed.broadcast_(basis, 0)
-        done = Collected(results, run_pass, products.gathered())
-        for group in self._groups(poorly, len(memories)):
+        untrusted = distributed.gather(untrusted)[0]  # all ranks must run the same passes, whatever their rounding
+        inner = self._inner_products([name for name in self.layers if name not in untrusted], memories)
+        for _ in range(self.plan.passes - 1):
+            source.run(sketches)
+            self._finish_pass(sketches)
+        last = sketches | {name: Together(sketches[name], one) for name, one in inner.items()}
+        for _ in source.by_batch(last):
+            for one in inner.values():
+                one.end_batch()
+        del last
+        done = Collected(self._finish_pass(sketches), source, gather_batches(inner))
+        for group in self._groups(untrusted, len(memories)):
             self._add_formed(done, group, memories)
+        done.inner_by_batch = {name: done.inner_by_batch[name] for name in self.layers if memories}
         return done
+
+    def _inner_products(self, names: Sequence[str], memories: Sequence[Collected]) -> dict[str, InnerProducts]:
+        """Make accumulators of inner products with the memories; none without memories."""
+        return {
+            name: InnerProducts([m.gradients[name] for m in memories], self.layers[name].weight.device)
+            for name in names
+            if memories
+        }
+
+    def _finish_pass(self, sketches: dict[str, Sketch]) -> dict[str, Gradient]:
+        """Sum the pass over ranks and return the finished sketches' gradients, which leave `sketches`."""
+        results: dict[str, Gradient] = {}
+        for name in list(sketches):
+            for tensor in sketches[name].tensors():
+                distributed.sum_(tensor)
+                if not tensor.isfinite().all():  # equal on all ranks; LAPACK would fail
+                    raise ValueError(f"{name}: the gradient is not finite")
+            if (result := sketches[name].finish_pass()) is not None:
+                results[name] = result
+                del sketches[name]
+            elif (basis := sketches[name].basis) is not None:
+                distributed.broadcast_(basis, 0)
+        return results
 
     def _sketch(self, layer: Matrix) -> Sketch:
         device = layer.weight.device
         tests = self._tests.setdefault(device, TestMatrices(self.seed, self.dtype, device))
-        if self.plan.mode == "two_pass":
-            return TwoPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
+        if self.plan.mode == "four_pass":
+            return FourPass(layer.shape, self.plan.columns, tests, self.plan.kept_columns)
         return SinglePass(layer.shape, self.plan.columns, tests, self.plan.rows)
 
-    # ---- inner products with memories that a sketch does not hold well ----------------------------------
+    # ---- inner products with memories whose sketches are not trusted --------------------------------------
 
     def _groups(self, names: Sequence[str], sets: int) -> Iterator[list[str]]:
-        """As many matrices together as fit what the budget leaves, at least one."""
+        """Group matrices so that their formed memories fit the rest of the budget; at least one in a group."""
         room = (self.plan.budget or self.plan.exact) - self.plan.kept
         group: list[str] = []
         used = 0
@@ -172,56 +183,15 @@ class GradientCollector:
             yield group
 
     def _add_formed(self, done: Collected, names: Sequence[str], memories: Sequence[Collected]) -> None:
-        """Form a few matrices of the memories, add what they tell to `done`, and let them go again."""
-        layers = {name: self.layers[name] for name in names}
-        exact = GradientCollector(layers, self.plan, self.seed, self.dtype)
-        olds = [exact._exact(_only(m.run_pass, layers), ()) for m in memories]
-        products = _Products(layers, len(memories))
-        _only(done.run_pass, layers)(lambda name, dy, x: products.add(name, dy, x, olds), products.next_batch)
-        done.products.update(products.gathered())
+        """Form the memories of a few matrices temporarily and add their inner products and norms to `done`."""
+        exact = GradientCollector({name: self.layers[name] for name in names}, self.plan, self.seed, self.dtype)
+        formed = [exact._exact(m.source, ()) for m in memories]
+        inner = exact._inner_products(names, formed)
+        for _ in done.source.by_batch(inner):
+            for one in inner.values():
+                one.end_batch()
+        done.inner_by_batch.update(gather_batches(inner))
         for name in names:
-            grams = [torch.sum(old.gradients[name].square(), dtype=torch.float64) for old in olds]
-            done.norms[name] = torch.stack(grams).cpu()
+            squares = [torch.sum(m.gradients[name].square(), dtype=torch.float64) for m in formed]
+            done.norms[name] = torch.stack(squares).cpu()
         done.extra_passes += len(memories) + 1
-
-
-class _Products:
-    """Inner products with `memories` gradients, batch by batch."""
-
-    def __init__(self, layers: Mapping[str, Matrix], memories: int) -> None:
-        self.layers, self.memories = layers, memories
-        self.batches: list[dict[str, Tensor]] = []
-        self.now = self._zeros()
-
-    def _zeros(self) -> dict[str, Tensor]:
-        # On the layer's device: a copy to the CPU for each layer and batch would wait for the GPU each time.
-        return {
-            name: torch.zeros(self.memories, dtype=torch.float64, device=layer.weight.device)
-            for name, layer in self.layers.items()
-        }
-
-    def add(self, name: str, dy: Tensor, x: Tensor, memories: Sequence[Collected]) -> None:
-        """One call of a layer."""
-        for j, memory in enumerate(memories):
-            self.now[name][j] += inner_product(dy, x, memory.gradients[name])
-
-    def next_batch(self) -> None:
-        self.batches.append(self.now)
-        self.now = self._zeros()
-
-    def gathered(self) -> dict[str, Tensor]:
-        """name -> (batches of all ranks, memories); empty without memories."""
-        if not self.memories:
-            return {}
-        mine = [{name: values.cpu() for name, values in batch.items()} for batch in self.batches]
-        batches = [batch for part in distributed.gather(mine) for batch in part]
-        return {name: torch.stack([batch[name] for batch in batches]) for name in self.layers}
-
-
-def _only(run_pass: RunPass, names: Mapping[str, object]) -> RunPass:
-    """The same pass, heard for some layers only."""
-
-    def run(take: TakeProduct, after_batch: Callable[[], None]) -> None:
-        run_pass(lambda name, dy, x: take(name, dy, x) if name in names else None, after_batch)
-
-    return run

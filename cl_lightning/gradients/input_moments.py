@@ -1,6 +1,6 @@
-"""Uncentred covariances of what goes into frozen linear layers: C = (1/N) sum over N tokens of x x^T.
+"""Uncentred covariances of the inputs of frozen linear layers: C = (1/N) sum over N tokens of x x^T.
 
-Streamed, padding excluded, nothing kept of the data; one sum for layers that share their input (q, k, v; gate, up).
+They are streamed, exclude padding and keep no data. Layers that share their input (q, k, v; gate, up) share one sum.
 Shapes: x (B, L, n), C (n, n).
 """
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 
 class InputMoments:
-    """Sums of x x^T, over every forward pass inside `watch`.
+    """Sums of x x^T over every forward pass inside `watch`.
 
     Attributes:
-        owners: layer name -> the layer under whose name its sum is kept: itself, or one with the same input.
+        owners: layer name -> the layer whose name its sum is stored under: itself, or one with the same input.
         totals: owner -> (n, n), float32 or wider.
-        tokens: owner -> how many inputs were summed.
+        tokens: owner -> number of inputs in the sum.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class InputMoments:
 
     @contextmanager
     def watch(self, layers: Mapping[str, nn.Module], wanted: Callable[[str], Tensor]) -> Iterator[None]:
-        """Add up. `wanted`: layer name -> (B, L), nonzero where a position counts."""
+        """Sum over the forward passes inside the context. `wanted`: layer name -> (B, L), nonzero where x counts."""
 
         def watch_one(name: str) -> Any:
             def forward_hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -49,10 +49,10 @@ class InputMoments:
             self.owners[name] = owner
             return
         self._last, self.owners[name] = (x, name), name
-        rows = x.detach()[wanted.bool()]
+        tokens = x.detach()[wanted.bool()]
         if name not in self.totals:
             dtype = torch.promote_types(torch.float32, x.dtype)
             self.totals[name] = torch.zeros(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
-        wide = rows.to(self.totals[name].dtype)
+        wide = tokens.to(self.totals[name].dtype)
         self.totals[name] += wide.t() @ wide
-        self.tokens[name] = self.tokens.get(name, 0) + len(rows)
+        self.tokens[name] = self.tokens.get(name, 0) + len(tokens)

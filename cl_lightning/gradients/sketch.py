@@ -1,11 +1,11 @@
 """Streamed sketches of a gradient G = sum over batches of dy^T x that is never formed.
 
-A sketch is fed batch by batch (`add`), its sums are reduced over ranks (`tensors`), and after as many passes over
-the same batches as it asks for it answers with low-rank factors. Test matrices are drawn from (seed, size), so that
-matrices, tasks and ranks share them: sketches of different gradients combine linearly.
+A sketch is fed batch by batch (`add`), its sums are reduced over ranks (`tensors`), and after `passes` passes over the
+same batches it returns low-rank factors. Test matrices are drawn from (seed, size), so matrices, tasks and ranks share
+them and sketches of different gradients combine linearly.
 
-Shapes: G (m, n), dy (N, m), x (N, n), k sketch columns, l co-range rows; PROBES further columns estimate what a
-sketch misses. They have no part in finding the range: columns that had would lie in it, and see no residual.
+Shapes: G (m, n), dy (N, m), x (N, n), k sketch columns, l co-range rows. PROBES further columns estimate the residual.
+They are not used to find the range: columns that were used would lie in it and see no residual.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ PROBES = 8
 
 
 class TestMatrices:
-    """Gaussian matrices by (purpose, size), each drawn once and shared."""
+    """Gaussian test matrices by purpose and size, each drawn once and shared."""
 
     __test__ = False  # not a pytest class
 
@@ -39,10 +39,10 @@ class TestMatrices:
 
 
 class Sketch(ABC):
-    """One gradient's sketch. In turn, `passes` times: `add` every batch, sum `tensors()` over ranks, `finish_pass`.
+    """One gradient's sketch. Repeat `passes` times: `add` every batch, sum `tensors()` over ranks, `finish_pass`.
 
     Attributes:
-        basis: what a further pass multiplies with; all ranks must take one rank's, whose signs may differ from theirs.
+        basis: multiplied with in the next pass; all ranks must use one rank's basis, since signs may differ.
     """
 
     passes: ClassVar[int]
@@ -61,11 +61,14 @@ class Sketch(ABC):
         self._left += dy.t() @ (x @ self._omega.to(x.dtype))
 
     def _split_range(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal basis of the range, and the probes G Omega'."""
+        """Compute an orthonormal basis of the range, and the probes G Omega'."""
         return _orthonormal(self._left[:, : self.columns]), self._left[:, self.columns :].clone()
 
     def _low_rank(self, left: Tensor, right: Tensor, probes: Tensor) -> LowRank:
-        """With the captured share 1 - ||R||^2 / (||R||^2 + ||G^||^2), R = G - G^; E ||R Omega'||^2 = PROBES ||R||^2."""
+        """Make G^ with its captured share 1 - ||R||^2 / (||R||^2 + ||G^||^2), R = G - G^.
+
+        The probes give ||R||^2: E ||R Omega'||^2 = PROBES ||R||^2.
+        """
         missed = probes - left @ (right.t() @ self._omega[:, self.columns :])
         residual = float(missed.to(torch.float64).square().sum()) / PROBES
         held = float(((left.t() @ left).to(torch.float64) * (right.t() @ right).to(torch.float64)).sum())
@@ -73,27 +76,27 @@ class Sketch(ABC):
 
     @abstractmethod
     def add(self, dy: Tensor, x: Tensor) -> None:
-        """One call of the layer."""
+        """Add one call of the layer."""
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """The current pass's sums; linear in G."""
+        """Return the current pass's sums, which are linear in G."""
 
     @abstractmethod
     def finish_pass(self) -> LowRank | None:
-        """Go to the next pass; after the last one, the result."""
+        """Go to the next pass; after the last pass, return the result."""
 
 
-class TwoPass(Sketch):
-    """Range finder with one power pass, of which both bases are kept: two passes, and the power's two.
+class FourPass(Sketch):
+    """Range finder with one power iteration, keeping both bases: block Krylov iteration in four passes.
 
         Y = G Omega, Q = orth(Y)  |  H = G^T Q, P = orth(H)  |  Y' = G P, Q' = orth(Y' outside Q)  |  H' = G^T Q'
 
-        G^ = Q H^T + Q' H'^T, cut to its `kept` largest singular directions
+        G^ = Q H^T + Q' H'^T, truncated to its `kept` largest singular directions
 
     Source: block Krylov iteration (Musco and Musco 2015, arXiv 1504.05477) of depth 2. Halko et al. 2011 (arXiv
-    0909.4061, algorithms 4.4 and 5.1) make the same passes and keep Y' alone: where singular values decay slowly,
-    that loses several times as much.
+    0909.4061, algorithms 4.4 and 5.1) make the same passes but keep Y' only, which loses several times as much where
+    singular values decay slowly.
     """
 
     passes = 4
@@ -106,13 +109,13 @@ class TwoPass(Sketch):
 
     @staticmethod
     def streamed_columns(columns: int, shape: tuple[int, int]) -> int:
-        """Of Q and Q' together, at most."""
+        """Largest number of columns of Q and Q' together."""
         return min(2 * columns, *shape)
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         if self._pass == 0:
             self._add_range(dy, x)
-        else:  # the sum has the other side of the basis: G^T Q, G P, or G^T Q'
+        else:  # G^T Q, G P, or G^T Q'
             known, other = (dy, x) if self._pass % 2 else (x, dy)
             self._sum += other.t() @ (known @ self.basis.to(known.dtype))
 
@@ -129,7 +132,7 @@ class TwoPass(Sketch):
             self.basis = _orthonormal(self._sum)[:, :more].clone(memory_format=torch.contiguous_format)
         elif self._pass == 2:
             both = _orthonormal(torch.cat([self._first[0], self._sum], 1))
-            # A copy: a slice would keep Q alive a second time.
+            # A copy: a slice would keep all of `both` alive.
             self.basis = both[:, self.columns :].clone(memory_format=torch.contiguous_format)
         else:
             Q, H = self._first
@@ -143,7 +146,7 @@ class TwoPass(Sketch):
 
 
 class SinglePass(Sketch):
-    """Range and co-range in one pass:   Y = G Omega = Q R,   Z = Psi G,   G^ = Q (Psi Q)^+ Z.
+    """Sketch range and co-range in one pass:   Y = G Omega = Q R,   Z = Psi G,   G^ = Q (Psi Q)^+ Z.
 
     Source: Tropp et al. 2017 (arXiv 1609.00048), algorithm 4; l = 2k + 1 makes the first factor of their bound 2.
     """
@@ -169,5 +172,5 @@ class SinglePass(Sketch):
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    # LAPACK's are column-major; collectives want rows.
+    # LAPACK returns column-major matrices; collectives need contiguous ones.
     return torch.linalg.qr(columns).Q.contiguous()

@@ -1,17 +1,17 @@
-"""Initialisers: where the LoRA factors of a new task start. Importing this package does not import torch."""
+"""Initialisers of the LoRA factors of a new task. Importing this package does not import torch."""
 
 from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
     "CorDA": "corda",
     "EVA": "eva",
-    "LoRA": "lora",
+    "Kaiming": "kaiming",
     "LoRAGA": "loraga",
     "LoRAM": "loram",
     "LoRAOne": "lora_one",
     "LoRASB": "lora_sb",
     "MiLoRA": "milora",
-    "OLoRA": "olora",
+    "OrthonormalQR": "orthonormal_qr",
     "PiSSA": "pissa",
     "SLICE": "slice",
 }

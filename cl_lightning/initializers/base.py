@@ -1,7 +1,7 @@
-"""The contract of an initialiser: where the LoRA factors of a new task start.
+"""The contract of an initialiser of a new task's LoRA factors.
 
-An initialiser is a pure function of one weight matrix: no Lightning, no model, no I/O. What it needs is
-declared, the boundary callback collects it once for all matrices and calls `factors` per matrix.
+An initialiser is a pure function of one weight matrix, without Lightning, model or I/O. It declares the statistic it
+needs; the boundary callback collects it once for all matrices and calls `factors` for each matrix.
 Shapes: m = d_out, n = d_in, r = rank; W, G: (m, n); A: (r, n); B: (m, r); adapter = scaling * B @ A.
 """
 
@@ -19,18 +19,18 @@ Needs = Literal["none", "weight", "gradients", "inputs"]
 class Initializer(ABC):
     """Start factors (A0, B0) of one adapted matrix.
 
-    `needs` says which statistic `factors` gets: "gradients" is dLoss/dW of the new task, or what surgery
-    made of it; "inputs" is the uncentred covariance of the layer's inputs; else None.
+    `needs` states the statistic that `factors` gets: "gradients" is dLoss/dW of the new task, reconciled if surgery
+    is on; "inputs" is the uncentred covariance of the layer's inputs; else None.
     """
 
     needs: ClassVar[Needs] = "none"
-    #: Whether B0 A0 is taken off again, so that the start changes no logit. False: the method starts elsewhere.
+    #: B0 A0 is subtracted again, so that the start does not change the logits. False: it changes them.
     displaced: ClassVar[bool] = True
-    #: What training moves: A and B, or the (r, r) core R between them that `factors` returns as a third tensor.
+    #: The trained factors: A and B, or the (r, r) core R between them, which `factors` returns as a third tensor.
     trains: ClassVar[frozenset[str]] = frozenset({"A", "B"})
-    #: Singular directions taken from a matrix, in multiples of the rank: 2 rank <= min(m, n) for two-slice starts.
+    #: Singular directions used per rank: 2 where A and B start at different ones, which needs 2 rank <= min(m, n).
     directions_per_rank: ClassVar[int] = 1
-    #: Whether a gradient known by low-rank factors only (a sketch) will do.
+    #: A low-rank gradient (a sketch) is sufficient.
     takes_sketch: ClassVar[bool] = False
 
     @abstractmethod
@@ -39,10 +39,10 @@ class Initializer(ABC):
     ) -> tuple[Tensor, ...]:
         """Compute A0 (r, n), B0 (m, r) and, where the core is trained, R0 (r, r).
 
-        In float32 (float64 for float64 statistics).
+        They are float32 (float64 for float64 statistics).
 
         Args:
-            weight: (m, n) the frozen base weight, any float dtype; only read.
+            weight: (m, n) the frozen base weight, any float dtype; not modified.
             statistic: (m, n) gradient, dense or low-rank; (n, n) input covariance; or None, as `needs` declares.
             rank: r.
             scaling: s of the adapter (alpha / r, or alpha / sqrt(r) under rsLoRA).

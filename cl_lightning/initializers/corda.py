@@ -8,12 +8,12 @@ from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import check_moments, halves
+from cl_lightning.initializers.directions import balanced_factors, check_moments
 from cl_lightning.linalg.svd import all_singular
 
 Mode = Literal["ipm", "kpm"]
 
-#: Which r of all singular directions of W C, in falling order.
+#: Indices of the r singular directions of W C that are taken, in falling order.
 PICK: dict[str, Callable[[int], slice]] = {"ipm": lambda r: slice(0, r), "kpm": lambda r: slice(-r, None)}
 DAMPING = 0.01
 
@@ -24,14 +24,14 @@ class CorDA(Initializer):
         A0 = sqrt(S_I / s) V_I^T C^-1,   B0 = U_I sqrt(S_I / s),   s B0 A0 C = the picked part of W C
 
     Args:
-        mode: "ipm", instruction-previewed: I = the r largest, the adapter has what the task uses; "kpm",
-            knowledge-preserved: I = the r smallest, what the given inputs use stays frozen.
+        mode: "ipm", instruction-previewed: I = the r largest, so the adapter gets the directions that the task uses;
+            "kpm", knowledge-preserved: I = the r smallest, so the directions that the inputs use stay frozen.
 
     Raises:
         ConfigError: for another mode.
 
     Source: CorDA (arXiv 2406.05223), eq. 2-4. C is damped by 1 % of its mean diagonal before it is inverted, as in
-    PEFT (tuners/lora/corda.py), in float64; their doubling of the damping until the inverse passes is not needed there.
+    PEFT (tuners/lora/corda.py), in float64; their doubling of the damping until the inverse succeeds is not needed.
     """
 
     needs = "inputs"
@@ -53,7 +53,7 @@ class CorDA(Initializer):
         C = C + DAMPING * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype, device=C.device)
         U, S, V = all_singular(weight.detach().to(torch.float64) @ C, rank)
         pick = PICK[self.mode](rank)
-        A, B = halves(U[:, pick], S[pick], V[:, pick], scaling)
+        A, B = balanced_factors(U[:, pick], S[pick], V[:, pick], scaling)
         A = torch.linalg.solve(C, A.t()).t()
         dtype = torch.promote_types(statistic.dtype, torch.float32)
         return A.contiguous().to(dtype), B.to(dtype)

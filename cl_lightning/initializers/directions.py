@@ -1,4 +1,4 @@
-"""What the spectral initialisers share: singular directions of a gradient, their split into factors, scales.
+"""Shared parts of the spectral initialisers: singular directions of a gradient, their split into factors, scales.
 
 Shapes: m = d_out, n = d_in, r = rank; G, W: (m, n); U: (m, k); S: (k,); V: (n, k); A: (r, n); B: (m, r).
 
@@ -8,7 +8,7 @@ Why 2r directions: one SGD step (rate eta) on A, B changes the adapter s B A by
 
 which is -eta s^2 zeta^2 [G]_2r, the best rank-2r part of the full step, whenever B / zeta and A / zeta hold
 left and right singular vectors of G of *disjoint* indices that together make 1..2r (LoRA-GA, arXiv
-2407.05000). It holds for SGD; under Adam the first step is sign-like and nothing is claimed.
+2407.05000). This holds for SGD; Adam's first step is sign-like, and nothing is claimed for it.
 """
 
 import math
@@ -25,9 +25,9 @@ from cl_lightning.linalg.svd import check_count, top_singular
 Directions = Literal["ArB2r", "A2rBr", "interleaved", "random"]
 Variance = Literal["uncentred", "centred"]
 
-ROWS = 256  # of a weight matrix held in float64 at once
+ROWS = 256  # of a weight matrix converted to float64 at once
 
-# Which singular indices go to A and which to B.
+# Indices of the singular directions that A and B get.
 DIRECTIONS: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] = {
     "ArB2r": lambda r, rng: torch.arange(2 * r).tensor_split(2),
     "A2rBr": lambda r, rng: torch.arange(2 * r).tensor_split(2)[::-1],
@@ -36,7 +36,9 @@ DIRECTIONS: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] =
 }
 
 
-def split(U: Tensor, V: Tensor, rank: int, directions: Directions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def split_directions(
+    U: Tensor, V: Tensor, rank: int, directions: Directions, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Give A (r, n) and B (m, r) disjoint sets of unit singular directions that together make 1..2r.
 
     "ArB2r": A the first r, B the next; "A2rBr": the reverse; "interleaved": B the 1st, 3rd, .., A the 2nd, 4th,
@@ -44,21 +46,21 @@ def split(U: Tensor, V: Tensor, rank: int, directions: Directions, generator: to
     from `top_singular`.
 
     Raises:
-        ValueError: if 2 rank directions don't exist: 2 rank > min(m, n).
+        ValueError: if 2 rank > min(m, n).
     """
     check_count(2 * rank, *U.shape, *V.shape)
     a, b = (index.to(U.device) for index in DIRECTIONS[directions](rank, generator))
     return V[:, a].t().contiguous(), U[:, b].contiguous()
 
 
-def halves(U: Tensor, S: Tensor, V: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """A (r, n) = sqrt(S / s) V^T and B (m, r) = U sqrt(S / s), so that s B A = U S V^T."""
+def balanced_factors(U: Tensor, S: Tensor, V: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Compute A (r, n) = sqrt(S / s) V^T and B (m, r) = U sqrt(S / s), so that s B A = U S V^T."""
     root = (S / scaling).sqrt()
     return (V * root).t().contiguous(), U * root
 
 
 def check_moments(moments: Tensor | None, weight: Tensor, rank: int) -> Tensor:
-    """The input covariance (n, n) in float64, after a check.
+    """Check the input covariance (n, n) and return it in float64.
 
     Raises:
         ValueError: if it is absent, of another shape, not finite or zero, or the rank exceeds min(m, n).
@@ -71,12 +73,12 @@ def check_moments(moments: Tensor | None, weight: Tensor, rank: int) -> Tensor:
     if not moments.isfinite().all():
         raise ValueError("the input covariance is not finite")
     if not moments.any():
-        raise ValueError("the inputs are all zero: they have no direction to start from")
+        raise ValueError("the inputs are all zero, so there is no direction to start from")
     return moments.to(torch.float64)
 
 
 def check_gradient(gradient: Tensor | LowRank | None, weight: Tensor) -> None:
-    """Refuse what has no directions.
+    """Check that a gradient has directions to start from.
 
     Raises:
         ValueError: if the gradient is absent, of another shape than the weight, zero, or not finite.
@@ -89,13 +91,13 @@ def check_gradient(gradient: Tensor | LowRank | None, weight: Tensor) -> None:
     if not all(math.isfinite(x) for pair in bounds for x in pair):
         raise ValueError("the gradient is not finite")
     if any(low == high == 0 for low, high in bounds):
-        raise ValueError("the gradient is all zero: it has no direction to start from")
+        raise ValueError("the gradient is all zero, so there is no direction to start from")
 
 
 def unit_factors(
     gradient: Tensor | LowRank | None, weight: Tensor, rank: int, directions: Directions, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A and B of unit norm rows and columns from the gradient's top 2r directions, after checking it.
+    """Compute A and B with unit norm rows and columns from the gradient's top 2r directions, after checking it.
 
     Raises:
         ValueError: if the gradient is absent, of another shape than the weight, zero, or not finite, or if
@@ -103,24 +105,24 @@ def unit_factors(
     """
     check_gradient(gradient, weight)
     U, _, V = top_singular(gradient, 2 * rank, generator)
-    return split(U, V, rank, directions, generator)
+    return split_directions(U, V, rank, directions, generator)
 
 
 def check_variance(initializer: str, variance: str) -> Variance:
-    """The name of a variance. Raises ConfigError for another one."""
+    """Return the name of a variance. Raises ConfigError for an unknown one."""
     if variance not in get_args(Variance):
         raise ConfigError(f"{initializer} variance {variance!r}: {nearest(str(variance), get_args(Variance))}")
     return variance
 
 
 def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred") -> float:
-    """The beta that makes Var(beta B beta A) = rho Var(W), rho = ln r / ln min(m, n), without forming B A:
+    """Compute the beta with Var(beta B beta A) = rho Var(W), rho = ln r / ln min(m, n), without forming B A:
 
         beta^4 = rho Var(W) / Var(B A),   mean (BA)^2 = tr(B^T B  A A^T) / mn,   mean BA = (1^T B)(A 1) / mn.
 
-    variance "uncentred" takes second moments on both sides: then ||s B0 A0||_F = s sqrt(rho) ||W||_F whatever
-    the signs of the singular vectors. "centred" is the authors' variance; it depends on those signs.
-    ln 1 = 0 would start rank 1 at zero, where it never learns: rank 1 gets the rho of rank 2, as in the authors' code.
+    variance "uncentred" uses second moments on both sides: then ||s B0 A0||_F = s sqrt(rho) ||W||_F for any signs of
+    the singular vectors. "centred" is the authors' variance, which depends on those signs. Since ln 1 = 0 would start
+    rank 1 at zero, where it never learns, rank 1 gets the rho of rank 2, as in the authors' code.
 
     Source: LoRAM (arXiv 2507.06558), in the form used by the SLICE authors' code, which forms B A.
 
@@ -141,7 +143,7 @@ def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Va
 
 
 def _moments(weight: Tensor) -> tuple[float, float]:
-    """Mean and mean square of all entries, summed in float64 by row chunks."""
+    """Compute the mean and mean square of all entries, summed in float64 by row chunks."""
     total = square = 0.0
     for chunk in weight.detach().split(ROWS):
         rows = chunk.to(torch.float64)

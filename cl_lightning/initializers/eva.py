@@ -10,10 +10,10 @@ from cl_lightning.initializers.directions import check_moments
 class EVA(Initializer):
     """A0 = the top r right singular vectors of the inputs X (N, n), that is of C = X^T X / N; B0 = 0.
 
-    Unit rows; no other rank-r projection keeps more of the inputs' energy.
+    Rows have norm 1; no other rank-r projection keeps more of the inputs' energy.
 
-    Source: EVA (arXiv 2410.07170), section 3. We differ: C is summed exactly over the given samples where the paper
-    updates an incremental SVD until it settles, and every layer has the same rank: their redistribution of ranks by
+    Source: EVA (arXiv 2410.07170), section 3. We differ: C is summed exactly over the given samples, while the paper
+    updates an incremental SVD until it converges, and every layer has the same rank: their redistribution of ranks by
     explained variance (rho > 1) is left out.
     """
 

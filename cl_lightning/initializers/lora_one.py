@@ -1,4 +1,4 @@
-"""LoRA-One: start a small step down the gradient, in its best rank-r directions."""
+"""LoRA-One: start one small step along the negative gradient, in its best rank-r approximation."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from cl_lightning.linalg.svd import top_singular
 
 
 class LoRAOne(Initializer):
-    """Balanced factors of the normalised negative gradient, G = U S V^T; nothing is taken off, so logits change.
+    """Balanced factors of the normalised negative gradient, G = U S V^T; not subtracted, so logits change.
 
         A0 = sqrt(S_r / (gamma sigma_1)) V_r^T,   B0 = -U_r sqrt(S_r / (gamma sigma_1))
         W0 + s B0 A0 = W0 - (s / gamma) [G]_r / sigma_1
 
     Args:
-        gamma: larger steps less.
+        gamma: inverse step size.
 
     Raises:
         ConfigError: for gamma <= 0.

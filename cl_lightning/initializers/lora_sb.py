@@ -14,7 +14,7 @@ class LoRASB(Initializer):
 
         -eta sign(G) = U S V^T,   A0 = V_r^T,   B0 = U_r,   R0 = diag(S_r) / s,   s B0 R0 A0 = [-eta sign(G)]_r
 
-    Nothing is taken off: logits change by that step. sign(G) needs G itself, a sketch will not do.
+    The start is not subtracted: logits change by that step. sign(G) needs G itself, not a sketch.
 
     Args:
         step: eta.

@@ -44,14 +44,14 @@ class LoRAGA(Initializer):
 
         ArB2r:  A0 = zeta V[:, :r]^T,  B0 = zeta U[:, r:2r]
 
-    First SGD step with rate eta: d(s B A) = -eta s^2 zeta^2 [G]_2r. Since B0 A0 != 0 the adapter has to be
+    First SGD step with rate eta: d(s B A) = -eta s^2 zeta^2 [G]_2r. Since B0 A0 != 0, the adapter must be
     used as a displacement from its start (`cl_lightning.adapters.linear`).
 
     Args:
-        directions: which of the 2r directions go where, see `initializers.directions.split`.
+        directions: how the 2r directions are split, see `initializers.directions.split_directions`.
         scale: zeta. "stable": m^(1/4) / sqrt(gamma); "gd": 1/s; "unit": 1; "weightS": mean over i <= r of
             sqrt(sigma_i(W) / s).
-        gamma: of the "stable" scale; larger starts smaller.
+        gamma: of the "stable" scale, which falls with it.
 
     Raises:
         ConfigError: for an unknown name, or gamma <= 0.
@@ -60,7 +60,7 @@ class LoRAGA(Initializer):
     (Outsider565/LoRA-GA, peft/tuners/lora/layer.py, lora_ga_init). We differ: fixed signs, own generator
     and exact SVD of small matrices (`linalg.svd.top_singular`); factors stay float32; their `norm_clip` is
     left out; "interleaved" is their ArBr. PEFT's LoRA-GA is another algorithm (its B
-    carries the gradient's singular values) and is not matched.
+    contains the gradient's singular values) and is not reproduced.
     """
 
     needs = "gradients"

@@ -15,7 +15,7 @@ class LoRAM(Initializer):
         A0[k, i] = beta sqrt(2 / (n + 1)) sin((i + 1)(k + 1) pi / (n + 1)),   B0 likewise with m, transposed
         beta^4 = rho Var(W) / Var(B A),   rho = ln r / ln min(m, n)
 
-    so that Var(B0 A0) = rho Var(W): the magnitude that spectral starts owe their gains to, without a spectrum.
+    so that Var(B0 A0) = rho Var(W): the magnitude to which spectral starts owe their gains, without an SVD.
 
     Args:
         variance: "uncentred" or "centred", see `initializers.directions.variance_scale`.
@@ -24,7 +24,7 @@ class LoRAM(Initializer):
         ConfigError: for an unknown name.
 
     Source: LoRAM (arXiv 2507.06558), in the form of the SLICE authors' code (cl_lora/slice/decompose.py), whose Var is
-    "centred". We differ by default: low sines do not average to 0, so that centring makes Var(B A) smaller and the
+    "centred". We differ by default: low sines do not average to 0, so centring makes Var(B A) smaller and the
     factors larger, by a third at rank 1, 3 % at rank 8, 1.6 % at 16 and 0.4 % at 64 (W of mean 0); ||s B0 A0|| is then
     above s sqrt(rho) ||W||.
     """
@@ -44,7 +44,7 @@ class LoRAM(Initializer):
         """
         m, n = weight.shape
         if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} has no {rank} orthogonal sines in a {m} x {n} matrix")
+            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         dtype = torch.promote_types(weight.dtype, torch.float32)
         A, B = (_sines(size, rank).to(weight.device, dtype) for size in (n, m))
         beta = variance_scale(A.t(), B, weight, rank, self.variance)
@@ -52,7 +52,7 @@ class LoRAM(Initializer):
 
 
 def _sines(size: int, count: int) -> Tensor:
-    """Orthonormal columns (size, count), the lowest frequencies; formed in float64."""
+    """Make orthonormal sines of the lowest frequencies as columns (size, count), in float64."""
     i = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
     k = torch.arange(1, count + 1, dtype=torch.float64)
     return math.sqrt(2 / (size + 1)) * torch.sin(i * k * (math.pi / (size + 1)))

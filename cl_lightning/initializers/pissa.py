@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import halves
+from cl_lightning.initializers.directions import balanced_factors
 from cl_lightning.linalg.svd import top_singular
 
 
 class PiSSA(Initializer):
-    """Factors whose adapter is the best rank-r part of W = U S V^T; the frozen rest is the residual.
+    """Factors whose product is the best rank-r approximation of W = U S V^T; the residual stays frozen.
 
         A0 = sqrt(S_r / s) V_r^T,   B0 = U_r sqrt(S_r / s),   s B0 A0 = [W]_r
 
@@ -23,4 +23,4 @@ class PiSSA(Initializer):
         self, weight: Tensor, statistic: None, rank: int, scaling: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """See the base class. ValueError if the rank exceeds min(m, n)."""
-        return halves(*top_singular(weight, rank, generator), scaling)
+        return balanced_factors(*top_singular(weight, rank, generator), scaling)

@@ -21,17 +21,16 @@ class SLICE(Initializer):
         A0 = beta V[:, :r]^T,  B0 = beta U[:, r:2r]
         beta^4 = rho Var(W) / Var(U[:, r:2r] V[:, :r]^T),  rho = ln r / ln min(m, n)
 
-    The surgery G_new, G_memory -> G~ is not done here but by the boundary callback (`surgery.reconcile`);
-    where it changes nothing, the directions are LoRA-GA's. Training then steps on G_new, not on G~: the
-    first SGD step is
+    Surgery, G_new, G_memory -> G~, is done by the boundary callback (`surgery.reconcile`); where it changes nothing,
+    the directions are LoRA-GA's. Training then steps on G_new, not on G~: the first SGD step is
 
         -eta s^2 beta^2 (U_B U_B^T G_new + G_new V_A V_A^T)
 
-    which is -eta s^2 beta^2 [G~]_2r only where surgery did not fire. Surgery turns the subspace; it does not
-    keep G_new's conflicting part out of it. The scaling s is not in beta: ||s B0 A0|| = s sqrt(rho) ||W||.
+    which is -eta s^2 beta^2 [G~]_2r only where surgery did not fire. Surgery rotates the subspace; it does not
+    exclude G_new's conflicting part from it. The scaling s is not in beta: ||s B0 A0|| = s sqrt(rho) ||W||.
 
     Args:
-        directions: which of the 2r directions go where, see `initializers.directions.split`.
+        directions: how the 2r directions are split, see `initializers.directions.split_directions`.
         variance: "uncentred" or "centred", see `initializers.directions.variance_scale`.
 
     Raises:
@@ -40,7 +39,7 @@ class SLICE(Initializer):
     Source: SLICE (arXiv 2605.12752) and its code (RamiroNB/slice, cl_lora/slice/decompose.py); the scale is
     LoRAM's (arXiv 2507.06558). We differ from the code: the default is LoRA-GA's ArB2r (theirs: A2rBr, same
     first step); signs of the singular vectors are fixed and the variance is uncentred (theirs is centred, so
-    that beta moves by up to 2.5e-3 with the arbitrary signs); factors stay float32; their top-r/top-r selection, whose
+    beta changes by up to 2.5e-3 with the arbitrary signs); factors stay float32; their top-r/top-r selection, whose
     first step has rank r only, is left out. Rank 1 has rank 2's rho in both.
     """
 
@@ -56,7 +55,11 @@ class SLICE(Initializer):
     def factors(
         self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See the base class; `statistic` is the reconciled gradient. ValueError as the functions used."""
+        """See the base class; `statistic` is the reconciled gradient.
+
+        Raises:
+            ValueError: as `unit_factors` and `variance_scale`.
+        """
         A, B = unit_factors(statistic, weight, rank, self.directions, generator)
         beta = variance_scale(A, B, weight, rank, self.variance)
         return beta * A, beta * B

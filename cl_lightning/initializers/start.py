@@ -1,4 +1,4 @@
-"""One matrix's start: its gradient decomposed once, factors from it, and how they relate to other gradients."""
+"""The start of one matrix: factors from one SVD of its gradient, and their relation to other gradients."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Start:
 
     Attributes:
         tensors: A (r, n), B (m, r), then R (r, r) if a core is trained, then dA, dB of a warm start.
-        top: [G~]_2r = (U S) V^T; None for initialisers without gradient.
+        top: [G~]_2r = (U S) V^T; None for initialisers that need no gradient.
         energy: share of ||G~||^2 in `top`.
     """
 
@@ -26,13 +26,13 @@ class Start:
     top: LowRank | None = None
     energy: float = 0.0
 
-    def against(self, gradient: Tensor | LowRank) -> tuple[float, float]:
-        """Cosine and inner product of [G~]_2r with another gradient: truncation may bring a conflict back."""
+    def cosine_with(self, gradient: Tensor | LowRank) -> tuple[float, float]:
+        """Compute cosine and inner product of [G~]_2r with a gradient: truncation may bring a conflict back."""
         gram = gram_matrix([self.top, gradient])
         return cosine(gram, 0, 1), float(gram[0, 1])
 
     def overlap_with(self, gradient: Tensor | LowRank, rank: int) -> float:
-        """Of the top-2r column spaces of G~ and another gradient, 0..1."""
+        """Compute the overlap of the top-2r column spaces of G~ and another gradient, 0..1."""
         other = top_singular(gradient, self.top.left.shape[1], torch.Generator().manual_seed(0))[0]
         return subspace_overlap(torch.nn.functional.normalize(self.top.left, dim=0), other)
 
@@ -46,7 +46,7 @@ def start_of(
     generator: torch.Generator,
     warm_start: float = 0.0,
 ) -> Start:
-    """Factors as `initializer` makes them, and with `warm_start` tau > 0 the step from them.
+    """Compute the factors of `initializer`, and with `warm_start` tau > 0 the step from them.
 
     Raises:
         ValueError: as `Initializer.factors`.
@@ -57,19 +57,19 @@ def start_of(
     U, S, V = top_singular(statistic, min(2 * rank, *weight.shape), generator)
     top = LowRank(U * S, V)
     norm = float(gram_matrix([statistic])[0, 0])
-    # The top 2r directions are all that these look at: no second decomposition of the whole matrix.
+    # These use the top 2r directions only, so the whole matrix need not be decomposed again.
     factors = initializer.factors(weight, top if initializer.takes_sketch else statistic, rank, scaling, generator)
     step = warm_step(factors[0], factors[1], top, warm_start, scaling) if warm_start else ()
     return Start((*factors, *step), top, min(1.0, float(S.to(torch.float64).square().sum()) / norm))
 
 
 def warm_step(A0: Tensor, B0: Tensor, top: LowRank, tau: float, scaling: float) -> tuple[Tensor, Tensor]:
-    """dA (r, n) and dB (m, r) with s (dB A0 + B0 dA) = -tau [G~]_2r.
+    """Compute dA (r, n) and dB (m, r) with s (dB A0 + B0 dA) = -tau [G~]_2r.
 
         dB = -tau / (s beta^2) [G~]_2r A0^T,     dA = -tau / (s beta^2) B0^T [G~]_2r
 
-    for A0 = beta V_A^T, B0 = beta U_B whose directions together are [G~]_2r's. Ours, not the paper's: SLICE itself
-    only turns the subspace, its training steps on G_new.
+    for A0 = beta V_A^T, B0 = beta U_B whose directions together are those of [G~]_2r. Not in the paper: SLICE itself
+    only rotates the subspace, and training steps on G_new.
     """
     beta2 = float(A0.square().sum()) / len(A0)
     factor = -tau / (scaling * beta2)
@@ -77,7 +77,7 @@ def warm_step(A0: Tensor, B0: Tensor, top: LowRank, tau: float, scaling: float) 
 
 
 def empty_factors(lora_A: Tensor, lora_B: Tensor, initializer: Initializer, warm_start: float) -> list[Tensor]:
-    """Tensors to receive a start in, shaped as `Start.tensors`."""
+    """Allocate tensors with the shapes of `Start.tensors`, to receive a start in."""
     core = [lora_A.new_empty(len(lora_A), len(lora_A))] if "R" in initializer.trains else []
     step = [lora_A, lora_B] if warm_start else []
     return [torch.empty_like(t) for t in (lora_A, lora_B, *core, *step)]

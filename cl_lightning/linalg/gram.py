@@ -10,14 +10,14 @@ from cl_lightning.linalg.low_rank import LowRank
 
 Gradient = Tensor | LowRank
 
-CHUNK = 2**20  # entries of a gradient held in float64 at once: 8 MiB
+CHUNK = 2**20  # entries of a gradient converted to float64 at once: 8 MiB
 
 
 def gram_matrix(gradients: Sequence[Gradient]) -> Tensor:
-    """Inner products <G_i, G_j> of k+1 gradients of one shape: (k+1, k+1) float64 on the CPU.
+    """Compute the inner products <G_i, G_j> of k+1 gradients of one shape: (k+1, k+1) float64 on the CPU.
 
-    Dense gradients are summed in float64 over chunks of rows, so that no matrix is copied whole; low-rank ones
-    are not formed:
+    Dense gradients are summed in float64 over chunks of rows, so no matrix is copied whole; low-rank gradients are
+    not formed:
 
         <L1 R1^T, L2 R2^T> = sum (L1^T L2) * (R1^T R2),     <G, L R^T> = sum (G R) * L
 
@@ -41,10 +41,10 @@ def gram_matrix(gradients: Sequence[Gradient]) -> Tensor:
 
 
 def combine(coefficients: Sequence[float] | Tensor, gradients: Sequence[Gradient]) -> Gradient:
-    """Sum a_i G_i, in float32 or the gradients' wider dtype; gradients[0] itself where a = (1, 0, .., 0).
+    """Compute sum a_i G_i, in float32 or the gradients' wider dtype; for a = (1, 0, .., 0), gradients[0] itself.
 
-    Low-rank gradients alone give a low-rank one, [a_0 L_0, a_1 L_1, ..] [R_0, R_1, ..]^T over those with a_i != 0,
-    which captures as much as the worst of them; with a dense one among them the sum is dense.
+    If all gradients are low-rank, so is the sum: [a_0 L_0, a_1 L_1, ..] [R_0, R_1, ..]^T over those with a_i != 0;
+    its captured share is the lowest of theirs. With a dense gradient among them the sum is dense.
     """
     first, *rest = (float(a) for a in coefficients)
     if len(rest) != len(gradients) - 1:
@@ -80,7 +80,7 @@ def _dense_gram(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _with_low_rank(gradient: Gradient, other: LowRank) -> Tensor:
-    """<G, L R^T>, float64, scalar."""
+    """Compute <G, L R^T>, a float64 scalar."""
     left, right = other.left.to(torch.float64), other.right.to(torch.float64)
     if isinstance(gradient, LowRank):
         of_left, of_right = (f.to(torch.float64).t() @ g for f, g in ((gradient.left, left), (gradient.right, right)))
@@ -91,6 +91,6 @@ def _with_low_rank(gradient: Gradient, other: LowRank) -> Tensor:
 
 
 def cosine(gram: Tensor, i: int, j: int) -> float:
-    """K_ij / sqrt(K_ii K_jj), -1..1; 0 if either gradient is zero."""
+    """Compute K_ij / sqrt(K_ii K_jj), -1..1; 0 if either gradient is zero."""
     norms = float(gram[i, i].sqrt() * gram[j, j].sqrt())
     return max(-1.0, min(1.0, float(gram[i, j]) / norms)) if norms > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A gradient known by its factors: G = left right^T, never formed. Shapes: G (m, n), left (m, k), right (n, k)."""
+"""A gradient given by its factors, G = left right^T, and never formed. Shapes: G (m, n), left (m, k), right (n, k)."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a sketch recovers of a gradient.
+    """A low-rank gradient, as a sketch recovers it.
 
     Attributes:
         left: (m, k).
         right: (n, k).
-        captured: estimated share of ||G||_F^2 that `left right^T` holds, 0..1; 1 if it is exact.
+        captured: estimated share of ||G||_F^2 in `left right^T`, 0..1; 1 if it is exact.
     """
 
     left: Tensor
@@ -22,7 +22,7 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of G: (m, n)."""
+        """Shape (m, n) of G."""
         return self.left.shape[0], self.right.shape[0]
 
     @property
@@ -34,5 +34,5 @@ class LowRank:
         return self.left.device
 
     def dense(self) -> Tensor:
-        """G, formed: for tests and small matrices."""
+        """Form G: for tests and small matrices."""
         return self.left @ self.right.t()

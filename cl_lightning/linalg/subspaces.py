@@ -1,12 +1,13 @@
-"""Subspaces of what layers have seen: grown from covariances, projected out of what comes later.
+"""Subspaces of the inputs that layers have seen: grown from covariances, projected out of later branches.
 
 Shapes: d features, k dimensions; C (d, d) uncentred covariance; M (d, k) orthonormal columns; P = M M^T. Everything is
 computed in float64. Sources: GPM (Saha et al. 2021, arXiv 2103.09762) for growth, InfLoRA (Liang and Li 2024, arXiv
 2404.00228) for the design of A, GainLoRA's published code for the rules that are marked as its own.
 
 `chunks` > 1 divides the d coordinates into that many equal blocks, each with a subspace of its own: M is
-block-diagonal, and a displacement with D M = 0 is silent on each block of what was seen, hence on all of it. The
-blocks' decompositions are cheaper, M holds more dimensions. GainLoRA's published Llama code has 4.
+block-diagonal, and a displacement D with D M = 0 does not change the output on any block of the inputs seen, hence on
+any of these inputs. Decomposing blocks is cheaper, but M then has more dimensions. GainLoRA's published Llama code has
+4 chunks.
 """
 
 import math
@@ -21,12 +22,12 @@ Count = Literal["reach", "below"]
 Design = Literal["pca", "pca_one_sided", "random"]
 
 
-def threshold(first: float, task: int, tasks: int) -> float:
-    """Share of energy to hold after `task` (from 0) of `tasks`: rises from `first` towards 1.
+def energy_share(first: float, task: int, tasks: int) -> float:
+    """Compute the share of energy to capture after `task` (from 0) of `tasks`: rises from `first` towards 1.
 
         eps_t = eps + (1 - eps) task / tasks
 
-    InfLoRA's and GainLoRA's schedule; their code has tasks = 15 whatever the sequence.
+    InfLoRA's and GainLoRA's schedule; their code has tasks = 15 for every sequence.
     """
     if not 0 < first <= 1:
         raise ValueError(f"a share of energy lies in (0, 1], not {first}")
@@ -35,11 +36,11 @@ def threshold(first: float, task: int, tasks: int) -> float:
 
 @dataclass(frozen=True)
 class Subspace:
-    """span M, known by the smaller of M and its complement's basis: never more than d / 2 columns (as DualGPM's).
+    """span M, stored as M or as a basis of its complement: whichever has at most d / 2 columns, as in DualGPM.
 
     Attributes:
         basis: (d, k) or (d, d - k), orthonormal, float64.
-        by_complement: which of the two.
+        by_complement: whether `basis` spans the complement.
         chunks: blocks of coordinates.
     """
 
@@ -49,67 +50,67 @@ class Subspace:
 
     @classmethod
     def spanned_by(cls, M: Tensor, chunks: int = 1) -> "Subspace":
-        """Of M (d, k)."""
+        """Make the subspace spanned by M (d, k)."""
         by_complement = 2 * M.shape[1] > len(M)
         return cls(complement(M, chunks) if by_complement else M, by_complement, chunks)
 
     def full(self) -> Tensor:
-        """M (d, k); its columns are others than those it was made of where the complement was kept."""
+        """Return a basis M (d, k). Where the complement is stored, its columns differ from the original ones."""
         return complement(self.basis, self.chunks) if self.by_complement else self.basis
 
     def to(self, device: torch.device) -> "Subspace":
-        """On another device."""
+        """Move to another device."""
         return replace(self, basis=self.basis.to(device))
 
 
 def empty(size: int, device: torch.device | None = None) -> Tensor:
-    """No dimensions yet: (size, 0)."""
+    """Make the basis of an empty subspace: (size, 0)."""
     return torch.zeros(size, 0, dtype=torch.float64, device=device)
 
 
 def add_to_mean(C: Tensor, seen: int, x: Tensor, counted_twice: bool = False) -> Tensor:
-    """C (d, d), the mean of x x^T over `seen` rows, after these rows x (b, d) too.
+    """Update C (d, d), the mean of x x^T over `seen` samples, by the samples x (b, d).
 
-    `counted_twice`: the batch is in the old mean's count already, as in GainLoRA's code for the second layer of its
-    gates: C <- (C (n + b) + sum) / (n + 2 b). Batches then weigh unequally.
+    `counted_twice`: the batch is already in the old mean's count, as in GainLoRA's code for the second layer of its
+    gates: C <- (C (n + b) + sum) / (n + 2 b). Batches then have unequal weights.
     """
     before = seen + (len(x) if counted_twice else 0)
     return (C * before + x.t() @ x) / (before + len(x))
 
 
-def outside(M: Tensor, X: Tensor) -> Tensor:
-    """(I - P) X, X (d, ..). Twice: what the first product leaves inside is rounding of all of X."""
+def project_out(M: Tensor, X: Tensor) -> Tensor:
+    """Compute (I - P) X, X (d, ..). Projects twice: the first time leaves the rounding error of X inside span M."""
     for _ in range(2):
         X = X - M @ (M.t() @ X)
     return X
 
 
-def held(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
-    """Share of C's energy inside span M, 0..1; 1 for C = 0.
+def captured_energy(M: Tensor, C: Tensor, energy: Energy = "eigen") -> float:
+    """Compute the share of C's energy inside span M, 0..1; 1 for C = 0.
 
-    eigen          tr(P C) / tr C, which is the share of sum ||x||^2
+    eigen          tr(P C) / tr C, the share of sum ||x||^2
     eigen_squared  1 - ||(I - P) C||_F^2 / ||C||_F^2, GainLoRA's code: large eigenvalues count doubly
     """
     C = C.double()
     if energy == "eigen":
         inside, total = float((M * (C @ M)).sum()), float(C.trace())
         return inside / total if total > 0 else 1.0
-    missed, total = float(outside(M, C).square().sum()), float(C.square().sum())
+    missed, total = float(project_out(M, C).square().sum()), float(C.square().sum())
     return 1.0 - missed / total if total > 0 else 1.0
 
 
 def grow(
     M: Tensor, C: Tensor, share: float, energy: Energy = "eigen", count: Count = "reach", chunks: int = 1
 ) -> Tensor:
-    """M extended until it holds `share` of C's energy: (d, k') with the old columns first, block by block.
+    """Extend M until it captures `share` of C's energy: (d, k') with the old columns first, block by block.
 
-    Directions are taken from what M misses, largest first: of (I - P) C (I - P) ("eigen"), or, as in GainLoRA's code,
-    left singular ones of (I - P) C ("eigen_squared"). Those without energy (below C's rounding) are never taken, so
-    that a share of 1 ends with the rank of what was seen.
+    New directions are the leading eigenvectors of (I - P) C (I - P) ("eigen") or, as in GainLoRA's code, the leading
+    left singular vectors of (I - P) C ("eigen_squared"). Directions without energy (below C's rounding error) are
+    never taken, so a share of 1 ends at the rank of the inputs.
 
     Args:
-        count: "reach" the share; "below": of an empty M's first directions those whose sum stays under it, at least
-            one; one fewer than needed, as in GainLoRA's code. The two differ for the first task only.
+        count: "reach" the share; "below": an empty M takes the directions whose summed energy stays below the share,
+            at least one: one fewer than needed, as in GainLoRA's code. The two differ for the first task only.
 
     Raises:
         ValueError: if C is not finite or share is outside (0, 1].
@@ -123,11 +124,13 @@ def grow(
         return torch.block_diag(*[grow(part, covariance, share, energy, count) for part, covariance in blocks])
     rounding = len(C) ** 0.5 * torch.finfo(C.dtype).eps  # of a sum of products in C's dtype
     C = C.double()
-    directions, energies, total = _missed(M, C, energy)
+    directions, energies, total = _uncaptured(M, C, energy)
     if total == 0:
         return M
     worth = energies > total * (rounding if energy == "eigen" else rounding**2)
-    before = held(M, C, energy) + torch.cat([energies.new_zeros(1), energies.cumsum(0)])[: len(energies)] / total
+    before = (
+        captured_energy(M, C, energy) + torch.cat([energies.new_zeros(1), energies.cumsum(0)])[: len(energies)] / total
+    )
     taken = int((worth & ((before < share) | (share == 1))).sum())
     if count == "below" and M.shape[1] == 0:
         taken = max(1, int((energies.cumsum(0) / total < share).sum()))
@@ -135,14 +138,14 @@ def grow(
 
 
 def _blocks(M: Tensor, chunks: int) -> list[Tensor]:
-    """The blocks (d / chunks, k_c) of a block-diagonal M (d, k).
+    """Split a block-diagonal M (d, k) into its blocks (d / chunks, k_c).
 
     Raises:
-        ValueError: if the coordinates cannot be divided so.
+        ValueError: if `chunks` does not divide d.
     """
     if len(M) % chunks:
         raise ValueError(f"{len(M)} coordinates cannot be divided into {chunks} equal blocks")
-    # Columns have norm 1, so that of a block's own ones some entry is not 0.
+    # A block's own columns have norm 1 in it, so some entry is not 0.
     return [rows[:, rows.any(0)] for rows in M.chunk(chunks)]
 
 
@@ -151,17 +154,17 @@ def _diagonal(C: Tensor, chunks: int) -> list[Tensor]:
 
 
 def complement(M: Tensor, chunks: int = 1) -> Tensor:
-    """Orthonormal basis of what is outside span M: (d, d - k)."""
+    """Compute an orthonormal basis of the orthogonal complement of span M: (d, d - k)."""
     if chunks > 1:
         return torch.block_diag(*[complement(part) for part in _blocks(M, chunks)])
     # A copy: a view would keep all of Q alive.
     return torch.linalg.qr(M, mode="complete").Q[:, M.shape[1] :].clone(memory_format=torch.contiguous_format)
 
 
-def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
-    """Orthonormal directions (d, d - k) outside span M, their energies, descending, and C's whole energy.
+def _uncaptured(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float]:
+    """Compute orthonormal directions (d, d - k) outside span M, their energies, descending, and C's total energy.
 
-    Found within the complement: a direction without energy is arbitrary, and must not reach back into span M.
+    They are found within the complement: a direction without energy is arbitrary and must not lie in span M.
     """
     outer = complement(M)
     if energy == "eigen":
@@ -172,21 +175,20 @@ def _missed(M: Tensor, C: Tensor, energy: Energy) -> tuple[Tensor, Tensor, float
 
 
 def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca", chunks: int = 1) -> Tensor:
-    """Rows (r, d) of a frozen A that is silent on span M, A M = 0, each of norm 1 / sqrt(3), a Kaiming row's.
+    """Design a frozen A (r, d) with A M = 0, whose rows have norm 1 / sqrt(3) as Kaiming's have on average.
 
-        pca             the leading directions of (I - P) C (I - P): PCA of the inputs' part outside span M
-        pca_one_sided   left singular ones of (I - P) C: the published code's, which weighs by C twice
-        random          the given start's rows, projected and rescaled; as they are while M is empty
+        pca             leading eigenvectors of (I - P) C (I - P): PCA of the inputs' part outside span M
+        pca_one_sided   leading left singular vectors of (I - P) C, as in the published code: C counts twice
+        random          the given start's rows, projected and rescaled; unchanged while M is empty
 
-    With `chunks`, the directions of each block side by side, divided by sqrt(chunks).
+    With `chunks`, the directions of each block are put side by side and divided by sqrt(chunks).
 
     Args:
-        C: covariance of the new task's inputs; not read by "random".
+        C: covariance of the new task's inputs; not used by "random".
         start: A as it was drawn, (r, d).
 
     Raises:
-        ValueError: if C is not finite, or if fewer than r dimensions are left outside span M: A would reach into what
-            it must not touch.
+        ValueError: if C is not finite, or if fewer than r dimensions are left outside span M.
     """
     if not C.isfinite().all():
         raise ValueError("the covariance is not finite")
@@ -201,7 +203,7 @@ def design(M: Tensor, C: Tensor, start: Tensor, how: Design = "pca", chunks: int
     if how == "random":
         if not M.shape[1]:
             return start.double()
-        rows = outside(M, start.double().t()).t()
+        rows = project_out(M, start.double().t()).t()
         return rows / rows.norm(dim=1, keepdim=True) / math.sqrt(3)
-    directions, _, _ = _missed(M, C.double(), "eigen" if how == "pca" else "eigen_squared")
+    directions, _, _ = _uncaptured(M, C.double(), "eigen" if how == "pca" else "eigen_squared")
     return directions[:, :rank].t() / math.sqrt(3)

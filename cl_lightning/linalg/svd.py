@@ -11,12 +11,12 @@ POWER_ITERATIONS = 4
 def top_singular(
     matrix: Tensor | LowRank, count: int, generator: torch.Generator, exact_below: int = 128
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` largest singular triplets U (m, count), S (count,), V (n, count), in float32 or wider.
+    """Compute the `count` largest singular triplets U (m, count), S (count,), V (n, count), in float32 or wider.
 
     A low-rank matrix L R^T is decomposed exactly, from QR of both factors and the SVD of the product of their
     triangles. Small matrices (min(m, n) <= max(4 count, exact_below)) are decomposed exactly, others by a randomised
     range finder with 2 count columns and 4 power iterations, re-orthogonalised at each half step (Halko et
-    al. 2011, algorithms 4.4 and 5.1). Signs: the largest |entry| of each u_i is positive, v_i follows.
+    al. 2011, algorithms 4.4 and 5.1). Signs: the entry of largest magnitude in each u_i is positive.
     Directions whose singular values coincide (or are 0) are arbitrary within their span.
 
     Where we differ from torch.svd_lowrank(q = 4r, niter = 4), which LoRA-GA and SLICE call with the same
@@ -53,13 +53,13 @@ def _low_rank_svd(matrix: LowRank, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_signs(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest |entry| of each u_i made positive, v_i following."""
+    """Flip u_i and v_i together so that the entry of largest magnitude in u_i is positive."""
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))
     return U * largest.sign(), S, V * largest.sign()
 
 
 def all_singular(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All singular triplets, exactly; dtype and signs as `top_singular`. ValueError if fewer than `rank`."""
+    """Compute all singular triplets exactly; dtype and signs as `top_singular`. ValueError if fewer than `rank`."""
     check_count(rank, *matrix.shape)
     dtype = torch.promote_types(matrix.dtype, torch.float32)
     U, S, Vh = torch.linalg.svd(matrix.detach().to(dtype), full_matrices=False)
@@ -67,7 +67,7 @@ def all_singular(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def subspace_overlap(U1: Tensor, U2: Tensor) -> float:
-    """Mean squared cosine of the principal angles between two column spaces, 0 (orthogonal) .. 1 (contained).
+    """Compute the mean squared cosine of two column spaces' principal angles, 0 (orthogonal) .. 1 (contained).
 
     U1 (m, k1), U2 (m, k2): orthonormal columns. Two random k-dimensional spaces overlap by k / m on average.
     """

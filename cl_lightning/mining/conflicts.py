@@ -40,13 +40,21 @@ class Conflicts:
 def task_sketches(module: ContinualLM, batches: Iterable[dict[str, Any]], sketch: CountSketch) -> Sketches:
     """Sketch the gradient summed over the batches; returns {matrix name: sketch} on the CPU."""
     sums: Sketches = {}
-
-    def take(name: str, dy: Tensor, x: Tensor) -> None:
-        part = sketch(dy.t() @ x).cpu()
-        sums[name] = sums[name] + part if name in sums else part
-
-    module.products(batches, take, lambda: None)
+    module.gradient_pass(batches).run({name: _SketchedSum(name, sketch, sums) for name in module.adapter.layers})
     return sums
+
+
+@dataclass(frozen=True)
+class _SketchedSum:
+    """Adds the sketch of one matrix's gradient to `sums`, whose entry is made by the first call."""
+
+    name: str
+    sketch: CountSketch
+    sums: Sketches
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        part = self.sketch(dy.t() @ x).cpu()
+        self.sums[self.name] = self.sums[self.name] + part if self.name in self.sums else part
 
 
 def compare(sketches: Mapping[str, Sketches]) -> Conflicts:

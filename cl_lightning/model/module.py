@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,8 @@ from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.gradients.accumulate import Exact
-from cl_lightning.gradients.capture import TakeProduct, dropout_off, watch_products
+from cl_lightning.gradients.capture import dropout_off
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone, fingerprint
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
@@ -257,38 +259,37 @@ class ContinualLM(LightningModule):
 
     # ---- boundary work -----------------------------------------------------------------------------------
 
-    def products(
-        self,
-        batches: Iterable[dict[str, Any]],
-        take: TakeProduct,
-        after_batch: Callable[[], None],
-        gated: bool = False,
-        with_new: bool = False,
-    ) -> None:
-        """Hand dy and x of every adapted layer to `take`, batch by batch: earlier branches in, the new one as told.
+    def gradient_pass(
+        self, batches: Iterable[dict[str, Any]], gated: bool = False, with_new: bool = False
+    ) -> GradientPass:
+        """Make a pass over `batches` for gradients of the adapted layers, with all earlier branches in place.
 
         Loss = sum over samples of batch["sample_weight"] * NLL, so weights of 1 / (answer tokens) give the token
-        mean; dLoss/dW is then the sum of dy^T x. See `gradients.capture.watch_products`. `gated`: each sample also
-        weighs as much as the new branch will speak for it, so that G is the gradient of that branch's product.
+        mean; dLoss/dW is then the sum of dy^T x.
+
+        Args:
+            batches: iterated anew whenever the pass is run.
+            gated: also weight each sample by the new branch's gate, so that G is the gradient of its update s B A.
+            with_new: keep the new branch in place too.
         """
+        return GradientPass(self.adapter.layers, self.llm, batches, partial(self._backward, gated, with_new))
+
+    def _backward(self, gated: bool, with_new: bool, batch: dict[str, Any]) -> None:
         with self._as_it_was(with_new), torch.enable_grad():
             self.llm.train()
-            with watch_products(self.adapter.layers, self.llm, take):
-                for batch in batches:
-                    # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
-                    nll = self.sample_nll(batch, share_prefix=False) * batch["sample_weight"]
-                    if gated:
-                        nll = nll * self.adapter.speaks_for(batch).to(nll)
-                    nll.sum().backward()
-                    after_batch()
+            # In one pass: what a batch adds must have the same bits on any rank, see `add_outer_`.
+            nll = self.sample_nll(batch, share_prefix=False) * batch["sample_weight"]
+            if gated:
+                nll = nll * self.adapter.new_branch_weight(batch).to(nll)
+            nll.sum().backward()
 
     def gradients(self, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
         """dLoss/dW of every adapted layer, formed: name -> (m, n), float32 or wider; not yet reduced over ranks."""
         layers = self.adapter.layers
         dtype = torch.promote_types(torch.float32, self.llm.dtype)
-        totals = {n: Exact(layer.shape, dtype, layer.weight.device) for n, layer in layers.items()}
-        self.products(batches, lambda name, dy, x: totals[name].add(dy, x), lambda: None)
-        return {name: total.total for name, total in totals.items()}
+        sums = {name: Exact(layer.shape, dtype, layer.weight.device) for name, layer in layers.items()}
+        self.gradient_pass(batches).run(sums)
+        return {name: one.total for name, one in sums.items()}
 
     def input_moments(
         self, batches: Iterable[dict[str, Any]], with_new: bool = False, with_padding: bool = False

@@ -1,6 +1,7 @@
 """The interface of a run for its task callbacks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from cl_lightning.common.files import to_csv
 from cl_lightning.common.terminal import say
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.gradients.capture import TakeProduct
-from cl_lightning.gradients.collector import RunPass
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.loggers import RunLogs
@@ -69,7 +69,7 @@ class RunContext:
 
     def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
         """Yield this rank's batches of `examples`, on the model's device."""
-        yield from self._batches((examples, [1.0] * len(examples)), batch_size, "answer")
+        yield from _Batches(self, (examples, [1.0] * len(examples)), batch_size)
 
     def gradient_pass(
         self,
@@ -78,16 +78,12 @@ class RunContext:
         loss_on: str = "answer",
         gated: bool = False,
         with_new: bool = False,
-    ) -> RunPass:
-        """A pass over this rank's batches that can be run as often as needed; nothing is summed over ranks.
+    ) -> GradientPass:
+        """Make a pass over this rank's batches, to be run as often as needed; nothing is summed over ranks.
 
-        See `ContinualLM.products` for the loss, `gated` and `with_new`.
+        See `ContinualLM.gradient_pass` for the loss, `gated` and `with_new`.
         """
-
-        def run_pass(take: TakeProduct, after_batch: Callable[[], None]) -> None:
-            self.module.products(self._batches(samples, batch_size, loss_on), take, after_batch, gated, with_new)
-
-        return run_pass
+        return self.module.gradient_pass(_Batches(self, samples, batch_size, loss_on), gated, with_new)
 
     def input_moments(
         self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
@@ -97,7 +93,7 @@ class RunContext:
         Layers with the same input share a tensor. `with_new`: include the current branch; `with_padding`: include
         padding.
         """
-        moments = self.module.input_moments(self._batches(samples, batch_size, "answer"), with_new, with_padding)
+        moments = self.module.input_moments(_Batches(self, samples, batch_size), with_new, with_padding)
         # Ranks without a batch do not know which layers share an input; take it from one that does.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, Tensor] = {}
@@ -108,11 +104,21 @@ class RunContext:
             means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
         return {name: means[owner] for name, owner in owners.items()}
 
-    def _batches(self, samples: WeightedSamples, batch_size: int, loss_on: str) -> Iterator[dict[str, Any]]:
-        examples, weights = samples
-        dtype = torch.promote_types(torch.float32, self.module.llm.dtype)
+
+@dataclass(frozen=True)
+class _Batches:
+    """This rank's batches of weighted samples, on the model's device; can be iterated again."""
+
+    run: RunContext
+    samples: WeightedSamples
+    batch_size: int
+    loss_on: str = "answer"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        module, (examples, weights) = self.run.module, self.samples
+        dtype = torch.promote_types(torch.float32, module.llm.dtype)
         weight = torch.tensor(weights, dtype=torch.float64)
         rank, world_size = distributed.rank(), distributed.world_size()
-        for batch in self.data.boundary_loader(examples, batch_size, rank, world_size, loss_on):
+        for batch in self.run.data.boundary_loader(examples, self.batch_size, rank, world_size, self.loss_on):
             batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
-            yield self.module.transfer_batch_to_device(batch, self.module.llm.device, 0)
+            yield module.transfer_batch_to_device(batch, module.llm.device, 0)

@@ -1,6 +1,6 @@
-"""Operators of gradient surgery: one class, one file. Importing this package does not import torch.
+"""Operators of gradient surgery, one class a file. Importing this package does not import torch.
 
-`base`: what they promise. `surgery.reconcile` applies them.
+`base` has their contracts, `reconcile` applies them.
 """
 
 from cl_lightning.common.lazy import lazy_exports

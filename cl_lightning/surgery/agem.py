@@ -7,16 +7,16 @@ from cl_lightning.surgery.base import ROUNDING, SurgeryOperator, no_surgery
 
 
 class AGEM(SurgeryOperator):
-    """Let the new gradient not oppose the mean of the memory gradients.
+    """Project the new gradient so that it does not oppose the mean of the memory gradients.
 
         g_m = (1/k) sum_j g_j
         g~  = g - min(0, <g, g_m>) / ||g_m||^2 g_m
 
-    Protects the mean only: single past tasks may still be opposed (`GEM` protects each). Given one memory, or
-    their mean, it is PCGrad; given each past task's, it forms the mean itself. Memories that cancel out change
+    Protects the mean only: single past tasks may still be opposed (`GEM` protects each). With one memory, or
+    their mean, it is PCGrad; with one memory per past task it forms the mean itself. Memories that cancel out change
     nothing.
 
-    Source: Chaudhry et al. 2019 (arXiv 1812.00420), eq. 11. The SLICE authors' code reaches it by averaging the
+    Source: Chaudhry et al. 2019 (arXiv 1812.00420), eq. 11. The SLICE authors' code averages the
     past tasks' gradients before its PCGrad, with 1e-12 added to ||g_m||^2.
     """
 

@@ -1,7 +1,7 @@
-"""The contracts of gradient surgery: pure functions of one decision, no names, no model, no I/O.
+"""The contracts of gradient surgery operators: pure functions, without names, model or I/O.
 
-A `SurgeryOperator` answers with linear coefficients a over {G_new, G_1, .., G_k}, read from their Gram matrix
-alone, so that exact and sketched gradients share it:
+A `SurgeryOperator` computes linear coefficients a over {G_new, G_1, .., G_k} from their Gram matrix alone, so it
+applies to exact and sketched gradients:
 
     K_ij = <G_i, G_j>_F  (index 0 = new)   ->   a = operator(K)   ->   G~ = sum_i a_i G_i
 
@@ -18,15 +18,15 @@ from cl_lightning.linalg.gram import Gradient
 
 Memories = Literal["one", "each"]
 
-#: Inner products of float64 gradients are not known better than this times the product of the norms.
+#: Relative accuracy of inner products of float64 gradients, in units of the product of the norms.
 ROUNDING = 1e-14
 
 
 class SurgeryOperator(ABC):
     """Linear coefficients of a reconciled gradient.
 
-    `memories` says which memory gradients it is meant for: "one" (the mean of the past tasks', or the last), or
-    "each" past task's own. An operator for each also works with a single one.
+    `memories` states the memory gradients it is meant for: "one" (the mean of the past tasks' gradients, or the
+    last task's), or "each" past task's own. An operator for each also works with a single one.
     """
 
     memories: ClassVar[Memories] = "one"
@@ -35,21 +35,21 @@ class SurgeryOperator(ABC):
     def coefficients(self, gram: Tensor) -> Tensor:
         """Map K (k+1, k+1) float64, index 0 = new, to a (k+1,) float64; (1, 0, .., 0) is no change.
 
-        No memory (k = 0), a zero new gradient or only zero memories: no change.
+        Without memory (k = 0), with a zero new gradient or with only zero memories there is no change.
 
         Raises:
-            ValueError: if the operator takes no k memories, or there is no answer.
+            ValueError: if the operator cannot take k memories, or there is no solution.
         """
 
 
 class RangeOperator(ABC):
-    """Takes directions of the memory gradient out of the new one, matrix by matrix: not linear in the gradients."""
+    """Removes directions of the memory gradient from the new one, matrix by matrix; not linear in the gradients."""
 
     memories: ClassVar[Memories] = "one"
 
     @abstractmethod
     def remove(self, new: Gradient, memory: Gradient) -> Gradient:
-        """Return the new gradient (m, n) without them, dense or low-rank as `new` is; `new` itself if there are none.
+        """Return the new gradient (m, n) without these directions, dense or low-rank as `new`; `new` itself if none.
 
         Raises:
             ValueError: if the operator does not fit the shape.
@@ -57,14 +57,14 @@ class RangeOperator(ABC):
 
 
 def no_surgery(like: Tensor) -> Tensor:
-    """(1, 0, .., 0), float64, as long as `like`."""
+    """Make the coefficients of no change: (1, 0, .., 0), float64, as long as `like`."""
     out = torch.zeros(len(like), dtype=torch.float64)
     out[0] = 1
     return out
 
 
 def refuse_several(operator: SurgeryOperator, gram: Tensor) -> None:
-    """For operators over one memory gradient.
+    """Check that there is at most one memory gradient.
 
     Raises:
         ValueError: for more than one.

@@ -1,4 +1,4 @@
-"""CAGrad, the real one: the step near the mean gradient that helps the worst-off task most."""
+"""CAGrad: the step near the mean gradient that improves the worst task most."""
 
 import math
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.surgery.base import ROUNDING, SurgeryOperator, no_surgery
 from cl_lightning.surgery.nonnegative import nearest_to_origin, nonnegative_least_squares
 
-SHORTEST = 1e-7  # of g_w, relative to its terms: below, the hull holds the origin as far as K can tell
+SHORTEST = 1e-7  # relative length of g_w below which the hull contains the origin, up to rounding of K
 TOUCHING = 1e-9  # how far beyond the radius a point counts as on it
 ACCURACY = 1e-13  # of log(||g_w|| / t) at which the search ends
 STEPS = 100
 
 
 class CAGrad(SurgeryOperator):
-    """Conflict-averse gradient over the new task and the past ones alike.
+    """Conflict-averse gradient over the new task and the past tasks.
 
         d = argmax min_i <G_i, d>   subject to   ||d - g_0|| <= c ||g_0||,     g_0 = 1/(k+1) sum_i G_i
 
@@ -26,9 +26,9 @@ class CAGrad(SurgeryOperator):
         w* = argmin over the simplex of <g_w, g_0> + sqrt(phi) ||g_w||
         d  = g_0 + sqrt(phi) / ||g_w*|| g_w*
 
-    c = 0 gives the mean, c -> infinity the direction of least norm in the gradients' hull (MGDA). Unlike PCGrad
-    it always changes the gradient, and lengths matter: a memory gradient much shorter than the new one has
-    little part in g_0 and much in w*. Zero gradients take no part.
+    c = 0 gives the mean, c -> infinity the direction of least norm in the gradients' convex hull (MGDA). Unlike PCGrad
+    it always changes the gradient, and lengths matter: a memory gradient much shorter than the new one has a small
+    weight in g_0 and a large one in w*. Zero gradients are ignored.
 
     Args:
         c: radius in units of ||g_0||, at least 0; the paper's range is 0..1.
@@ -44,7 +44,7 @@ class CAGrad(SurgeryOperator):
     g_0, its projection on {d: <G_i, d> >= 0 for all i}.
 
     Source: Liu et al. 2021 (arXiv 2110.14048), algorithm 1; their code can divide the result by 1 + c or 1 + c^2,
-    which is left out. What the SLICE authors' README calls "cagrad" is PCGrad at strength c (see `PCGrad`).
+    which is left out. The method that the SLICE authors' README calls "cagrad" is PCGrad at strength c (see `PCGrad`).
     """
 
     memories = "each"
@@ -65,7 +65,7 @@ class CAGrad(SurgeryOperator):
         return out
 
     def _over(self, K: Tensor) -> Tensor:
-        """Coefficients over gradients none of which is zero, the longest of length 1."""
+        """Compute the coefficients over nonzero gradients, the longest of length 1."""
         mean = torch.full_like(K[0], 1 / len(K))
         inner = K @ mean  # <G_i, g_0>
         size = float(mean @ inner)  # ||g_0||^2
@@ -93,9 +93,9 @@ class CAGrad(SurgeryOperator):
 
 
 def falling_zero(f: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling f with f(low) >= 0 >= f(high) is 0, by the Illinois variant of regula falsi.
+    """Find the zero of a falling f with f(low) >= 0 >= f(high), by the Illinois variant of regula falsi.
 
-    The ends are never evaluated: near low, f may be all rounding. The first step is in the middle.
+    The ends are never evaluated: near low, f may be dominated by rounding. The first step is the midpoint.
     """
     f_low, f_high = 1.0, -1.0
     last = 0
@@ -105,7 +105,7 @@ def falling_zero(f: Callable[[float], float], low: float, high: float) -> float:
         value = f(x)
         if abs(value) <= ACCURACY or high - low <= ACCURACY:
             break
-        # The end that stays a second time counts half: else it would stay for ever.
+        # An end that stays a second time counts half, or it might stay for ever.
         if value > 0:
             low, f_low, f_high = x, value, f_high / 2 if last > 0 else f_high
         else:

@@ -1,4 +1,4 @@
-"""GEM: the nearest gradient that opposes no past task."""
+"""GEM: the nearest gradient that does not oppose any past task."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,20 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.surgery.base import SurgeryOperator, no_surgery
 from cl_lightning.surgery.nonnegative import nonnegative_least_squares
 
-FARTHEST = 1e-9  # 1 / (1 + ||z - g||^2 / ||g||^2) of a correction that is none
+FARTHEST = 1e-9  # 1 / (1 + ||z - g||^2 / ||g||^2) below which there is no solution
 
 
 class GEM(SurgeryOperator):
-    """Move the new gradient as little as makes it agree with every memory gradient.
+    """Move the new gradient by the least correction that makes it agree with every memory gradient.
 
         z = argmin 1/2 ||z - g||^2   subject to   <z, g_j> >= margin ||g|| ||g_j||   for all j
 
     By duality z = g + sum_j v_j g_j with v >= 0 from the k x k Gram matrix alone, v_j = 0 where <z, g_j> is above
-    its bound. With one memory and margin 0 it is PCGrad. Zero memories bind nothing; collinear ones share their
-    v in any way.
+    its bound. With one memory and margin 0 it is PCGrad. Zero memories give no constraint; how collinear ones share
+    their v is arbitrary.
 
     Args:
-        margin: 0..1, a cosine (with the gradient's original length); above 0 past tasks are also helped.
+        margin: 0..1, a cosine (with the gradient's original length); above 0 past tasks also improve.
 
     Raises:
         ConfigError: for a margin out of range.
@@ -41,7 +41,7 @@ class GEM(SurgeryOperator):
         self.margin = margin
 
     def coefficients(self, gram: Tensor) -> Tensor:
-        """See the base class; ValueError if the memories oppose each other so that no gradient keeps the margin."""
+        """See the base class; ValueError if the memories oppose each other too much to keep the margin."""
         out = no_surgery(gram)
         length = gram.diagonal().sqrt()
         present = (length > 0).nonzero()[1:, 0] if length[0] > 0 else length.new_zeros(0, dtype=torch.long)

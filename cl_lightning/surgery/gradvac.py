@@ -8,12 +8,12 @@ from cl_lightning.surgery.base import SurgeryOperator, no_surgery, refuse_severa
 
 
 class GradVac(SurgeryOperator):
-    """Add as much of the memory gradient as brings the cosine to phi.
+    """Add enough of the memory gradient to raise the cosine to phi.
 
         g~ = g + ||g|| (phi sqrt(1 - cos^2) - cos sqrt(1 - phi^2)) / (||g_r|| sqrt(1 - phi^2)) g_r   if cos < phi
 
-    with cos = cos(g, g_r); then cos(g~, g_r) = phi. At phi = 0 it is PCGrad. At cos = -1 nothing of g is left
-    to turn: g~ = 0.
+    with cos = cos(g, g_r); then cos(g~, g_r) = phi. At phi = 0 it is PCGrad. At cos = -1 no part of g is
+    orthogonal to g_r: g~ = 0.
 
     Args:
         phi: target cosine, between -1 and 1.

@@ -1,17 +1,17 @@
 """Small convex problems with non-negative unknowns, solved from Gram matrices in float64.
 
-Deterministic active-set solutions: exact up to rounding on the active set that is found. Meant for a handful of
-unknowns (one per past task).
+Deterministic active-set solutions, exact up to rounding on the active set that is found, for a handful of unknowns
+(one per past task).
 """
 
 import torch
 from torch import Tensor
 
-SLOPE = 1e-14  # a column enters if its cosine with what is left to explain is larger
+SLOPE = 1e-14  # a column enters if its cosine with the residual is larger
 
 
 def nonnegative_least_squares(gram: Tensor, target: Tensor) -> Tensor:
-    """Argmin over u >= 0 of ||E u - f||^2, given gram = E^T E (k, k) and target = E^T f (k,).
+    """Solve argmin over u >= 0 of ||E u - f||^2, given gram = E^T E (k, k) and target = E^T f (k,).
 
     Lawson and Hanson's active set on columns scaled to length 1. Collinear columns are allowed: where the
     solution is not unique, one of them is found; zero columns get 0. Ends for any input: no set of active columns
@@ -37,12 +37,12 @@ def nonnegative_least_squares(gram: Tensor, target: Tensor) -> Tensor:
         if 0.5 * step @ Q @ step < slope @ step and tuple(tried.tolist()) not in seen:
             u, free, refused = u + step, tried, scale == 0
             seen.add(tuple(free.tolist()))
-        else:  # no descent: collinear with what is in already, its slope was rounding
+        else:  # no descent: collinear with active columns, its slope was rounding
             refused[entering] = True
 
 
 def nearest_to_origin(gram: Tensor) -> Tensor:
-    """Argmin over w >= 0, sum w = 1 of w^T gram w: weights (k,) of the hull's point of least length."""
+    """Solve argmin over w >= 0, sum w = 1 of w^T gram w: weights (k,) of the hull's point of least length."""
     shortest = gram.diagonal().min()
     if shortest <= 0:  # the origin is one of the points
         return torch.nn.functional.one_hot(gram.diagonal().argmin(), len(gram)).to(gram.dtype)
@@ -52,14 +52,14 @@ def nearest_to_origin(gram: Tensor) -> Tensor:
 
 
 def _descend(Q: Tensor, b: Tensor, u: Tensor, free: Tensor) -> Tensor:
-    """The least squares solution on `free`, from which what would be negative is taken out (in place)."""
+    """Solve least squares on `free`, removing from it (in place) the unknowns that would be negative."""
     while True:
         best = torch.zeros_like(b)
         best[free] = torch.linalg.lstsq(Q[free][:, free], b[free, None], driver="gelsd").solution[:, 0]
         negative = free & (best <= 0)
         if not negative.any():
             return best
-        # As far towards it as all stay non-negative; the first to reach 0 leaves.
+        # Move towards it as long as all stay non-negative; the first to reach 0 leaves.
         steps = torch.where(negative, u / (u - best), torch.inf)
         leaving = int(steps.argmin())
         u = u + float(steps[leaving]) * (best - u)

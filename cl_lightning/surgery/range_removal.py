@@ -1,4 +1,4 @@
-"""Range removal: what the memory gradient writes to or reads from is taken out of the new one."""
+"""Range removal: the memory gradient's leading singular directions are removed from the new gradient."""
 
 from dataclasses import replace
 from typing import Literal
@@ -15,31 +15,31 @@ from cl_lightning.surgery.base import RangeOperator
 
 Sides = Literal["left", "right", "both"]
 
-# Whether left and right singular directions are taken out.
+# Removal of left and of right singular directions.
 SIDES: dict[str, tuple[bool, bool]] = {"left": (True, False), "right": (False, True), "both": (True, True)}
 
 
 class RangeRemoval(RangeOperator):
-    """Project the new gradient on the complement of the memory gradient's top k singular directions.
+    """Project the new gradient onto the complement of the memory gradient's top k singular directions.
 
         G_memory = U S V^T,  P = U_k U_k^T,  Q = V_k V_k^T
         "left":  G~ = (I - P) G_new        "right": G~ = G_new (I - Q)        "both":  G~ = (I - P) G_new (I - Q)
 
-    It always changes the gradient: agreement is taken out as well as conflict. Only directions with a singular
-    value above rounding count: a zero memory gradient removes nothing, one of rank below k just its range.
+    It always changes the gradient: agreement is removed as well as conflict. Only directions with a singular value
+    above rounding count: a zero memory gradient removes nothing, one of rank below k only its range.
 
     Args:
         count: k, below min(m, n) of every matrix.
-        sides: which directions are taken out.
+        sides: which directions are removed.
 
     Raises:
         ConfigError: for a count below 1 or unknown sides.
 
     Source: null-space and gradient projection (Adam-NSCL, arXiv 2103.07113; GPM, arXiv 2103.09762), here with the
-    memory gradient in the place of activations, as in `nullspace` of the SLICE authors' code
-    (cl_lora/slice/projections.py; left side only, 8 directions). Where we differ: theirs takes an arbitrary
-    k-dimensional space out for a zero memory gradient, and everything for k >= m; here the first is nothing and
-    k >= min(m, n) is refused. Their relative cut-off of singular values is left out.
+    memory gradient in place of activations, as in `nullspace` of the SLICE authors' code
+    (cl_lora/slice/projections.py; left side only, 8 directions). Where we differ: theirs removes an arbitrary
+    k-dimensional space for a zero memory gradient, and everything for k >= m; here a zero memory gradient removes
+    nothing and k >= min(m, n) is refused. Their relative cut-off of singular values is left out.
     """
 
     def __init__(self, count: int = 8, sides: Sides = "both") -> None:
@@ -69,7 +69,7 @@ class RangeRemoval(RangeOperator):
 
 
 def leading_directions(gradient: Gradient, count: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal U (m, j) and V (n, j) of its j <= count largest singular values, those that are rounding apart."""
+    """Compute orthonormal U (m, j) and V (n, j) of the j <= count largest singular values that exceed rounding."""
     if isinstance(gradient, LowRank):
         count = min(count, gradient.left.shape[1])
     U, sigma, V = top_singular(gradient, count, generator("range removal"))
@@ -79,7 +79,7 @@ def leading_directions(gradient: Gradient, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _without(x: Tensor, directions: Tensor) -> Tensor:
-    """(I - D D^T) x, columns of D orthonormal."""
+    """Compute (I - D D^T) x, columns of D orthonormal."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     D = directions.to(x.dtype)
     return x - D @ (D.t() @ x)

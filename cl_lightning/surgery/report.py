@@ -1,4 +1,4 @@
-"""What a boundary did to every matrix, as rows for a file and as a few numbers for a table."""
+"""Report of surgery at a boundary: a row for each matrix, and summary numbers."""
 
 import statistics
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from typing import Any
 from cl_lightning.surgery.reconcile import SurgeryRecord
 
 COLUMNS = [
-    "matrix", "cosine", "standard_error", "gate_open", "fired", "coefficients", "norm_new", "norm_memory",
+    "matrix", "cosine", "standard_error", "suppressed", "fired", "coefficients", "norm_new", "norm_memory",
     "captured", "energy_2r", "overlap_with_loraga", "cosine_after", "inner_after",
 ]  # fmt: skip
-#: Of the table of boundaries; `boundary_row` fills them.
+#: Columns of the table of boundaries; `boundary_row` makes its rows.
 BOUNDARY_COLUMNS = [
     "boundary before", "conflict %", "fired %", "by chance %", "median |cos|", "overlap with LoRA-GA, median",
     "lowest", "lowest cos after", "energy in 2r", "captured", "seconds",
@@ -23,14 +23,13 @@ class MatrixReport:
     """One matrix at one boundary.
 
     Attributes:
-        record: what surgery saw and did.
-        captured: estimated share of ||G_new||^2 that its sketch holds; 1 for an exact gradient.
+        record: input and result of surgery.
+        captured: estimated share of ||G_new||^2 in its sketch; 1 for an exact gradient.
         energy: share of ||G~||^2 in its top 2r singular directions.
         overlap: of the top-2r column spaces of G~ and G_new (plain LoRA-GA's); 1 where surgery did not fire.
-        cosine_after, inner_after: cosine and inner product of [G~]_2r with the memory gradient it points against most;
-            None without memory. Truncation may bring back a conflict that surgery took out.
-        standard_error: of `record.cosine`, by jackknife over batches; None without gate.
-        gate_open: whether surgery was allowed here.
+        cosine_after, inner_after: cosine and inner product of [G~]_2r with the memory gradient it opposes most; None
+            without memory. Truncation may bring back a conflict that surgery removed.
+        standard_error: of `record.cosine`, by jackknife over batches; None without reliability test.
     """
 
     record: SurgeryRecord
@@ -40,20 +39,19 @@ class MatrixReport:
     cosine_after: float | None
     inner_after: float | None
     standard_error: float | None = None
-    gate_open: bool = True
 
     def row(self, name: str) -> list[Any]:
         r = self.record
         coefficients = " ".join(f"{a:.6g}" for a in r.coefficients)
         return [
-            name, r.cosine, self.standard_error, int(self.gate_open), int(r.fired), coefficients, r.norm_new,
+            name, r.cosine, self.standard_error, int(r.suppressed), int(r.fired), coefficients, r.norm_new,
             r.norm_memory, self.captured, self.energy, self.overlap, self.cosine_after,
             self.inner_after,
         ]  # fmt: skip
 
 
 def in_numbers(reports: Mapping[str, MatrixReport]) -> dict[str, float]:
-    """The boundary in a few numbers; only `lowest_captured` and `median_energy` where there was no memory."""
+    """Summarise the boundary; without memory only `lowest_captured` and `median_energy_2r`."""
     out = {
         "lowest_captured": min(r.captured for r in reports.values()),
         "median_energy_2r": statistics.median(r.energy for r in reports.values()),
@@ -72,7 +70,7 @@ def in_numbers(reports: Mapping[str, MatrixReport]) -> dict[str, float]:
 
 
 def boundary_row(task: str, numbers: Mapping[str, float], seconds: float) -> list[Any]:
-    """One boundary in the table: `numbers` as `in_numbers` gives them, and "fired_by_chance" where there is a gate."""
+    """Make a boundary's row: `numbers` as from `in_numbers`, and "fired_by_chance" with a reliability test."""
     return [
         task,
         *(100 * numbers[k] if k in numbers else None for k in ("negative", "fired", "fired_by_chance")),
@@ -83,7 +81,7 @@ def boundary_row(task: str, numbers: Mapping[str, float], seconds: float) -> lis
 
 
 def in_words(numbers: Mapping[str, float], matrices: int) -> str:
-    """The boundary in one line."""
+    """Describe the boundary in one line."""
     if "fired" not in numbers:
         return "no memory to compare with, so the new task's own subspace"
     chance = f", {100 * numbers['fired_by_chance']:.0f} % by chance" if "fired_by_chance" in numbers else ""

@@ -1,4 +1,4 @@
-"""Symmetric PCGrad: both gradients give way, and both are followed."""
+"""Symmetric PCGrad: each gradient is projected against the other, and both are added."""
 
 from torch import Tensor
 
@@ -6,13 +6,13 @@ from cl_lightning.surgery.base import SurgeryOperator, no_surgery, refuse_severa
 
 
 class SymmetricPCGrad(SurgeryOperator):
-    """Free each gradient of what points against the other, then add them.
+    """Remove from each gradient its component against the other, then add them.
 
         g~   = g   - min(0, <g, g_r>) / ||g_r||^2 g_r
         g~_r = g_r - min(0, <g, g_r>) / ||g||^2   g
         G~   = g~ + g~_r
 
-    It always changes the gradient: where they agree, G~ = g + g_r, and the memory's length matters.
+    It always changes the gradient: where they agree, G~ = g + g_r, and the memory gradient's length matters.
 
     Source: Yu et al. 2020 (arXiv 2001.06782), algorithm 1 for two tasks; with two there is no random order.
     The SLICE authors' code has no such operator: its `add_retain_grad` adds the unprojected memory gradient,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.gates import OUTPUTS, Gates, constrain, pool
-from cl_lightning.linalg.subspaces import design, empty, grow, outside
+from cl_lightning.linalg.subspaces import design, empty, grow, project_out
 from tests import reference
 
 D, H = 24, 10
@@ -97,7 +97,7 @@ def test_a_later_task_changes_no_earlier_coefficient_and_trains_none() -> None:
     assert len(gates) == 4
     gates(x).sum().backward()
     assert all(w.grad is None for w in gates.old) and all(w.grad is not None for w in gates.new)
-    with pytest.raises(ValueError, match="a gate of"):
+    with pytest.raises(ValueError, match="gate weights have shapes"):
         gates.begin([normal(3, 3)])
 
 
@@ -158,12 +158,12 @@ def second_task(
                     w.copy_(after_step(w, start, M))
     moved = [(w.detach() - s).double() @ M for w, s, M in zip(gates.new, starts, bases, strict=True)]
     features = [p.detach().double() for p in gates.features(old)]
-    left = max(float(outside(M, p.t()).norm() / p.norm()) for M, p in zip(bases, features, strict=True))
+    left = max(float(project_out(M, p.t()).norm() / p.norm()) for M, p in zip(bases, features, strict=True))
     return before, float(gates(old)[:, -1].max()), float(gates(new)[:, -1].mean()), moved, left
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
-def test_old_prompts_stay_shut_out_through_300_steps_of_adamw(dtype: torch.dtype, bound: float) -> None:
+def test_gates_stay_0_on_old_prompts_through_300_steps_of_adamw(dtype: torch.dtype, bound: float) -> None:
     before, old, new, moved, left = second_task(constrain, dtype, weight_decay=0.1)
     assert before < bound
     assert old < bound

@@ -157,7 +157,7 @@ def test_all_coefficients_one_are_incremental_lora(make: Make) -> None:
     plain = module.adapter.forward_kwargs
     module.adapter.forward_kwargs = lambda batch: {}
     for layer in module.adapter.layers.values():
-        layer.gated = False
+        layer.gated_name = ""
     alone = module.sample_nll(batch)
     ones = torch.ones(4, 3, dtype=torch.float64)
     module.adapter.forward_kwargs = lambda batch: {"gates": ones}
@@ -319,9 +319,9 @@ def test_restored_over_any_branches(make: Make, branches: AdapterStrategy) -> No
 
 
 def test_branches_that_are_not_kept_apart_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.adapter\.branches: SeqLoRA does not keep each task's branch apart"):
+    with pytest.raises(ConfigError, match=r"adapter\.branches: SeqLoRA does not keep each task's branch separate"):
         GainLoRA(SeqLoRA())
-    with pytest.raises(ConfigError, match=r"branches\.offset: baked takes the start off W for all samples"):
+    with pytest.raises(ConfigError, match=r"branches\.offset: baked subtracts the start from W for all samples"):
         GainLoRA(IncLoRA(offset="baked"))
     with pytest.raises(ConfigError, match=r"model\.adapter\.width: 0 must be 1 or more"):
         GainLoRA(IncLoRA(), width=0)

@@ -159,7 +159,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--boundary.reflection=null"], "add boundary.reflection (callbacks.AttentiveReflection)"),
-        (["--model.adapter=IncLoRA"], "boundary.reflection holds a router, IncLoRA has none"),
+        (["--model.adapter=IncLoRA"], "boundary.reflection preserves a router, which IncLoRA does not have"),
         (["--boundary.reflection.samples=0"], "boundary.reflection.samples: 0 must be 1 or more"),
     ],
 )

@@ -80,18 +80,18 @@ def test_what_is_stacked_is_told_with_its_share() -> None:
     stacked = {n: size for n, size in inside.items() if "layers.1.mlp." in n}
     adapter = attached(llm, "all-linear")
     assert adapter.remarks == [
-        "not adapted, being no nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate.weight "
+        "not adapted, since not nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate.weight "
         f"(3 weights, {100 * sum(stacked.values()) / sum(inside.values()):.1f} % of the blocks' parameters)"
     ]
     assert len(stacked) == 3 and not any("experts" in name for name in adapter.layers)
 
 
-def test_names_that_mean_stacked_weights_too_are_told_others_are_not() -> None:
+def test_targets_that_also_match_stacked_weights_are_reported_others_are_not() -> None:
     assert "mlp.experts.down_proj (1 weight, " in attached(experts(), ["down_proj", "q_proj"]).remarks[0]
     assert attached(experts(), ["q_proj"]).remarks == []
 
 
-def test_conv1d_beside_a_linear_layer_is_told_and_gates_pass_it_on() -> None:
+def test_conv1d_beside_a_linear_layer_is_reported_and_gates_pass_it_on() -> None:
     llm = gpt2()
     llm.transformer.h[0].attn.c_proj = nn.Linear(16, 16)
     adapter = GainLoRA(IncLoRA(rank=1))

@@ -1,4 +1,4 @@
-"""What the boundary's options do to the gradient it hands on, from their definitions: scope, strength, norm, gates."""
+"""The boundary's options against their definitions: scope, strength, norm, reliability and gates, by the gradient."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from callbacks.slice_init import SliceInit
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.data.collate import training_batch
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.initializers.loraga import LoRAGA
 from cl_lightning.sequence.run import SequenceRun
 from cl_lightning.surgery.pcgrad import PCGrad
@@ -44,7 +44,7 @@ def both(run: SequenceRun) -> tuple[Gradients, Gradients]:
 
 
 def projected(new: Gradients, memory: Gradients, groups: Iterable[list[str]], strength: float = 1.0) -> Gradients:
-    """g - strength min(0, <g, r> / ||r||^2) r, products and norms summed over each group."""
+    """g - strength min(0, <g, r> / ||r||^2) r, inner products and norms summed over each group."""
     out = {}
     for names in groups:
         inner = sum(float((new[n] * memory[n]).sum()) for n in names)
@@ -87,27 +87,29 @@ def test_the_norm_is_preserved_where_asked_and_not_else(tmp_path: Path) -> None:
         assert float(plain[name].norm()) < 0.999 * float(g.norm())
 
 
-def test_a_gate_in_standard_errors_keeps_surgery_off_where_gradients_agree(tmp_path: Path) -> None:
+def test_the_reliability_test_keeps_surgery_off_where_gradients_agree(tmp_path: Path) -> None:
     run, init, found = boundary(tmp_path, Against(), reliability=0.0, memory_samples=6)  # 3 batches
-    assert far(found, token_mean(run, of_new(run, 3, SAMPLES))) < 1e-9, "the true products are above 0: nothing fires"
+    assert far(found, token_mean(run, of_new(run, 3, SAMPLES))) < 1e-9, (
+        "the true inner products are above 0: nothing fires"
+    )
     assert init.boundaries
 
 
-def gate(z: float, products: dict[str, Tensor], scope: Any = "matrix") -> dict[str, bool]:
-    return reliable_conflicts(products, decided_together(products, scope, blocks_of(products)), z)
+def reliable(z: float, inner: dict[str, Tensor], scope: Any = "matrix") -> dict[str, bool]:
+    return reliable_conflicts(inner, decided_together(inner, scope, blocks_of(inner)), z)
 
 
-def test_the_gate_opens_z_standard_errors_below_zero_for_any_memory() -> None:
+def test_conflicts_are_reliable_z_standard_errors_below_zero_for_any_memory() -> None:
     low = torch.tensor([-3.0, -1.0, -2.0, -2.0], dtype=torch.float64)  # T = -8, SE = sqrt(4/3 * 2) = 1.63: 4.9 of them
     high = low + 2.5
     two = torch.stack([high, low], 1)
     a, b = "model.layers.0.a", "model.layers.1.b"
-    assert gate(4.8, {a: low[:, None], b: high[:, None]}) == {a: True, b: False}
-    assert gate(5.0, {a: low[:, None], b: high[:, None]}) == {a: False, b: False}
-    assert gate(4.8, {a: two}) == {a: True}, "one memory in conflict will do"
-    assert gate(4.8, {a: low[:, None], b: high[:, None]}, "block") == {a: True, b: False}
-    assert gate(0.0, {a: low[:, None], b: high[:, None]}, "global") == {a: True, b: True}, "decided on the sum"
-    assert gate(4.8, {a: low[:, None], b: high[:, None]}, "global") == {a: False, b: False}
+    assert reliable(4.8, {a: low[:, None], b: high[:, None]}) == {a: True, b: False}
+    assert reliable(5.0, {a: low[:, None], b: high[:, None]}) == {a: False, b: False}
+    assert reliable(4.8, {a: two}) == {a: True}, "one memory in conflict will do"
+    assert reliable(4.8, {a: low[:, None], b: high[:, None]}, "block") == {a: True, b: False}
+    assert reliable(0.0, {a: low[:, None], b: high[:, None]}, "global") == {a: True, b: True}, "decided on the sum"
+    assert reliable(4.8, {a: low[:, None], b: high[:, None]}, "global") == {a: False, b: False}
 
 
 @pytest.mark.parametrize("weighting", ["none", "new", "both"])
@@ -131,7 +133,7 @@ def test_samples_weigh_as_much_as_the_new_gate_opens_for_them_in_the_gradients_a
     assert far(found, wanted[not weighed]) > 1e-2, "negative control"
 
 
-@pytest.mark.parametrize("initializer", [LoRA(), LoRAGA(directions="random")], ids=["lora", "random directions"])
+@pytest.mark.parametrize("initializer", [Kaiming(), LoRAGA(directions="random")], ids=["kaiming", "random directions"])
 def test_every_matrix_of_every_task_starts_from_draws_of_its_own(tmp_path: Path, initializer: Any) -> None:
     starts: list[dict[str, Tensor]] = []
     drawn: list[int] = []

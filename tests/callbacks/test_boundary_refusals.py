@@ -24,7 +24,7 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
     ),
     "fewer samples than a batch": (
         ["--boundary.init.samples=4"],
-        r"^boundary\.init\.batch_size: 6 is more than the 4 examples on which the gradient of FOMC is taken; lower it",
+        r"^boundary\.init\.batch_size: 6 is more than the 4 examples for the gradient of FOMC; lower it",
     ),
     "fewer training examples than a batch": (
         ["--data.train_samples=5"],
@@ -32,15 +32,15 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
     ),
     "too few batches for a standard error": (
         ["--boundary.init.reliability=2"],
-        r"^boundary\.init\.reliability: 12 samples of FOMC in batches of 6 are 2 batches, a standard error needs 3",
+        r"^boundary\.init\.reliability: 12 samples of FOMC in batches of 6 are 2 batches, but a standard error needs 3",
     ),
     "a rank over half of a matrix": (
         ["--model.adapter.rank=17"],
-        r"rank: 17 asks SLICE for 34 singular directions of .*k_proj, which has 32; use at most 16, or leave it out",
+        r"rank: at 17, SLICE needs 34 singular directions of .*k_proj, which has 32; use at most 16, or leave",
     ),
     "an operator over several memories given one": (
         ["--boundary.init.operator=GEM"],
-        r"operator: GEM is made for one gradient per past task, memory_gradient=mean .*; set memory_gradient=per_task$",
+        r"operator: GEM needs one gradient per past task, but memory_gradient=mean .*; set memory_gradient=per_task$",
     ),
     "an operator over one memory given several": (
         ["--boundary.init.memory_gradient=per_task"],
@@ -60,13 +60,13 @@ KNOWN_BEFORE: dict[str, tuple[list[str], str]] = {
     ),
     "a strategy that fixes A": (
         ["--model.adapter=tests.callbacks.test_boundary_refusals.OnlyB"],
-        r"^boundary\.init sets A and B, OnlyB trains only one; set boundary\.init=null$",
+        r"^boundary\.init sets A and B, but OnlyB trains only one; set boundary\.init=null$",
     ),
-    "a scope that is none": (
+    "an unknown scope": (
         ["--boundary.init.scope=layer"],
         r"^SliceInit\.scope: expected 'matrix' or 'block' or 'global', not 'layer'$",
     ),
-    "a negative gate": (["--boundary.init.reliability=-1"], r"reliability: -1\.0 must not be negative$"),
+    "a negative reliability": (["--boundary.init.reliability=-1"], r"reliability: -1\.0 must not be negative$"),
 }
 
 
@@ -77,7 +77,7 @@ class OnlyB(SeqLoRA):
 
 
 @pytest.mark.parametrize("name", KNOWN_BEFORE)
-def test_told_before_training(tmp_path: Path, name: str) -> None:
+def test_reported_before_training(tmp_path: Path, name: str) -> None:
     options, expected = KNOWN_BEFORE[name]
     assert re.search(expected, refused(tmp_path, *options))
 

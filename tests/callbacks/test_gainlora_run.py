@@ -41,7 +41,7 @@ def on_old_prompts(run: Path) -> float:
         return float(module.adapter.forward_kwargs(training_batch(seen, 0))["gates"][:, 1].max())
 
 
-def test_the_new_gate_is_shut_on_all_that_the_old_task_showed(finished: Path, tmp_path: Path) -> None:
+def test_the_new_gate_is_0_on_the_old_tasks_prompts(finished: Path, tmp_path: Path) -> None:
     assert on_old_prompts(finished) < 1e-5
     smoke(tmp_path / "free", *OPTIONS, "--boundary.gates.ablation=no_update")
     assert on_old_prompts(tmp_path / "free") > 1e-3, "negative control: updates left free"
@@ -109,10 +109,10 @@ def test_accumulated_steps_are_projected_too(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--boundary.gates=null"], "add boundary.gates (callbacks.GateOrthogonalization)"),
-        (["--model.adapter=IncLoRA"], "boundary.gates keeps gates orthogonal, IncLoRA has none"),
+        (["--model.adapter=IncLoRA"], "boundary.gates keeps gates orthogonal, but IncLoRA has none"),
         (["--boundary.gates.share=1.5"], "boundary.gates.share: 1.5 is a share of energy"),
         (["--boundary.gates.tasks=1"], "the share would pass 1 after 1 of 2 tasks"),
-        (["--model.adapter.branches=SeqLoRA"], "SeqLoRA does not keep each task's branch apart"),
+        (["--model.adapter.branches=SeqLoRA"], "SeqLoRA does not keep each task's branch separate"),
         (["--model.adapter.branches=InfLoRA"], "add boundary.subspaces (callbacks.InputSubspaces)"),
         (["--model.adapter.branches=InfLoar"], "no class 'InfLoar'; did you mean InfLoRA"),
     ],
@@ -124,13 +124,13 @@ def test_refused_before_training(tmp_path: Path, options: list[str], said: str) 
     assert not (tmp_path / "run").exists()
 
 
-def test_no_room_for_a_key_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_no_room_for_a_key_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     """Forty prompts of each of two tasks fill the 64 dimensions of the tiny model's embeddings."""
     run = tmp_path / "run"
     wide = ("--data.train_samples=70", "--data.order+=Sentiment")
     told = smoke(run, *OPTIONS, *wide, check=False)
     assert told.returncode == 1
-    assert "no key is left that they would not open; lower boundary.gates.share" in told.stderr.splitlines()[-1]
+    assert "so no key is orthogonal to them; lower boundary.gates.share" in told.stderr.splitlines()[-1]
     finished = told.stdout.count("  scores after task ")
     assert 1 <= record(run)["done"] == finished < 3
 

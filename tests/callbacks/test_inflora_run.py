@@ -21,7 +21,7 @@ OPTIONS = (
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "inflora"
     told = smoke(run, *OPTIONS, "--data.order+=Sentiment")
-    assert "what inputs each task added" in told.stdout
+    assert "input subspaces after each task" in told.stdout
     return run
 
 
@@ -54,11 +54,11 @@ def test_two_ranks_design_and_grow_as_one(finished: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--boundary.subspaces=null"], "InfLoRA's A is designed from input subspaces: add boundary.subspaces"),
-        (["--model.adapter=IncLoRA"], "boundary.subspaces designs A, which IncLoRA trains"),
+        (["--boundary.subspaces=null"], "InfLoRA designs A from input subspaces: add boundary.subspaces"),
+        (["--model.adapter=IncLoRA"], "boundary.subspaces designs A, but IncLoRA trains it"),
         (["--boundary.subspaces.share=0"], "boundary.subspaces.share: 0.0 is a share of energy, above 0 and up to 1"),
         (["--boundary.subspaces.tasks=1"], "the share would pass 1 after 1 of 2 tasks; use 2 or more, or null"),
-        (["--boundary.init=SliceInit", "--boundary.init.operator=null"], "InfLoRA trains only one"),
+        (["--boundary.init=SliceInit", "--boundary.init.operator=null"], "but InfLoRA trains only one"),
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
@@ -68,7 +68,7 @@ def test_refused_before_training(tmp_path: Path, options: list[str], said: str) 
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_left_outside_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_nothing_left_outside_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     """With all of the energy held, the tiny model's inputs soon fill their spaces."""
     run = tmp_path / "run"
     told = smoke(run, *OPTIONS, "--boundary.subspaces.share=1", check=False)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from callbacks.ewc import EWC
 from callbacks.lwf import LwF
-from callbacks.migu import MIGU, loudest
+from callbacks.migu import MIGU, largest_rows
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
+from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.model.module import ContinualLM, Step
 from tests.adapters.test_branch_strategies import begin, train
 from tests.conftest import batch_of, random_examples
@@ -37,14 +38,14 @@ class OneRank:
 
     def gradient_pass(
         self, samples: Any, size: int, loss_on: str = "answer", gated: bool = False, with_new: bool = False
-    ) -> Callable[..., None]:
+    ) -> GradientPass:
         def batches() -> Iterator[dict[str, Any]]:
             for example in samples[0]:
                 batch = training_batch([example], pad_id=0)
                 yield {**batch, "sample_weight": torch.ones(1, dtype=torch.float64)}
 
         assert size == 1
-        return lambda take, after: self.module.products(batches(), take, after, gated, with_new)
+        return self.module.gradient_pass(batches(), gated, with_new)
 
 
 def learnt(tiny: Make, adapter: AdapterStrategy) -> ContinualLM:
@@ -214,9 +215,9 @@ def test_distillation_pulls_the_model_back(tiny: Make) -> None:
 
 def test_the_quietest_rows_are_masked() -> None:
     magnitude = torch.tensor([0.1, 0.4, 0.2, 0.3])
-    assert loudest(magnitude, 0.5).tolist() == [False, True, False, True]
-    assert loudest(magnitude, 0.0).all()
-    assert loudest(magnitude, 0.99).tolist() == [False, True, False, False], "one row is left at least"
+    assert largest_rows(magnitude, 0.5).tolist() == [False, True, False, True]
+    assert largest_rows(magnitude, 0.0).all()
+    assert largest_rows(magnitude, 0.99).tolist() == [False, True, False, False], "one row is left at least"
 
 
 @pytest.mark.parametrize("share_prefix", [False, True])
@@ -318,7 +319,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--boundary.ewc=EWC", "--boundary.ewc.over=factors"], "boundary.ewc.over=factors holds A and B"),
+        (["--boundary.ewc=EWC", "--boundary.ewc.over=factors"], "boundary.ewc.over=factors penalises A and B"),
         (["--boundary.ewc=EWC", "--boundary.ewc.strength=-1"], "boundary.ewc.strength: -1.0 must not be negative"),
         (["--boundary.lwf=LwF", "--boundary.lwf.temperature=0"], "boundary.lwf.temperature: 0.0 must be positive"),
         (["--boundary.migu=MIGU", "--boundary.migu.masked=1"], "boundary.migu.masked: 1.0 is a share of rows"),

@@ -278,9 +278,9 @@ def test_replay_costs_steps_and_no_new_example(ratio: float, wanted: int) -> Non
 
 
 def test_a_ratio_of_no_whole_example_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train_ratio: 0\.1 of data\.batch_size=4 is no whole .*; use 0\.25 or more"):
+    with pytest.raises(ConfigError, match=r"0\.1 of data\.batch_size=4 leaves no whole .*; use 0\.25 or more"):
         small_run(tmp_path / "a", words(TASKS[:2]), {"memory": ReplayBuffer(4, train_ratio=0.1)})
-    with pytest.raises(ConfigError, match=r"0\.9 of data\.batch_size=1 is no whole .*; raise data\.batch_size, or use"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size=1 leaves no whole .*; raise data\.batch_size, or use"):
         small_run(tmp_path / "b", words(TASKS[:2], batch_size=1), {"memory": ReplayBuffer(4, train_ratio=0.9)})
     for capacity, ratio in ((0, 0.5), (4, 1.0), (4, -0.1)):
         with pytest.raises(ConfigError, match=r"boundary\.memory\."):

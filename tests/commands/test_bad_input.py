@@ -240,7 +240,7 @@ LATER: dict[str, tuple[str, str]] = {
     "strength 2": ("--boundary.init.strength=2", r"^boundary\.init\.strength: 2\.0 must lie in 0\.\.1$"),
     "devices": ("--trainer.devices=x", r"^trainer: `devices` selected with"),
     "accelerator": ("--trainer.accelerator=gpux", r"^trainer: .*invalid accelerator name.*Available names are: auto"),
-    "rank 0": ("--model.adapter.rank=0", r"^model\.adapter\.rank: 0 is not a rank"),
+    "rank 0": ("--model.adapter.rank=0", r"^model\.adapter\.rank: 0 must be 1 or more"),
     "rank larger than a matrix": (
         "--model.adapter.rank=33",
         r"rank: 33 is larger than .*k_proj \(32 x 64\); use at most 32",

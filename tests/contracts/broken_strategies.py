@@ -146,5 +146,5 @@ class Keeps(Sound):
 class Gates(Sound):
     """Has one share for all samples."""
 
-    def speaks_for(self, batch: dict[str, Any]) -> Tensor:
+    def new_branch_weight(self, batch: dict[str, Any]) -> Tensor:
         return torch.ones(())

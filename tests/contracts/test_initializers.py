@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cl_lightning import initializers
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.initializers.base import Initializer, Needs
-from cl_lightning.initializers.lora import LoRA
+from cl_lightning.initializers.kaiming import Kaiming
 from cl_lightning.linalg.low_rank import LowRank
 from tests.contracts import contract
 from tests.contracts.contract import Clause, Contract, exported, refuses, require
@@ -197,14 +197,14 @@ class Abstract(Initializer):
     """Leaves `factors` out. Source: ours."""
 
 
-class Unsourced(LoRA):
+class Unsourced(Kaiming):
     """Kaiming uniform, zero."""
 
 
 Unsourced.__module__ = "tests.contracts.contract"  # whose docstring names no source
 
 
-class Unchecked(LoRA):
+class Unchecked(Kaiming):
     """Takes any gain. Source: ours.
 
     Args:
@@ -215,13 +215,13 @@ class Unchecked(LoRA):
         self.gain = gain
 
 
-class Wishes(LoRA):
+class Wishes(Kaiming):
     """Needs what nobody collects. Source: ours."""
 
     needs = "labels"
 
 
-class Transposed(LoRA):
+class Transposed(Kaiming):
     """A and B change places. Source: ours."""
 
     def factors(self, *args: Any) -> tuple[Tensor, ...]:
@@ -229,7 +229,7 @@ class Transposed(LoRA):
         return A.t(), B.t()
 
 
-class Global(LoRA):
+class Global(Kaiming):
     """Draws from the global generator. Source: ours."""
 
     def factors(self, *args: Any) -> tuple[Tensor, ...]:
@@ -237,7 +237,7 @@ class Global(LoRA):
         return torch.rand_like(A), B
 
 
-class Writes(LoRA):
+class Writes(Kaiming):
     """Takes its start off W itself. Source: ours."""
 
     def factors(self, weight: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -245,26 +245,26 @@ class Writes(LoRA):
         return super().factors(weight, *args)
 
 
-class Idle(LoRA):
+class Idle(Kaiming):
     """Asks for gradients and leaves them. Source: ours."""
 
     needs = "gradients"
 
 
-class AnyRank(LoRA):
+class AnyRank(Kaiming):
     """Takes any rank. Source: ours."""
 
     def factors(self, weight: Tensor, statistic: Any, rank: int, *args: Any) -> tuple[Tensor, ...]:
         return torch.zeros(rank, weight.shape[1]), torch.zeros(len(weight), rank)
 
 
-class Settled(LoRA):
+class Settled(Kaiming):
     """Says that it starts elsewhere. Source: ours."""
 
     displaced = False
 
 
-class Dense(LoRA):
+class Dense(Kaiming):
     """Takes a sketch for a matrix of other values. Source: ours."""
 
     needs, takes_sketch = "gradients", True

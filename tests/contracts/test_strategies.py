@@ -276,16 +276,16 @@ def discards_a_task(strategy: type[AdapterStrategy]) -> None:
 
 
 @CONTRACT.clause
-def speaks_per_sample_or_not(strategy: type[AdapterStrategy]) -> None:
-    """`per_sample` says whether `forward_kwargs` gives anything; `speaks_for` is one share a sample."""
+def new_branch_weighs_per_sample_or_not(strategy: type[AdapterStrategy]) -> None:
+    """`per_sample` says whether `forward_kwargs` gives anything; `new_branch_weight` is one share a sample."""
     module = loaded(strategy)
     begin(module, 0)
     extra = module.adapter.forward_kwargs(batch())
     require(isinstance(extra, dict), f"forward_kwargs returns {type(extra).__name__}, not a dict")
     require(bool(extra) == strategy.per_sample, f"per_sample is {strategy.per_sample}, forward_kwargs gives {[*extra]}")
-    shares = module.adapter.speaks_for(batch())
+    shares = module.adapter.new_branch_weight(batch())
     kept = shares.shape == (len(batch()["input_ids"]),) and bool(((shares >= 0) & (shares <= 1)).all())
-    require(kept, f"speaks_for gives {shares}, not a share 0..1 for each sample")
+    require(kept, f"new_branch_weight gives {shares}, not a share 0..1 for each sample")
 
 
 # --- what is exported keeps them --------------------------------------------------------------------------
@@ -319,7 +319,7 @@ BROKEN: dict[Clause, tuple[type, str]] = {
     leaves_the_new_branch_out: (broken_strategies.Stays, "logits still differ by"),
     goes_back_before_the_task: (broken_strategies.Lingers, "from those before the task"),
     discards_a_task: (broken_strategies.Keeps, "from those before the task"),
-    speaks_per_sample_or_not: (broken_strategies.Gates, "not a share 0..1 for each sample"),
+    new_branch_weighs_per_sample_or_not: (broken_strategies.Gates, "not a share 0..1 for each sample"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_lightning.gradients.capture import capture_gradients, dropout_off, watch_products
+from cl_lightning.gradients.capture import capture_gradients, capture_into, dropout_off
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative, weight_gradients
 
@@ -121,11 +121,13 @@ def test_inputs_are_freed_layer_by_layer(tiny: Callable[..., ContinualLM]) -> No
 
         return hook
 
-    def take(name: str, dy: torch.Tensor, x: torch.Tensor) -> None:
-        left.append(sum(storage() is not None for storage in alive.values()))
+    class Count:
+        def add(self, dy: torch.Tensor, x: torch.Tensor) -> None:
+            left.append(sum(storage() is not None for storage in alive.values()))
 
     hooks = [layer.register_forward_pre_hook(watch_inputs(n)) for n, layer in module.adapter.layers.items()]
-    with module.adapter.without_new_branch(), watch_products(module.adapter.layers, module.llm, take):
+    layers = module.adapter.layers
+    with module.adapter.without_new_branch(), capture_into(dict.fromkeys(layers, Count()), layers, module.llm):
         module.sample_nll(batch, share_prefix=False).sum().backward()
     for hook in hooks:
         hook.remove()

@@ -71,7 +71,7 @@ def test_input_moments_of_an_encoder_decoder_leave_out_both_paddings(t5_folder: 
         assert together.tokens[owner] == expected, name
 
 
-def test_bf16_products_are_near_the_float32_ones(
+def test_bf16_outer_products_are_near_the_float32_ones(
     tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cl_lightning.model.backbone.held_dtype", lambda dtype: dtype)

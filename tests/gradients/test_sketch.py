@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.gradients.accumulate import Exact, inner_product
-from cl_lightning.gradients.sketch import PROBES, SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.gradients.sketch import PROBES, FourPass, SinglePass, Sketch, TestMatrices
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.linalg.svd import top_singular
 
@@ -25,15 +25,15 @@ def matrices(seed: int = 0) -> TestMatrices:
     return TestMatrices(seed, torch.float64, torch.device("cpu"))
 
 
-def two_pass(shape: tuple[int, int], columns: int = COLUMNS, seed: int = 0) -> Sketch:
-    return TwoPass(shape, columns, matrices(seed), 2 * columns)
+def four_pass(shape: tuple[int, int], columns: int = COLUMNS, seed: int = 0) -> Sketch:
+    return FourPass(shape, columns, matrices(seed), 2 * columns)
 
 
 def single_pass(shape: tuple[int, int], columns: int = COLUMNS, seed: int = 0) -> Sketch:
     return SinglePass(shape, columns, matrices(seed), 2 * columns + 1)
 
 
-MAKERS = (two_pass, single_pass)
+MAKERS = (four_pass, single_pass)
 
 
 def run(sketch: Sketch, batches: Batches) -> LowRank:
@@ -99,8 +99,8 @@ def test_a_gradient_of_rank_2r_is_recovered_with_its_inner_products(make: Callab
 def test_decaying_gradients_keep_their_top_energy_and_the_power_pass_helps() -> None:
     G = decaying(256, 1.5)
     batches = as_batches(G, 2)
-    power, one = run(two_pass(G.shape), batches), run(single_pass(G.shape), batches)
-    without = two_pass(G.shape)
+    power, one = run(four_pass(G.shape), batches), run(single_pass(G.shape), batches)
+    without = four_pass(G.shape)
     for dy, x in batches:
         without.add(dy, x)
     without.finish_pass()
@@ -131,7 +131,7 @@ def test_the_captured_share_is_honest(make: Callable[..., Sketch], power: float)
 def test_range_columns_could_not_have_seen_what_is_missed() -> None:
     """Negative control of the probes: Q holds G Omega, so its own columns report no residual at all."""
     G = decaying(128, 0.5)
-    sketch = two_pass(G.shape)
+    sketch = four_pass(G.shape)
     for dy, x in as_batches(G):
         sketch.add(dy, x)
     seen = sketch._left.clone()
@@ -151,18 +151,21 @@ def test_a_zero_gradient_is_zero_and_wholly_captured(make: Callable[..., Sketch]
 
 def test_test_matrices_are_shared_and_depend_on_seed_and_size() -> None:
     shared = matrices()
-    a, b = TwoPass((30, 50), 12, shared, 24), TwoPass((20, 50), 12, shared, 24)
+    a, b = FourPass((30, 50), 12, shared, 24), FourPass((20, 50), 12, shared, 24)
     assert a._omega is b._omega
     assert torch.equal(matrices().gaussian("range", 5, 3), matrices().gaussian("range", 5, 3))
     assert not torch.equal(matrices().gaussian("range", 5, 3), matrices(1).gaussian("range", 5, 3))
 
 
-def test_exact_accumulators_give_batchwise_products_from_the_same_product() -> None:
+def test_exact_accumulators_give_inner_products_by_batch_from_the_same_outer_product() -> None:
     memory = normal(6, 9, seed=5)
     exact = Exact((6, 9), torch.float64, torch.device("cpu"), [memory, 2 * memory])
     dy, x = normal(7, 6, seed=1), normal(7, 9, seed=2)
     exact.add(dy, x)
     wanted = float((dy.t() @ x * memory).sum())
     assert torch.allclose(exact.total, dy.t() @ x)
-    assert exact.products.tolist() == pytest.approx([wanted, 2 * wanted])
+    exact.inner.end_batch()
+    exact.inner.end_batch()
+    assert exact.inner.batches[0].tolist() == pytest.approx([wanted, 2 * wanted])
+    assert exact.inner.batches[1].tolist() == [0.0, 0.0], "a new batch begins at 0"
     assert float(inner_product(dy, x, memory)) == pytest.approx(wanted)

@@ -1,6 +1,6 @@
 """Sketches of a real model's gradients, SmolLM2-135M after a few steps on an old task: the benchmark in small."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.sample.tasks import load
 from cl_lightning.gradients.accumulate import inner_product
-from cl_lightning.gradients.sketch import SinglePass, Sketch, TestMatrices, TwoPass
+from cl_lightning.gradients.sketch import FourPass, SinglePass, Sketch, TestMatrices
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.linalg.svd import top_singular
 from cl_lightning.model.backbone import Backbone
@@ -27,6 +27,16 @@ NEXT = {"A": "B", "B": "C", "C": "A"}
 
 Batches = list[tuple[Tensor, Tensor]]
 Streams = dict[str, Batches]
+
+
+@dataclass
+class Calls:
+    """Keeps every call of a layer."""
+
+    calls: Batches
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        self.calls.append((dy.clone(), x.clone()))
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +71,9 @@ def streams() -> tuple[Streams, Streams]:
     module.adapter.begin_task(1, torch.Generator().manual_seed(1))
 
     def stream(batches: list[dict[str, Any]]) -> Streams:
-        out: Streams = {}
+        out: Streams = {name: [] for name in module.adapter.layers if int(name.split(".")[2]) in BLOCKS}
 
-        def take(name: str, dy: Tensor, x: Tensor) -> None:
-            if int(name.split(".")[2]) in BLOCKS:
-                out.setdefault(name, []).append((dy.clone(), x.clone()))
-
-        module.products(batches, take, lambda: None)
+        module.gradient_pass(batches).run({name: Calls(calls) for name, calls in out.items()})
         return out
 
     return stream(old), stream(new)
@@ -94,7 +100,7 @@ def test_top_energy_and_conflicts_survive_in_every_matrix(streams: tuple[Streams
     for name, new in streams[1].items():
         old = streams[0][name]
         G, M = (sum(dy.double().t() @ x.double() for dy, x in batches) for batches in (new, old))
-        sketch, memory = (run(TwoPass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS), batches) for batches in (new, old))
+        sketch, memory = (run(FourPass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS), batches) for batches in (new, old))
         two[name] = energy(sketch, G.float())
         one[name] = energy(run(SinglePass(tuple(G.shape), COLUMNS, tests, 2 * COLUMNS + 1), new), G.float())
         exact = float((G * M).sum() / (G.norm() * M.norm()))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cl_lightning import initializers
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.initializers import SLICE, LoRA, LoRAGA
+from cl_lightning.initializers import SLICE, Kaiming, LoRAGA
 from cl_lightning.initializers.base import Initializer
-from cl_lightning.initializers.directions import DIRECTIONS, Directions, Variance, split, variance_scale
+from cl_lightning.initializers.directions import DIRECTIONS, Directions, Variance, split_directions, variance_scale
 from cl_lightning.initializers.loraga import SCALES
 from cl_lightning.linalg import svd
 from cl_lightning.linalg.svd import subspace_overlap, top_singular
@@ -103,16 +103,16 @@ def test_unknown_options_are_configuration_errors(cls: type, arguments: dict, hi
         cls(**arguments)
 
 
-def test_lora_is_kaiming_uniform_with_zero_product() -> None:
+def test_kaiming_is_uniform_with_zero_product() -> None:
     W = torch.empty(40, 2500)
-    A, B = LoRA().factors(W, None, 16, 2.0, rng())
+    A, B = Kaiming().factors(W, None, 16, 2.0, rng())
     expected = torch.empty(16, 2500)
     torch.nn.init.kaiming_uniform_(expected, a=math.sqrt(5), generator=rng())
     torch.testing.assert_close(A, expected)
     assert float(A.abs().max()) == pytest.approx(1 / 50, rel=1e-2) and not B.any()
-    assert not torch.equal(LoRA().factors(W, None, 16, 2.0, rng(1))[0], A)
+    assert not torch.equal(Kaiming().factors(W, None, 16, 2.0, rng(1))[0], A)
     with pytest.raises(ValueError, match="rank"):
-        LoRA().factors(W, None, 0, 2.0, rng())
+        Kaiming().factors(W, None, 0, 2.0, rng())
 
 
 # --- shared functions -------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_another_seed_gives_the_same_directions() -> None:
 @pytest.mark.parametrize("directions", DIRECTIONS)
 def test_split_is_a_partition(directions: Directions) -> None:
     eye = torch.eye(12, dtype=torch.float64)
-    A, B = split(eye, eye, 3, directions, rng())
+    A, B = split_directions(eye, eye, 3, directions, rng())
     a, b = A.argmax(1).tolist(), B.argmax(0).tolist()
     assert sorted([*a, *b]) == list(range(6))
     fixed = {
@@ -175,7 +175,7 @@ def test_split_is_a_partition(directions: Directions) -> None:
     }
     assert fixed.get(directions, (a, b)) == (a, b)
     with pytest.raises(ValueError, match="14 singular directions"):
-        split(eye, eye, 7, directions, rng())
+        split_directions(eye, eye, 7, directions, rng())
 
 
 def test_subspace_overlap() -> None:
@@ -195,7 +195,7 @@ def test_variance_scale(rank: int, variance: Variance) -> None:
     m, n = 300, 40
     W = 0.03 + 0.05 * torch.randn(m, n, dtype=torch.float64, generator=rng())  # mean != 0 tells the two apart
     U, _, V = top_singular(torch.rand(m, n, dtype=torch.float64, generator=rng(1)), 2 * rank, rng())
-    A, B = split(U, V, rank, "ArB2r", rng())
+    A, B = split_directions(U, V, rank, "ArB2r", rng())
     beta = variance_scale(A, B, W, rank, variance)
     product = beta * B @ (beta * A)
     rho = math.log(max(rank, 2)) / math.log(n)
@@ -212,7 +212,7 @@ def test_uncentred_scale_does_not_depend_on_signs_and_the_centred_does() -> None
     # Smooth directions, so that the outer products have means for the signs to act on.
     i, k = torch.arange(64, dtype=torch.float64), torch.arange(8, dtype=torch.float64) * 2 + 1
     U, V = (torch.linalg.qr(torch.sin(math.pi * k * (i[:d, None] + 1) / (d + 1))).Q for d in (64, 48))
-    A, B = split(U, V, 4, "ArB2r", rng())
+    A, B = split_directions(U, V, 4, "ArB2r", rng())
     flipped = B * torch.tensor([-1.0, 1, -1, 1])
     betas = {v: [variance_scale(A, b, W, 4, v) for b in (B, flipped)] for v in VARIANCES}
     assert betas["uncentred"][0] == pytest.approx(betas["uncentred"][1], rel=1e-14)

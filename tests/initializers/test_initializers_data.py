@@ -143,6 +143,6 @@ def test_a_start_says_what_truncation_keeps() -> None:
     assert start.energy == pytest.approx(float((kept**2).sum() / (G.numpy() ** 2).sum()), rel=1e-9)
     inner = float((kept * other.numpy()).sum())
     cosine = inner / np.linalg.norm(kept) / np.linalg.norm(other.numpy())
-    assert start.against(other) == pytest.approx((cosine, inner), rel=1e-9)
+    assert start.cosine_with(other) == pytest.approx((cosine, inner), rel=1e-9)
     assert start.overlap_with(G, RANK) == pytest.approx(1.0, abs=1e-9)
     assert start.overlap_with(other, RANK) < 0.9

@@ -1,4 +1,4 @@
-"""Starts that need W alone, against numpy in float64: LoRAM, PiSSA, MiLoRA, OLoRA."""
+"""Starts that need W alone, against numpy in float64: LoRAM, PiSSA, MiLoRA, QR."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.initializers import LoRAM, MiLoRA, OLoRA, PiSSA
+from cl_lightning.initializers import LoRAM, MiLoRA, OrthonormalQR, PiSSA
 from tests import reference
 
 RANK, SCALING = 4, 0.7
@@ -48,10 +48,10 @@ def test_milora_leaves_the_principal_part_frozen(shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_olora_takes_the_first_qr_directions(shape: tuple[int, int]) -> None:
+def test_orthonormal_qr_takes_the_first_qr_directions(shape: tuple[int, int]) -> None:
     W = weight(shape)
     Q, R = np.linalg.qr(W.numpy())
-    A, B = start(OLoRA(), W)
+    A, B = start(OrthonormalQR(), W)
     assert np.allclose(B @ A, Q[:, :RANK] @ R[:RANK], atol=1e-12)
     assert np.allclose(B.T @ B, np.eye(RANK), atol=1e-12)
     assert (np.diagonal(A) > 0).all()

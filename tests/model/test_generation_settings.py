@@ -147,7 +147,7 @@ def test_the_first_lines_report_the_mode_and_unadapted_weights(tmp_path: Path) -
                "--data.order=[FOMC]", "--data.train_samples=7", "--data.test_samples=2")  # fmt: skip
     first, second, *_ = smoke(tmp_path / "run", *options).stdout.splitlines()
     assert first.endswith(", seed 42; greedy, without the model's own repetition_penalty=1.05")
-    assert second.startswith("not adapted, being no nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
+    assert second.startswith("not adapted, since not nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
 
 
 def test_the_first_line_reports_the_option_only_for_models_with_settings(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
     result = smoke(run)
     assert "built-in sample, NOT TRACE" in result.stdout.splitlines()[0]
-    assert "what surgery did" in result.stdout
+    assert "surgery at each boundary" in result.stdout
     return run
 
 

@@ -14,7 +14,7 @@ def defined(g: Tensor, memories: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_only_what_opposes_the_mean_is_taken_off(count: int) -> None:
+def test_only_the_component_against_the_mean_is_removed(count: int) -> None:
     fired = 0
     for seed in range(20):
         rng = torch.Generator().manual_seed(seed)

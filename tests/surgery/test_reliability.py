@@ -1,4 +1,4 @@
-"""The jackknife gate: its formula, its false positives on data without conflict, and that it fires on conflicts."""
+"""The reliability test: its formula, its false positives on data without conflict, and that it fires on conflicts."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_of_gradients() -> None:
 
 
 def test_false_positives_follow_the_t_distribution() -> None:
-    """Without a conflict the gate fires in 4.3 %, the bare sign in half."""
+    """Without a conflict the test fires in 4.3 %, the bare sign in half."""
     d = normal(4000)
     assert share(d, 2.0) == pytest.approx(BELOW_MINUS_2, abs=0.011)  # 3.4 standard errors
     assert share(d, 0.0) == pytest.approx(0.5, abs=0.03)  # negative control

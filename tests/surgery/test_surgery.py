@@ -217,7 +217,7 @@ def test_refusals_name_the_matrix() -> None:
         with pytest.raises(ValueError, match="block of: w"):
             list(reconcile({"w": g}, [{"w": r}], PCGrad(), scope="block", blocks=blocks))
     with pytest.raises(ValueError, match="lacks: w"):
-        list(reconcile({"w": g}, [{"w": r}], PCGrad(), gate={"v": True}))
+        list(reconcile({"w": g}, [{"w": r}], PCGrad(), reliable={"v": True}))
     for scope in ("matrix", "global"):
         with pytest.raises(ValueError, match="q_proj: the new gradient is not finite"):
             list(reconcile({"q_proj": g * float("nan")}, [], PCGrad(), scope=scope))
@@ -288,21 +288,21 @@ def test_blocks_decide_on_their_sum() -> None:
     assert {n: r.fired for n, _, r in each} == alone
 
 
-def test_gate_switches_surgery_off() -> None:
+def test_surgery_is_suppressed_where_a_conflict_is_not_reliable() -> None:
     new, memory = ({n: pair(-0.5, i)[k] for i, n in enumerate("ab")} for k in range(2))
-    gate = {"a": True, "b": False}
+    reliable = {"a": True, "b": False}
     for operator in (PCGrad(), GEM(), RangeRemoval(2)):
-        done = {n: (out, r) for n, out, r in reconcile(new, [memory], operator, gate=gate)}
-        assert done["a"][1].fired and not done["a"][1].gated and done["a"][0] is not new["a"]
-        assert not done["b"][1].fired and done["b"][1].gated and done["b"][0] is new["b"]
+        done = {n: (out, r) for n, out, r in reconcile(new, [memory], operator, reliable=reliable)}
+        assert done["a"][1].fired and not done["a"][1].suppressed and done["a"][0] is not new["a"]
+        assert not done["b"][1].fired and done["b"][1].suppressed and done["b"][0] is new["b"]
         assert done["b"][1].cosine == pytest.approx(-0.5) and done["b"][1].coefficients == (1, 0)
     for scope in ("block", "global"):
         options = {"scope": scope, "blocks": dict.fromkeys("ab", 0)}
         for value in (True, False):
-            shared = list(reconcile(new, [memory], PCGrad(), gate=dict.fromkeys("ab", value), **options))
-            assert all(record.fired == value and record.gated != value for _, _, record in shared)
-        with pytest.raises(ValueError, match=r"a, b .*one gate"):
-            list(reconcile(new, [memory], PCGrad(), gate=gate, **options))
+            shared = list(reconcile(new, [memory], PCGrad(), reliable=dict.fromkeys("ab", value), **options))
+            assert all(record.fired == value and record.suppressed != value for _, _, record in shared)
+        with pytest.raises(ValueError, match=r"a, b .*one answer"):
+            list(reconcile(new, [memory], PCGrad(), reliable=reliable, **options))
 
 
 @pytest.mark.parametrize("operator", [PCGrad(), GEM(), RangeRemoval(2, "left")])
@@ -348,7 +348,7 @@ def test_range_operator_path() -> None:
         torch.testing.assert_close(out, torch.lerp(g, removed, strength), rtol=0, atol=1e-14)
         assert record.fired and record.coefficients == () and record.cosine == pytest.approx(-0.4)
         assert record.norm_memory == pytest.approx(6)
-    for options in ({"strength": 0.0}, {"gate": {"w": False}}):
+    for options in ({"strength": 0.0}, {"reliable": {"w": False}}):
         ((_, out, record),) = reconcile({"w": g}, [{"w": r}], operator, **options)
         assert out is g and not record.fired and record.coefficients == (1, 0)
     for memories in ([], [{"w": torch.zeros_like(r)}]):

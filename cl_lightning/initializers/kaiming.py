@@ -1,4 +1,4 @@
-"""The plain LoRA start."""
+"""Kaiming: the start of plain LoRA, random and zero."""
 
 import math
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from cl_lightning.initializers.base import Initializer
 
 
-class LoRA(Initializer):
+class Kaiming(Initializer):
     """A0 Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(n), 1/sqrt(n)); B0 = 0, so B0 A0 = 0.
 
-    Source: Hu et al. 2021 (arXiv 2106.09685) section 4.1 has a Gaussian A; the uniform one is that of their
-    code (microsoft/LoRA) and of PEFT, taken here.
+    Source: LoRA (Hu et al. 2021, arXiv 2106.09685). Section 4.1 has a Gaussian A; the uniform A used here is that of
+    their code (microsoft/LoRA) and of PEFT.
     """
 
     needs = "none"

@@ -1,4 +1,4 @@
-"""OLoRA: start at the QR factors of W."""
+"""OrthonormalQR: start at the QR factors of W, as OLoRA does."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from cl_lightning.initializers.base import Initializer
 
 
-class OLoRA(Initializer):
+class OrthonormalQR(Initializer):
     """A0 = R[:r], B0 = Q[:, :r] of W = Q R: B0 is orthonormal and spans the first r columns of W.
 
     Signs: the diagonal of R is made positive, so that the factors do not depend on the QR routine.
 
-    Source: OLoRA (arXiv 2406.01775), algorithm 1; s is not in the factors, as in PEFT's olora_init. We differ from
-    PEFT: fixed signs, and W is never edited (displacement form), so nothing is re-quantised.
+    Source: the start of OLoRA (arXiv 2406.01775), algorithm 1; s is not in the factors, as in PEFT's olora_init. We
+    differ from PEFT: fixed signs, and W is never edited (displacement form), so nothing is re-quantised.
     """
 
     needs = "weight"
@@ -27,7 +27,7 @@ class OLoRA(Initializer):
         """
         m, n = weight.shape
         if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} exceeds the {min(m, n)} columns of Q of a {m} x {n} matrix")
+            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         Q, R = torch.linalg.qr(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
         signs = torch.where(R.diagonal()[:rank] < 0, -1.0, 1.0).to(R.dtype)
         return signs[:, None] * R[:rank], Q[:, :rank] * signs

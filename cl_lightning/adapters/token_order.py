@@ -1,7 +1,7 @@
-"""Whether the rows that an adapted linear reads are the samples' tokens in order, so that gates can weigh them.
+"""Check that an adapted linear's input is the samples' tokens in order, so that gates can be applied to them.
 
-Some layers flatten (B, L, n) to (B L, n), which is in order; routed experts read the tokens sent to them, which is not.
-No shape tells these apart, so a few tokens are read together and then sample by sample.
+Some layers flatten (B, L, n) to (B L, n), which keeps the order; routed experts read the tokens sent to them, which
+does not. Shapes do not tell these apart, so a few samples are run together and one by one, and the inputs compared.
 """
 
 from typing import Any
@@ -15,16 +15,16 @@ from cl_lightning.common.errors import ConfigError
 
 #: Samples, and tokens of each.
 SIZE = (4, 16)
-#: Mean relative distance of a row from what it is when its sample is read alone. Rounding in bf16 stays far below,
-#: another token's row lies far above.
+#: Largest mean relative distance of a token's features from those with its sample run alone. Rounding in bf16 is far
+#: below, another token's features are far above.
 CLOSE = 0.1
 
 
-def prove_order(llm: PreTrainedModel) -> None:
-    """Let those adapted linears follow gates through flattened inputs that keep the samples' order.
+def check_token_order(llm: PreTrainedModel) -> None:
+    """Mark the adapted linears whose flattened inputs keep the samples' order, so that gates apply to them.
 
     Raises:
-        ConfigError: an adapted linear's input does not keep it.
+        ConfigError: an adapted linear's input does not keep the order.
     """
     layers = {name: module for name, module in llm.named_modules() if isinstance(module, AdaptedLinear)}
     ids = (torch.arange(SIZE[0] * SIZE[1]) % llm.get_input_embeddings().weight.shape[0]).reshape(SIZE).to(llm.device)
@@ -37,8 +37,8 @@ def prove_order(llm: PreTrainedModel) -> None:
         each = [found[name] for found in alone if name in found]
         if not _close(together[name], each):
             raise ConfigError(
-                f"model.adapter.targets: gates cannot weigh {name}, whose input is not each sample's tokens in order "
-                "(routed experts); leave it out"
+                f"model.adapter.targets: gates cannot be applied to {name}, whose input is not each sample's tokens in "
+                "order (routed experts); leave it out"
             )
         layer.in_order = True
 
@@ -55,7 +55,7 @@ def _close(x: Tensor, each: list[Tensor]) -> bool:
 
 @torch.no_grad()
 def _inputs(llm: PreTrainedModel, layers: dict[str, AdaptedLinear], ids: Tensor) -> dict[str, Tensor]:
-    """What each of the layers last read, by name, if it ran."""
+    """Return the last input of each layer that ran, by name."""
     found: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
