@@ -347,5 +347,5 @@ class SliceInit(BranchInit):
         self.boundaries = state["boundaries"]
 
     def tables(self) -> list[Table]:
-        title = "surgery at each boundary (empty: no memory to compare with, or no reliability test)"
+        title = "surgery at each boundary (empty: no memory to compare with, or reliability is not set)"
         return [Table(title, BOUNDARY_COLUMNS, self.boundaries)] if self.boundaries else []
