@@ -227,20 +227,20 @@ def test_tasks_that_agree_are_told_to_be_no_conflict(
 
 def test_a_stop_while_results_are_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second file is a pipe: writing waits there for a reader."""
-    monkeypatch.setattr(stopping._Command, "saved", "nothing was written")
+    monkeypatch.setattr(stopping._Command, "message", "nothing was written")
     first, pipe = tmp_path / "cosines.csv", tmp_path / "conflict-1.yaml"
     os.mkfifo(pipe)
     writer = threading.Thread(target=_write, args=({first: b"1", pipe: b"2"}, tmp_path))
     writer.start()
     while not first.exists():
         assert writer.is_alive()
-    assert stopping._Command.saved == (
+    assert stopping._Command.message == (
         f"{tmp_path} may hold a part of what was found (cosines.csv, conflict-1.yaml); "
         "move that away, then run the same command again"
     )
     assert pipe.read_bytes() == b"2"
     writer.join()
-    assert stopping._Command.saved == f"all that was found is in {tmp_path}"
+    assert stopping._Command.message == f"all that was found is in {tmp_path}"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_tasks_that_would_share_a_file_of_predictions_are_refused() -> None:
     order = ["b_c", "a", "c", "a_b"]
     with pytest.raises(ConfigError, match=r"data\.order: b_c after a and c after a_b would share a file"):
         check_names(order, order)
-    with pytest.raises(ConfigError, match=r"data\.order: a task named zero-shot"):
+    with pytest.raises(ConfigError, match=r"data\.order: the name zero-shot is reserved"):
         check_names(["a", "zero-shot"], ["a", "zero-shot"])
     check_names(order[:3], order[:3])
     check_names(["joint"], order)
