@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     if own is not None:
         tasks = chosen(own, root, said.get("order"))
     elif root is None:
-        raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
+        raise ConfigError("no data folder; name one (make data-check DATA=FOLDER), or set CL_DATA")
     else:
         tasks = list(found(root))
     if not tasks:

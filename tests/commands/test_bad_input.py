@@ -58,7 +58,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
         r"no configuration file experiments/smok\.yaml; did you mean smoke\? valid: .*trace_slice",
     ),
     "no configuration file anywhere near": (["--config={files}/no/a.yaml"], r"a\.yaml; no \.yaml file in .*/no$"),
-    "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; say .*--config"),
+    "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; use .*--config"),
     "unknown adapter": (
         ["--model.adapter=SeqLora"],
         r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA or SAPTLoRA\?",
@@ -257,7 +257,7 @@ LATER: dict[str, tuple[str, str]] = {
         "--boundary.memory=null",
         r"boundary\.init\.operator needs .*add boundary\.memory .*or set .*operator=null$",
     ),
-    "two callbacks of one kind": ("--boundary.more=ReplayBuffer", r"ReplayBuffer sits in two slots \(memory, more\)"),
+    "two callbacks of one kind": ("--boundary.more=ReplayBuffer", r"ReplayBuffer fills two slots \(memory, more\)"),
     "validation that leaves nothing": (
         "--data.validation_samples=9999",
         r"^data\.validation_samples: 9999 leaves no training example of FOMC",

@@ -272,7 +272,7 @@ def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
         ({"test": "a.csv", "test_share": 0.5}, "needs test or test_share, and not both"),
         ({"test_share": 1.0}, r"test_share: 1\.0 must lie between 0 and 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
-        ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is no text; quote words like yes, no"),
+        ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is not text; quote words like yes, no"),
         ({"keep_head": 2.0}, r"keep_head: 2\.0 must lie in 0\.\.1"),
     ],
 )
