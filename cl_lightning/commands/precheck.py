@@ -44,7 +44,8 @@ def check(argv: list[str]) -> None:
             raise ConfigError(f"{where}: {option} is empty; give it a value, or leave it out")
         if option.endswith("+"):
             option = option[:-1]
-            value = [*(given.get(option) or []), *(value if isinstance(value, list) else [value])]
+            earlier, added = given.get(option), value if isinstance(value, list) else [value]
+            value = [*earlier, *added] if isinstance(earlier, list) else added
         if given.pop(option, value) != value:  # another class has other options
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value

@@ -59,8 +59,7 @@ def check_variables(variables: Mapping[str, Any]) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ConfigError(
-                f"data.template_args.{name}: {value!r} is not text, a number, a boolean, null, a list or a mapping; quote "
-                "it"
+                f"data.template_args.{name}: {value!r} is not text, number, boolean, null, list or mapping; quote it"
             ) from None
 
 
