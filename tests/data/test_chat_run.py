@@ -51,7 +51,7 @@ def test_the_date_is_said_kept_and_held_to(dated: Path, tmp_path: Path) -> None:
     assert loaded.record["template"]["date"] == "2023-05-06"
 
 
-def test_where_no_date_is_written_none_is_told() -> None:
+def test_where_no_date_is_written_none_is_reported() -> None:
     dates = []
     for template in (REFUSES, DATED):
         tokenizer = random_tokenizer()
