@@ -78,7 +78,10 @@ def test_joint_training_takes_an_initialiser(tmp_path: Path) -> None:
     [
         (["--data.protocol=joint"], "boundary.memory needs earlier tasks, which data.protocol=joint does not have"),
         ([*PLAIN, "--data.protocol=joint", "--data.epochs=[1,2]"], "data.epochs: [1, 2] differ"),
-        ([*PLAIN, "--data.protocol=both"], "data.protocol: 'both' is not valid"),
+        (
+            [*PLAIN, "--data.protocol=both"],
+            "data.protocol: expected 'sequential' or 'joint' or 'independent', not 'both'",
+        ),
         (
             [*PLAIN, "--data.max_prompt_tokens=100"],
             "data.max_prompt_tokens: 100 leaves no room for the prompt of FOMC/tra",
