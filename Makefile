@@ -13,7 +13,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 help: ## list targets and experiments
 	@echo 'Targets:'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
 	@echo 'Experiments (make run EXP=NAME):'
 	@for e in $(EXPERIMENTS); do printf '  %-30s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
 

@@ -17,7 +17,7 @@ import callbacks
 import cl_lightning
 from cl_lightning import adapters, data, initializers, surgery
 from cl_lightning.commands import COMMANDS, experiments, mine, precheck
-from cl_lightning.commands.data_check import written
+from cl_lightning.commands.data_check import read_benchmark
 from cl_lightning.data.benchmarks.user_tasks import UserTasks
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.metrics.registry import METRICS
@@ -262,7 +262,7 @@ def test_runs_are_shown() -> None:
 def test_the_tasks_of_ones_own_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(block(ROOT / "docs" / "tasks.md", "yaml", "# mine.yaml"))
-    benchmark, _ = written(file)
+    benchmark, _ = read_benchmark(file)
     assert isinstance(benchmark, UserTasks)
     specs = benchmark.tasks(None)
     assert list(specs) == ["reviews", "titles"]

@@ -1,4 +1,4 @@
-"""Compares several runs in one table: `cl-lightning compare RUN [RUN ...]`. Imports no torch.
+"""Compares several runs in one table: `cl-lightning compare RUN [RUN ...]`.
 
 Runs that differ only in their seed are averaged. Runs with other data, budgets, orders or base models get columns of
 their own, and the notes below the table list the differences.

@@ -43,7 +43,7 @@ def run() -> None:
     data.prepare(tokenizer, module.encoder_decoder)
     resolved = cli.resolved()
     if settings.continue_from and not data.protocol.builds_on:
-        raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol.name}")
+        raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
     parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
     facts = facts_of(experiment, module, data, parent)
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
@@ -109,7 +109,7 @@ def _check(
     reasons = list(module.adapter.check(boundary))
     if not data.protocol.builds_on:
         reasons += [
-            f"boundary.{slot} keeps what earlier tasks were, with data.protocol={data.protocol.name} there are none; "
+            f"boundary.{slot} needs earlier tasks, which data.protocol={data.protocol.name} does not have; "
             f"use boundary.{slot}=null"
             for slot in boundary
             if slot != "init"
@@ -130,7 +130,7 @@ def _check(
         reasons += callback.check(boundary, module.adapter)
         twins = [s for s, c in everyone.items() if type(c) is type(callback)]
         if len(twins) > 1 and slot == twins[0]:
-            reasons.append(f"{type(callback).__name__} sits in two slots ({', '.join(twins)}); keep one")
+            reasons.append(f"{type(callback).__name__} fills two slots ({', '.join(twins)}); keep one")
     if reasons:
         raise ConfigError("; ".join(reasons))
 

@@ -28,7 +28,7 @@ from cl_lightning.model.names import EMBEDDED
 from cl_lightning.sequence.folder import check_names
 
 
-def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
+def read_benchmark(config: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Read the benchmark (UserTasks if no class is named) and the section `data` of a configuration file.
 
     Raises:
@@ -59,7 +59,7 @@ def written(config: Path) -> tuple[Benchmark, dict[str, Any]]:
         raise ConfigError(f"{config}: {error}") from None
 
 
-def chosen(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:
+def ordered_tasks(benchmark: Benchmark, root: Path | None, order: Any) -> list[tuple[str, Benchmark, str]]:
     """List the tasks of `data.order` in the form of `found`. Raises ConfigError for an unknown one."""
     known = benchmark.tasks(root)
     names = benchmark.default_order(root) if order is None else order
@@ -101,14 +101,14 @@ def _limit(given: dict[str, Any], name: str, default: int) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Check the data and print the findings. Raises UserError."""
-    own, said = written(Path(options.config)) if options.config else (None, {})
+    own, said = read_benchmark(Path(options.config)) if options.config else (None, {})
     root = data_root(options.root or (said.get("root") and str(said["root"])))
     if root is not None and not root.is_dir():
         raise ConfigError(f"{root} is not a folder")
     if own is not None:
-        tasks = chosen(own, root, said.get("order"))
+        tasks = ordered_tasks(own, root, said.get("order"))
     elif root is None:
-        raise ConfigError("no folder to look at; name one (make data-check DATA=FOLDER), or set CL_DATA")
+        raise ConfigError("no data folder; name one (make data-check DATA=FOLDER), or set CL_DATA")
     else:
         tasks = list(found(root))
     if not tasks:

@@ -57,7 +57,7 @@ class OptionParser(ArgumentParser):
         return text if text.startswith(owner) else f"{owner[:-1]}: {text}"
 
     def _unknown(self, owner: str, name: str) -> str:
-        """Say that there is no option `name`, and which there are beside it."""
+        """Report an unknown option, with the valid names in its group."""
         group, dot, last = name.rpartition(".")
         options = self.get_defaults(skip_validation=True).keys()
         beside = {o.removeprefix(group + dot).split(".")[0] for o in options if o.startswith(group + dot)}

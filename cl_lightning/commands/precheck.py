@@ -32,7 +32,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 def check(argv: list[str]) -> None:
     """Raise UserError for the first fault in the options of a run."""
     if not argv:
-        raise ConfigError(f"nothing to run; say {USAGE}, or --help for all options")
+        raise ConfigError(f"nothing to run; use {USAGE}, or --help for all options")
     for word in argv:
         check_utf8("the command line", word)
     given: dict[str, Any] = {}  # the option set last comes last
@@ -44,7 +44,8 @@ def check(argv: list[str]) -> None:
             raise ConfigError(f"{where}: {option} is empty; give it a value, or leave it out")
         if option.endswith("+"):
             option = option[:-1]
-            value = [*(given.get(option) or []), *(value if isinstance(value, list) else [value])]
+            earlier, added = given.get(option), value if isinstance(value, list) else [value]
+            value = [*earlier, *added] if isinstance(earlier, list) else added
         if given.pop(option, value) != value:  # another class has other options
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value
@@ -61,7 +62,7 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
         word = words.pop(0)
         option, equals, value = word.partition("=")
         if not word.startswith("-"):
-            raise ConfigError(f"unexpected {word!r}; say {USAGE}")
+            raise ConfigError(f"unexpected {word!r}; use {USAGE}")
         if not equals and words and not words[0].startswith("--"):
             value = words.pop(0)
         if option in ("--config", "-c") and value:
@@ -99,7 +100,7 @@ def check_class(option: str, name: Any) -> None:
     """Raise ConfigError where `option` takes a class of this project and `name` is none of them."""
     home = slot_package(option) if isinstance(name, str) else None
     if home is None or name.split(".")[0] not in (name, "cl_lightning", "callbacks"):
-        return  # of a class of the user's own only importing it can tell
+        return  # only importing the user's own class shows whether it exists
     classes = [exported for exported in import_module(home).EXPORTS if exported[0].isupper()]
     short = name.rpartition(".")[2]
     if short not in classes:

@@ -34,7 +34,7 @@ _END = "{% set fixed_before_this = true %}\n"
 _FLAGS = "-_0^#"
 #: Variables that rendering itself sets.
 _GIVEN = ("messages", "add_generation_prompt", "strftime_now")
-_REMEDY = "mend the template beside the model, or use another model"
+_REMEDY = "correct the template beside the model, or use another model"
 #: One day per month, with different years, days and weekdays: a template may use only a part of the date.
 _DAYS = tuple(f"{1990 + 3 * month}-{month:02}-{29 - 2 * month - month % 2:02}" for month in range(1, 13))
 
@@ -46,7 +46,7 @@ def parsed_day(text: str) -> date:
     except ValueError:
         day = None
     if day is None or day.isoformat() != text:
-        raise ConfigError(f"data.date: {text!r} is no day; write it as {DAY}")
+        raise ConfigError(f"data.date: {text!r} is not a date; write it as {DAY}")
     return day
 
 
@@ -59,7 +59,7 @@ def check_variables(variables: Mapping[str, Any]) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ConfigError(
-                f"data.template_args.{name}: {value!r} is no text, number, true, false, null, list or mapping; quote it"
+                f"data.template_args.{name}: {value!r} is not text, number, boolean, null, list or mapping; quote it"
             ) from None
 
 

@@ -112,8 +112,8 @@ def _learnt(run: Path, pool: Sequence[str]) -> str:
     record = read_record(run)
     if record["done"] != 1:
         raise StateError(
-            f"{run}: has {record['done']} finished tasks; tasks are compared where one has been learnt, "
-            "so give the folder of a run of one task"
+            f"{run}: has {record['done']} finished tasks; gradients are compared after one task, "
+            "so give the folder of a run with one"
         )
     learnt = record["order"][0]
     if learnt not in pool:

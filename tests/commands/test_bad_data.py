@@ -44,7 +44,7 @@ def test_good_data_is_taken(tmp_path: Path) -> None:
     assert (len(task.train), len(task.validation), len(task.test), task.dropped) == (6, 2, 8, 0)
 
 
-def test_malformed_json_is_told_with_file_and_line(tmp_path: Path) -> None:
+def test_malformed_json_is_reported_with_file_and_line(tmp_path: Path) -> None:
     write_task(tmp_path, '[\n {"prompt": "a", "answer": "b"},\n {"prompt": "c" "answer": "d"}\n]')
     assert re.search(r"Mine/train\.json, line 3, column 17: not valid JSON", fault(tmp_path))
 
@@ -81,7 +81,7 @@ def test_a_long_answer_is_refused_or_dropped_from_train(tmp_path: Path) -> None:
     assert "long" not in {e.prompt for e in task.raw_train}
 
 
-def test_dropping_all_answers_is_told(tmp_path: Path) -> None:
+def test_dropping_all_answers_is_reported(tmp_path: Path) -> None:
     write_task(tmp_path, [{"prompt": "p", "answer": "x" * 40}] * 8)
     told = fault(tmp_path, max_answer_tokens=10, long_answers="drop")
     assert told == "Mine: only 0 answers fit data.max_answer_tokens=10"

@@ -23,7 +23,7 @@ SMALL = (
 TASKS = ["FOMC", "NumGLUE-cm"]
 
 
-# ---------------------------------------------------------------- told before torch is imported
+# ---------------------------------------------------------------- refused before torch is imported
 
 FILES = {
     "malformed.yaml": b"model:\n  lr: 1.0e-3\n  adapter: {init_args: {rank: 4}\ndata: {}\n",
@@ -58,7 +58,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
         r"no configuration file experiments/smok\.yaml; did you mean smoke\? valid: .*trace_slice",
     ),
     "no configuration file anywhere near": (["--config={files}/no/a.yaml"], r"a\.yaml; no \.yaml file in .*/no$"),
-    "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; say .*--config"),
+    "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; use .*--config"),
     "unknown adapter": (
         ["--model.adapter=SeqLora"],
         r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA or SAPTLoRA\?",
@@ -178,14 +178,14 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
 
 
 @pytest.mark.parametrize("name", EARLY)
-def test_told_before_torch(early: dict[str, tuple[int, str, bool]], name: str) -> None:
+def test_reported_before_torch(early: dict[str, tuple[int, str, bool]], name: str) -> None:
     code, err, torch_imported = early[name]
     assert code == 2
     assert re.search(EARLY[name][1], Told(code, "", err).line)
     assert not torch_imported
 
 
-# ---------------------------------------------------------------- told by the parser and by the classes
+# ---------------------------------------------------------------- refused by the parser and by the classes
 
 
 def refused(tmp_path: Path, *options: str) -> str:
@@ -257,7 +257,7 @@ LATER: dict[str, tuple[str, str]] = {
         "--boundary.memory=null",
         r"boundary\.init\.operator needs .*add boundary\.memory .*or set .*operator=null$",
     ),
-    "two callbacks of one kind": ("--boundary.more=ReplayBuffer", r"ReplayBuffer sits in two slots \(memory, more\)"),
+    "two callbacks of one kind": ("--boundary.more=ReplayBuffer", r"ReplayBuffer fills two slots \(memory, more\)"),
     "validation that leaves nothing": (
         "--data.validation_samples=9999",
         r"^data\.validation_samples: 9999 leaves no training example of FOMC",
@@ -267,7 +267,7 @@ LATER: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_told_before_training(tmp_path: Path, name: str) -> None:
+def test_reported_before_training(tmp_path: Path, name: str) -> None:
     option, expected = LATER[name]
     assert re.search(expected, refused(tmp_path, option))
 
@@ -287,7 +287,7 @@ def test_told_before_training(tmp_path: Path, name: str) -> None:
         ("seed_everything: abc", r"^seed_everything: expected bool or int, not 'abc'$"),
     ],
 )
-def test_a_wrong_file_is_told_as_a_wrong_option_is(tmp_path: Path, content: str, expected: str) -> None:
+def test_a_wrong_file_is_reported_as_a_wrong_option_is(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
     options = [o for o in SMALL if not o.startswith("--sequence.wandb")]
     told = launch(*options, f"--config={tmp_path / 'wrong.yaml'}", f"--sequence.run_dir={tmp_path / 'run'}")

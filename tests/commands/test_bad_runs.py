@@ -127,7 +127,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_state(stopped: Path, fini
     assert record(stopped)["R"] == record(finished)["R"]
 
 
-def test_a_log_that_cannot_be_written_is_told_in_one_line(stopped: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported_in_one_line(stopped: Path) -> None:
     shutil.rmtree(stopped / "logs")
     (stopped / "logs").write_text("in the way")
     told = go_on(stopped)

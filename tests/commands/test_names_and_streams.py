@@ -20,13 +20,13 @@ NO_TEXT = "a\udcff"  # as Python reads the bytes a, 255
 
 
 @pytest.mark.parametrize("option", ["--sequence.experiment=", "--sequence.run_dir=w/", "--config=", "--data.root="])
-def test_a_name_that_is_no_text_is_told_before_anything_is_read(option: str) -> None:
+def test_a_name_that_is_not_text_is_reported_before_anything_is_read(option: str) -> None:
     with pytest.raises(ConfigError, match=r"^the command line: .* is not valid UTF-8; rename it") as told:
         precheck.check([option + NO_TEXT])
     str(told.value).encode()
 
 
-def test_names_that_come_from_elsewhere_are_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_come_from_elsewhere_are_reported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for settings, experiment in (
         (SequenceSettings(run_dir=str(tmp_path / "run")), NO_TEXT),
         (SequenceSettings(), NO_TEXT),
@@ -71,7 +71,7 @@ def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path,
     assert (done.returncode, done.stderr) == (141, told)
 
 
-def test_another_pipe_that_breaks_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_pipe_that_breaks_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(argv: list[str]) -> None:
         raise BrokenPipeError("a worker has gone")
 

@@ -321,7 +321,7 @@ def test_a_record_that_names_what_lies_outside_is_damaged(run: Path, tmp_path: P
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_killed_while_starting_over_it_is_no_whole_run_and_the_rest_goes(
+def test_killed_while_starting_over_it_is_not_a_whole_run_and_the_rest_goes(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, left = Path.unlink, [4]
@@ -359,7 +359,7 @@ def test_a_view_replaces_a_view_and_nothing_else(run: Path) -> None:
     assert (run / "rescored/own/notes.txt").read_text() == (run / "rescored/f1/mine.csv").read_text() == "mine"
 
 
-def test_a_view_half_written_is_no_finished_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_half_written_is_not_a_finished_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         killed_at(5, patched)
         with pytest.raises(Killed):

@@ -141,7 +141,7 @@ def test_the_embedded_model_reads_what_it_always_read() -> None:
     ("template", "said"),
     [
         ("{{ messages[0]['content'] }", "unexpected '}'"),
-        ("{{ raise_exception('never') }}", r"cannot write a conversation of user \(never\); mend the template"),
+        ("{{ raise_exception('never') }}", r"cannot write a conversation of user \(never\); correct the template"),
         ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "can only concatenate"),
         ("{{ messages[3]['content'].strip() }}", "has no element 3"),
         ("{% for m in messages %}<|start|>{{ m['role'] }}{% endfor %}", "leaves the user's text out"),
@@ -362,7 +362,7 @@ def test_variables_without_a_template_are_refused() -> None:
 
 @pytest.mark.parametrize("day", ["20240726", "2024-7-26", "today", "2024-02-30", "", "2024-07-26T00:00"])
 def test_a_faulty_day_is_refused(day: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\.date: .* is no day; write it as 2024-07-26"):
+    with pytest.raises(ConfigError, match=r"data\.date: .* is not a date; write it as 2024-07-26"):
         encoder(TURNS, day=day)
 
 

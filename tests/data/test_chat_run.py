@@ -51,7 +51,7 @@ def test_the_date_is_said_kept_and_held_to(dated: Path, tmp_path: Path) -> None:
     assert loaded.record["template"]["date"] == "2023-05-06"
 
 
-def test_where_no_date_is_written_none_is_told() -> None:
+def test_where_no_date_is_written_none_is_reported() -> None:
     dates = []
     for template in (REFUSES, DATED):
         tokenizer = random_tokenizer()
@@ -66,7 +66,7 @@ def test_where_no_date_is_written_none_is_told() -> None:
     ("option", "said"),
     [
         ("--data.system_prompt=Be.", "data.system_prompt: the model's chat template takes no system message (System"),
-        ("--data.date=26.7.2024", "data.date: '26.7.2024' is no day; write it as 2024-07-26"),
+        ("--data.date=26.7.2024", "data.date: '26.7.2024' is not a date; write it as 2024-07-26"),
         ("--data.template_args.thinking=false", "data.template_args: the model's chat template reads no variable"),
     ],
 )  # fmt: skip

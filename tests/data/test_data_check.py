@@ -327,7 +327,7 @@ def test_a_link_to_itself_is_a_finding(
     [
         (["{here}/nowhere"], "nowhere is not a folder"),
         (["{here}"], "no data of LongSequence, NISeq, SuperNI, TRACE there"),
-        ([], "no folder to look at; name one (make data-check DATA=FOLDER)"),
+        ([], "no data folder; name one (make data-check DATA=FOLDER)"),
         (["--config", "{here}/none.yaml"], "none.yaml is missing; the folder holds: "),
         (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
         (["--config", "{here}/unknown.yaml"], "no class 'cl_lightning.data.Fliped'; did you mean Flipped?"),

@@ -126,7 +126,7 @@ def test_other_rows_are_not_kept(tmp_path: Path, server: Server) -> None:
     assert (tmp_path / file.path).exists(), "the user's own file stays"
 
 
-def test_a_refusal_and_a_silent_server_are_told(tmp_path: Path, server: Server) -> None:
+def test_a_refusal_and_a_silent_server_are_reported(tmp_path: Path, server: Server) -> None:
     with pytest.raises(DataError, match=r"/a/train\.json: the server says 404"):
         data_fetch.fetch(one(tmp_path), tmp_path, server.url)
     with pytest.raises(DataError, match="run again to go on"):
@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_is_one_line(
     assert (told.out, server.asked) == ("", [])
 
 
-def test_a_file_in_the_way_of_a_download_is_told(tmp_path: Path, server: Server) -> None:
+def test_a_file_in_the_way_of_a_download_is_reported(tmp_path: Path, server: Server) -> None:
     (tmp_path / "trace").write_text("in the way")
     with pytest.raises(DataError, match=r"trace/T/train\.json: cannot be written \(.*: .*/trace"):
         data_fetch.fetch(one(tmp_path), tmp_path, server.url)

@@ -113,7 +113,7 @@ def test_the_sizes_expected_are_those_of_the_subset(tmp_path: Path) -> None:
     assert expected(tmp_path) == {**small, "FOMC": (5000, 496)}
 
 
-def test_the_folder_for_replay_is_no_task(tmp_path: Path) -> None:
+def test_the_folder_for_replay_is_not_a_task(tmp_path: Path) -> None:
     for base in (tmp_path, tmp_path / "trace"):
         write_task(base / "Lima", test=[{"prompt": "p", "answer": ""}])
     write_task(tmp_path / "Lima2")

@@ -161,7 +161,7 @@ def test_the_twin_lies_where_its_original_does(tmp_path: Path) -> None:
         flipped.development(root, flipped.twin)
 
 
-def test_absent_data_of_the_pair_is_told_or_left_out(tmp_path: Path) -> None:
+def test_absent_data_of_the_pair_is_reported_or_left_out(tmp_path: Path) -> None:
     rows = [(f"p{i}", "xy"[i % 2]) for i in range(8)]
     options = {"root": str(write(tmp_path, rows, [("q", "x")])), "order": ["Own", "FOMC", "FOMC-flipped"]}
     with pytest.raises(ConfigError, match=r"no data for FOMC, FOMC-flipped: looked for .*/trace/FOMC"):
@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_twin_can_be_made_of_is_told_in_one_line(name: str) -> None:
+def test_what_no_twin_can_be_made_of_is_reported_in_one_line(name: str) -> None:
     options, kind, line = REFUSED[name]
     with pytest.raises(kind, match=line) as told:
         flipped = Flipped(**options)

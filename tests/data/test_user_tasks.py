@@ -203,7 +203,7 @@ def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, options: 
         ([{"a": 1}, {"a": 2}], r"row 1: 'label' is an object, expected text or a number"),
     ],
 )
-def test_what_parquet_may_hold_that_is_no_text_is_told(tmp_path: Path, column: list[Any], said: str) -> None:
+def test_what_parquet_may_hold_that_is_not_text_is_reported(tmp_path: Path, column: list[Any], said: str) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (extra `data`) is not installed")
     from pyarrow import parquet
 
@@ -220,7 +220,7 @@ def test_what_parquet_may_hold_that_is_no_text_is_told(tmp_path: Path, column: l
         load(tmp_path, train="c.parquet", test="c.parquet")
 
 
-def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     with pytest.raises(DataError, match=r"folder\.jsonl: is a folder, not a file of rows$"):
@@ -250,7 +250,7 @@ def test_a_field_of_csv_may_be_long_and_the_limit_stays(tmp_path: Path) -> None:
     assert not list(rows)
 
 
-def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes(b"text,label\n\xff,b\n")
         with pytest.raises(DataError, match=rf"{name}: not UTF-8 text"):
@@ -272,7 +272,7 @@ def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
         ({"test": "a.csv", "test_share": 0.5}, "needs test or test_share, and not both"),
         ({"test_share": 1.0}, r"test_share: 1\.0 must lie between 0 and 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
-        ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is no text; quote words like yes, no"),
+        ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is not text; quote words like yes, no"),
         ({"keep_head": 2.0}, r"keep_head: 2\.0 must lie in 0\.\.1"),
     ],
 )

@@ -144,7 +144,7 @@ def test_random_gradients_do_not_single_out_the_flip(tiny: Callable[..., Continu
     assert times <= 4 * draws / pairs, "one pair of many"
 
 
-def test_a_task_without_a_gradient_is_told() -> None:
+def test_a_task_without_a_gradient_is_reported() -> None:
     with pytest.raises(TrainingError, match="gradient of task b is zero or not finite"):
         compare({"a": {"W": torch.ones(4)}, "b": {"W": torch.zeros(4)}})
 
@@ -213,7 +213,7 @@ def test_what_it_says_to_run_has_the_data_it_was_mined_on(mined: tuple[Path, str
 
 
 @pytest.mark.parametrize(("cosine", "told"), [(0.5, True), (-0.5, False)])
-def test_tasks_that_agree_are_told_to_be_no_conflict(
+def test_tasks_that_agree_are_marked_as_no_conflict(
     cosine: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pool = Conflicts(["a", "b"], torch.tensor([[1.0, cosine], [cosine, 1.0]]), torch.zeros(2, 2), 1)
@@ -316,7 +316,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_input_is_told_in_one_line_before_anything_is_learnt(
+def test_bad_input_is_reported_in_one_line_before_anything_is_learnt(
     mined: tuple[Path, str], tmp_path: Path, name: str
 ) -> None:
     options, line = REFUSED[name]

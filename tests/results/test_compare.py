@@ -135,7 +135,7 @@ def test_one_seed_has_no_deviation(run: MakeRun) -> None:
         ),
     ],
 )
-def test_other_data_budgets_models_orders_and_metrics_are_kept_apart_and_told(
+def test_other_data_budgets_models_orders_and_metrics_are_kept_apart_and_listed(
     run: MakeRun, changed: dict[str, Any], told: str
 ) -> None:
     table = compare([run("lora", 1), run("lora", 2, LOW, **changed)])

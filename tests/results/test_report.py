@@ -86,7 +86,7 @@ def test_other_protocols(run: MakeRun, scores: Any, protocol: str, name: str) ->
     assert low < high
 
 
-def test_without_predictions_the_column_is_empty_and_damaged_ones_are_told(run: MakeRun) -> None:
+def test_without_predictions_the_column_is_empty_and_damaged_ones_are_reported(run: MakeRun) -> None:
     path = reported(run, "lora", 1)
     (path / "predictions" / "Py150_FOMC.jsonl").write_text("{}\n")
     with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl: damaged"):

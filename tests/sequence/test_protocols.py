@@ -76,14 +76,20 @@ def test_joint_training_accepts_an_initialiser(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--data.protocol=joint"], "boundary.memory keeps what earlier tasks were, with data.protocol=joint there"),
+        (["--data.protocol=joint"], "boundary.memory needs earlier tasks, which data.protocol=joint does not have"),
         ([*PLAIN, "--data.protocol=joint", "--data.epochs=[1,2]"], "data.epochs: [1, 2] differ"),
-        ([*PLAIN, "--data.protocol=both"], "data.protocol: 'both' is not valid"),
+        (
+            [*PLAIN, "--data.protocol=both"],
+            "data.protocol: expected 'sequential' or 'joint' or 'independent', not 'both'",
+        ),
         (
             [*PLAIN, "--data.max_prompt_tokens=100"],
             "data.max_prompt_tokens: 100 leaves no room for the prompt of FOMC/tra",
         ),
-        ([*PLAIN, "--data.protocol=joint", "--sequence.continue_from=x"], "nothing goes on under data.protocol=joint"),
+        (
+            [*PLAIN, "--data.protocol=joint", "--sequence.continue_from=x"],
+            "data.protocol=joint continues no other",
+        ),
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], expected: str) -> None:

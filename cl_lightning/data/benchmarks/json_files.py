@@ -78,7 +78,7 @@ def _refuse_halves(value: Any, where: str) -> None:
             left += [(inner, (*place, f"item {number}")) for number, inner in enumerate(item, start=1)]
         elif isinstance(item, str) and (half := _SURROGATE.search(item)):
             inside = ", ".join(place) or "the text"
-            raise DataError(f"{where}: {inside} holds {half[0]!a}, half a surrogate pair, which is no character")
+            raise DataError(f"{where}: {inside} holds {half[0]!a}, half a surrogate pair, which is not a character")
 
 
 def records_in(data: Any, where: Path | str) -> list[Any]:

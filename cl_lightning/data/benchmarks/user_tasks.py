@@ -72,7 +72,7 @@ class UserTask:
             object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
             for answer, word in self.labels.items():
                 if isinstance(word, bool):
-                    raise ConfigError(f"{_where(self.name)}.labels: {answer!r} has {word}, which is no text; {QUOTES}")
+                    raise ConfigError(f"{_where(self.name)}.labels: {answer!r} has {word}, which is not text; {QUOTES}")
 
     def template(self) -> list[tuple[str, str | None]]:
         """Split the prompt into pairs of text and the name of the field after it. Raises ConfigError."""

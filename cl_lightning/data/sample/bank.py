@@ -1,4 +1,4 @@
-"""What the sample's task modules share: how a maker looks and how words are kept apart by split."""
+"""Types and word lists shared by the sample's task modules; words are kept apart by split."""
 
 from collections.abc import Callable
 from random import Random
@@ -11,7 +11,7 @@ Bank = dict[str, tuple[str, ...]]
 
 
 def bank(train: str, test: str, sep: str = ",") -> Bank:
-    """Two lists of words or phrases written as `sep`-separated text."""
+    """Build a Bank from two texts of words or phrases separated by `sep`."""
     split = {"train": _entries(train, sep), "test": _entries(test, sep)}
     assert not set(split["train"]) & set(split["test"])
     return split

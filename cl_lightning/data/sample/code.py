@@ -36,7 +36,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 
 
 def py150(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """Tokenised code and its next line."""
+    """Make tokenised code and its next line."""
     prompt, line = _PATTERNS[index % len(_PATTERNS)]
     a, b = rng.sample(_FIELDS[split], 2)
     words = {"a": a, "b": b, "o": rng.choice(_OBJECTS[split]), "v": rng.choice(_VERBS[split])}

@@ -1,9 +1,8 @@
 """Sample tasks answered by a label: Chinese stance, monetary policy stance, review sentiment.
 
 The cue words of a label occur in both splits (that is the skill); targets, speakers, reasons and the
-wording around the cue are each split's own. Where labels are letters the instruction says which letter
-stands for which cue: a small model cannot learn three arbitrary letters from a hundred examples. No digits:
-a label task needs none.
+wording around the cue belong to one split. If labels are letters, the instruction says which letter
+stands for which cue, because a small model cannot learn three arbitrary letters from a hundred examples.
 """
 
 from random import Random
@@ -60,7 +59,7 @@ _REVIEW_CUES: tuple[Bank, Bank] = (
 
 
 def c_stance(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """Every target comes with every stance, so the target alone says nothing."""
+    """Make a stance example; every target occurs with every stance, so the target alone says nothing."""
     label, target = _label_and_item(index, LETTERS, _TARGETS[split])
     opener, cue = rng.choice(_STANCE_OPENERS[split]), rng.choice(_STANCE_CUES[label][split])
     text = f"{opener}，{target}：{cue}。"
@@ -68,7 +67,7 @@ def c_stance(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def fomc(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """A reason and a decision that point the same way."""
+    """Make a statement whose reason and decision agree."""
     label = index % len(LETTERS)
     reason, cue = rng.choice(_POLICY_REASONS[label][split]), rng.choice(_POLICY_CUES[label][split])
     text = f"{reason}, so {rng.choice(_SPEAKERS[split])} {rng.choice(_VERBS[split])} {cue}."
@@ -77,7 +76,7 @@ def fomc(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def sentiment(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """A short review and the word for its sentiment."""
+    """Make a short review and the word for its sentiment."""
     label, item = _label_and_item(index, ("positive", "negative"), _ITEMS[split])
     opener, cue = rng.choice(_REVIEW_OPENERS[split]), rng.choice(_REVIEW_CUES[label][split])
     text = f"{opener.format(item)} {cue}."
@@ -85,5 +84,5 @@ def sentiment(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def _label_and_item(index: int, labels: str | tuple[str, ...], items: tuple[str, ...]) -> tuple[int, str]:
-    """Walk through all pairs in turn: each item meets each label equally often."""
+    """Take all pairs in turn, so that each item meets each label equally often."""
     return index % len(labels), items[index // len(labels) % len(items)]

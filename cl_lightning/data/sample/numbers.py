@@ -40,7 +40,7 @@ _RESULT = bank("How many {things} has {name} now?", "How many {things} does {nam
 
 
 def pick_amount(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """Two amounts of two things; the question names one of them, first and second in equal shares."""
+    """Make two amounts of two things; the question asks equally often for the first and the second."""
     x, y = rng.sample(_GOODS[split], 2)
     a, b = _number(rng, split), _number(rng, split)
     name = rng.choice(NAMES[split])
@@ -50,7 +50,7 @@ def pick_amount(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def count_on(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """A three-digit amount grows or shrinks by one or by ten, said in words."""
+    """Make a three-digit amount that grows or shrinks by one or ten, in words."""
     step = tuple(_CHANGES)[index % len(_CHANGES)]
     number, name, things = _number(rng, split), rng.choice(NAMES[split]), rng.choice(_THINGS[split])
     start = rng.choice(_START[split]).format(name=name, n=number, things=things)
@@ -60,7 +60,7 @@ def count_on(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def _number(rng: Random, split: str) -> int:
-    """Tens and ones of 1 to 8: adding or taking one or ten changes one digit only."""
+    """Draw tens and ones from 1 to 8, so that adding or taking one or ten changes one digit only."""
     return 100 * rng.choice(_HUNDREDS[split]) + 10 * rng.choice(range(1, 9)) + rng.choice(range(1, 9))
 
 

@@ -13,7 +13,7 @@ _TRIALS: tuple[tuple[str, str, str], ...] = (
     ("sugar", "held hot tea. Where did the sugar of {name} dissolve first?", "was the warmest"),
     ("nails", "got wet. Where did the nails of {name} rust?", "had water in it"),
 )
-"""What goes into the three vessels, what sets one apart and what is asked, and why."""
+"""Content of the three vessels, treatment of one of them with the question, and reason for the answer."""
 
 
 def science_qa(rng: Random, split: str, index: int) -> tuple[str, str]:

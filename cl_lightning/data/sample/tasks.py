@@ -1,10 +1,9 @@
 """The built-in sample: small tasks in the shapes and languages of TRACE, used when there is no data root.
 
-It is synthetic and is not TRACE: every sentence is filled from this package's own templates (modules
-`sample_*`), so the numbers it gives compare methods with each other, never with a paper. What makes it a
-test and not a toy: train and test share the skill (its cue words and its rule) but no filled sentence and no
-number; labels are balanced; and no task can be answered from its fixed words alone. A ninth task,
-"Sentiment", may be appended to a finished sequence. Imports no torch.
+It is synthetic and is not TRACE: every sentence is filled from this package's own templates, so scores on it compare
+methods with each other, never with a paper. It is a real test: train and test need the same skill (cue words and rule)
+but share no filled sentence and no number; labels are balanced; and no task can be answered from its fixed words alone.
+A ninth task, "Sentiment", may be appended to a finished sequence. Imports no torch.
 """
 
 from random import Random

@@ -62,7 +62,7 @@ _PLAIN = {
 
 
 def meeting_bank(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """A meeting transcript and its one-sentence outcome."""
+    """Make a meeting transcript and its one-sentence outcome."""
     outcome = tuple(_OUTCOMES)[index % len(_OUTCOMES)]
     name, thing = rng.choice(_MOVERS[split]), rng.choice(_THINGS[split])
     lines = (
@@ -75,7 +75,7 @@ def meeting_bank(rng: Random, split: str, index: int) -> tuple[str, str]:
 
 
 def zwanzig_minuten(rng: Random, split: str, index: int) -> tuple[str, str]:
-    """A German news sentence and its simple form."""
+    """Make a German news sentence and its simple form."""
     hard, plain = tuple(_PLAIN.items())[index % len(_PLAIN)]
     agent, town, thing = rng.choice(_AGENTS[split]), rng.choice(_TOWNS[split]), rng.choice(_OBJECTS[split])
     thing_there = f"{thing} {rng.choice(_PLACES[split])}"

@@ -76,9 +76,9 @@ class Comparison:
     # ---- figures -----------------------------------------------------------------------------------------
 
     def aggregate(self, row: int, column: int, metric: str) -> Aggregate | None:
-        """A cell's metric over its seeds; None where there is no run or its protocol leaves the metric undefined.
+        """Aggregate a cell's metric over its seeds; None without a run, or if its protocol does not define the metric.
 
-        Raises ValueError where R or the references do not allow it.
+        Raises ValueError if R or the references are insufficient.
         """
         runs = self.cells.get((row, column), [])
         if not runs or not self.defined(runs[0], metric):
