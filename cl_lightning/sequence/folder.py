@@ -20,7 +20,7 @@ from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import disk_errors_told, from_jsonl, replace_file, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
 from cl_lightning.sequence.record_check import PREDICTION, record_fault
-from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, sort_out, told
+from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, REPORT, SCRATCH, delete, sort_out, told
 
 SCHEMA = 2
 #: The resolved configuration, in a run folder.
@@ -157,7 +157,7 @@ class RunFolder:
             StateError: the name leaves the folder, is one that the folder keeps for itself, or is somebody else's file.
             TrainingError: the disk is full or cannot be written.
         """
-        if name in (*KEPT, *EXPORTS):
+        if name in (*KEPT, *EXPORTS, *REPORT):
             raise StateError(f"{self.path}: the name {name!r} is the run folder's own; choose another")
         path = below(self.path, name)
         begun = self._committed.get("writing", [])

@@ -18,6 +18,17 @@ SCRATCH = ".cl_lightning.scratch"
 #: What the record says, for other programs; made anew after each task.
 EXPORTS = ("matrix.csv", "curves.csv", "metrics.json")
 KEPT = (RECORD, LOCK, SCRATCH)
+#: What people look at: made from the record at any time, and never part of it. Such files begin with MARK.
+PAGE = "report.html"
+FIGURES = (
+    "matrix", "plane", "curves", "summaries", "predictions", "losses", "surgery_cosine", "surgery_fired",
+    "surgery_overlap", "surgery_energy", "gates", "gates_largest", "subspaces", "subspaces_gates", "replay",
+    "parameters",
+)  # fmt: skip
+REPORT = {PAGE, *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png"))}
+MARK = "cl-lightning report"
+#: What the report writes before it renames it.
+REPORT_SCRATCH = re.compile(r"\.cl_lightning-[0-9a-f]{16}")
 #: Folders that hold a view of the run, with a record of its own.
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
 #: What the CSV logger writes in attempt n.
@@ -42,13 +53,20 @@ def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list
     for name, link in _files(path, lambda folder: _view(path, folder, read, views)):
         log = CSV_LOG.fullmatch(name)
         logged = log is not None and int(log[1]) <= record["attempts"]
-        mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged)
+        shown = not link and (REPORT_SCRATCH.fullmatch(name) or (name in REPORT and is_report(path / name)))
+        mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged or shown)
         (ours if mine and name_fault(name) is None else others).append(name)
     for folder, its_record in views.items():
         own, other = sort_out(path / folder, its_record, read)
         ours += [f"{folder}/{name}" for name in own]
         others += [f"{folder}/{name}" for name in other]
     return ours, others
+
+
+def is_report(file: Path) -> bool:
+    """Whether a file is one that a report has made, and so may replace: its beginning says it."""
+    with file.open("rb") as opened:
+        return MARK.encode() in opened.read(2048)
 
 
 def _view(path: Path, folder: str, read: ReadRecord, views: dict[str, dict[str, Any]]) -> bool:

@@ -1,0 +1,169 @@
+"""What a run folder holds, as sections of the page ask for it. Files that the record names are read checked."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cl_lightning.common.errors import StateError
+from cl_lightning.common.paths import below
+from cl_lightning.data.protocol import PROTOCOLS, Protocol
+from cl_lightning.metrics.bootstrap import Interval, percentiles
+from cl_lightning.results.resampled import has_predictions, metric_intervals, resampled_matrices
+from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_checked, read_record, read_rows
+from cl_lightning.sequence.stored import read_config
+
+
+class Source:
+    """A run folder.
+
+    Raises:
+        StateError: no run folder, or a damaged one; so do all that read files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.record = path, read_record(path)
+        self.config = read_config(path, self.record)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.record["metrics"]
+
+    @property
+    def R(self) -> list[list[float | None]]:
+        return self.record["R"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the columns of R."""
+        return columns(self.record)
+
+    @property
+    def done(self) -> list[str]:
+        """Names of the tasks that were trained so far: of the rows of R."""
+        return self.record["order"][: self.record["done"]]
+
+    @property
+    def protocol(self) -> Protocol:
+        return PROTOCOLS[self.record["protocol"]]
+
+    @property
+    def configuration(self) -> str:
+        """config.yaml as it is."""
+        return read_checked(self.path, self.record, CONFIG).decode()
+
+    # ---- intervals ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def resampled(self) -> NDArray[np.float64] | None:
+        """As `resampled_matrices`; None without predictions."""
+        return resampled_matrices(self.path, self.record) if has_predictions(self.record) else None
+
+    @cached_property
+    def metric_intervals(self) -> dict[str, Interval]:
+        """Of the sequence metrics, by name."""
+        return metric_intervals(self.path, self.record)
+
+    def cell(self, after: str, task: str) -> Interval | None:
+        """The interval of a score of R."""
+        found = self.metrics["intervals"].get(after, {}).get(task)
+        return None if found is None else (found[0], found[1])
+
+    def lost(self, task: int) -> tuple[float, Interval | None]:
+        """What was forgotten of a finished task since it was learnt, and its paired interval."""
+        R, drawn = self.R, self.resampled
+        value = R[task][task] - R[-1][task]
+        return value, None if drawn is None else percentiles(drawn[:, task, task] - drawn[:, len(R) - 1, task])
+
+    # ---- files -------------------------------------------------------------------------------------------
+
+    def slots(self, kind: str) -> list[str]:
+        """Names of the slots of the configuration that hold a callback of this class."""
+        found = {**(self.config.get("boundary") or {}), **(self.config.get("observers") or {})}
+        paths = {slot: str(of.get("class_path", "")) for slot, of in found.items() if isinstance(of, dict)}
+        return [slot for slot, path in paths.items() if path.rpartition(".")[2] == kind]
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """A CSV file that the record names; [] where it names none."""
+        if name not in self.record["files"]:
+            return []
+        return list(csv.DictReader(io.StringIO(read_checked(self.path, self.record, name).decode(), newline="")))
+
+    def state(self, slot: str, done: int) -> dict[str, Any]:
+        """What a callback kept after so many tasks; {} where it kept nothing."""
+        name = f"state/{slot}-{done}.json"
+        return json.loads(read_checked(self.path, self.record, name)) if name in self.record["files"] else {}
+
+    def predictions(self, after: str, task: str) -> list[dict[str, Any]]:
+        """[] where there are none."""
+        name = prediction_file(after, task)
+        return read_rows(self.path, self.record, name) if name in self.record["files"] else []
+
+    def tables_with(self, *heads: str) -> Iterator[dict[str, Any]]:
+        """The callbacks' tables that have these columns."""
+        for tables in self.record["tables"].values():
+            yield from (table for table in tables if set(heads) <= set(table["columns"]))
+
+    # ---- log ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def log(self) -> "Log":
+        """The CSV log of all attempts. It is no part of the state, so nothing vouches for it."""
+        log = Log()
+        for attempt in range(self.record["attempts"] + 1):
+            file = below(self.path, f"logs/attempt_{attempt}/metrics.csv")
+            if file.is_file():
+                log.add(file)
+        return log
+
+
+class Log:
+    """Values that were logged, over the sequence's own axis cl/step.
+
+    Attributes:
+        rows: in order; each has "cl/step". What an attempt logged after its last saved task is left out, because the
+            next attempt did it again.
+        left_out: lines that are no row of numbers: a process that is killed leaves half a line.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.left_out = 0
+
+    def add(self, file: Path) -> None:
+        """Append the log of one attempt. Raises StateError where it is no text or cannot be read."""
+        try:
+            lines = list(csv.DictReader(io.StringIO(file.read_bytes().decode(), newline="")))
+        except (UnicodeDecodeError, csv.Error):
+            raise StateError(f"{file}: is no CSV log; move it away, and the report is made without it") from None
+        except OSError as error:
+            raise StateError(f"{file}: cannot be read ({error.strerror})") from None
+        found: list[dict[str, float]] = []
+        step = 0.0
+        for line in lines:
+            try:
+                row = {key: float(value) for key, value in line.items() if value != ""}
+            except (TypeError, ValueError):  # too few cells, too many, no numbers
+                self.left_out += 1
+                continue
+            # What Lightning logs by itself has no such axis; it belongs to the step before.
+            step = row.setdefault("cl/step", step)
+            found.append(row)
+        if found:
+            first = found[0]["cl/step"]
+            self.rows = [row for row in self.rows if row["cl/step"] <= first] + found
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """(steps, values) of one name."""
+        pairs = [(row["cl/step"], row[name]) for row in self.rows if name in row]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def names(self, prefix: str) -> list[str]:
+        """Of what was logged under a prefix."""
+        return sorted({key for row in self.rows for key in row if key.startswith(prefix)})
