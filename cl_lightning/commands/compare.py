@@ -4,6 +4,7 @@ Runs of one configuration with several seeds are averaged; runs of other data, b
 columns of their own, and the notes under the table say what is different.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.results.comparison.runs import find
 from cl_lightning.results.comparison.table import Comparison, compare
 from cl_lightning.results.comparison.write import FORMATS
+from cl_lightning.results.page.assemble import assembled
+from cl_lightning.results.page.comparing import SECTIONS
+from cl_lightning.results.page.comparing.asked import Asked
 
 #: What scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
@@ -37,16 +41,19 @@ def parser() -> Arguments:
     made.add_argument("--baseline", metavar="METHOD", help="row that differences are from; the first by default")
     made.add_argument("--format", choices=FORMATS, default="markdown")
     made.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing; its folder is made")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and all tables there, too")
+    made.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="write the page's charts as SVG and PNG there, too"
+    )
     return made
 
 
-def text(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """The table that the arguments ask for, and where it goes (None: it is printed).
+def asked(options: Namespace) -> Asked:
+    """The comparison that the options ask for.
 
     Raises:
         UserError: unknown names, folders that are no runs, one run twice.
     """
-    options = parser().parse_args(argv)
     for name in options.metrics:
         if name not in NAMES:
             raise ConfigError(f"--metrics: no metric {name!r} to compare; {nearest(name, NAMES)}")
@@ -59,7 +66,14 @@ def text(argv: Sequence[str]) -> tuple[str, Path | None]:
                 lacking = name in FROM_START and len(run.tasks) > 1
                 hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
                 raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
-    return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
+    return Asked(table, options.metrics, _baseline(table, options.baseline))
+
+
+def text(argv: Sequence[str]) -> tuple[str, Path | None]:
+    """The table that the arguments ask for, and where it goes (None: it is printed). Raises UserError as `asked`."""
+    options = parser().parse_args(argv)
+    found = asked(options)
+    return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out
 
 
 def _baseline(table: Comparison, name: str | None) -> int:
@@ -71,11 +85,30 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Print the table that `argv` asks for, or write it."""
-    made, out = text(argv)
-    if out is None:
+    """Print the table that `argv` asks for, or write it; write the page and the charts where it asks for them."""
+    options = parser().parse_args(argv)
+    found = asked(options)
+    made = FORMATS[options.format](found.table, found.metrics, found.baseline)
+    if options.out is None:
         for line in made.removesuffix("\n").split("\n"):
             say(line)
     else:
-        write_output(out, made.encode())
-        say(f"written: {out}")
+        _write(options.out, made.encode())
+    if options.html or options.figures:
+        page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
+        for name, figure in drawn.items() if options.figures else ():
+            _write(options.figures / f"{name}.svg", figure.svg)
+            _write(options.figures / f"{name}.png", figure.png())
+        if options.html:
+            _write(options.html, page)
+
+
+def _lead(found: Asked) -> str:
+    table = found.table
+    runs = sum(map(len, table.cells.values()))
+    return f"{runs} runs, {len(table.methods)} methods, {len(table.columns)} columns; notes under the tables say which."
+
+
+def _write(file: Path, data: bytes) -> None:
+    write_output(file, data)
+    say(f"written: {file}")

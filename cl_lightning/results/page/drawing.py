@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -37,8 +38,20 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawn(chart: Chart) -> Figure:
-    """The chart as a figure."""
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn chart: its SVG file, and its PNG file when it is asked for."""
+
+    svg: bytes
+    figure: Figure
+
+    def png(self) -> bytes:
+        """At the resolution that journals ask for."""
+        return _saved(self.figure, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})
+
+
+def drawing(chart: Chart) -> Drawing:
+    """Draw a chart."""
     from cycler import cycler
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -46,21 +59,20 @@ def drawn(chart: Chart) -> Figure:
     with rc_context({**STYLE, "axes.prop_cycle": cycler(color=SERIES)}):
         figure = Figure(figsize=chart.size, layout="constrained")
         chart.draw(figure)
-    return figure
+    svg = _saved(figure, format="svg", metadata={"Creator": MARK, "Date": None})
+    figure.set_layout_engine("none")  # all has its place by now
+    return Drawing(_with_tips(svg), figure)
 
 
-def files(chart: Chart) -> tuple[bytes, bytes]:
-    """(SVG, PNG) of a chart."""
+def _saved(figure: Figure, **options: Any) -> bytes:
     from matplotlib import rc_context
 
-    figure, vector, raster = drawn(chart), io.BytesIO(), io.BytesIO()
+    data = io.BytesIO()
     with rc_context(STYLE), warnings.catch_warnings():
         # The reader's fonts may have what this one lacks; in a PNG it is a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(vector, format="svg", metadata={"Creator": MARK, "Date": None})
-        figure.set_layout_engine("none")  # all has its place by now
-        figure.savefig(raster, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})
-    return _with_tips(vector.getvalue()), raster.getvalue()
+        figure.savefig(data, **options)
+    return data.getvalue()
 
 
 def tip(artist: Artist, text: str) -> None:
@@ -81,7 +93,7 @@ def _with_tips(svg: bytes) -> bytes:
 
 
 def in_page(chart: Chart, svg: bytes) -> str:
-    """An SVG of `files` as an element of a page."""
+    """A chart's SVG as an element of a page."""
     _named_as_usual()
     root = ElementTree.fromstring(svg)
     for child in [c for c in root if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}title")]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 from cl_lightning.results.page.drawing import tip
@@ -54,19 +55,17 @@ class Heat:
         from matplotlib.patches import Rectangle
 
         axes, norm, colours = figure.subplots(), Normalize(*self.scale), colormaps[self.colours]
-        titled = len(self.rows) * len(self.columns) <= MANY
-        for i, row in enumerate(self.values):
-            for j, value in enumerate(row):
-                if value is None:
-                    continue
-                colour = colours(norm(value))
-                cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, linewidth=0))
-                if titled:
-                    tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
-                if self.digits is not None:
-                    light = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.5
-                    ink = "white" if light else "black"
-                    axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
+        if len(self.rows) * len(self.columns) > MANY:
+            cells = [[nan if value is None else value for value in row] for row in self.values]
+            axes.pcolormesh(range(len(self.columns)), range(len(self.rows)), cells, norm=norm, cmap=colours)
+        else:
+            for i, j, value in self._cells():
+                cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(norm(value)), linewidth=0))
+                tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
+        for i, j, value in self._cells() if self.digits is not None else ():
+            red, green, blue, _ = colours(norm(value))
+            ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+            axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
         axes.set(xlim=(-0.5, len(self.columns) - 0.5), ylim=(len(self.rows) - 0.5, -0.5), xlabel=self.x, ylabel=self.y)
         axes.set_xticks(range(len(self.columns)), [*map(label, self.columns)], rotation=45, ha="right")
         step = 1 + len(self.rows) // 40
@@ -76,3 +75,8 @@ class Heat:
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.05, pad=0.02)
         bar.outline.set_visible(False)
         bar.solids.set_rasterized(True)  # a gradient: one small picture instead of hundreds of shapes
+
+    def _cells(self) -> Iterator[tuple[int, int, float]]:
+        """(row, column, value) of each that is there."""
+        for i, row in enumerate(self.values):
+            yield from ((i, j, value) for j, value in enumerate(row) if value is not None)

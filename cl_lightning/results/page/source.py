@@ -19,6 +19,9 @@ from cl_lightning.results.resampled import has_predictions, metric_intervals, re
 from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_checked, read_record, read_rows
 from cl_lightning.sequence.stored import read_config
 
+#: What every optimiser step is logged with.
+LOSS = "train/loss"
+
 
 class Source:
     """A run folder.
@@ -155,9 +158,8 @@ class Log:
             # What Lightning logs by itself has no such axis; it belongs to the step before.
             step = row.setdefault("cl/step", step)
             found.append(row)
-        if found:
-            first = found[0]["cl/step"]
-            self.rows = [row for row in self.rows if row["cl/step"] <= first] + found
+        again = next((row["cl/step"] for row in found if LOSS in row), float("inf"))
+        self.rows = [row for row in self.rows if row["cl/step"] < again] + found
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """(steps, values) of one name."""

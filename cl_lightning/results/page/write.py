@@ -1,7 +1,6 @@
 """Make a run's page and figures and put them into its folder, each file whole or not at all."""
 
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -9,9 +8,7 @@ from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.common.files import disk_errors_told, replace_file
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
-from cl_lightning.results.page.document import html
-from cl_lightning.results.page.drawing import files
-from cl_lightning.results.page.parts import Chart, Missing, Section
+from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.sections import SECTIONS
 from cl_lightning.results.page.source import Source
 from cl_lightning.results.page.verdict import verdict
@@ -26,21 +23,11 @@ def write(path: Path) -> Path:
         StateError: no run folder or a damaged one; it cannot be written to, or holds somebody else's file of that name.
     """
     run = Source(path)
-    made = [make(run) for make in SECTIONS]
-    sections = [part for part in made if isinstance(part, Section)]
-    missing = [part.what for part in made if isinstance(part, Missing)]
-    drawn = draw([chart for section in sections for chart in section.charts])
-    if missing:
-        sections.append(Section("Not recorded", [f"{what}." for what in missing]))
-    page = html(
-        f"{run.record['experiment']} on {state_of(run.record)}",
-        verdict(run),
-        sections,
-        {name: svg for name, (svg, _) in drawn.items()},
-    )
-    for name, pair in drawn.items():
-        for suffix, data in zip(("svg", "png"), pair, strict=True):
-            _put(path, f"figures/{name}.{suffix}", data)
+    title = f"{run.record['experiment']} on {state_of(run.record)}"
+    page, drawn = assembled(title, verdict(run), (make(run) for make in SECTIONS))
+    for name, figure in drawn.items():
+        _put(path, f"figures/{name}.svg", figure.svg)
+        _put(path, f"figures/{name}.png", figure.png())
     _put(path, PAGE, page)
     return path / PAGE
 
@@ -58,11 +45,6 @@ def write_at_end(path: Path) -> None:
         say(f"the report could not be drawn ({why}); {again}", error=True)
     else:
         say(f"report: {page}")
-
-
-def draw(charts: Sequence[Chart]) -> dict[str, tuple[bytes, bytes]]:
-    """(SVG, PNG) of each chart, by name."""
-    return {chart.name: files(chart) for chart in charts}
 
 
 def _put(folder: Path, name: str, data: bytes) -> None:

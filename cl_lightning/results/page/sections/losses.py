@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cl_lightning.results.page.palette import MUTED, SERIES
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section, label
-from cl_lightning.results.page.source import Source
+from cl_lightning.results.page.source import LOSS, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def _borders(run: Source) -> list[float]:
     """The steps at which tasks begin, after the first."""
     found: dict[float, float] = {}
     for row in run.log.rows:
-        if "cl/task" in row and "train/loss" in row:
+        if "cl/task" in row and LOSS in row:
             found.setdefault(row["cl/task"], row["cl/step"] - 1)
     return [step for task, step in sorted(found.items()) if task]
 
@@ -57,15 +57,15 @@ def _of_tasks(run: Source) -> list[Rows]:
     """Steps, tokens and losses of each task."""
     by_task: dict[int, list[dict[str, float]]] = {}
     for row in run.log.rows:
-        if {"cl/task", "cl/tokens", "train/loss"} <= row.keys():
+        if {"cl/task", "cl/tokens", LOSS} <= row.keys():
             by_task.setdefault(int(row["cl/task"]), []).append(row)
     rows, before = [], (0, 0)
     for task, logged in sorted(by_task.items()):
         now = (int(logged[-1]["cl/step"]), int(logged[-1]["cl/tokens"]))
-        tenth = [row["train/loss"] for row in logged[-max(1, len(logged) // 10) :]]
+        tenth = [row[LOSS] for row in logged[-max(1, len(logged) // 10) :]]
         name = run.record["order"][task] if task < len(run.record["order"]) else str(task)
         steps, tokens = (f"{end - start:,}" for start, end in zip(before, now, strict=True))
-        rows.append([name, steps, tokens, logged[0]["train/loss"], fmean(tenth)])
+        rows.append([name, steps, tokens, logged[0][LOSS], fmean(tenth)])
         before = now
     heads = ["task", "steps", "training tokens", "first loss", "mean loss of the last tenth"]
     return [Rows("Training of each task, as logged", heads, rows)]
