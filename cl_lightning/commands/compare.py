@@ -104,9 +104,8 @@ def main(argv: list[str]) -> None:
 
 
 def _lead(found: Asked) -> str:
-    table = found.table
-    runs = sum(map(len, table.cells.values()))
-    return f"{runs} runs, {len(table.methods)} methods, {len(table.columns)} columns; notes under the tables say which."
+    table, runs = found.table, sum(map(len, found.table.cells.values()))
+    return f"Runs: {runs}; methods: {len(table.methods)}; columns of one sequence each: {len(table.columns)}."
 
 
 def _write(file: Path, data: bytes) -> None:

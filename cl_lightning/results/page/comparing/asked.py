@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Characters of a method's name in a figure.
-NAME = 44
+NAME = 30
 
 
 @dataclass(frozen=True)

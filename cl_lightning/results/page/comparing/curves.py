@@ -44,7 +44,7 @@ def _chart(lines: list[Line], name: str, told: str) -> Chart:
         f"Line chart of {len(lines)} methods over {tasks} tasks. At the end: {ends}.",
         Rows("", ["method", *(f"{i + 1} tasks" if i else "1 task" for i in range(tasks))], rows),
         lambda figure: _draw(figure, lines, tasks),
-        (4.4, height(len(lines), 2.7)),
+        (3.4, height(len(lines), 2.4)),
     )
 
 

@@ -62,7 +62,7 @@ def _chart(found: Found, name: str, told: str) -> Chart:
         f"Points with intervals of {len(found)} differences in {', '.join(metrics)}; {apart} of them are told from 0.",
         Rows("", ["method", "metric", "difference", "95 % interval", "seeds", "verdict"], rows),
         lambda figure: _draw(figure, found, metrics),
-        (4.4, sum(0.55 + 0.2 * sum(m == metric for _, _, m, _ in found) for metric in metrics) + 0.2),
+        (3.4, sum(0.55 + 0.2 * sum(m == metric for _, _, m, _ in found) for metric in metrics) + 0.2),
     )
 
 

@@ -34,7 +34,7 @@ def _chart(found: Found, name: str, told: str) -> Chart:
         f"Bars of {len(found)} methods: {values}.",
         Rows("", ["method", "forget_T", "sd over seeds", "95 % interval", "seeds"], rows),
         lambda figure: _draw(figure, found),
-        (4.4, 0.9 + 0.24 * len(found)),
+        (3.4, 0.9 + 0.24 * len(found)),
     )
 
 

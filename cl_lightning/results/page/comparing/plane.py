@@ -63,7 +63,7 @@ def _chart(points: list[Point], name: str, told: str) -> Chart:
         f"Scatter plot of {len(points)} methods. On the Pareto front: {on_it}.",
         Rows("", ["method", "ap", "95 % interval", "fp", "95 % interval", "on the front"], rows),
         lambda figure: _draw(figure, points, best),
-        (4.4, height(len(points), 4.2)),
+        (3.4, height(len(points), 3.2)),
     )
 
 
