@@ -25,7 +25,7 @@ def section(run: Source) -> Section | Missing:
         return Missing("losses: the folder holds no log of them (logs/)")
     borders = _borders(run)
     rows = [
-        [name, f"{len(values):,}", values[0], values[-1], min(values), max(values)]
+        [name, f"{len(values):,}", *(f"{v:.4g}" for v in (values[0], values[-1], min(values), max(values)))]
         for name, (_, values) in lines.items()
     ]
     first, last = lines["loss"][1][0], lines["loss"][1][-1]
