@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from cl_lightning.common.terminal import shown
 from cl_lightning.results.page.palette import INK, MUTED, RULE, SERIES, as_properties
 from cl_lightning.results.page.parts import Chart
 from cl_lightning.sequence.run_files import MARK
@@ -77,7 +78,7 @@ def _saved(figure: Figure, **options: Any) -> bytes:
 
 def tip(artist: Artist, text: str) -> None:
     """Give a mark a title, which browsers show under the mouse."""
-    artist.set_gid(TIP + text)
+    artist.set_gid(TIP + shown(text))
 
 
 def _with_tips(svg: bytes) -> bytes:
@@ -116,7 +117,7 @@ def in_page(chart: Chart, svg: bytes) -> str:
     root.attrib |= {"role": "img", "aria-labelledby": f"{chart.name}-title {chart.name}-says"}
     for tag, key, text in (("desc", "says", chart.says), ("title", "title", chart.title)):
         element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{chart.name}-{key}"})
-        element.text = text
+        element.text = shown(text)
         root.insert(0, element)
     return ElementTree.tostring(root, encoding="unicode")
 

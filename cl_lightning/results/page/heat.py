@@ -61,11 +61,13 @@ class Heat:
         else:
             for i, j, value in self._cells():
                 cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(norm(value)), linewidth=0))
+                cell.set_in_layout(False)  # the axes' place does not depend on what is in them
                 tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
         for i, j, value in self._cells() if self.digits is not None else ():
             red, green, blue, _ = colours(norm(value))
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-            axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
+            text = axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
+            text.set_in_layout(False)
         axes.set(xlim=(-0.5, len(self.columns) - 0.5), ylim=(len(self.rows) - 0.5, -0.5), xlabel=self.x, ylabel=self.y)
         axes.set_xticks(range(len(self.columns)), [*map(label, self.columns)], rotation=45, ha="right")
         step = 1 + len(self.rows) // 40

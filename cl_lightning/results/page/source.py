@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,26 +93,48 @@ class Source:
         paths = {slot: str(of.get("class_path", "")) for slot, of in found.items() if isinstance(of, dict)}
         return [slot for slot, path in paths.items() if path.rpartition(".")[2] == kind]
 
-    def rows(self, name: str) -> list[dict[str, str]]:
-        """A CSV file that the record names; [] where it names none."""
+    def rows(self, name: str, texts: Sequence[str], numbers: Sequence[str]) -> list[dict[str, Any]]:
+        """These columns of a CSV file that the record names, None for empty numbers; [] where it names none."""
         if name not in self.record["files"]:
             return []
-        return list(csv.DictReader(io.StringIO(read_checked(self.path, self.record, name).decode(), newline="")))
+        with self.told(name):
+            lines = csv.DictReader(io.StringIO(read_checked(self.path, self.record, name).decode(), newline=""))
+            return [
+                {key: line[key] for key in texts} | {key: float(line[key]) if line[key] else None for key in numbers}
+                for line in lines
+            ]
 
-    def state(self, slot: str, done: int) -> dict[str, Any]:
-        """What a callback kept after so many tasks; {} where it kept nothing."""
+    def kept(self, slot: str, done: int) -> dict[str, int]:
+        """How many examples of each task a replay memory held after so many tasks; {} where it held none."""
         name = f"state/{slot}-{done}.json"
-        return json.loads(read_checked(self.path, self.record, name)) if name in self.record["files"] else {}
+        if name not in self.record["files"]:
+            return {}
+        with self.told(name):
+            state = json.loads(read_checked(self.path, self.record, name))
+            return {task: len(examples) for task, examples in state.get("examples", {}).items()}
 
     def predictions(self, after: str, task: str) -> list[dict[str, Any]]:
         """[] where there are none."""
         name = prediction_file(after, task)
         return read_rows(self.path, self.record, name) if name in self.record["files"] else []
 
-    def tables_with(self, *heads: str) -> Iterator[dict[str, Any]]:
-        """The callbacks' tables that have these columns."""
-        for tables in self.record["tables"].values():
-            yield from (table for table in tables if set(heads) <= set(table["columns"]))
+    def tables_with(self, *heads: str) -> list[dict[str, list[Any]]]:
+        """These columns of each of the callbacks' tables that have them, and rows."""
+        tables = (table for tables in self.record["tables"].values() for table in tables)
+        return [
+            {head: [row[table["columns"].index(head)] for row in table["rows"]] for head in heads}
+            for table in tables
+            if set(heads) <= set(table["columns"]) and table["rows"]
+        ]
+
+    @contextmanager
+    def told(self, name: str) -> Iterator[None]:
+        """Tell in one line that a file, which may be anyone's, does not hold what runs write."""
+        try:
+            yield
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise StateError(f"{self.path}/{name}: does not hold what a run writes there ({why}); restore it") from None
 
     # ---- log ---------------------------------------------------------------------------------------------
 

@@ -109,9 +109,11 @@ def test_references_alone_leave_out_what_needs_a_sequence(run: MakeRun) -> None:
 
 
 def test_method_names_are_text(run: MakeRun, tmp_path: Path) -> None:
-    page = page_of([run("<b>$x^{", 1), run("<b>$x^{", 2)], to=tmp_path / "page.html")
-    assert not [*page.all("b")]
-    assert any("<b>$x^{" in t.text for t in page.all("text"))
+    name = "<b>$x^{ \x1b[2J\u202e"
+    page = page_of([run("x", 1, facts={"experiment": name}), run("y", 1, LOW, **OTHER)], to=tmp_path / "page.html")
+    assert not [*page.all("b")] and "\x1b" not in page.text and "\u202e" not in page.text
+    texts = [t.text for t in page.all("text", "title", "desc", "th")]
+    assert sum(r"<b>$x^{ \x1b[2J\u202e" in text for text in texts) >= 6
 
 
 def test_a_page_that_cannot_be_written_is_told(runs: list[Path], tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Names and answers from anyone: on the page they are text, and nothing but text."""
 
+import json
 import re
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,23 @@ from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.document import CHARACTERS, ROWS, html
 from cl_lightning.results.page.drawing import drawing
 from cl_lightning.results.page.parts import Chart, Rows, Section
-from cl_lightning.results.page.sections import losses, predictions, ran, repeat, replay, scores
+from cl_lightning.results.page.sections import (
+    gates,
+    losses,
+    predictions,
+    ran,
+    repeat,
+    replay,
+    scores,
+    subspaces,
+    surgery,
+    times,
+)
 from cl_lightning.results.page.source import Source
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.page.whole_run import whole_run
 
+Make = Callable[[Source], object]
 #: What a model may answer -> how it stands on the page.
 ANSWERS = {
     "<script>alert(1)</script>": "<script>alert(1)</script>",
@@ -122,3 +137,35 @@ def test_a_log_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
     (path / "logs/attempt_0/metrics.csv").write_text("cl/step,train/loss\n1,<script>\n2,3\nNaN\n")
     section = losses.section(Source(path))
     assert section.text == ["2 lines of the log are no rows of numbers and are left out."]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "make"),
+    [
+        ("surgery/A.csv", b"matrix,cosine\nx,1\n", surgery.section),
+        ("surgery/A.csv", b"\xff", surgery.section),
+        ("gates/B.csv", b"gate of,prompts of,mean a,largest a\nA,B,<b>,1\n", gates.section),
+        ("state/memory-1.json", b'{"examples": [1]}', replay.section),
+        ("state/memory-1.json", b"{", replay.section),
+    ],
+)
+def test_files_that_no_run_writes_are_told_in_one_line(tmp_path: Path, name: str, data: bytes, make: Make) -> None:
+    """Their checksums are right: whoever made the folder made them so."""
+    path = whole_run(tmp_path / "run", ["A", "B"])
+    record = json.loads((path / "sequence.json").read_text())
+    record["files"][name] = sha256(data).hexdigest()
+    (path / "sequence.json").write_text(json.dumps(record))
+    (path / name).write_bytes(data)
+    with pytest.raises(StateError, match=rf"{name}: does not hold what a run writes there \(.*\); restore it"):
+        make(Source(path))
+
+
+@pytest.mark.parametrize("make", [subspaces.section, times.section])
+def test_tables_that_no_run_writes_are_told_in_one_line(tmp_path: Path, make: Make) -> None:
+    path = whole_run(tmp_path / "run", ["A", "B"])
+    record = json.loads((path / "sequence.json").read_text())
+    for tables in record["tables"].values():
+        tables[0]["rows"][0] = tables[0]["rows"][0][:1] + ["<b>"] * 9
+    (path / "sequence.json").write_text(json.dumps(record))
+    with pytest.raises(StateError, match=r"sequence\.json: does not hold what a run writes there"):
+        make(Source(path))

@@ -2,14 +2,17 @@
 
 import json
 import re
+import struct
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from cl_lightning.metrics.bootstrap import between
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.drawing import drawing
+from cl_lightning.results.page.palette import COLOURS
 from cl_lightning.results.page.parts import Missing, Section
 from cl_lightning.results.page.sections import SECTIONS
 from cl_lightning.results.page.source import Source
@@ -214,6 +217,35 @@ def test_both_colour_schemes_and_paper_are_provided_for(page: Element) -> None:
     used = {name for e in page.all() for name in re.findall(r"var\(--(\w+)\)", e.attributes.get("style", ""))}
     assert "ink" in used and all(style.count(f"--{name}:") == 3 for name in used), "light, dark, print"
     assert not re.findall(r"#1c2128|#57606a", " ".join(e.attributes.get("style", "") for e in page.all("text")))
+
+
+def test_colours_are_told_apart_from_the_page() -> None:
+    """WCAG 2: text 4.5 to 1, marks 3 to 1, on the light page and on the dark one."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert round(contrast("#000000", "#ffffff")) == 21
+    for name, pair in COLOURS.items():
+        for colour, page in zip(pair, ("#ffffff", "#12161c"), strict=True):
+            needed = 4.5 if name in ("ink", "muted", "series0") else 3.0
+            assert name == "rule" or contrast(colour, page) >= needed, f"{name} on {page}"
+
+
+def test_figure_files_stand_alone(run: Path) -> None:
+    for name in FIGURES:
+        root = ElementTree.fromstring((run / f"figures/{name}.svg").read_bytes())
+        assert root.tag.endswith("svg") and "var(--" not in ElementTree.tostring(root, encoding="unicode")
+        width, height = struct.unpack(">II", (run / f"figures/{name}.png").read_bytes()[16:24])
+        inches = float(root.attrib["width"].removesuffix("pt")) / 72
+        assert width == pytest.approx(300 * inches, abs=2) and height > 300
+        assert 3.3 < inches < 7.6
 
 
 def test_fifteen_tasks_of_500_predictions_stay_under_3_megabytes(tmp_path: Path) -> None:

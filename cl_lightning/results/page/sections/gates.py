@@ -1,5 +1,7 @@
 """How far each task's gate opens on each task's prompts: the files gates/<task>.csv."""
 
+from typing import Any
+
 from cl_lightning.results.page.heat import Heat
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.source import Source
@@ -7,7 +9,8 @@ from cl_lightning.results.page.source import Source
 
 def section(run: Source) -> Section | Missing:
     """Means after the last finished task, and the largest values."""
-    rows = run.rows(f"gates/{run.done[-1]}.csv") if run.done else []
+    name = f"gates/{run.done[-1]}.csv" if run.done else ""
+    rows = run.rows(name, ["gate of", "prompts of"], ["mean a", "largest a"])
     if not rows:
         return Missing("gates: the method has none, or none were measured (boundary.gates)")
     charts = [
@@ -21,10 +24,10 @@ def section(run: Source) -> Section | Missing:
     return Section("Gates", text, charts=charts)
 
 
-def _chart(run: Source, rows: list[dict[str, str]], name: str, column: str, title: str) -> Chart:
-    found = {(row["gate of"], row["prompts of"]): float(row[column]) for row in rows}
+def _chart(run: Source, rows: list[dict[str, Any]], name: str, column: str, title: str) -> Chart:
+    found = {(row["gate of"], row["prompts of"]): row[column] for row in rows}
     values = [[found.get((gate, prompts)) for prompts in run.done] for gate in run.done]
-    own = [f"{task} {found[task, task]:.2f}" for task in run.done if (task, task) in found]
+    own = [f"{task} {found[task, task]:.2f}" for task in run.done if found.get((task, task)) is not None]
     heat = Heat(run.done, run.done, values, (0, 1), "prompts of", "gate of", digits=2)
     return Chart(
         name,

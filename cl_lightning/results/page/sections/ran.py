@@ -5,10 +5,16 @@ from typing import Any
 from cl_lightning.results.page.parts import Section
 from cl_lightning.results.page.source import Source
 from cl_lightning.results.tables import state_of
+from cl_lightning.sequence.folder import CONFIG
 
 
 def section(run: Source) -> Section:
     """Names of everything that took part."""
+    with run.told(CONFIG):
+        return Section("What ran", facts=_facts(run))
+
+
+def _facts(run: Source) -> list[tuple[str, str]]:
     record, config = run.record, run.config
     backbone, trainer = config["model"]["backbone"], config.get("trainer") or {}
     slots = {f"boundary.{slot}": _named(of) for slot, of in (config.get("boundary") or {}).items() if of is not None}
@@ -33,8 +39,7 @@ def section(run: Source) -> Section:
     }
     if record["attempts"] < 2:
         del facts["processes"]
-    told = [(name, _told(value)) for name, value in facts.items() if value not in (None, "")]
-    return Section("What ran", facts=told)
+    return [(name, _told(value)) for name, value in facts.items() if value not in (None, "")]
 
 
 def _told(value: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cl_lightning.results.page.palette import SERIES
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section, label
 from cl_lightning.results.page.source import Source
+from cl_lightning.sequence.folder import CONFIG
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,10 +18,9 @@ HATCHES = ("", "///", "...", "\\\\\\")
 def section(run: Source) -> Section | Missing:
     """Bars of the memory's share of each task."""
     slots = run.slots("ReplayBuffer")
-    kept = [_counts(run.state(slots[0], done + 1)) for done in range(len(run.done))] if slots else []
+    kept = [run.kept(slots[0], done + 1) for done in range(len(run.done))] if slots else []
     if not any(kept):
         return Missing("replay: no examples of earlier tasks were kept (boundary.memory)")
-    options = run.config["boundary"][slots[0]].get("init_args") or {}
     rows = [[after, *[counts.get(name) for name in run.done]] for after, counts in zip(run.done, kept, strict=True)]
     chart = Chart(
         "replay",
@@ -30,17 +30,15 @@ def section(run: Source) -> Section | Missing:
         lambda figure: _draw(figure, run.done, kept),
         (3.4, 3.0),
     )
-    return Section("Replay memory", [_use(options)], charts=[chart])
+    return Section("Replay memory", [_use(run, slots[0])], charts=[chart])
 
 
-def _use(options: dict[str, Any]) -> str:
-    ratio = options.get("train_ratio") or 0
+def _use(run: Source, slot: str) -> str:
+    with run.told(CONFIG):
+        options = run.config["boundary"][slot]["init_args"]
+        capacity, ratio = int(options["capacity"]), float(options["train_ratio"])
     trained = f"{100 * ratio:g} % of each batch was drawn from it" if ratio else "no batch was drawn from it"
-    return f"At most {options.get('capacity')} examples are kept; {trained}."
-
-
-def _counts(state: dict[str, Any]) -> dict[str, int]:
-    return {name: len(kept) for name, kept in state.get("examples", {}).items()}
+    return f"At most {capacity:,} examples are kept; {trained}."
 
 
 def _told(counts: dict[str, int]) -> str:

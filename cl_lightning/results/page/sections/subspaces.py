@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cl_lightning.results.page.palette import series
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.source import Source
+from cl_lightning.sequence.folder import RECORD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,31 +20,30 @@ OF_GATES = "dimensions held % (M_1, .., key)"
 
 def section(run: Source) -> Section | Missing:
     """Dimensions of the layers' inputs, and of what the gates see."""
-    charts = [_of_inputs(table) for table in run.tables_with("after", MEDIAN, HIGHEST, OUTSIDE) if table["rows"]]
-    charts += [_of_gates(table) for table in run.tables_with("after", OF_GATES) if table["rows"]]
+    with run.told(RECORD):
+        charts = [_of_inputs(table) for table in run.tables_with("after", MEDIAN, HIGHEST, OUTSIDE)]
+        charts += [_of_gates(table) for table in run.tables_with("after", OF_GATES)]
     if not charts:
         return Missing("subspaces: none were kept of earlier tasks' inputs (boundary.subspaces, boundary.gates)")
     return Section("Subspaces of earlier tasks", ["What they fill is closed to later tasks."], charts=charts)
 
 
-def _of_inputs(table: dict[str, Any]) -> Chart:
-    columns = {name: [row[k] for row in table["rows"]] for k, name in enumerate(table["columns"])}
+def _of_inputs(table: dict[str, list[Any]]) -> Chart:
+    named = {"held, median": MEDIAN, "held, highest": HIGHEST, "energy outside before": OUTSIDE}
     return _chart(
         "subspaces",
         "Share of the layers' input dimensions held, and of new inputs' energy outside them",
-        columns["after"],
-        {"held, median": columns[MEDIAN], "held, highest": columns[HIGHEST], "energy outside before": columns[OUTSIDE]},
+        table["after"],
+        {name: [float(value) for value in table[column]] for name, column in named.items()},
     )
 
 
-def _of_gates(table: dict[str, Any]) -> Chart:
-    k, after = table["columns"].index(OF_GATES), table["columns"].index("after")
-    shares = [[float(share) for share in str(row[k]).split()] for row in table["rows"]]
+def _of_gates(table: dict[str, list[Any]]) -> Chart:
+    shares = [[float(share) for share in text.split()] for text in table[OF_GATES]]
     count = len(shares[0])
     names = [*(f"weight {i + 1}" for i in range(count - 1)), "key"]
     lines = {name: [row[i] for row in shares] for i, name in enumerate(names)}
-    title = "Share of the dimensions that the gates' weights see, held"
-    return _chart("subspaces_gates", title, [row[after] for row in table["rows"]], lines)
+    return _chart("subspaces_gates", "Share of the dimensions that the gates' weights see, held", table["after"], lines)
 
 
 def _chart(name: str, title: str, tasks: list[str], lines: dict[str, list[float]]) -> Chart:

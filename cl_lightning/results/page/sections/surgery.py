@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from cl_lightning.results.page.heat import Heat
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
@@ -29,11 +30,14 @@ MEASURES = (
     Measure("surgery_overlap", "overlap_with_loraga", "Overlap with the subspace of plain LoRA-GA", (0, 1)),
     Measure("surgery_energy", "energy_2r", "Energy in the 2r directions that the start takes", (0, 1)),
 )
+#: Empty where there was no memory to compare with.
+COMPARED = "cosine_after"
 
 
 def section(run: Source) -> Section | Missing:
     """A map for each measure: layers by tasks, a cell being the mean over a layer's matrices."""
-    files = {name: run.rows(f"surgery/{name}.csv") for name in run.done}
+    columns = [*(measure.column for measure in MEASURES), COMPARED]
+    files = {name: run.rows(f"surgery/{name}.csv", ["matrix"], columns) for name in run.done}
     files = {name: rows for name, rows in files.items() if rows}
     if not files:
         return Missing("surgery: no gradients were compared at task boundaries (boundary.init=SliceInit)")
@@ -59,13 +63,13 @@ def _block(matrix: str) -> str:
     return found[0] if found else "outside"
 
 
-def _by_block(rows: list[dict[str, str]], column: str) -> dict[str, float]:
+def _by_block(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
     """Block -> mean of a column; of matrices that were compared with memory, but for the energy."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        compared = column == "energy_2r" or row["cosine_after"] != ""
-        if compared and row[column] != "":
-            found.setdefault(_block(row["matrix"]), []).append(float(row[column]))
+        compared = column == "energy_2r" or row[COMPARED] is not None
+        if compared and row[column] is not None:
+            found.setdefault(_block(row["matrix"]), []).append(row[column])
     return {block: fmean(values) for block, values in found.items()}
 
 
