@@ -44,6 +44,7 @@ class Section:
     Attributes:
         facts: (name, value) pairs.
         charts, tables: in this order.
+        folded: tables that are opened on demand.
         listings: (title, text) pairs that are shown as they are, line by line.
     """
 
@@ -52,6 +53,7 @@ class Section:
     facts: Sequence[tuple[str, str]] = ()
     charts: Sequence[Chart] = ()
     tables: Sequence[Rows] = ()
+    folded: Sequence[Rows] = ()
     listings: Sequence[tuple[str, str]] = ()
 
 

@@ -209,6 +209,8 @@ def test_tables_have_heads_and_can_be_scrolled_by_keyboard(page: Element) -> Non
     regions = [e for e in page.all("div") if e.attributes.get("class") == "scroll"]
     assert all(e.attributes["tabindex"] == "0" and e.attributes["role"] == "region" for e in regions)
     assert len(regions) == len(tables) + len(FIGURES)
+    closed = [e.one("summary").text for e in page.all("details") if not [*e.all("svg")]]
+    assert sum("examples that changed, of 20 in all" in title for title in closed) == 2, "opened on demand"
 
 
 def test_both_colour_schemes_and_paper_are_provided_for(page: Element) -> None:

@@ -83,7 +83,7 @@ def section(run: Source) -> Section | Missing:
         "Answers before and after",
         text,
         charts=[chart],
-        tables=[_table(each) for each in compared if any(each.changes)],
+        folded=[_table(each) for each in compared if any(each.changes)],
     )
 
 
