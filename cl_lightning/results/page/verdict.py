@@ -24,7 +24,7 @@ def _forgot(run: Source) -> str:
     """What was forgotten, as far as the test examples can tell it from nothing."""
     told, (low, high) = _told(run, "forget_T"), run.metric_intervals["forget_T"]
     if high < 0:
-        return f"forgot {told} points, so gained after a task was learnt"
+        return f"gained {_told(run, 'bwt_T')} points after tasks were learnt"
     if low <= 0:
         return f"forgot {told} points, which these test examples do not tell from 0"
     lost = [(*run.lost(task), name) for task, name in enumerate(run.done[:-1])]
