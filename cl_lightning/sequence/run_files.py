@@ -63,10 +63,12 @@ def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list
     return ours, others
 
 
-def is_report(file: Path) -> bool:
+def is_report(path: Path) -> bool:
     """Whether a file is one that a report has made, and so may replace: its beginning says it."""
-    with file.open("rb") as opened:
-        return MARK.encode() in opened.read(2048)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(2048)
 
 
 def _view(path: Path, folder: str, read: ReadRecord, views: dict[str, dict[str, Any]]) -> bool:

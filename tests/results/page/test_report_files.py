@@ -56,6 +56,12 @@ def test_somebody_elses_file_of_that_name_stays(run: Path, name: str) -> None:
     assert (run / name).read_text() == "precious"
 
 
+def test_a_folder_of_that_name_stays(run: Path) -> None:
+    (run / PAGE).mkdir()
+    with pytest.raises(StateError, match=f"{PAGE}: is not a report's, and would be overwritten; move it away"):
+        write(run)
+
+
 def test_links_are_not_followed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (run / "figures").symlink_to(tmp_path / "elsewhere")
