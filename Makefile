@@ -60,8 +60,8 @@ lint: $(STAMP) ## check style
 bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
 
-report: $(STAMP) ## print a run's tables: RUN=runs/<experiment>/<hash>
-	@$(PY) -m cl_lightning report $(RUN)
+report: $(STAMP) ## print a run's tables, write its page and figures: RUN=runs/<experiment>/<hash> [ARGS=--tables]
+	@$(PY) -m cl_lightning report $(RUN) $(ARGS)
 
 compare: $(STAMP) ## compare several runs in one table: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
 	@$(PY) -m cl_lightning compare $(RUNS) $(ARGS)

@@ -4,6 +4,7 @@ Runs that differ only in their seed are averaged. Runs with other data, budgets,
 their own, and the notes below the table list the differences.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.results.comparison.runs import find
 from cl_lightning.results.comparison.table import Comparison, compare
 from cl_lightning.results.comparison.write import FORMATS
+from cl_lightning.results.page.assemble import assembled
+from cl_lightning.results.page.comparing import SECTIONS
+from cl_lightning.results.page.comparing.asked import Asked
 
 #: Command that scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
@@ -41,16 +45,17 @@ def parser() -> Arguments:
     )
     made.add_argument("--format", choices=FORMATS, default="markdown")
     made.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing; its folder is made")
+    made.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts and all tables")
+    made.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the page's charts as SVG and PNG")
     return made
 
 
-def render(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """Format the comparison; return it with the output file (None: print it).
+def asked(options: Namespace) -> Asked:
+    """Make the comparison that the options ask for.
 
     Raises:
         UserError: unknown names, folders that are not runs, or the same run twice.
     """
-    options = parser().parse_args(argv)
     for name in options.metrics:
         if name not in NAMES:
             raise ConfigError(f"--metrics: no metric {name!r} to compare; {nearest(name, NAMES)}")
@@ -63,7 +68,14 @@ def render(argv: Sequence[str]) -> tuple[str, Path | None]:
                 lacking = name in FROM_START and len(run.tasks) > 1
                 hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
                 raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
-    return FORMATS[options.format](table, options.metrics, _baseline(table, options.baseline)), options.out
+    return Asked(table, options.metrics, _baseline(table, options.baseline))
+
+
+def text(argv: Sequence[str]) -> tuple[str, Path | None]:
+    """The table that the arguments ask for, and where it goes (None: it is printed). Raises UserError as `asked`."""
+    options = parser().parse_args(argv)
+    found = asked(options)
+    return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out
 
 
 def _baseline(table: Comparison, name: str | None) -> int:
@@ -75,11 +87,29 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Print or write the comparison."""
-    table, out = render(argv)
-    if out is None:
-        for line in table.removesuffix("\n").split("\n"):
+    """Print or write the table; write the page and the charts if asked to."""
+    options = parser().parse_args(argv)
+    found = asked(options)
+    made = FORMATS[options.format](found.table, found.metrics, found.baseline)
+    if options.out is None:
+        for line in made.removesuffix("\n").split("\n"):
             say(line)
     else:
-        write_output(out, table.encode())
-        say(f"written: {out}")
+        _write(options.out, made.encode())
+    if options.html or options.figures:
+        page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
+        for name, figure in drawn.items() if options.figures else ():
+            _write(options.figures / f"{name}.svg", figure.svg)
+            _write(options.figures / f"{name}.png", figure.png())
+        if options.html:
+            _write(options.html, page)
+
+
+def _lead(found: Asked) -> str:
+    table, runs = found.table, sum(map(len, found.table.cells.values()))
+    return f"Runs: {runs}; methods: {len(table.methods)}; columns of one sequence each: {len(table.columns)}."
+
+
+def _write(file: Path, data: bytes) -> None:
+    write_output(file, data)
+    say(f"written: {file}")

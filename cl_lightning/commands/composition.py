@@ -19,6 +19,7 @@ from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.results import report
+from cl_lightning.results.page.write import write_at_end
 from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, RunFolder
@@ -65,6 +66,8 @@ def run() -> None:
         sequence.run()
         if _launches_here():
             report.show(folder.path)
+            if settings.report:
+                write_at_end(folder.path)
 
 
 def facts_of(

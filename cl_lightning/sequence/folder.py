@@ -19,7 +19,7 @@ from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.common.files import from_jsonl, replace_file, report_disk_errors, to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
 from cl_lightning.sequence.record_check import PREDICTION, record_fault
-from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH, delete, split_files
+from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, REPORT, SCRATCH, delete, split_files
 
 SCHEMA = 2
 #: The resolved configuration, in a run folder.
@@ -157,7 +157,7 @@ class RunFolder:
             StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
             TrainingError: the disk is full or cannot be written.
         """
-        if name in (*KEPT, *EXPORTS):
+        if name in (*KEPT, *EXPORTS, *REPORT):
             raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
         path = below(self.path, name)
         begun = self._committed.get("writing", [])

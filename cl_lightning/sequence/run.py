@@ -48,6 +48,7 @@ class SequenceSettings:
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
         log_every_n_steps: optimiser steps between logged losses.
+        report: write report.html and figures/ into the run folder at the end.
         threads: CPU threads per process; null: cores / processes. The same number gives the same rounding.
     """
 
@@ -58,6 +59,7 @@ class SequenceSettings:
     zero_shot: bool = True
     wandb: Wandb = "offline"
     log_every_n_steps: int = 1
+    report: bool = True
     threads: int | None = None
 
 

@@ -18,6 +18,17 @@ SCRATCH = ".cl_lightning.scratch"
 #: Contents of the record for other programs, rewritten after each task.
 EXPORTS = ("matrix.csv", "curves.csv", "metrics.json")
 KEPT = (RECORD, LOCK, SCRATCH)
+#: Report files, made from the record at any time and never part of it. They begin with MARK.
+PAGE = "report.html"
+FIGURES = (
+    "matrix", "plane", "curves", "summaries", "predictions", "losses", "surgery_cosine", "surgery_fired",
+    "surgery_overlap", "surgery_energy", "gates", "gates_largest", "subspaces", "subspaces_gates", "replay",
+    "parameters",
+)  # fmt: skip
+REPORT = {PAGE, *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png"))}
+MARK = "cl-lightning report"
+#: Temporary file of the report, before it is renamed.
+REPORT_SCRATCH = re.compile(r"\.cl_lightning-[0-9a-f]{16}")
 #: Folders of further scores of the run, each with a record that has the key "view".
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
 #: Files of the CSV logger in attempt n.
@@ -42,13 +53,22 @@ def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[l
     for name, link in _files(path, lambda folder: _view(path, folder, read, views)):
         log = CSV_LOG.fullmatch(name)
         logged = log is not None and int(log[1]) <= record["attempts"]
-        mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged)
+        shown = not link and (REPORT_SCRATCH.fullmatch(name) or (name in REPORT and is_report(path / name)))
+        mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged or shown)
         (ours if mine and name_fault(name) is None else others).append(name)
     for folder, its_record in views.items():
         own, other = split_files(path / folder, its_record, read)
         ours += [f"{folder}/{name}" for name in own]
         others += [f"{folder}/{name}" for name in other]
     return ours, others
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is one that a report has made, and so may replace: its beginning says it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(2048)
 
 
 def _view(path: Path, folder: str, read: ReadRecord, views: dict[str, dict[str, Any]]) -> bool:

@@ -295,7 +295,7 @@ def test_report_without_torch_names_what_is_wrong(tmp_path: Path, finished: Path
     (copy / "sequence.json").write_text("{")
     (tmp_path / "file").write_text("")
     cases: list[tuple[list[str], int, str]] = [
-        ([str(finished)], 0, ""),
+        ([str(finished), "--tables"], 0, ""),
         ([str(copy)], 2, f"error: {copy}/sequence.json: damaged"),
         ([str(tmp_path)], 2, f"error: {tmp_path}: is not a run folder (no sequence.json)"),
         ([str(tmp_path / "file")], 2, f"error: {tmp_path}/file: is not a run folder"),

@@ -33,6 +33,7 @@ TINY = (
     "--data.validation_samples=2",
     "--data.test_samples=2",
     "--sequence.wandb=off",
+    "--sequence.report=false",
     "--sequence.threads=1",
 )
 

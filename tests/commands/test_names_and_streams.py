@@ -45,7 +45,7 @@ def test_names_that_come_from_elsewhere_are_reported_too(tmp_path: Path, monkeyp
 def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
     record = {**BEGIN, "schema": 2, "files": {}, "writing": []}
     (tmp_path / "sequence.json").write_text(json.dumps(record))
-    line = f'exec "{sys.executable}" -m cl_lightning report "$0" {closed}'
+    line = f'exec "{sys.executable}" -m cl_lightning report "$0" --tables {closed}'
     done = subprocess.run(["sh", "-c", line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "sequence.json").read_text() == json.dumps(record)

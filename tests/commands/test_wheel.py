@@ -43,6 +43,9 @@ def test_the_wheel_holds_the_experiments_and_the_licence(installed: Path) -> Non
     shipped = {p.relative_to(ROOT / "experiments") for p in (ROOT / "experiments").rglob("*.yaml")}
     found = installed / "cl_lightning" / "experiments"
     assert {p.relative_to(found) for p in found.rglob("*.yaml")} == shipped
+    others = {p.relative_to(ROOT) for p in (ROOT / "cl_lightning").rglob("*") if p.is_file() and p.suffix[:3] != ".py"}
+    assert {Path("cl_lightning/results/page/templates/page.html")} < others
+    assert [path for path in others if not (installed / path).exists()] == []
     assert not (installed / "callbacks").exists(), "a name that any other wheel may have"
     (metadata,) = installed.glob("*.dist-info/METADATA")
     assert "License-Expression: Apache-2.0" in metadata.read_text()

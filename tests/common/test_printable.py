@@ -81,7 +81,7 @@ def test_a_report(run: MakeRun, nasty: str, capsys: pytest.CaptureFixture, monke
     metrics = {**METRICS, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), nasty)}
     own = {"title": nasty, "columns": [nasty], "rows": [[nasty]]}
     path = run("plain", 1, facts={"metrics": metrics, "experiment": nasty, "data": nasty, "tables": {"own": [own]}})
-    assert command(report, str(path), monkeypatch=monkeypatch) == 0
+    assert command(report, str(path), "--tables", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert not control_characters(out)
     assert printable(f"{nasty}: scores 0..100 on {nasty}") in out
@@ -99,7 +99,7 @@ def test_task_names_and_folders(
     path = run("plain", 1, order=(task, "Py150"), facts={"metrics": metrics, "tables": {}})
     folder = tmp_path / nasty.replace("/", "|")
     shutil.move(path, folder)
-    assert command(report, str(folder), monkeypatch=monkeypatch) == 0
+    assert command(report, str(folder), "--tables", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"run folder: {folder}"
     assert f"after {task}" in out

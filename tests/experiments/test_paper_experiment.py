@@ -13,6 +13,8 @@ from tests.launch import launched
 
 #: Sizes of the data; what makes the experiment is left as published.
 SIZES = [
+    "--sequence.threads=1",
+    "--sequence.report=false",
     "--data.order=[FOMC,NumGLUE-cm]",
     "--data.train_samples=18",
     "--data.validation_samples=2",
@@ -38,7 +40,7 @@ def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     configs = ["--config", "experiments/_base.yaml", "--config", "experiments/trace_slice_paper.yaml"]
-    options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
+    options = [f"--model.backbone.name={small_llama}", f"--sequence.run_dir={run}", *SIZES]
     done = launched([*configs, *options], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((run / "sequence.json").read_text())
@@ -54,7 +56,7 @@ def test_published_gainlora_settings_run(branches: str, model: str, small_llama:
     run = tmp_path / "run"
     folder = small_llama if model == "llama" else save_tiny_t5(tmp_path / "t5", layers=2, dropout=0.1)
     configs = [f"experiments/{name}.yaml" for name in ("_base", f"superni_gainlora_{branches}_{model}_paper")]
-    options = [f"--model.backbone.name={folder}", f"--sequence.run_dir={run}", "--sequence.threads=1", *SIZES]
+    options = [f"--model.backbone.name={folder}", f"--sequence.run_dir={run}", *SIZES]
     done = launched([*[f"--config={c}" for c in configs], *options, "--data.epochs=2"], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((run / "sequence.json").read_text())

@@ -74,7 +74,8 @@ def _ends(interval: Interval) -> str:
     return f"[{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
+def notes(table: Comparison, metrics: Sequence[str]) -> list[str]:
+    """What the columns, the metrics and the figures are."""
     return [*table.notes, *[f"{m}: {CONVENTIONS[m]}" for m in metrics], ABOUT]
 
 
@@ -86,7 +87,7 @@ def markdown(table: Comparison, metrics: Sequence[str], baseline: int | None) ->
         heads = [f"{name}: {head}" for name, head in zip(names, grid.heads, strict=True)]
         lines += [f"### {printable(grid.title)}", "", _line(["method", *heads]), _line(["---", *["---:"] * len(heads)])]
         lines += [*(_line(row) for row in grid.rows), ""]
-    return "\n".join([*lines, *[f"- {printable(note)}" for note in _notes(table, metrics)], ""])
+    return "\n".join([*lines, *[f"- {printable(note)}" for note in notes(table, metrics)], ""])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -106,8 +107,8 @@ def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> st
         lines += [_row(["", *groups]), _row(["method", *map(_tex, grid.heads)]), r"\midrule"]
         lines += [_row([_tex(cell) for cell in row]) for row in grid.rows]
         lines += [r"\bottomrule", r"\end{tabular}\par\medskip"]
-    notes = [rf"{_tex(note)}\par" for note in _notes(table, metrics)]
-    return "\n".join([*lines, r"{\footnotesize\raggedright", *notes, "}", ""])
+    about = [rf"{_tex(note)}\par" for note in notes(table, metrics)]
+    return "\n".join([*lines, r"{\footnotesize\raggedright", *about, "}", ""])
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,0 +1,84 @@
+"""Heat maps: a coloured cell for each value, blank where there is none, with its value written in it on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING
+
+from cl_lightning.results.page.drawing import tip
+from cl_lightning.results.page.parts import label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Values = Sequence[Sequence[float | None]]
+#: Cells beyond which a map has no titles on its cells: they would make most of the page.
+MANY = 300
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A heat map, see `drawn_on`.
+
+    Attributes:
+        rows, columns: names.
+        values: a list for each row.
+        scale: values of the first and the last colour.
+        colours: a colour map of matplotlib. cividis: from low to high, PuOr: around a middle.
+        digits: of the values written in cells; None: they are not written.
+        x, y: names of the axes.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Values
+    scale: tuple[float, float]
+    x: str
+    y: str
+    colours: str = "cividis"
+    digits: int | None = None
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Inches: room for numbers where cells have them."""
+        cell = (0.42, 0.24) if self.digits is not None else (0.2, 0.11)
+        width = max(3.4, 1.6 + cell[0] * len(self.columns))
+        return min(width, 7.5), min(max(2.2, 1.2 + cell[1] * len(self.rows)), 9.0)
+
+    def draw(self, figure: Figure) -> None:
+        """Draw it, its axes and its scale."""
+        from matplotlib import colormaps
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.patches import Rectangle
+
+        axes, norm, colours = figure.subplots(), Normalize(*self.scale), colormaps[self.colours]
+        if len(self.rows) * len(self.columns) > MANY:
+            cells = [[nan if value is None else value for value in row] for row in self.values]
+            axes.pcolormesh(range(len(self.columns)), range(len(self.rows)), cells, norm=norm, cmap=colours)
+        else:
+            for i, j, value in self._cells():
+                cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(norm(value)), linewidth=0))
+                cell.set_in_layout(False)  # the axes' place does not depend on what is in them
+                tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
+        for i, j, value in self._cells() if self.digits is not None else ():
+            red, green, blue, _ = colours(norm(value))
+            ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+            text = axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
+            text.set_in_layout(False)
+        axes.set(xlim=(-0.5, len(self.columns) - 0.5), ylim=(len(self.rows) - 0.5, -0.5), xlabel=self.x, ylabel=self.y)
+        axes.set_xticks(range(len(self.columns)), [*map(label, self.columns)], rotation=45, ha="right")
+        step = 1 + len(self.rows) // 40
+        axes.set_yticks(range(0, len(self.rows), step), [label(name) for name in self.rows[::step]])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.05, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.solids.set_rasterized(True)  # a gradient: one small picture instead of hundreds of shapes
+
+    def _cells(self) -> Iterator[tuple[int, int, float]]:
+        """(row, column, value) of each that is there."""
+        for i, row in enumerate(self.values):
+            yield from ((i, j, value) for j, value in enumerate(row) if value is not None)

@@ -1,0 +1,41 @@
+"""The sections of a run's page, in order: a file each, listed here. A section that lacks its data says so instead."""
+
+from collections.abc import Callable
+
+from cl_lightning.results.page.parts import Missing, Section
+from cl_lightning.results.page.sections import (
+    curves,
+    gates,
+    losses,
+    parameters,
+    plane,
+    predictions,
+    ran,
+    repeat,
+    replay,
+    scores,
+    subspaces,
+    summaries,
+    surgery,
+    tables,
+    times,
+)
+from cl_lightning.results.page.source import Source
+
+SECTIONS: tuple[Callable[[Source], Section | Missing], ...] = (
+    ran.section,
+    scores.section,
+    plane.section,
+    curves.section,
+    summaries.section,
+    predictions.section,
+    losses.section,
+    surgery.section,
+    gates.section,
+    subspaces.section,
+    replay.section,
+    parameters.section,
+    times.section,
+    tables.section,
+    repeat.section,
+)

@@ -1,0 +1,42 @@
+"""A run in one sentence, made of numbers and their intervals alone."""
+
+from cl_lightning.metrics.bootstrap import format_interval
+from cl_lightning.results.page.source import Source
+from cl_lightning.results.tables import cell
+
+
+def verdict(run: Source) -> str:
+    """What the run learnt and kept; what it cannot say where there are no intervals."""
+    if not run.R:
+        return "No task is finished yet."
+    if run.resampled is None:
+        return "The run has no predictions, so its scores have no intervals, and no more is said of them."
+    if run.protocol.together:
+        return f"Learnt all {len(run.tasks)} tasks together: {_told(run, 'fp')} on average."
+    if run.protocol.alone:
+        return f"Learnt {_counted(len(run.done))} from the base model each: {_told(run, 'ap')} on average."
+    if len(run.done) == 1:
+        return f"Learnt one task: {_told(run, 'ap')}."
+    return f"Learnt {_told(run, 'ap')} on average over {len(run.done)} tasks, kept {_told(run, 'fp')}: {_forgot(run)}."
+
+
+def _forgot(run: Source) -> str:
+    """What was forgotten, as far as the test examples can tell it from nothing."""
+    told, (low, high) = _told(run, "forget_T"), run.metric_intervals["forget_T"]
+    if high < 0:
+        return f"gained {_told(run, 'bwt_T')} points after tasks were learnt"
+    if low <= 0:
+        return f"forgot {told} points, which these test examples do not tell from 0"
+    lost = [(*run.lost(task), name) for task, name in enumerate(run.done[:-1])]
+    value, ends, name = max(lost, key=lambda each: each[0])
+    return f"forgot {told} points, most on {name}: {cell(value)} ({format_interval(ends)})"
+
+
+def _told(run: Source, metric: str) -> str:
+    """A sequence metric with its interval."""
+    value = run.protocol.summary(run.R, run.record["zero_shot"])[metric]
+    return f"{cell(value)} ({format_interval(run.metric_intervals[metric])})"
+
+
+def _counted(count: int) -> str:
+    return "one task" if count == 1 else f"{count} tasks"

@@ -1,0 +1,57 @@
+"""Make a run's page and figures and put them into its folder, each file whole or not at all."""
+
+import secrets
+from pathlib import Path
+from shlex import quote
+
+from cl_lightning.common.errors import StateError, UserError
+from cl_lightning.common.files import replace_file, report_disk_errors
+from cl_lightning.common.paths import below
+from cl_lightning.common.terminal import say
+from cl_lightning.results.page.assemble import assembled
+from cl_lightning.results.page.sections import SECTIONS
+from cl_lightning.results.page.source import Source
+from cl_lightning.results.page.verdict import verdict
+from cl_lightning.results.tables import state_of
+from cl_lightning.sequence.run_files import PAGE, is_report
+
+
+def write(path: Path) -> Path:
+    """Write `report.html` and `figures/` into a run folder; the page's path is returned. Nothing else is touched.
+
+    Raises:
+        StateError: no run folder or a damaged one; it cannot be written to, or holds somebody else's file of that name.
+    """
+    run = Source(path)
+    title = f"{run.record['experiment']} on {state_of(run.record)}"
+    page, drawn = assembled(title, verdict(run), (make(run) for make in SECTIONS))
+    for name, figure in drawn.items():
+        _put(path, f"figures/{name}.svg", figure.svg)
+        _put(path, f"figures/{name}.png", figure.png())
+    _put(path, PAGE, page)
+    return path / PAGE
+
+
+def write_at_end(path: Path) -> None:
+    """As `write`, after a run: its result is saved by then, so whatever goes wrong is told and does not fail the run.
+
+    The command that is told draws it again, and ends with that error.
+    """
+    try:
+        page = write(path)
+    except Exception as error:
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        again = f"the run is complete; cl-lightning report {quote(str(path))} draws it again"
+        say(f"the report could not be drawn ({why}); {again}", error=True)
+    else:
+        say(f"report: {page}")
+
+
+def _put(folder: Path, name: str, data: bytes) -> None:
+    """Replace an earlier report's file. A scratch file of its own: the run may be writing at the same time."""
+    file = below(folder, name)
+    if file.exists() and not is_report(file):
+        raise StateError(f"{file}: is not a report's, and would be overwritten; move it away, then run again")
+    with report_disk_errors(file, StateError):
+        file.parent.mkdir(exist_ok=True)
+        replace_file(file, data, below(folder, f".cl_lightning-{secrets.token_hex(8)}"))

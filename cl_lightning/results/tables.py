@@ -1,0 +1,129 @@
+"""A run's tables, for the terminal and for the page: scores, sequence metrics, what callbacks show. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.metrics.bootstrap import Interval, format_interval
+from cl_lightning.metrics.matrix import CONVENTIONS
+from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table. The first cell of each row is its head; `cell` writes the others."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def cell(value: Any) -> str:
+    """A value in a table: floats with two digits, nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _last_row(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
+    metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
+    alone = PROTOCOLS[record["protocol"]].alone
+    intervals = metrics["intervals"]
+    rows: list[list[Any]] = []
+    for j, name in enumerate(columns(record) if R else ()):
+        learnt = R[order.index(name)][j] if name in order else None
+        now = learnt if alone else R[-1][j]
+        if now is not None:
+            interval = intervals.get(name if alone else order[-1], {}).get(name)
+            forgotten = None if learnt is None or alone else learnt - now
+            told = [format_interval(interval), forgotten, _over_budget(metrics, name)]
+            rows.append([name, metric_label(metrics, name), learnt, now, *told])
+    return rows
+
+
+def _over_budget(metrics: dict[str, Any], task: str) -> str:
+    """How many references are longer than what may be generated: no prediction can hold them whole."""
+    budget = metrics["budgets"].get(task, {"longer": 0})
+    return "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
+
+
+def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
+    """Of each column; [] where there are none."""
+    metrics = record["metrics"]
+    if key != "zero_shot":
+        return metrics["baseline_intervals"].get(key, [])
+    found = metrics["intervals"].get(ZERO_SHOT, {})
+    return [found.get(task) for task in columns(record)] if found else []
+
+
+def _further(record: dict[str, Any]) -> list[list[Any]]:
+    """A line for each further metric of each task scored."""
+    metrics, order = record["metrics"], record["order"][: record["done"]]
+    further = metrics["further"]
+    rows: list[list[Any]] = []
+    for name in columns(record) if order else ():
+        learnt = further.get(name, {}).get(name, {})
+        now = learnt if PROTOCOLS[record["protocol"]].alone else further.get(order[-1], {}).get(name, {})
+        for metric, value in now.items():
+            then = learnt.get(metric, {}).get("score")
+            rows.append([name, metric, then, value["score"], format_interval(value["interval"])])
+    return rows
+
+
+def state_of(record: dict[str, Any]) -> str:
+    """Which data a run's figures are on, and what state it is of."""
+    order, done = record["order"], record["done"]
+    state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
+    return state + (f" ({record['view']})" if "view" in record else "")
+
+
+def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[Rows]:
+    """The score matrix with its baselines, last scores, further metrics, the sequence metrics; none that is empty.
+
+    `ends`: intervals of the sequence metrics, from `metric_intervals`.
+    """
+    metrics, order = record["metrics"], record["order"]
+    values = PROTOCOLS[record["protocol"]].summary(record["R"], record["zero_shot"])
+    rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
+    references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
+    for label, key in references.items():
+        scores = record[key] if key == "zero_shot" else metrics[key]
+        if scores is not None:
+            rows.append([label, *scores])
+            if found := _reference_intervals(record, key):
+                rows.append(["  95 % interval", *map(format_interval, found)])
+    tasks = columns(record)
+    if metrics["trained"] and len(tasks) == len(order):
+        rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
+    rows.append(["metric", *[metric_label(metrics, n) for n in tasks]])
+    tables = [
+        Rows(f"{record['experiment']}: scores 0..100", ["", *tasks], rows),
+        Rows(
+            "each task's last score (95 % bootstrap intervals over the test examples)",
+            ["task", "metric", "when learnt", "now", "95 % interval", "forgotten", "long answers"],
+            _last_row(record),
+        ),
+        Rows(
+            "further metrics (no part of the matrix)",
+            ["task", "metric", "when learnt", "now", "95 % interval"],
+            _further(record),
+        ),
+        Rows(
+            "sequence metrics (95 % bootstrap intervals over the test examples)",
+            ["name", "value", "95 % interval", "meaning"],
+            [
+                [name, values[name], format_interval(ends.get(name)), meaning]
+                for name, meaning in CONVENTIONS.items()
+                if values[name] is not None
+            ],
+        ),
+    ]
+    return [each for each in tables if each.rows]
+
+
+def callback_tables(record: dict[str, Any]) -> list[Rows]:
+    """What the run's callbacks show; none that is empty."""
+    found = [Rows(t["title"], t["columns"], t["rows"]) for slot in record["tables"].values() for t in slot]
+    return [each for each in found if each.rows]
