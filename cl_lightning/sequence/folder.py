@@ -25,6 +25,8 @@ from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, SCRATCH
 SCHEMA = 2
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
+#: What to do where a file of a run folder is missing or damaged.
+REMEDY = "restore it, or start over with FRESH=1"
 #: Stands for the untrained model where a finished task's name would stand.
 ZERO_SHOT = "zero-shot"
 
@@ -239,21 +241,23 @@ def metric_told(metrics: dict[str, Any], task: str) -> str:
     return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics["by_likelihood"] else "")
 
 
-def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
-    """A file that the record names, compared with its checksum. Raises StateError: missing, damaged, a link."""
+def read_checked(path: Path, record: dict[str, Any], name: str, remedy: str = REMEDY) -> bytes:
+    """A file that the record names, compared with its checksum. `remedy`: what to do where it cannot be read.
+
+    Raises:
+        StateError: missing, damaged, a link.
+    """
     file = below(path, name)
     if name not in record["files"]:
-        raise StateError(f"{file}: not part of this run's state")
+        raise StateError(f"{file}: not part of what {path} holds by its record")
     if not file.is_file():
-        raise StateError(f"{file}: missing; restore it, or start over with FRESH=1")
+        raise StateError(f"{file}: missing; {remedy}")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise StateError(f"{file}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != record["files"][name]:
-        raise StateError(
-            f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1"
-        )
+        raise StateError(f"{file}: damaged (its checksum is not the recorded one); {remedy}")
     return data
 
 

@@ -45,6 +45,15 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         raise StateError(f"{file}: no text, or nested too deeply") from None
     except ValueError:
         raise StateError(f"{file}: holds an alias of itself") from None
+    return check_config(config, file)
+
+
+def check_config(config: Any, file: Path) -> dict[str, Any]:
+    """The configuration read from `file`, if it has the sections and options that everything here relies on.
+
+    Raises:
+        StateError: it has not.
+    """
     if not isinstance(config, dict):
         raise StateError(f"{file}: holds no options by name")
     for section in ("model", "data"):
