@@ -229,9 +229,10 @@ class AdaptedLinear(nn.Module):
         if self.gated and gates is None:
             raise ConfigError(
                 "this model weighs its branches by the prompt, and no gates came with the call: generate by "
+                "cl_lightning.load(folder).generate, or give the model what .inputs(prompts) gives; of a module, by "
                 "cl_lightning.evaluation.generate.generate(.., own=[e.own for e in encoded], "
                 "extra=module.adapter.forward_kwargs), of prompts from data.prompt.PromptEncoder; take likelihoods "
-                "from module.answer_logits or module.sample_nll"
+                "from .score, module.answer_logits or module.sample_nll"
             )
         if gates is not None and not self._fit(gates, x):
             raise ConfigError(

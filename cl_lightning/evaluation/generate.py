@@ -1,9 +1,9 @@
-"""Greedy generation for scoring: sorted by length, batched, stopping when all sequences have ended.
+"""Generation, greedy in scoring: sorted by length, batched, stopping when all sequences have ended.
 
 What makes it fast: little padding, the instruction shared by all prompts of a task computed once, and many rows at once
 in the memory of a few (`evaluation.decode`). transformers' own loop does all of it for models that keep more than keys
-and values, and where `model.backbone.generation` keeps settings. Penalties hold state for every row and count padding
-as said, so that prompts then run with those of their own length only.
+and values, where `model.backbone.generation` keeps settings, and to sample or to stream. Penalties hold state for every
+row and count padding as said, so that prompts then run with those of their own length only.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
+from transformers.generation import BaseStreamer
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
@@ -30,15 +31,24 @@ def generate(
     batch_size: int,
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    temperature: float = 0.0,
+    streamer: BaseStreamer | None = None,
 ) -> list[str]:
-    """Greedy continuations, in the order of `prompts`, without special tokens, and where there is no chat template
-    without the blank that sets an answer off from its prompt; other space stays, metrics see to it.
+    """Continuations, in the order of `prompts`, without special tokens, and where there is no chat template without
+    the blank that sets an answer off from its prompt; other space stays, metrics see to it.
 
     Arguments are those of `continuations`.
     """
-    made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
-    blank = "" if tokenizer.chat_template else " "
+    made = continuations(
+        llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra, temperature=temperature, streamer=streamer
+    )
+    blank = answer_blank(tokenizer)
     return [text.removeprefix(blank) for text in texts(llm, tokenizer, made)]
+
+
+def answer_blank(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What sets an answer off from its prompt: a blank, or nothing where there is a chat template."""
+    return "" if tokenizer.chat_template else " "
 
 
 def texts(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -57,9 +67,11 @@ def continuations(
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """Token ids of the greedy continuations, in the order of `prompts`; padding may follow the end token,
-    which is any of `data.end_tokens.end_tokens`.
+    """Token ids of the continuations, in the order of `prompts`; padding may follow the end token, which is any of
+    `data.end_tokens.end_tokens`.
 
     Prompts (token ids) are left-padded for decoders. Long prompts come first, so that running out of memory
     shows at once. The model's train mode is restored.
@@ -69,6 +81,9 @@ def continuations(
         extra: further arguments of the model for a batch of prompts, each sample's own (gates), which are told from
             `own`; nothing is then computed once for all prompts.
         stop: texts after which a continuation also ends, beside those of the model's generation settings.
+        temperature: 0 takes the most likely token each time; above 0, tokens are drawn from softmax(logits /
+            temperature) with torch's global generator.
+        streamer: is given the tokens of the only prompt as they come.
 
     Raises:
         ConfigError: `extra` without `own`.
@@ -88,7 +103,7 @@ def continuations(
     training = llm.training
     llm.eval()
     try:
-        prefix = _Prefix(llm, prompts if extra is None else [], plain=not settings)
+        prefix = _Prefix(llm, prompts if extra is None else [], plain=not (settings or temperature or streamer))
         for chunk in _chunks([len(p) for p in prompts], batch_size, alike=bool(settings)):
             rest = [prompts[i][prefix.length :] for i in chunk]
             spans = None if extra is None else [own[i] for i in chunk]
@@ -100,9 +115,9 @@ def continuations(
             out = llm.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                do_sample=temperature > 0,
                 num_beams=1,
-                temperature=None,
+                temperature=temperature or None,
                 top_p=None,
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
@@ -110,6 +125,7 @@ def continuations(
                 custom_generate=decode if prefix.plain else None,
                 stopping_criteria=stops,
                 stop_strings=None,
+                streamer=streamer,
             )
             # A decoder of its own begins with one token that says nothing and may be an end token elsewhere (BART).
             new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
@@ -130,7 +146,7 @@ def _chunks(lengths: Sequence[int], size: int, alike: bool) -> list[list[int]]:
 class _Prefix:
     """What all prompts begin with, computed once; of length 0 where nothing can be shared.
 
-    `plain`: whether greedy decoding here is the most likely token each time.
+    `plain`: whether decoding is the most likely token each time, and nobody is given tokens as they come.
     """
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], plain: bool) -> None:
