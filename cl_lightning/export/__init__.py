@@ -1,0 +1,11 @@
+"""A run's model in formats of other programs: `cl-lightning export RUN --format=NAME`.
+
+Each format is a module with `export(request, out)`, which writes into the empty folder `out` and returns what the user
+is told, a line each.
+"""
+
+#: Formats by name: the module that writes one. Nothing is imported before a format is chosen.
+FORMATS = {
+    "peft": "cl_lightning.export.peft",
+    "merged": "cl_lightning.export.merged",
+}
