@@ -22,6 +22,10 @@ COMMANDS = {
     "report": Command("print a run's tables", READ_ONLY),
     "compare": Command("put several runs into one table", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
+    "export": Command(
+        "write a run's model for PEFT, transformers, llama.cpp or Ollama",
+        "nothing was written; run the same command again",
+    ),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
         "download the data that licences allow", "what has arrived is kept; run the same command again to go on"

@@ -18,6 +18,8 @@ SCRATCH = ".cl_lightning.scratch"
 #: What the record says, for other programs; made anew after each task.
 EXPORTS = ("matrix.csv", "curves.csv", "metrics.json")
 KEPT = (RECORD, LOCK, SCRATCH)
+#: Holds models that were exported for other programs: the user's, so never deleted, and never in the way.
+EXPORTED = "export"
 #: Folders that hold a view of the run, with a record of its own.
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
 #: What the CSV logger writes in attempt n.
@@ -32,14 +34,15 @@ ReadRecord = Callable[[Path], dict[str, Any] | None]
 def sort_out(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list[str], list[str]]:
     """(the run's own files, others) in a run folder, as names below it. Links are never followed.
 
-    A link is the run's own only where wandb makes one; so is everything in wandb's folder of this run, by its name.
+    What lies in EXPORTED is neither. A link is the run's own only where wandb makes one; so is everything in wandb's
+    folder of this run, by its name.
     """
     named = {*KEPT, *EXPORTS, *record["files"], *record["writing"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
     ours: list[str] = []
     others: list[str] = []
     views: dict[str, dict[str, Any]] = {}
-    for name, link in _files(path, lambda folder: _view(path, folder, read, views)):
+    for name, link in _files(path, lambda folder: folder == EXPORTED or _view(path, folder, read, views)):
         log = CSV_LOG.fullmatch(name)
         logged = log is not None and int(log[1]) <= record["attempts"]
         mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged)
