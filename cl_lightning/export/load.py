@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from cl_lightning.common.errors import StateError, nearest
+from cl_lightning.common.errors import ConfigError, StateError, nearest
+from cl_lightning.export import native
 from cl_lightning.export.loaded import LoadedModel, PromptSettings
+from cl_lightning.export.native import INDEX, read_index
 from cl_lightning.sequence.folder import CONFIG, REMEDY, read_record
 from cl_lightning.sequence.load import learnt, rebuilt
 from cl_lightning.sequence.run_files import RECORD
@@ -49,8 +51,8 @@ def load(
 
     Args:
         path: the folder.
-        after: the model as it was after so many tasks, 0 being the base, or after the task of this name. None: after
-            all that are done.
+        after: the model as it was after so many tasks, 0 being the base, or after the task of this name ("2" is a
+            number where no task is called so). None: after all that are done.
         allow: classes of your own that may be made too, as the configuration names them ("my_package.MyAdapter").
         trust_remote_code: let code that comes with the base model run.
         device: where it runs; None: on an accelerator if there is one, else on the CPU.
@@ -59,19 +61,34 @@ def load(
     Raises:
         StateError: no such folder, a damaged or foreign one, one that needs classes that were not allowed, or a task
             that is not done.
-        ConfigError: the base model is not to be had here, or has code of its own that is not trusted.
+        ConfigError: the base model is not to be had here, or has code of its own that is not trusted; or no such
+            device or dtype.
     """
-    folder = Path(path)
+    folder, where = Path(path), _device(device)
     stored = _stored(folder)
-    tasks = learnt(folder, stored.record, _number(folder, stored.record, after))
+    tasks = learnt(folder, stored.record, _number(folder, stored.record, after), "after")
     names = [field.name for field in fields(PromptSettings)]
     options = {name: value for name, value in stored.config["data"].items() if name in names}
     prompts = make(PromptSettings, options, "data", stored.file)
     base = stored.record["base"]
     module = rebuilt(stored.config["model"], base, stored.file, allow, trust_remote_code, dtype)
     restore_branches(module.adapter, folder, stored.record, tasks, stored.remedy)
-    where = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return LoadedModel(module.eval().to(where), prompts, tasks)
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    """Where the model runs. Raises ConfigError for what is no device of this machine."""
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if asked is None:
+        return here or torch.device("cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise ConfigError(f"device: {asked!r} is no device that torch knows; cpu is one") from None
+    there = {"cpu": 1, **({here.type: torch.accelerator.device_count()} if here else {})}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise ConfigError(f"device: there is no {device} on this machine; leave it out")
+    return device
 
 
 def _stored(folder: Path) -> Stored:
@@ -87,11 +104,18 @@ def _run(folder: Path) -> Stored:
     return Stored(record, read_config(folder, record), folder / CONFIG, REMEDY)
 
 
+def _export(folder: Path) -> Stored:
+    record, config = read_index(folder)
+    return Stored(record, config, folder / INDEX, native.REMEDY)
+
+
 def _number(folder: Path, record: dict[str, Any], after: int | str | None) -> int | None:
     """How many tasks are in, of a number or a task's name."""
     if not isinstance(after, str):
         return after
     done = record["order"][: record["done"]]
+    if after not in done and after.isdecimal():
+        return int(after)
     if after not in done:
         raise StateError(f"{folder}: no task {after!r} is done; {nearest(after, done) if done else 'none is'}")
     return done.index(after) + 1
@@ -107,6 +131,7 @@ def _by(loader: str) -> Callable[[Path], NoReturn]:
 #: What reads a folder, by the file that says what it is.
 READERS: dict[str, Callable[[Path], Stored]] = {
     RECORD: _run,
+    INDEX: _export,
     "adapter_config.json": _by("peft.AutoPeftModelForCausalLM.from_pretrained"),
     "config.json": _by("transformers.AutoModelForCausalLM.from_pretrained"),
 }

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.paths import check_utf8
 from cl_lightning.data.base import Example
 from cl_lightning.data.chat import DAY
 from cl_lightning.data.collate import prompt_batch
@@ -51,23 +50,32 @@ class LoadedModel:
     Attributes:
         model: the LLM with its adapters in place, in eval mode. Where gates weigh the branches by the prompt (GainLoRA,
             SAPT-LoRA), a call without gates is refused: `model.generate(**loaded.inputs(prompts))` has them.
+        module: what holds the model and its adapter strategy, as in `load_run`.
         tokenizer: with date and variables of its chat template as in training.
         tasks: what it has learnt, in order; none: it is the base.
         prompts: how prompts were written in training.
     """
 
     def __init__(self, module: ContinualLM, prompts: PromptSettings, tasks: Sequence[str]) -> None:
-        self._module = module
+        self.module = module
         self.prompts, self.tasks = prompts, tuple(tasks)
         self._encoder(None, None)  # a template that cannot be given these is told now
 
     @property
     def model(self) -> PreTrainedModel:
-        return self._module.llm
+        return self.module.llm
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._module.tokenizer
+        return self.module.tokenizer
+
+    @property
+    def told(self) -> str:
+        """Which model this is, for people."""
+        last, count = self.tasks[-1] if self.tasks else "", len(self.tasks)
+        learnt = f"after {last} ({count} task{'s' if count > 1 else ''} learnt)" if last else "before any task"
+        strategy, dtype = type(self.module.adapter).__name__, str(self.model.dtype).removeprefix("torch.")
+        return f"{self.module.backbone.name} with {strategy} {learnt}, in {dtype} on {self.model.device}"
 
     def generate(
         self,
@@ -160,7 +168,7 @@ class LoadedModel:
             raise ConfigError(f"answers: {len(ends)} for {len(prompts)} prompts; give one for each")
         rows = self._encoded(prompts, system_prompt, max_prompt_tokens, max(map(len, ends), default=0))
         pairs = [replace(row, answer_ids=end) for row, end in zip(rows, ends, strict=True)]
-        found = log_likelihoods(self.model, self._module.answer_logits, self.tokenizer.pad_token_id, pairs, batch_size)
+        found = log_likelihoods(self.model, self.module.answer_logits, self.tokenizer.pad_token_id, pairs, batch_size)
         return [value for value, _ in found]
 
     @torch.no_grad()
@@ -178,7 +186,7 @@ class LoadedModel:
         """
         rows = self._encoded(prompts, system_prompt, max_prompt_tokens, 0)
         ids, own = [row.prompt_ids for row in rows], [row.own for row in rows]
-        left = not self._module.encoder_decoder
+        left = not self.module.encoder_decoder
         padded = prompt_batch(ids, self.tokenizer.pad_token_id, left, own)
         batch = {name: tensor.to(self.model.device) for name, tensor in padded.items()}
         extra = {} if self._extra is None else self._extra(batch)
@@ -187,7 +195,7 @@ class LoadedModel:
 
     @property
     def _extra(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
-        adapter = self._module.adapter
+        adapter = self.module.adapter
         return adapter.forward_kwargs if adapter.per_sample else None
 
     def _encoder(self, system_prompt: str | None, max_prompt_tokens: int | None) -> PromptEncoder:
@@ -195,6 +203,7 @@ class LoadedModel:
         if system_prompt and not self.tokenizer.chat_template:
             raise ConfigError("system_prompt: the model has no chat template to give it to; write it into the prompts")
         budget = ours.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+        self._check_sizes(max_prompt_tokens=budget)
         system = ours.system_prompt if system_prompt is None else system_prompt
         return PromptEncoder(self.tokenizer, budget, system, ours.date, ours.template_args)
 
@@ -203,14 +212,13 @@ class LoadedModel:
     ) -> list[Encoded]:
         """Prompts as token ids, after which the model has room for so many more."""
         encoder = self._encoder(system_prompt, max_prompt_tokens)
-        self._check_sizes(max_prompt_tokens=encoder.max_prompt_tokens)
         rows = []
         for index, text in enumerate(_texts(prompts, "prompts")):
             example = Example(f"prompts[{index}]", text, "")
             ids, cut, own = encoder.prompt(example, KEEP_HEAD)
             if not ids:
                 raise ConfigError(f"{example.id}: is empty, and no chat template stands around it; leave it out")
-            context = self._module.context
+            context = self.module.context
             if context is not None and len(ids) + room > context:
                 raise ConfigError(
                     f"{example.id}: {len(ids)} tokens, and {room} for the answer, are more than the model's context of "
@@ -241,5 +249,8 @@ def _texts(given: Iterable[str], what: str) -> list[str]:
     for index, text in enumerate(made):
         if not isinstance(text, str):
             raise ConfigError(f"{what}[{index}]: is of type {type(text).__name__}, expected a text")
-        check_utf8(f"{what}[{index}]", text)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{what}[{index}]: {text!r} holds half a surrogate pair, which is no character") from None
     return made

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.errors import ConfigError, StateError, nearest
 from cl_lightning.common.memory import give_back_memory
 from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import make, read_config
@@ -57,8 +58,10 @@ def load_run(
     return LoadedRun(module.eval(), record["R"], record)
 
 
-def learnt(folder: Path, record: dict[str, Any], tasks: int | None) -> list[str]:
+def learnt(folder: Path, record: dict[str, Any], tasks: int | None, option: str = "tasks") -> list[str]:
     """The tasks whose branches make up the model after so many tasks; None: after all that are done.
+
+    `option`: what the caller calls `tasks`.
 
     Raises:
         StateError: fewer are done, or the run has one model per task and none was chosen.
@@ -67,10 +70,10 @@ def learnt(folder: Path, record: dict[str, Any], tasks: int | None) -> list[str]
     if alone and tasks is None:
         raise StateError(
             f"{folder}: holds one model per task (data.protocol=independent), there is no one model to load; "
-            "tasks=1 is the first task's, tasks=2 the second's"
+            f"{option}=1 is the first task's, {option}=2 the second's"
         )
     if tasks is not None and not 0 <= tasks <= record["done"]:
-        raise StateError(f"{folder}: tasks={tasks} is not in 0..{record['done']}, the number of tasks that are done")
+        raise StateError(f"{folder}: {option}={tasks} is not in 0..{record['done']}, the number of tasks that are done")
     done: list[str] = record["order"][: record["done"] if tasks is None else tasks]
     return done[-1:] if alone else done
 
@@ -92,8 +95,11 @@ def rebuilt(
 
     Raises:
         StateError: the options make no model, or the base is another one now.
-        ConfigError: as `load_run`, or the dtype of a 4-bit base is to be changed.
+        ConfigError: as `load_run`; no such dtype, or that of a 4-bit base is to be changed.
     """
+    known = get_args(get_type_hints(Backbone)["dtype"])
+    if dtype is not None and dtype not in known:
+        raise ConfigError(f"dtype: {dtype!r} is none of a base; {nearest(dtype, known)}")
     module = _loaded(options, file, allow, trust_remote_code)
     backbone = module.backbone
     if module.base_hash != base:

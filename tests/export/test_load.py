@@ -45,8 +45,8 @@ def test_other_gates_say_something_else(trained: Trained, name: str) -> None:
     run = trained(name)
     for opened in (1.0, 0.0):
         loaded = cl_lightning.load(run)
-        gates = loaded._module.adapter.forward_kwargs
-        loaded._module.adapter.forward_kwargs = lambda batch, g=gates, o=opened: {
+        gates = loaded.module.adapter.forward_kwargs
+        loaded.module.adapter.forward_kwargs = lambda batch, g=gates, o=opened: {
             "gates": torch.full_like(g(batch)["gates"], o)
         }
         said, predictions = zip(*(answers(loaded, run, TASKS[1], task) for task in TASKS), strict=True)
@@ -163,10 +163,25 @@ def test_the_dtype_of_the_base_may_be_changed(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "float46"}, "dtype: 'float46' is none of a base; did you mean float"),
+        ({"device": "gpu"}, "device: 'gpu' is no device that torch knows"),
+        ({"device": "cpu:3"}, "device: there is no cpu:3 on this machine"),
+        ({"device": "meta"}, "device: there is no meta on this machine"),
+    ],
+)
+def test_a_dtype_or_device_that_is_none_is_refused(trained: Trained, options: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        cl_lightning.load(trained("SeqLoRA"), **options)
+    assert cl_lightning.load(trained("SeqLoRA"), device="cpu").model.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
     ("after", "said"),
     [
-        (3, r"tasks=3 is not in 0\.\.2, the number of tasks that are done"),
-        (-1, r"tasks=-1 is not in 0\.\.2"),
+        (3, r"after=3 is not in 0\.\.2, the number of tasks that are done"),
+        ("3", r"after=3 is not in 0\.\.2"),
         ("FOCM", "no task 'FOCM' is done; did you mean FOMC"),
     ],
 )
@@ -193,7 +208,7 @@ def test_other_folders_are_refused_with_what_loads_them(tmp_path: Path, file: st
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "one text": ({"prompts": "one"}, "prompts: is one text; give a list of texts"),
     "a number": ({"prompts": [3]}, r"prompts\[0\]: is of type int, expected a text"),
-    "half a pair": ({"prompts": ["\ud800"]}, r"prompts\[0\]: '\\ud800' is no UTF-8 text"),
+    "half a pair": ({"prompts": ["\ud800"]}, r"prompts\[0\]: '\\ud800' holds half a surrogate pair"),
     "no budget": ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
     "no batch": ({"batch_size": 0}, "batch_size: 0 must be 1 or more"),
     "cold": ({"temperature": -1.0}, r"temperature: -1\.0 must be 0 or more"),
