@@ -26,6 +26,7 @@ COMMANDS = {
         "write a run's model for PEFT, transformers, llama.cpp or Ollama",
         "nothing was written; run the same command again",
     ),
+    "predict": Command("answer the prompts of a file", "nothing was written; run the same command again"),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
         "download the data that licences allow", "what has arrived is kept; run the same command again to go on"
