@@ -27,6 +27,7 @@ COMMANDS = {
         "nothing was written; run the same command again",
     ),
     "predict": Command("answer the prompts of a file", "nothing was written; run the same command again"),
+    "chat": Command("talk to a trained model", READ_ONLY),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
         "download the data that licences allow", "what has arrived is kept; run the same command again to go on"

@@ -23,6 +23,11 @@ def say(text: object, *, error: bool = False) -> None:
     print(shown(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def say_part(text: str) -> None:
+    """Print a part of a text, at once: line ends and tabs stay as they are, all else that does not print is escaped."""
+    print("".join(c if c in "\n\t" else shown(c) for c in text), end="", flush=True)
+
+
 def say_error(error: object) -> None:
     """Print an error in one line, to standard error."""
     say(f"error: {error}", error=True)
