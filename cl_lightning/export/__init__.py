@@ -8,4 +8,5 @@ is told, a line each.
 FORMATS = {
     "peft": "cl_lightning.export.peft",
     "merged": "cl_lightning.export.merged",
+    "gguf": "cl_lightning.export.gguf",
 }
