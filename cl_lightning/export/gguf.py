@@ -22,7 +22,7 @@ from cl_lightning.export.merged import merge
 from cl_lightning.export.modelfile import TrainedPrompt, modelfile
 from cl_lightning.export.trained import Request, Trained
 
-FILE = "model.gguf"
+FILE = "merged.gguf"
 #: How matrices are held, by dtype: numpy's type of that size, GGUF's, and the file's.
 HELD = {
     "float32": (np.float32, GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -32,7 +32,7 @@ HELD = {
 
 
 def export(request: Request, out: Path) -> list[str]:
-    """Write model.gguf, Modelfile and README.md.
+    """Write merged.gguf, Modelfile and README.md.
 
     Raises:
         ConfigError: see `export.merged`; an architecture, tokenizer or dtype that is not written here.

@@ -93,7 +93,7 @@ def test_the_modelfile_writes_prompts_as_in_training(folder: Path, runs: Runs) -
     lines = (folder / "Modelfile").read_text()
     template = lines.split('TEMPLATE """', 1)[1].split('"""', 1)[0]
     assert template.replace("{{ .Prompt }}", "Well?") == encoder.chat.text("Well?")
-    assert lines.startswith("FROM ./model.gguf\n")
+    assert lines.startswith("FROM ./merged.gguf\n")
     assert 'PARAMETER stop "<|end|>"' in lines
 
 
