@@ -1,4 +1,4 @@
-"""A run's model in formats of other programs: `cl-lightning export RUN --format=NAME`.
+"""The trained model: used (`cl_lightning.load`), and written in several formats (`cl-lightning export RUN --format=NAME`).
 
 Each format is a module with `export(request, out)`, which writes into the empty folder `out` and returns what the user
 is told, a line each.
@@ -8,5 +8,6 @@ is told, a line each.
 FORMATS = {
     "peft": "cl_lightning.export.peft",
     "merged": "cl_lightning.export.merged",
+    "gguf": "cl_lightning.export.gguf",
     "native": "cl_lightning.export.native",
 }

@@ -68,7 +68,7 @@ def _cast(losses: Mapping[str, tuple[float, float]], dtype: str) -> str:
     weight, update = losses[worst]
     return (
         f"merged in float32, then cast to {dtype}: the cast loses at most {update:.1e} of what the branches added to a "
-        f"layer, {weight:.1e} of its weights (Frobenius, {worst})"
+        f"layer, {weight:.1e} of its weights (Frobenius, {worst}); --dtype=float32 loses nothing"
     )
 
 

@@ -22,7 +22,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_each_format_goes_to_a_folder_of_the_run(format: str, run: Path) -> None:
+def test_each_format_goes_to_a_folder_of_the_run(format: str, runs: Runs, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs("bpe"), tmp_path / "run"))
     before = files(run)
     told = launch("export", str(run), f"--format={format}")
     assert told.code == 0, told.err
