@@ -1,4 +1,4 @@
-"""The trained model: used (`cl_lightning.load`), and written in several formats (`cl-lightning export RUN --format=NAME`).
+"""The trained model: used (`cl_lightning.load`), and written in formats (`cl-lightning export RUN --format=NAME`).
 
 Each format is a module with `export(request, out)`, which writes into the empty folder `out` and returns what the user
 is told, a line each.
