@@ -1,6 +1,7 @@
 """Write a run's model for other programs: `cl-lightning export RUN --format=peft`.
 
 peft: all branches as one LoRA adapter for PEFT. merged: a plain model of transformers. gguf: for llama.cpp and Ollama.
+native: the branches as they are, for every strategy, which cl_lightning.load reads.
 By default the model after the last finished task goes to RUN/export/FORMAT. A folder in which anything lies is refused.
 """
 

@@ -3,7 +3,9 @@
 The first test that asks for a run trains it (`tests.export.tiny`), which takes all its time beyond a second or two.
 """
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.export.loaded import LoadedModel, PromptCutWarning
 from cl_lightning.sequence.folder import ZERO_SHOT
+from tests.conftest import ROOT
 from tests.export.tiny import BUDGET, GATED, STRATEGIES, TASKS, Trained, stored, trained
 
 __all__ = ["trained"]
@@ -234,3 +237,15 @@ def test_without_a_template_there_is_no_system_prompt_and_no_empty_prompt(traine
     with pytest.raises(ConfigError, match="answers: 1 for 2 prompts; give one for each"):
         loaded.score(PROMPTS, ["8"])
     assert loaded.generate([]) == loaded.score([], []) == []
+
+
+def test_what_the_page_shows_works(trained: Trained) -> None:
+    page, shown_run = (ROOT / "docs" / "trained_model.md").read_text(), "runs/trace_gainlora/c4fb45d101fa"
+    shown = page.split("```python\n", 1)[1].split("```", 1)[0]
+    scope: dict[str, Any] = {}
+    exec(shown.replace(shown_run, str(trained("GainLoRA"))), scope)
+    assert (len(scope["answers"]), len(scope["values"])) == (1, 2)
+    table = page.split("## What it gives", 1)[1].split("\n\n")[1]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)", row.split("|")[1])}
+    public = {name for name in vars(LoadedModel) if not name.startswith("_")}
+    assert named == public | {"tasks"}
