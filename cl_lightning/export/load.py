@@ -66,6 +66,8 @@ def load(
     """
     folder, where = Path(path), _device(device)
     stored = _stored(folder)
+    if after is None and not stored.record["done"]:
+        raise StateError(f"{folder}: no task is done, so nothing is learnt yet; after=0 is the base model")
     tasks = learnt(folder, stored.record, _number(folder, stored.record, after), "after")
     names = [field.name for field in fields(PromptSettings)]
     options = {name: value for name, value in stored.config["data"].items() if name in names}

@@ -38,6 +38,10 @@ def export(request: Request, out: Path) -> list[str]:
         if getattr(request, option):
             raise ConfigError(f"--{option}: branches are written as they are with --format=native; leave it out")
     trained = Trained(request)
+    if not trained.tasks:
+        raise ConfigError(
+            f"{request.run}: {trained.name} has no branches to write; use {trained.module.backbone.name} itself"
+        )
     checksums = {}
     for task in trained.tasks:
         name = adapter_file(task)

@@ -59,7 +59,9 @@ def test_a_folder_holds_branches_and_what_is_said_of_them(trained: Trained, tmp_
 def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
     run = trained("GainLoRA")
     assert cl_lightning.load(export(run, tmp_path / "first", "--after=FOMC")).tasks == ("FOMC",)
-    assert cl_lightning.load(export(run, tmp_path / "base", "--after=0")).tasks == ()
+    told = launch("export", str(run), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
+    assert told.code == 2
+    assert "the base model has no branches to write; use random-llama itself" in told.line
     alone = export(trained("alone"), tmp_path / "alone", f"--task={TASKS[1]}")
     prompts, predictions = stored(trained("alone"), TASKS[1], TASKS[1])
     assert cl_lightning.load(alone).generate(prompts, max_new_tokens=BUDGET) == predictions
@@ -170,6 +172,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"the file name '\.\./x' has a part that is empty or dots alone",
     ),
     "a task without a branch": (index(lambda said: said["order"].append("more")), "not part of what .* holds"),
+    "nothing learnt": (index(lambda said: said.update(order=[])), "no task is done, so nothing is learnt yet; after=0"),
     "no checksums": (index(lambda said: said.update(files=[])), r"damaged \(files are no checksums by name\)"),
     "no configuration": (index(lambda said: said.pop("config")), r"holds no options by name"),
     "no model": (index(lambda said: said["config"].pop(MODEL)), r"holds no section 'model'"),
