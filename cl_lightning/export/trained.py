@@ -16,7 +16,7 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.export.branches import summed, update_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.folder import CONFIG, adapter_file, read_record
+from cl_lightning.sequence.folder import CONFIG, START, adapter_file, read_record
 from cl_lightning.sequence.stored import make, read_config
 from cl_lightning.sequence.stored_tensors import read_tensors
 
@@ -102,7 +102,7 @@ class Trained:
         if self.request.task is not None:
             return f"the branch of {self.tasks[0]} alone"
         if not self.tasks:
-            return "the base model"
+            return "the model before the first task" if START in self.record["files"] else "the base model"
         return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -139,33 +139,36 @@ class Trained:
                 f"{self.request.run}: {type(adapter).__name__} {why}, which neither one LoRA nor merged weights can "
                 "do; use --format=native"
             )
-        kept = self.tasks[-1:] if adapter.continues else self.tasks
+        tasks = self.tasks[-1:] if adapter.continues else self.tasks
+        kept = [(adapter_file(task), adapter.scaling) for task in tasks]
+        if START in self.record["files"] and self.request.task is None:
+            kept.insert(0, (START, 1.0))
         shapes = {n: (m.out_features, m.in_features) for n, m in llm.named_modules() if isinstance(m, nn.Linear)}
         found: dict[str, list[LowRank]] = {}
-        for task in kept:
-            for name, branch in self._branches(task).items():
+        for file, scaling in kept:
+            for name, branch in self._branches(file).items():
                 try:
-                    update = update_of(branch, adapter.scaling)
+                    update = update_of(branch, scaling)
                 except (KeyError, RuntimeError):
-                    raise self._damaged(f"the branch of {task} at {name}") from None
+                    raise self._damaged(file, f"its branch at {name}") from None
                 if update is not None and update.shape != shapes.get(name):
-                    raise self._damaged(f"the branch of {task} at {name} does not fit the base model")
+                    raise self._damaged(file, f"its branch at {name} does not fit the base model")
                 if update is not None:
                     found.setdefault(name, []).append(update)
         return {name: summed(updates) for name, updates in found.items()}
 
-    def _branches(self, task: str) -> dict[str, dict[str, Tensor]]:
-        """A task's branch, by layer."""
+    def _branches(self, file: str) -> dict[str, dict[str, Tensor]]:
+        """A stored branch, by layer."""
         layers: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in read_tensors(self.request.run, self.record, adapter_file(task)).items():
+        for key, tensor in read_tensors(self.request.run, self.record, file).items():
             layer, _, part = key.rpartition(".")
             if part not in BRANCH:
-                raise self._damaged(f"{key} in the branch of {task}")
+                raise self._damaged(file, f"{key} is no part of a branch")
             layers.setdefault(layer, {})[part] = tensor
         return layers
 
-    def _damaged(self, what: str) -> StateError:
-        return StateError(f"{self.request.run / 'adapters'}: damaged ({what}); restore it")
+    def _damaged(self, file: str, what: str) -> StateError:
+        return StateError(f"{self.request.run / file}: damaged ({what}); restore it")
 
 
 def _known(option: str, task: str, done: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ The new run folder starts as a copy of the old one's branches, memory, predictio
 as it is. What must agree is checked first: base model, adapter, order and data of the old tasks.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
+from cl_lightning.sequence.folder import RunFolder, read_checked, read_record
 
 #: What a record's metrics say of all tasks before any is trained.
 OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
@@ -39,10 +40,11 @@ def check_apart(parent: str | None, folder: Path) -> None:
         )
 
 
-def adapter_settings(module: ContinualLM) -> dict[str, Any]:
-    """What must be equal for stored branches to mean the same."""
+def adapter_settings(module: ContinualLM, start: bytes | None = None) -> dict[str, Any]:
+    """What must be equal for stored branches to mean the same. `start`: the LoRA under all tasks, as it is stored."""
     adapter = module.adapter
-    return {
+    under = {} if start is None else {"start": hashlib.sha256(start).hexdigest()}
+    return under | {
         "class": type(adapter).__name__,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
@@ -51,8 +53,8 @@ def adapter_settings(module: ContinualLM) -> dict[str, Any]:
     }
 
 
-def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
-    """Read and check the run to go on from.
+def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes | None = None) -> Parent:
+    """Read and check the run to go on from. `start`: see `adapter_settings`.
 
     Raises:
         StateError: no finished run, a damaged one, or of another base, adapter, order or data; names what differs.
@@ -69,8 +71,10 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         )
     if record["base"] != module.base_hash:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
-    if record["adapter"] != adapter_settings(module):
-        raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    if record["adapter"] != adapter_settings(module, start):
+        raise StateError(
+            f"sequence.continue_from: {folder} has another adapter (class, rank, alpha, layers or start_from)"
+        )
     if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "
@@ -90,14 +94,17 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
     return Parent(folder, record)
 
 
-def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], config: bytes) -> None:
+def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], begun: dict[str, bytes]) -> None:
     """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
+
+    `begun`: the files that the new run begins with, whatever the parent's are.
 
     On disk before any other rank starts, since they read their state from there.
     """
-    for name in (name for name in parent.record["files"] if name != CONFIG):
+    for name in (name for name in parent.record["files"] if name not in begun):
         folder.write(name, read_checked(parent.path, parent.record, name))
-    folder.write(CONFIG, config)
+    for name, data in begun.items():
+        folder.write(name, data)
     new = len(order) - parent.record["done"]
     zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]
     folder.commit(

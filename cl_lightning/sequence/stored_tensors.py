@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common.errors import StateError
-from cl_lightning.sequence.folder import adapter_file, read_checked
+from cl_lightning.sequence.folder import START, adapter_file, read_checked
 
 
 def read_tensors(path: Path, record: dict[str, Any], name: str) -> dict[str, Tensor]:
@@ -26,7 +26,10 @@ def read_tensors(path: Path, record: dict[str, Any], name: str) -> dict[str, Ten
 def restore_branches(adapter: AdapterStrategy, path: Path, record: dict[str, Any], tasks: Sequence[str]) -> None:
     """Rebuild the strategy as it was after `tasks`. Raises StateError as `read_tensors`, and where they do not fit."""
     states = [read_tensors(path, record, adapter_file(task)) for task in tasks]
+    under = read_tensors(path, record, START) if START in record["files"] else None
     try:
+        if under is not None:
+            adapter.put_under(under)
         adapter.restore(states)
     except torch.OutOfMemoryError:
         raise
