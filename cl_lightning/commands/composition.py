@@ -118,7 +118,7 @@ def _open(
     if CONFIG in folder.files:
         return  # once there is a configuration it stays; what may differ now is no part of the identity
     if parent is not None:
-        continuation.adopt(parent, folder, facts, sequence.data.order, begun)
+        continuation.adopt(parent, folder, facts, sequence.data.order, begun[CONFIG])
     else:
         for name, data in begun.items():
             folder.write(name, data)

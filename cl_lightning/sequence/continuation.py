@@ -12,7 +12,7 @@ from typing import Any
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.folder import RunFolder, read_checked, read_record
+from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
 
 #: What a record's metrics say of all tasks before any is trained.
 OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
@@ -94,17 +94,14 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes
     return Parent(folder, record)
 
 
-def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], begun: dict[str, bytes]) -> None:
+def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[str], config: bytes) -> None:
     """Take over the parent's state and commit it as the new run's; R gets empty columns for the new tasks.
-
-    `begun`: the files that the new run begins with, whatever the parent's are.
 
     On disk before any other rank starts, since they read their state from there.
     """
-    for name in (name for name in parent.record["files"] if name not in begun):
+    for name in (name for name in parent.record["files"] if name != CONFIG):
         folder.write(name, read_checked(parent.path, parent.record, name))
-    for name, data in begun.items():
-        folder.write(name, data)
+    folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
     zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]
     folder.commit(
