@@ -53,6 +53,7 @@ class Trained:
         record, config: what the run folder says.
         module: the run's model, not loaded.
         tasks: whose branches are in, in order.
+        under: the run's file of the LoRA under all of them (`model.adapter.start_from`), if that is in: one or none.
 
     Raises:
         StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
@@ -71,6 +72,7 @@ class Trained:
             request.trust_remote_code,
         )
         self.tasks = self._tasks()
+        self.under = [START] if START in self.record["files"] and request.task is None else []
 
     def _tasks(self) -> list[str]:
         done = self.record["order"][: self.record["done"]]
@@ -102,7 +104,7 @@ class Trained:
         if self.request.task is not None:
             return f"the branch of {self.tasks[0]} alone"
         if not self.tasks:
-            return "the model before the first task" if START in self.record["files"] else "the base model"
+            return "the model before the first task" if self.under else "the base model"
         return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -140,9 +142,7 @@ class Trained:
                 "do; use --format=native"
             )
         tasks = self.tasks[-1:] if adapter.continues else self.tasks
-        kept = [(adapter_file(task), adapter.scaling) for task in tasks]
-        if START in self.record["files"] and self.request.task is None:
-            kept.insert(0, (START, 1.0))
+        kept = [(file, 1.0) for file in self.under] + [(adapter_file(task), adapter.scaling) for task in tasks]
         shapes = {n: (m.out_features, m.in_features) for n, m in llm.named_modules() if isinstance(m, nn.Linear)}
         found: dict[str, list[LowRank]] = {}
         for file, scaling in kept:
