@@ -27,7 +27,7 @@ class Request:
 
     Attributes:
         run: the run folder.
-        task: the branch of this task alone.
+        task: the branch of this task alone; the model of this task, where the run has one for each.
         after: the model after so many tasks, or after the task of this name. Without both: after all that are done.
         rank: recompress each layer's update to this rank.
         dtype: of the merged weights; None: the run's.
@@ -71,8 +71,10 @@ class Trained:
             request.allow,
             request.trust_remote_code,
         )
+        self._alone = PROTOCOLS[self.record["protocol"]].alone
         self.tasks = self._tasks()
-        self.under = [START] if START in self.record["files"] and request.task is None else []
+        whole = request.task is None or self._alone
+        self.under = [START] if START in self.record["files"] and whole else []
 
     def _tasks(self) -> list[str]:
         done = self.record["order"][: self.record["done"]]
@@ -86,7 +88,7 @@ class Trained:
                 )
             return [_known("--task", self.request.task, done)]
         after = self.request.after
-        if PROTOCOLS[self.record["protocol"]].alone and after != "0":
+        if self._alone and after != "0":
             raise ConfigError(
                 f"{self.request.run}: holds one model per task (data.protocol=independent); name one by --task"
             )
@@ -102,7 +104,7 @@ class Trained:
     def name(self) -> str:
         """Which of the run's models this is, in words."""
         if self.request.task is not None:
-            return f"the branch of {self.tasks[0]} alone"
+            return f"the {'model' if self._alone else 'branch'} of {self.tasks[0]} alone"
         if not self.tasks:
             return "the model before the first task" if self.under else "the base model"
         return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"

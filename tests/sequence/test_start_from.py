@@ -143,10 +143,19 @@ def test_it_is_exported_with_the_branches(finished: Path, tmp_path: Path, made: 
     assert json.loads((tmp_path / "alone" / "adapter_config.json").read_text())["r"] == 2
 
 
+def test_each_model_of_independent_training_has_it(made: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started(made["rslora"], run, "--data.protocol=independent")
+    (tmp_path / "out").mkdir()
+    peft.export(Request(run, task="NumGLUE-cm"), tmp_path / "out")
+    ours = logits(load_run(run, 2).module.llm)
+    torch.testing.assert_close(through_peft(tmp_path / "out"), ours, rtol=1e-5, atol=1e-5)
+
+
 def test_resumed_and_continued_it_is_the_same(made: dict[str, Path], tmp_path: Path) -> None:
     """Its content is a part of the run's identity, its place is not; going on reads it again, at any place.
 
-    Some 6 s on a free machine: it is four runs, and three that are refused once all is loaded.
+    Some 15 s: it is four runs, and three that are refused once all is loaded.
     """
     moved = shutil.copytree(made["plain"], tmp_path / "moved")
     whole, run = tmp_path / "whole", tmp_path / "run"
