@@ -7,7 +7,8 @@ strategies with a branch per task, which constrain the new branch (O-LoRA, C-LoR
 that name in Wang et al. 2023 (arXiv 2310.14152).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,29 @@ from cl_lightning.initializers.lora import LoRA
 
 
 class IncLoRA(AdapterStrategy):
-    """One branch per task, kept as frozen low-rank columns: exact in any precision, R grows by r per task."""
+    """One branch per task, kept as frozen low-rank columns: exact in any precision, R grows by r per task.
+
+    Args:
+        start_from: folder of a LoRA that PEFT wrote: the first frozen branch, under all tasks. A run reads it whenever
+            it starts or goes on; all else has the run folder's own copy of the factors.
+        kwargs: see `AdapterStrategy`.
+    """
 
     #: Whether a finished branch goes into W instead of the stack.
     _into_weight = False
+
+    def __init__(self, start_from: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_from = start_from
+
+    @torch.no_grad()
+    def put_under(self, factors: Mapping[str, Tensor]) -> None:
+        for name, layer in self.layers.items():
+            if f"{name}.lora_A" in factors:
+                dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+                tensors = {key: factors[f"{name}.{key}"].to(layer.weight.device, dtype) for key in ("lora_A", "lora_B")}
+                layer.load_branch(tensors, scaling=1.0)
+                layer.fold(self._into_weight)
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
         start = LoRA()

@@ -8,6 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as save_tensors
+
+from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands.first_line import first_line
 from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.commands.precheck import config_files
@@ -23,7 +26,7 @@ from cl_lightning.model.module import ContinualLM
 from cl_lightning.results import report
 from cl_lightning.sequence import continuation, standing
 from cl_lightning.sequence.callback import TaskCallback
-from cl_lightning.sequence.folder import CONFIG, RunFolder
+from cl_lightning.sequence.folder import CONFIG, START, RunFolder
 from cl_lightning.sequence.identity import run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 
@@ -46,8 +49,9 @@ def run() -> None:
     resolved = cli.resolved()
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: nothing goes on under data.protocol={data.protocol.name}")
-    parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
-    facts = facts_of(experiment, module, data, parent)
+    start = _start(module)
+    parent = continuation.read_parent(settings.continue_from, module, data, start) if settings.continue_from else None
+    facts = facts_of(experiment, module, data, parent, start)
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -55,7 +59,8 @@ def run() -> None:
     sequence.check()
     with closing(folder), loaded_stays(), disk_errors_told(folder.path):  # what loggers and callbacks write, too
         if _launches_here():
-            _open(folder, sequence, parent, settings.fresh, resolved)
+            begun = {CONFIG: resolved.encode()} | ({} if start is None else {START: start})
+            _open(folder, sequence, parent, settings.fresh, begun)
             done = folder.record.get("done", 0)
             stopping.saved(standing.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
@@ -69,8 +74,22 @@ def run() -> None:
             report.show(folder.path)
 
 
+def _start(module: ContinualLM) -> bytes | None:
+    """The LoRA to start from, as a run folder holds it; None without one. Raises ConfigError as `read_lora`."""
+    adapter = module.adapter
+    if adapter.start_from is None:
+        return None
+    factors = read_lora(Path(adapter.start_from).expanduser(), adapter.layers)
+    adapter.remarks.append(f"starts from the LoRA in {adapter.start_from}, on {len(factors) // 2} layers")
+    return save_tensors(factors)
+
+
 def facts_of(
-    experiment: str, module: ContinualLM, data: TaskSequence, parent: continuation.Parent | None = None
+    experiment: str,
+    module: ContinualLM,
+    data: TaskSequence,
+    parent: continuation.Parent | None = None,
+    start: bytes | None = None,
 ) -> dict[str, Any]:
     """What a run's record says of it from the start; its identity is made of this and of the configuration."""
     return {
@@ -80,24 +99,29 @@ def facts_of(
         "base": module.base_hash,
         "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
         "sources": {t.spec.name: t.whole for t in data.evaluated},
-        "adapter": continuation.adapter_settings(module),
+        "adapter": continuation.adapter_settings(module, start),
         "template": data.template,
         "continues": parent.record["identity"] if parent else None,
     }
 
 
 def _open(
-    folder: RunFolder, sequence: SequenceRun, parent: continuation.Parent | None, fresh: bool, resolved: str
+    folder: RunFolder,
+    sequence: SequenceRun,
+    parent: continuation.Parent | None,
+    fresh: bool,
+    begun: dict[str, bytes],
 ) -> None:
-    """Make or reopen the run's folder, before other ranks read it."""
+    """Make or reopen the run's folder, before other ranks read it. `begun`: the files that a new run begins with."""
     facts = sequence.record.facts
     folder.open(facts["identity"], fresh, sequence.record.content())
     if CONFIG in folder.files:
         return  # once there is a configuration it stays; what may differ now is no part of the identity
     if parent is not None:
-        continuation.adopt(parent, folder, facts, sequence.data.order, resolved.encode())
+        continuation.adopt(parent, folder, facts, sequence.data.order, begun[CONFIG])
     else:
-        folder.write(CONFIG, resolved.encode())
+        for name, data in begun.items():
+            folder.write(name, data)
         folder.commit(folder.record)
 
 

@@ -62,12 +62,12 @@ def _cast(losses: Mapping[str, tuple[float, float]], dtype: str) -> str:
     """What casting lost, in words."""
     if not losses:
         return f"the base model in {dtype}, no branch is in it"
-    if dtype in ("float32", "float64"):
+    if not any(lost for _, lost in losses.values()):
         return f"merged in {dtype}, not cast"
     worst = max(losses, key=lambda name: losses[name][1])
     weight, update = losses[worst]
     return (
-        f"merged in float32, then cast to {dtype}: the cast loses at most {update:.1e} of what the branches added to a "
+        f"merged, then cast to {dtype}: the cast loses at most {update:.1e} of what the branches added to a "
         f"layer, {weight:.1e} of its weights (Frobenius, {worst}); --dtype=float32 loses nothing"
     )
 

@@ -18,6 +18,7 @@ from cl_lightning.export.card import base_told, card
 from cl_lightning.export.loaded import PromptSettings
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.sequence.folder import adapter_file, read_checked
+from cl_lightning.sequence.identity import without
 from cl_lightning.sequence.stored import check_config
 
 #: Says that a folder is such an export, and what it holds.
@@ -40,11 +41,10 @@ def export(request: Request, out: Path) -> list[str]:
     trained = Trained(request)
     if not trained.tasks:
         raise ConfigError(
-            f"{request.run}: {trained.name} has no branches to write; use {trained.module.backbone.name} itself"
+            f"{request.run}: {trained.name} has learnt no task; use {trained.module.backbone.name} itself"
         )
     checksums = {}
-    for task in trained.tasks:
-        name = adapter_file(task)
+    for name in [*trained.under, *map(adapter_file, trained.tasks)]:
         data = read_checked(request.run, trained.record, name)
         file = below(out, name)
         file.parent.mkdir(parents=True)
@@ -76,7 +76,7 @@ def _index(trained: Trained, checksums: dict[str, str]) -> dict[str, Any]:
         "order": trained.tasks,
         "files": checksums,
         "config": {
-            "model": model,
+            "model": without(model, "start_from"),  # its content is among the files
             "data": {name: config["data"][name] for name in names if name in config["data"]},
         },
     }

@@ -29,8 +29,13 @@ def export(request: Request, out: Path) -> list[str]:
     """Write adapter_config.json, adapter_model.safetensors and README.md.
 
     Raises:
-        ConfigError: see `export.trained`; or no branch adds anything.
+        ConfigError: see `export.trained`; options of other formats; or no branch adds anything.
     """
+    for option in ("dtype", "dequantize"):
+        if getattr(request, option):
+            raise ConfigError(
+                f"--{option}: a LoRA is written in float32, beside a base that stays as it is; leave it out"
+            )
     trained = Trained(request)
     llm, _ = trained.base()
     updates = trained.updates(llm)

@@ -16,7 +16,7 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.export.branches import summed, update_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.folder import CONFIG, adapter_file, read_record
+from cl_lightning.sequence.folder import CONFIG, START, adapter_file, read_record
 from cl_lightning.sequence.stored import make, read_config
 from cl_lightning.sequence.stored_tensors import read_tensors
 
@@ -27,7 +27,7 @@ class Request:
 
     Attributes:
         run: the run folder.
-        task: the branch of this task alone.
+        task: the branch of this task alone; the model of this task, where the run has one for each.
         after: the model after so many tasks, or after the task of this name. Without both: after all that are done.
         rank: recompress each layer's update to this rank.
         dtype: of the merged weights; None: the run's.
@@ -53,6 +53,7 @@ class Trained:
         record, config: what the run folder says.
         module: the run's model, not loaded.
         tasks: whose branches are in, in order.
+        under: the run's file of the LoRA under all of them (`model.adapter.start_from`), if that is in: one or none.
 
     Raises:
         StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
@@ -70,7 +71,10 @@ class Trained:
             request.allow,
             request.trust_remote_code,
         )
+        self._alone = PROTOCOLS[self.record["protocol"]].alone
         self.tasks = self._tasks()
+        whole = request.task is None or self._alone
+        self.under = [START] if START in self.record["files"] and whole else []
 
     def _tasks(self) -> list[str]:
         done = self.record["order"][: self.record["done"]]
@@ -84,7 +88,7 @@ class Trained:
                 )
             return [_known("--task", self.request.task, done)]
         after = self.request.after
-        if PROTOCOLS[self.record["protocol"]].alone and after != "0":
+        if self._alone and after != "0":
             raise ConfigError(
                 f"{self.request.run}: holds one model per task (data.protocol=independent); name one by --task"
             )
@@ -100,9 +104,9 @@ class Trained:
     def name(self) -> str:
         """Which of the run's models this is, in words."""
         if self.request.task is not None:
-            return f"the branch of {self.tasks[0]} alone"
+            return f"the {'model' if self._alone else 'branch'} of {self.tasks[0]} alone"
         if not self.tasks:
-            return "the base model"
+            return "the model before the first task" if self.under else "the base model"
         return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -139,33 +143,34 @@ class Trained:
                 f"{self.request.run}: {type(adapter).__name__} {why}, which neither one LoRA nor merged weights can "
                 "do; use --format=native"
             )
-        kept = self.tasks[-1:] if adapter.continues else self.tasks
+        tasks = self.tasks[-1:] if adapter.continues else self.tasks
+        kept = [(file, 1.0) for file in self.under] + [(adapter_file(task), adapter.scaling) for task in tasks]
         shapes = {n: (m.out_features, m.in_features) for n, m in llm.named_modules() if isinstance(m, nn.Linear)}
         found: dict[str, list[LowRank]] = {}
-        for task in kept:
-            for name, branch in self._branches(task).items():
+        for file, scaling in kept:
+            for name, branch in self._branches(file).items():
                 try:
-                    update = update_of(branch, adapter.scaling)
+                    update = update_of(branch, scaling)
                 except (KeyError, RuntimeError):
-                    raise self._damaged(f"the branch of {task} at {name}") from None
+                    raise self._damaged(file, f"its branch at {name}") from None
                 if update is not None and update.shape != shapes.get(name):
-                    raise self._damaged(f"the branch of {task} at {name} does not fit the base model")
+                    raise self._damaged(file, f"its branch at {name} does not fit the base model")
                 if update is not None:
                     found.setdefault(name, []).append(update)
         return {name: summed(updates) for name, updates in found.items()}
 
-    def _branches(self, task: str) -> dict[str, dict[str, Tensor]]:
-        """A task's branch, by layer."""
+    def _branches(self, file: str) -> dict[str, dict[str, Tensor]]:
+        """A stored branch, by layer."""
         layers: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in read_tensors(self.request.run, self.record, adapter_file(task)).items():
+        for key, tensor in read_tensors(self.request.run, self.record, file).items():
             layer, _, part = key.rpartition(".")
             if part not in BRANCH:
-                raise self._damaged(f"{key} in the branch of {task}")
+                raise self._damaged(file, f"{key} is no part of a branch")
             layers.setdefault(layer, {})[part] = tensor
         return layers
 
-    def _damaged(self, what: str) -> StateError:
-        return StateError(f"{self.request.run / 'adapters'}: damaged ({what}); restore it")
+    def _damaged(self, file: str, what: str) -> StateError:
+        return StateError(f"{self.request.run / file}: damaged ({what}); restore it")
 
 
 def _known(option: str, task: str, done: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ The new run folder starts as a copy of the old one's branches, memory, predictio
 as it is. What must agree is checked first: base model, adapter, order and data of the old tasks.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,11 @@ def check_apart(parent: str | None, folder: Path) -> None:
         )
 
 
-def adapter_settings(module: ContinualLM) -> dict[str, Any]:
-    """What must be equal for stored branches to mean the same."""
+def adapter_settings(module: ContinualLM, start: bytes | None = None) -> dict[str, Any]:
+    """What must be equal for stored branches to mean the same. `start`: the LoRA under all tasks, as it is stored."""
     adapter = module.adapter
-    return {
+    under = {} if start is None else {"start": hashlib.sha256(start).hexdigest()}
+    return under | {
         "class": type(adapter).__name__,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
@@ -51,8 +53,8 @@ def adapter_settings(module: ContinualLM) -> dict[str, Any]:
     }
 
 
-def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
-    """Read and check the run to go on from.
+def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes | None = None) -> Parent:
+    """Read and check the run to go on from. `start`: see `adapter_settings`.
 
     Raises:
         StateError: no finished run, a damaged one, or of another base, adapter, order or data; names what differs.
@@ -69,8 +71,10 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         )
     if record["base"] != module.base_hash:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
-    if record["adapter"] != adapter_settings(module):
-        raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    if record["adapter"] != adapter_settings(module, start):
+        raise StateError(
+            f"sequence.continue_from: {folder} has another adapter (class, rank, alpha, layers or start_from)"
+        )
     if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; give it "

@@ -277,6 +277,10 @@ def state_file(slot: str, done: int, kind: str = "json") -> str:
     return f"state/{slot}-{done}.{kind}"
 
 
+#: The LoRA that lies under all tasks, where a run has one (`model.adapter.start_from`).
+START = "start/adapter.safetensors"
+
+
 def adapter_file(task_name: str) -> str:
     """Where a task's branch lies in the run folder."""
     return f"adapters/{task_name}/adapter.safetensors"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common.errors import StateError
-from cl_lightning.sequence.folder import REMEDY, adapter_file, read_checked
+from cl_lightning.sequence.folder import REMEDY, START, adapter_file, read_checked
 
 
 def read_tensors(path: Path, record: dict[str, Any], name: str, remedy: str = REMEDY) -> dict[str, Tensor]:
@@ -28,7 +28,10 @@ def restore_branches(
 ) -> None:
     """Rebuild the strategy as it was after `tasks`. Raises StateError as `read_tensors`, and where they do not fit."""
     states = [read_tensors(path, record, adapter_file(task), remedy) for task in tasks]
+    under = read_tensors(path, record, START, remedy) if START in record["files"] else None
     try:
+        if under is not None:
+            adapter.put_under(under)
         adapter.restore(states)
     except torch.OutOfMemoryError:
         raise

@@ -63,7 +63,7 @@ MODELS = {"t5": lambda path: save_tiny_t5(path, layers=1, dropout=0.0), "bpe": s
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The finished run of a kind: one of KINDS, or of MODELS."""
+    """The finished run of a kind: one of KINDS, or of MODELS. Whoever asks for it first trains it, 1 to 3 s."""
 
     @cache
     def run(kind: str) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError
@@ -13,6 +14,7 @@ from cl_lightning.data.sample.tasks import load as sample
 from cl_lightning.evaluation.generate import generate
 from cl_lightning.export import gguf
 from cl_lightning.export.gguf_tokenizer import read_vocabulary
+from cl_lightning.export.modelfile import TrainedPrompt, modelfile
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.model.random_llama import random_tokenizer
 from cl_lightning.sequence.load import load_run
@@ -95,6 +97,27 @@ def test_the_modelfile_writes_prompts_as_in_training(folder: Path, runs: Runs) -
     assert template.replace("{{ .Prompt }}", "Well?") == encoder.chat.text("Well?")
     assert lines.startswith("FROM ./merged.gguf\n")
     assert 'PARAMETER stop "<|end|>"' in lines
+
+
+def test_without_a_template_the_tokenizer_begins_the_prompt(runs: Runs) -> None:
+    trained = Trained(Request(runs("bpe")))
+    llm, tokenizer = trained.base()
+    assert not TrainedPrompt(trained, llm, tokenizer).bos
+    tokenizer.chat_template = None
+    prompt = TrainedPrompt(trained, llm, tokenizer)
+    assert b'TEMPLATE """{{ .Prompt }}"""' in modelfile("x.gguf", prompt)
+    assert not prompt.bos
+    begin = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    assert TrainedPrompt(trained, llm, tokenizer).bos
+
+
+def test_what_go_would_read_as_its_own_is_quoted(runs: Runs) -> None:
+    trained = Trained(Request(runs("bpe")))
+    prompt = TrainedPrompt(trained, *trained.base())
+    prompt.before = 'say {{ x }} or """'
+    lines = modelfile("x.gguf", prompt).decode()
+    assert 'TEMPLATE """say {{ "{{" }} x }} or ""{{ "\\"" }}{{ .Prompt }}' in lines
 
 
 @pytest.mark.parametrize(("kind", "told"), [

@@ -29,7 +29,7 @@ def answers(loaded: LoadedModel, run: Path, after: str, task: str, **options: st
     return loaded.generate(prompts, max_new_tokens=BUDGET, batch_size=2, **options), predictions
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template"])
+@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template", "start"])
 def test_what_is_generated_is_what_the_runs_scoring_stored(trained: Trained, name: str) -> None:
     run, seen = trained(name), set()
     for after, chosen in ((ZERO_SHOT, 0), (TASKS[0], TASKS[0]), (TASKS[1], None)):

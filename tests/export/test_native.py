@@ -28,7 +28,7 @@ def export(run: Path, out: Path, *options: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template"])
+@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template", "start"])
 def test_an_export_says_what_the_run_says_without_the_run(trained: Trained, name: str, tmp_path: Path) -> None:
     run = trained(name)
     out = export(run, tmp_path / "out")
@@ -61,7 +61,7 @@ def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
     assert cl_lightning.load(export(run, tmp_path / "first", "--after=FOMC")).tasks == ("FOMC",)
     told = launch("export", str(run), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
     assert told.code == 2
-    assert "the base model has no branches to write; use random-llama itself" in told.line
+    assert "the base model has learnt no task; use random-llama itself" in told.line
     alone = export(trained("alone"), tmp_path / "alone", f"--task={TASKS[1]}")
     prompts, predictions = stored(trained("alone"), TASKS[1], TASKS[1])
     assert cl_lightning.load(alone).generate(prompts, max_new_tokens=BUDGET) == predictions

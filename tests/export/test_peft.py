@@ -158,7 +158,11 @@ def test_config_and_card_say_what_it_is(runs: Runs, tmp_path: Path) -> None:
     ("stacked", {"task": "FOM"}, "did you mean FOMC"),
     ("stacked", {"after": "3"}, "not in 0..2"),
     ("stacked", {"after": "0"}, "no branches"),
+    ("stacked", {"dtype": "float16"}, "--dtype: a LoRA is written in float32"),
+    ("stacked", {"dequantize": True}, "--dequantize: a LoRA"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(kind: str, options: dict[str, str], told: str, runs: Runs, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(
+    kind: str, options: dict[str, object], told: str, runs: Runs, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=told):
         exported(runs(kind), tmp_path / "out", **options)

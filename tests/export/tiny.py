@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
     def run(name: str) -> Path:
         if name not in done:
-            options = STRATEGIES[name] if name in STRATEGIES else OTHER[name](folder)
+            options = STRATEGIES[name] if name in STRATEGIES else OTHER[name](folder, run)
             told = launch(*configs("smoke"), *OPTIONS, *options, f"--sequence.run_dir={folder / name}")
             assert told.code == 0, told.err
             done[name] = folder / name
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return run
 
 
-def _on_t5(folder: Path) -> tuple[str, ...]:
+def _on_t5(folder: Path, run: Trained) -> tuple[str, ...]:
     model = save_tiny_t5(folder / "t5-model", layers=1, dropout=0.0)
     llm = AutoModelForSeq2SeqLM.from_pretrained(model)
     for weight in llm.parameters():
@@ -66,7 +66,7 @@ def _on_t5(folder: Path) -> tuple[str, ...]:
     return (f"--model.backbone.name={model}", *STRATEGIES["GainLoRA"])
 
 
-def _without_template(folder: Path) -> tuple[str, ...]:
+def _without_template(folder: Path, run: Trained) -> tuple[str, ...]:
     tokenizer = random_tokenizer()
     tokenizer.chat_template = None
     random_model(len(tokenizer), WILD).save_pretrained(folder / "plain-model")
@@ -74,11 +74,18 @@ def _without_template(folder: Path) -> tuple[str, ...]:
     return (*PLAIN, f"--model.backbone.name={folder / 'plain-model'}", "--data.system_prompt=null")
 
 
+def _from_a_lora(folder: Path, run: Trained) -> tuple[str, ...]:
+    out = folder / "peft"
+    assert launch("export", str(run("IncLoRA")), "--format=peft", f"--out={out}").code == 0
+    return (*STRATEGIES["OLoRA"], f"--model.adapter.start_from={out}")
+
+
 #: Further runs: what they need is made in a folder, and their options are returned.
-OTHER: dict[str, Callable[[Path], tuple[str, ...]]] = {
+OTHER: dict[str, Callable[[Path, Trained], tuple[str, ...]]] = {
     "t5": _on_t5,
     "without template": _without_template,
-    "alone": lambda folder: (*PLAIN, "--data.protocol=independent"),
+    "start": _from_a_lora,
+    "alone": lambda folder, run: (*PLAIN, "--data.protocol=independent"),
 }
 
 
