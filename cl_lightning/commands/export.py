@@ -5,11 +5,10 @@ native: the branches as they are, for every strategy, which cl_lightning.load re
 By default the model after the last finished task goes to RUN/export/FORMAT. A folder in which anything lies is refused.
 """
 
-import argparse
 from importlib import import_module
 from pathlib import Path
 
-from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.arguments import Arguments, positive
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
 from cl_lightning.export import FORMATS
@@ -26,7 +25,7 @@ def parser() -> Arguments:
     which = made.add_mutually_exclusive_group()
     which.add_argument("--task", metavar="NAME", help="this task's branch alone")
     which.add_argument("--after", metavar="TASK", help="the model after this task, or after so many; 0: the base model")
-    made.add_argument("--rank", type=_positive, metavar="R", help="recompress each layer's update to this rank")
+    made.add_argument("--rank", type=positive, metavar="R", help="recompress each layer's update to this rank")
     made.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of merged and gguf weights (the run's)"
     )
@@ -37,12 +36,6 @@ def parser() -> Arguments:
     )
     made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
     return made
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
 
 
 def main(argv: list[str]) -> None:

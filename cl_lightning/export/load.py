@@ -51,8 +51,8 @@ def load(
 
     Args:
         path: the folder.
-        after: the model as it was after so many tasks, 0 being the base, or after the task of this name ("2" is a
-            number where no task is called so). None: after all that are done.
+        after: the model as it was after so many tasks, 0 being what the first one started from, or after the task of
+            this name ("2" is a number where no task is called so). None: after all that are done.
         allow: classes of your own that may be made too, as the configuration names them ("my_package.MyAdapter").
         trust_remote_code: let code that comes with the base model run.
         device: where it runs; None: on an accelerator if there is one, else on the CPU.

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 import cl_lightning
 from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.export.native import INDEX
-from cl_lightning.sequence.folder import adapter_file
+from cl_lightning.sequence.folder import START, adapter_file
 from tests.commands.test_cli import launch
 from tests.export.tiny import BUDGET, STRATEGIES, TASKS, Trained, stored, trained
 
@@ -54,6 +54,15 @@ def test_a_folder_holds_branches_and_what_is_said_of_them(trained: Trained, tmp_
     card = (out / "README.md").read_text()
     for part in ("| after | FOMC | NumGLUE-cm |", "licence of this package", "cl_lightning.load", "random-llama"):
         assert part in card
+
+
+def test_a_lora_under_all_tasks_comes_with_it_and_not_where_it_was(trained: Trained, tmp_path: Path) -> None:
+    out = export(trained("start"), tmp_path / "out")
+    assert (out / START).read_bytes() == (trained("start") / START).read_bytes()
+    assert "peft" not in (out / INDEX).read_text()
+    (out / START).unlink()
+    with pytest.raises(StateError, match=r"start/adapter\.safetensors: missing; get it again, or export it again"):
+        cl_lightning.load(out)
 
 
 def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
