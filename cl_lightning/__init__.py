@@ -1,6 +1,6 @@
 """Continual learning of LLMs with low-rank adapters, on PyTorch Lightning.
 
-What scripts may import from here: surgery operators, initialisers, sequence metrics, and `load_run`.
+What scripts may import from here: surgery operators, initialisers, sequence metrics, `load_run`, and `load`.
 """
 
 from cl_lightning.common.lazy import lazy_exports
@@ -16,5 +16,6 @@ EXPORTS = {
     "subspace_overlap": "linalg.svd",
     "summary": "metrics.matrix",
     "load_run": "sequence.load",
+    "load": "export.load",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -6,7 +6,7 @@ the strategy from the stored states of all finished tasks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -69,6 +69,8 @@ class AdapterStrategy(nn.Module, ABC):
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
         self.offset = offset
+        #: Folder of a PEFT LoRA below all tasks, for strategies that support one.
+        self.start_from: str | None = None
         #: Lines printed when a run starts; known once attached.
         self.remarks: list[str] = []
         self._layers: dict[str, AdaptedLinear] = {}
@@ -133,6 +135,14 @@ class AdapterStrategy(nn.Module, ABC):
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:
         """Return the tensors to store of the task just trained, by name; called before `end_task`."""
+
+    def put_under(self, factors: Mapping[str, Tensor]) -> None:
+        """Freeze a LoRA under all tasks: the model that the first task starts from.
+
+        Args:
+            factors: "<layer>.lora_A" (r, n) and "<layer>.lora_B" (m, r) with the scale in it, for some of the layers.
+        """
+        raise ValueError(f"{type(self).__name__} has no branch under all tasks")
 
     @abstractmethod
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:

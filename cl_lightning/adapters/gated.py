@@ -35,6 +35,11 @@ class GatedBranches(AdapterStrategy):
                 f"model.adapter.branches: {type(branches).__name__} does not keep each task's branch separate, so "
                 "branches cannot be gated; use IncLoRA, OLoRA, CLoRA or InfLoRA"
             )
+        if branches.start_from is not None:
+            raise ConfigError(
+                "model.adapter.branches.start_from: gates weigh the branches of tasks, and this one would be of none; "
+                "merge it into the base model first"
+            )
         if branches.offset == "baked":
             raise ConfigError(
                 "model.adapter.branches.offset: baked subtracts the start from W for all samples, but gates add it for "

@@ -7,7 +7,8 @@ of the strategies that constrain the new branch (O-LoRA, C-LoRA, InfLoRA). Sourc
 that name in Wang et al. 2023 (arXiv 2310.14152).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,29 @@ from cl_lightning.initializers.kaiming import Kaiming
 
 
 class IncLoRA(AdapterStrategy):
-    """One branch per task, kept as frozen low-rank columns: exact in any precision; R grows by r per task."""
+    """One branch per task, kept as frozen low-rank columns: exact in any precision; R grows by r per task.
+
+    Args:
+        start_from: folder of a LoRA written by PEFT: the first frozen branch, below all tasks. A run reads it whenever
+            it starts or resumes; everything else uses the run folder's copy of the factors.
+        kwargs: see `AdapterStrategy`.
+    """
 
     #: A finished branch is added to W instead of the stack.
     _into_weight = False
+
+    def __init__(self, start_from: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_from = start_from
+
+    @torch.no_grad()
+    def put_under(self, factors: Mapping[str, Tensor]) -> None:
+        for name, layer in self.layers.items():
+            if f"{name}.lora_A" in factors:
+                dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+                tensors = {key: factors[f"{name}.{key}"].to(layer.weight.device, dtype) for key in ("lora_A", "lora_B")}
+                layer.load_branch(tensors, scaling=1.0)
+                layer.fold(self._into_weight)
 
     def begin_task(self, task: int, generator: torch.Generator) -> None:
         start = Kaiming()

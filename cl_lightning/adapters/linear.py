@@ -100,8 +100,6 @@ class AdaptedLinear(nn.Module):
             baked: subtract it from W instead of training differences.
             trained: the trained ones of "A" and "B".
         """
-        if lora_A.shape != (lora_B.shape[1], self.in_features) or lora_B.shape[0] != self.out_features:
-            raise ValueError(f"factors {tuple(lora_A.shape)}, {tuple(lora_B.shape)} do not fit {self.shape}")
         tensors = {"lora_A": lora_A.clone(), "lora_B": lora_B.clone()}
         if core is not None:
             tensors["lora_R"] = core.clone()
@@ -127,7 +125,12 @@ class AdaptedLinear(nn.Module):
     def load_branch(
         self, tensors: dict[str, Tensor], scaling: float, baked: bool = False, trained: Set[str] = BOTH
     ) -> None:
-        """Load a stored branch as the trainable one."""
+        """Load a stored branch as the trainable one.
+
+        Raises:
+            ValueError: A or B is missing, or a tensor has another shape than the layer's or is not floating point.
+        """
+        self._check_branch(tensors)
         self.discard_branch()
         self.scaling, self.baked = scaling, baked and "lora_B0" in tensors
         moving = {"lora_R"} if "lora_R" in tensors else {f"lora_{factor}" for factor in trained}
@@ -136,6 +139,18 @@ class AdaptedLinear(nn.Module):
             setattr(self, name, None if value is None else nn.Parameter(value, requires_grad=name in moving))
         if self.baked:
             self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
+
+    def _check_branch(self, tensors: dict[str, Tensor]) -> None:
+        A, B = tensors.get("lora_A"), tensors.get("lora_B")
+        if A is None or B is None:
+            raise ValueError(f"a layer of shape {self.shape} has no A or no B")
+        rank = A.shape[0] if A.dim() else 0
+        wanted = {"A": (rank, self.in_features), "B": (self.out_features, rank), "R": (rank, rank)}
+        for name, tensor in tensors.items():
+            if name not in BRANCH:
+                raise ValueError(f"a branch has no {name}")
+            if tuple(tensor.shape) != wanted[name[5]] or not tensor.is_floating_point():
+                raise ValueError(f"factors {tuple(A.shape)}, {tuple(B.shape)} do not fit {self.shape} ({name})")
 
     def _branch_tensors(self) -> tuple[Tensor | None, ...]:
         """Return A, B, A0, B0 of the trainable branch."""
@@ -214,9 +229,10 @@ class AdaptedLinear(nn.Module):
         if self.gated_name and gates is None:
             raise ConfigError(
                 "this model gates its branches by the prompt, but the call has no gates: generate with "
+                "cl_lightning.load(folder).generate, or call the model with .inputs(prompts); for a module, use "
                 "cl_lightning.evaluation.generate.generate(.., own=[e.own for e in encoded], "
                 "extra=module.adapter.forward_kwargs), with prompts from data.prompt.PromptEncoder; get likelihoods "
-                "from module.answer_logits or module.sample_nll"
+                "from .score, module.answer_logits or module.sample_nll"
             )
         if gates is not None and not self._has_all_tokens(gates, x):
             raise ConfigError(

@@ -37,7 +37,9 @@ class Router(nn.Module):
         self.old_keys: nn.Parameter | None = None
 
     def begin(self, query: dict[str, Tensor], key: Tensor) -> None:
-        """Train this query (a state dict) and a new key."""
+        """Train this query (a state dict) and a new key. Raises ValueError for a key of another shape."""
+        if key.shape != (1, self.size):
+            raise ValueError(f"a key of shape {tuple(key.shape)}, expected (1, {self.size})")
         layers = (
             nn.Linear(self.size, self.width, bias=False), nn.SiLU(), nn.Linear(self.width, self.size, bias=False),
             nn.SiLU(), nn.LayerNorm(self.size),

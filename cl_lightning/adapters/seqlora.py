@@ -24,6 +24,7 @@ class SeqLoRA(IncLoRA):
         fold_into: destination of a finished LoRA. "stack": frozen low-rank columns (exact in any precision,
             R grows by r or 2r per task); "weight": W (float32 bases only: a bf16 W loses most of a small update);
             "auto": weight for float32 and float64 bases, else stack.
+        start_from: see `IncLoRA`.
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class SeqLoRA(IncLoRA):
         offset: Literal["displacement", "baked"] = "displacement",
         per_task: Literal["fresh_folded", "continue"] = "fresh_folded",
         fold_into: Literal["auto", "stack", "weight"] = "auto",
+        start_from: str | None = None,
     ) -> None:
-        super().__init__(rank, alpha, rslora, dropout, targets, offset)
+        super().__init__(
+            start_from, rank=rank, alpha=alpha, rslora=rslora, dropout=dropout, targets=targets, offset=offset
+        )
         self.per_task, self.fold_into = per_task, fold_into
         self._before: dict[str, list[Tensor]] = {}
 

@@ -71,8 +71,8 @@ def asked(options: Namespace) -> Asked:
     return Asked(table, options.metrics, _baseline(table, options.baseline))
 
 
-def text(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """The table that the arguments ask for, and where it goes (None: it is printed). Raises UserError as `asked`."""
+def render(argv: Sequence[str]) -> tuple[str, Path | None]:
+    """Format the comparison; return it with the output file (None: print it). Raises UserError like `asked`."""
     options = parser().parse_args(argv)
     found = asked(options)
     return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out

@@ -7,6 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as save_tensors
+
+from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands.first_line import first_line
 from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
 from cl_lightning.common import distributed, stopping
@@ -22,7 +25,7 @@ from cl_lightning.results import report
 from cl_lightning.results.page.write import write_at_end
 from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
-from cl_lightning.sequence.folder import CONFIG, RunFolder
+from cl_lightning.sequence.folder import CONFIG, START, RunFolder
 from cl_lightning.sequence.identity import run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 
@@ -45,8 +48,9 @@ def run() -> None:
     resolved = cli.resolved()
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
-    parent = continuation.read_parent(settings.continue_from, module, data) if settings.continue_from else None
-    facts = facts_of(experiment, module, data, parent)
+    start = _start(module)
+    parent = continuation.read_parent(settings.continue_from, module, data, start) if settings.continue_from else None
+    facts = facts_of(experiment, module, data, parent, start)
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -54,7 +58,8 @@ def run() -> None:
     sequence.check()
     with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # also loggers' and callbacks' files
         if _launches_here():
-            _open(folder, sequence, parent, settings.fresh, resolved)
+            begun = {CONFIG: resolved.encode()} | ({} if start is None else {START: start})
+            _open(folder, sequence, parent, settings.fresh, begun)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
@@ -70,8 +75,22 @@ def run() -> None:
                 write_at_end(folder.path)
 
 
+def _start(module: ContinualLM) -> bytes | None:
+    """The LoRA to start from, as a run folder holds it; None without one. Raises ConfigError as `read_lora`."""
+    adapter = module.adapter
+    if adapter.start_from is None:
+        return None
+    factors = read_lora(Path(adapter.start_from).expanduser(), adapter.layers)
+    adapter.remarks.append(f"starts from the LoRA in {adapter.start_from}, on {len(factors) // 2} layers")
+    return save_tensors(factors)
+
+
 def facts_of(
-    experiment: str, module: ContinualLM, data: TaskSequence, parent: continuation.Parent | None = None
+    experiment: str,
+    module: ContinualLM,
+    data: TaskSequence,
+    parent: continuation.Parent | None = None,
+    start: bytes | None = None,
 ) -> dict[str, Any]:
     """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
     return {
@@ -81,24 +100,29 @@ def facts_of(
         "base": module.base_hash,
         "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
         "sources": {t.spec.name: t.whole for t in data.evaluated},
-        "adapter": continuation.adapter_settings(module),
+        "adapter": continuation.adapter_settings(module, start),
         "template": data.template,
         "continues": parent.record["identity"] if parent else None,
     }
 
 
 def _open(
-    folder: RunFolder, sequence: SequenceRun, parent: continuation.Parent | None, fresh: bool, resolved: str
+    folder: RunFolder,
+    sequence: SequenceRun,
+    parent: continuation.Parent | None,
+    fresh: bool,
+    begun: dict[str, bytes],
 ) -> None:
-    """Create or reopen the run's folder, before other ranks read it."""
+    """Create or reopen the run's folder, before other ranks read it. `begun`: the first files of a new run."""
     facts = sequence.record.facts
     folder.open(facts["identity"], fresh, sequence.record.content())
     if CONFIG in folder.files:
         return  # the stored configuration stays; options that may differ now are not part of the identity
     if parent is not None:
-        continuation.adopt(parent, folder, facts, sequence.data.order, resolved.encode())
+        continuation.adopt(parent, folder, facts, sequence.data.order, begun[CONFIG])
     else:
-        folder.write(CONFIG, resolved.encode())
+        for name, data in begun.items():
+            folder.write(name, data)
         folder.commit(folder.record)
 
 

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 PATH_ERRORS = {
     errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP
 }  # fmt: skip
+
+#: What a spreadsheet may take for the beginning of a formula, wide forms included.
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 def _concerns(error: OSError, path: Path) -> bool:
@@ -115,3 +120,15 @@ def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:
     writer.writerow(columns)
     writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
     return text.getvalue().encode()
+
+
+def plain_cell(text: str) -> str:
+    """A text for a CSV cell that no spreadsheet takes for a formula: ' before it where one might, numbers apart.
+
+    Example:
+        >>> plain_cell("=1+1"), plain_cell("-2.5"), plain_cell("yes")
+        ("'=1+1", '-2.5', 'yes')
+    """
+    if text.lstrip()[:1] not in FORMULA or NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"

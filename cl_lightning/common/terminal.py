@@ -23,6 +23,11 @@ def say(text: object, *, error: bool = False) -> None:
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def say_part(text: str) -> None:
+    """Print part of a text and flush. Line ends and tabs are kept; other characters that do not print are escaped."""
+    print("".join(c if c in "\n\t" else printable(c) for c in text), end="", flush=True)
+
+
 def say_error(error: object) -> None:
     """Print an error as one line to standard error."""
     say(f"error: {error}", error=True)

@@ -1,9 +1,9 @@
-"""Greedy generation for scoring, in batches sorted by length.
+"""Generation, greedy in scoring, in batches sorted by length.
 
 It is fast because there is little padding, a prefix that all prompts share is computed once, and large batches need
-little memory (`evaluation.decode`). transformers' own loop is used for models that cache more than keys and values, and
-for models with effective generation settings. Penalties count padding as generated tokens, so that prompts are then
-batched only with others of the same length.
+little memory (`evaluation.decode`). transformers' own loop is used for models that cache more than keys and values, for
+models with effective generation settings, and to sample or to stream. Penalties count padding as generated tokens, so
+that prompts are then batched only with others of the same length.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
+from transformers.generation import BaseStreamer
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
@@ -30,15 +31,24 @@ def generate(
     batch_size: int,
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    temperature: float = 0.0,
+    streamer: BaseStreamer | None = None,
 ) -> list[str]:
-    """Generate greedy continuations as strings, in the order of `prompts`, without special tokens.
+    """Generate continuations as strings, in the order of `prompts`, without special tokens.
 
     Without a chat template, the space that separates an answer from its prompt is removed. Other whitespace is kept;
     metrics handle it. Arguments are those of `continuations`.
     """
-    made = continuations(llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra)
-    blank = "" if tokenizer.chat_template else " "
+    made = continuations(
+        llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra, temperature=temperature, streamer=streamer
+    )
+    blank = answer_blank(tokenizer)
     return [text.removeprefix(blank) for text in detokenize(llm, tokenizer, made)]
+
+
+def answer_blank(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what separates an answer from its prompt: a space, or nothing with a chat template."""
+    return "" if tokenizer.chat_template else " "
 
 
 def detokenize(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, made: Sequence[Sequence[int]]) -> list[str]:
@@ -57,8 +67,10 @@ def continuations(
     own: Sequence[tuple[int, int] | None] | None = None,
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """Generate the token ids of greedy continuations, in the order of `prompts`.
+    """Generate the token ids of continuations, in the order of `prompts`.
 
     Padding may follow the end token, which is any of `data.end_tokens.end_tokens`. Prompts (token ids) are left-padded
     for decoders. Long prompts come first, so that running out of memory shows early. The model's train mode is
@@ -69,6 +81,9 @@ def continuations(
         extra: computes further per-sample arguments of the model (gates) for a batch of prompts, reading `own`; no
             prefix is then shared.
         stop: strings that also end a continuation, besides those of the model's generation settings.
+        temperature: 0 takes the most likely token each time; above 0, tokens are drawn from softmax(logits /
+            temperature) with torch's global generator.
+        streamer: receives the tokens of the only prompt as they are generated.
 
     Raises:
         ConfigError: `extra` without `own`.
@@ -88,7 +103,7 @@ def continuations(
     training = llm.training
     llm.eval()
     try:
-        prefix = _Prefix(llm, prompts if extra is None else [], plain=not settings)
+        prefix = _Prefix(llm, prompts if extra is None else [], plain=not (settings or temperature or streamer))
         for chunk in _chunks([len(p) for p in prompts], batch_size, alike=bool(settings)):
             rest = [prompts[i][prefix.length :] for i in chunk]
             spans = None if extra is None else [own[i] for i in chunk]
@@ -100,9 +115,9 @@ def continuations(
             out = llm.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                do_sample=temperature > 0,
                 num_beams=1,
-                temperature=None,
+                temperature=temperature or None,
                 top_p=None,
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
@@ -110,6 +125,7 @@ def continuations(
                 custom_generate=decode if prefix.plain else None,
                 stopping_criteria=stops,
                 stop_strings=None,
+                streamer=streamer,
             )
             # An encoder-decoder's output begins with a start token, which may equal an end token (BART).
             new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
@@ -130,7 +146,7 @@ def _chunks(lengths: Sequence[int], size: int, alike: bool) -> list[list[int]]:
 class _Prefix:
     """The shared prefix of all prompts, computed once; of length 0 if nothing can be shared.
 
-    `plain`: whether our decoding loop can be used.
+    `plain`: whether our decoding loop can be used: greedy, and nothing is streamed.
     """
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], plain: bool) -> None:

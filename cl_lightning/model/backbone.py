@@ -104,6 +104,10 @@ class Backbone:
             llm.activation_checkpointing_enable({"use_reentrant": False})
         return llm
 
+    def fingerprint(self, llm: PreTrainedModel) -> str:
+        """The content hash by which a run knows this base; `llm`: from `load`, not yet adapted. See `fingerprint`."""
+        return fingerprint(llm, None if self.load_in_4bit else getattr(torch, self.dtype))
+
     def _load_pretrained(self, dtype: torch.dtype) -> PreTrainedModel:
         options: dict[str, Any] = {"dtype": dtype, **self._hub()}
         if self.attn_implementation is not None:

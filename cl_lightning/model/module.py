@@ -27,7 +27,7 @@ from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
-from cl_lightning.model.backbone import Backbone, fingerprint
+from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 
@@ -98,8 +98,7 @@ class ContinualLM(LightningModule):
     def load(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load the base, hash it and attach the adapter. Called once per process, before the first task."""
         self.llm = self.backbone.load(len(tokenizer))
-        exact = None if self.backbone.load_in_4bit else getattr(torch, self.backbone.dtype)
-        self.base_hash = fingerprint(self.llm, exact)
+        self.base_hash = self.backbone.fingerprint(self.llm)
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
         self._label_only = self._head_is_plain()

@@ -4,6 +4,7 @@ The new run folder starts as a copy of the old one's branches, memory, predictio
 changed. The base model, the adapter and the order and data of the old tasks must be the same, which is checked first.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,11 @@ def check_apart(parent: str | None, folder: Path) -> None:
         )
 
 
-def adapter_settings(module: ContinualLM) -> dict[str, Any]:
-    """Return the settings that must be equal for stored branches to be usable."""
+def adapter_settings(module: ContinualLM, start: bytes | None = None) -> dict[str, Any]:
+    """Return the settings that must be equal for stored branches to be usable. `start`: the stored LoRA below them."""
     adapter = module.adapter
-    return {
+    under = {} if start is None else {"start": hashlib.sha256(start).hexdigest()}
+    return under | {
         "class": type(adapter).__name__,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
@@ -51,8 +53,8 @@ def adapter_settings(module: ContinualLM) -> dict[str, Any]:
     }
 
 
-def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
-    """Read and check the run to continue.
+def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes | None = None) -> Parent:
+    """Read and check the run to continue. `start`: see `adapter_settings`.
 
     Raises:
         StateError: the run is not finished, is damaged, or differs in base, adapter, order or data.
@@ -69,8 +71,10 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence) -> Parent:
         )
     if record["base"] != module.base_hash:
         raise StateError(f"sequence.continue_from: {folder} was trained on another base model (or dtype)")
-    if record["adapter"] != adapter_settings(module):
-        raise StateError(f"sequence.continue_from: {folder} has another adapter (class, rank, alpha or layers)")
+    if record["adapter"] != adapter_settings(module, start):
+        raise StateError(
+            f"sequence.continue_from: {folder} has another adapter (class, rank, alpha, layers or start_from)"
+        )
     if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; use the same"

@@ -24,6 +24,8 @@ from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, REPORT,
 SCHEMA = 2
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
+#: Advice when a file of a run folder is missing or damaged.
+REMEDY = "restore it, or start over with FRESH=1"
 #: Stands for the untrained model in place of a finished task's name.
 ZERO_SHOT = "zero-shot"
 
@@ -239,21 +241,23 @@ def metric_label(metrics: dict[str, Any], task: str) -> str:
     return metrics["metric_of_task"][task] + (" by likelihood" if task in metrics["by_likelihood"] else "")
 
 
-def read_checked(path: Path, record: dict[str, Any], name: str) -> bytes:
-    """Read a file named in the record and check its checksum. Raises StateError: missing, damaged, or a link."""
+def read_checked(path: Path, record: dict[str, Any], name: str, remedy: str = REMEDY) -> bytes:
+    """Read a file named in the record and check its checksum. `remedy`: the advice if it cannot be read.
+
+    Raises:
+        StateError: the file is missing, damaged, or a link.
+    """
     file = below(path, name)
     if name not in record["files"]:
-        raise StateError(f"{file}: not part of this run's state")
+        raise StateError(f"{file}: not part of what {path} holds by its record")
     if not file.is_file():
-        raise StateError(f"{file}: missing; restore it, or start over with FRESH=1")
+        raise StateError(f"{file}: missing; {remedy}")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise StateError(f"{file}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != record["files"][name]:
-        raise StateError(
-            f"{file}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1"
-        )
+        raise StateError(f"{file}: damaged (its checksum is not the recorded one); {remedy}")
     return data
 
 
@@ -271,6 +275,10 @@ def read_predictions(path: Path, record: dict[str, Any], name: str) -> list[dict
 def state_file(slot: str, done: int, kind: str = "json") -> str:
     """Return the name of the state file of the callback in `slot` after `done` tasks."""
     return f"state/{slot}-{done}.{kind}"
+
+
+#: The LoRA that lies under all tasks, where a run has one (`model.adapter.start_from`).
+START = "start/adapter.safetensors"
 
 
 def adapter_file(task_name: str) -> str:

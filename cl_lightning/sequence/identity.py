@@ -17,17 +17,27 @@ OTHER_OPTIONS = {
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Select the options of a resolved configuration that determine a run's results.
 
-    The base model is identified by its content, not its name.
+    The base model, and the LoRA that a run starts from, are identified by their content, not their names.
     """
     kept = {section: options for section, options in config.items() if section not in OTHER_SECTIONS}
     for section, names in OTHER_OPTIONS.items():
         kept[section] = {name: value for name, value in (kept.get(section) or {}).items() if name not in names}
-    kept["model"] = {**kept["model"], "backbone": {**kept["model"]["backbone"], "name": None}}
+    model = without(kept["model"], "start_from")  # the record's `adapter` has its content
+    kept["model"] = {**model, "backbone": {**model["backbone"], "name": None}}
     return kept
+
+
+def without(options: Any, name: str) -> Any:
+    """Options less one of that name, at any depth."""
+    if not isinstance(options, Mapping):
+        return options
+    return {key: without(value, name) for key, value in options.items() if key != name}
 
 
 def run_identity(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Hash the `computed` options, the data and the base to 12 hex digits."""
     named = {name: facts[name] for name in ("data", "base", "fingerprints", "continues")}
+    if "start" in facts["adapter"]:
+        named["start"] = facts["adapter"]["start"]
     text = json.dumps([computed(config), named], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

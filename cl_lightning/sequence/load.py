@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from cl_lightning.common.errors import StateError
+from cl_lightning.common.errors import ConfigError, StateError, nearest
+from cl_lightning.common.memory import release_memory
 from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import build, read_config
@@ -49,20 +51,70 @@ def load_run(
     """
     folder = Path(path)
     record = read_record(folder)
+    kept = learnt(folder, record, tasks)
+    options = read_config(folder, record)["model"]
+    module = rebuilt(options, record["base"], folder / CONFIG, allow, trust_remote_code)
+    restore_branches(module.adapter, folder, record, kept)
+    return LoadedRun(module.eval(), record["R"], record)
+
+
+def learnt(folder: Path, record: dict[str, Any], tasks: int | None, option: str = "tasks") -> list[str]:
+    """The tasks whose branches make up the model after so many tasks; None: after all that are done.
+
+    `option`: what the caller calls `tasks`.
+
+    Raises:
+        StateError: fewer are done, or the run has one model per task and none was chosen.
+    """
     alone = PROTOCOLS[record["protocol"]].alone
     if alone and tasks is None:
         raise StateError(
-            f"{folder}: holds one model per task (data.protocol=independent); choose one with tasks=: "
-            "tasks=1 is the first task's, tasks=2 the second's"
+            f"{folder}: holds one model per task (data.protocol=independent); choose one with {option}=: "
+            f"{option}=1 is the first task's, {option}=2 the second's"
         )
     if tasks is not None and not 0 <= tasks <= record["done"]:
-        raise StateError(f"{folder}: tasks={tasks} is not in 0..{record['done']}, the number of finished tasks")
-    options, file = read_config(folder, record)["model"], folder / CONFIG
+        raise StateError(f"{folder}: {option}={tasks} is not in 0..{record['done']}, the number of finished tasks")
+    done: list[str] = record["order"][: record["done"] if tasks is None else tasks]
+    return done[-1:] if alone else done
+
+
+def rebuilt(
+    options: dict[str, Any],
+    base: str,
+    file: Path,
+    allow: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    dtype: str | None = None,
+) -> ContinualLM:
+    """The base with its adapted layers, no branch in them yet, as the options of `model` say that are stored in `file`.
+
+    Args:
+        base: the base's content hash.
+        allow, trust_remote_code: as in `load_run`.
+        dtype: of the base, as in `model.backbone.dtype`; None: the stored one.
+
+    Raises:
+        StateError: the options make no model, or the base is another one now.
+        ConfigError: as `load_run`; no such dtype, or that of a 4-bit base is to be changed.
+    """
+    known = get_args(get_type_hints(Backbone)["dtype"])
+    if dtype is not None and dtype not in known:
+        raise ConfigError(f"dtype: {dtype!r} is none of a base; {nearest(dtype, known)}")
+    module = _loaded(options, file, allow, trust_remote_code)
+    backbone = module.backbone
+    if module.base_hash != base:
+        raise StateError(f"{file.parent}: was trained on another base model than {backbone.name} is now")
+    if dtype in (None, backbone.dtype):
+        return module
+    if backbone.load_in_4bit:
+        raise ConfigError(f"dtype: the base of {file.parent} is loaded in 4 bits; leave dtype out")
+    # The hash above is of the base in its stored dtype, which a cast does not give back.
+    del module
+    release_memory()
+    return _loaded({**options, "backbone": {**options["backbone"], "dtype": dtype}}, file, allow, trust_remote_code)
+
+
+def _loaded(options: dict[str, Any], file: Path, allow: Sequence[str], trust_remote_code: bool) -> ContinualLM:
     module = build(ContinualLM, options, "model", file, allow, trust_remote_code)
     module.load(module.backbone.load_tokenizer())
-    if module.base_hash != record["base"]:
-        raise StateError(f"{folder}: was trained on another base model than {module.backbone.name} is now")
-    done = record["order"][: record["done"] if tasks is None else tasks]
-    kept = done[-1:] if alone else done
-    restore_branches(module.adapter, folder, record, kept)
-    return LoadedRun(module.eval(), record["R"], record)
+    return module

@@ -131,8 +131,8 @@ class SequenceRun:
         if stored:
             done = stored["done"]
             self.record.restore(stored)
-            if not self.data.protocol.alone:
-                restore_branches(self.module.adapter, self.folder.path, stored, self.data.order[:done])
+            kept = [] if self.data.protocol.alone else self.data.order[:done]
+            restore_branches(self.module.adapter, self.folder.path, stored, kept)
             for slot, callback in {**self.boundary, **self.observers}.items():
                 name = state_file(slot, done)
                 if name in stored["files"]:

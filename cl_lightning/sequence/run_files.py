@@ -29,6 +29,8 @@ REPORT = {PAGE, *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg
 MARK = "cl-lightning report"
 #: Temporary file of the report, before it is renamed.
 REPORT_SCRATCH = re.compile(r"\.cl_lightning-[0-9a-f]{16}")
+#: Folder of models exported for other programs: the user's, so never deleted and never in the way.
+EXPORTED = "export"
 #: Folders of further scores of the run, each with a record that has the key "view".
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
 #: Files of the CSV logger in attempt n.
@@ -43,14 +45,15 @@ ReadRecord = Callable[[Path], dict[str, Any] | None]
 def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[list[str], list[str]]:
     """List the run's own files and the other files of a run folder, as names below it. Links are never followed.
 
-    Everything in wandb's folder of this run is its own. The only links that are its own are those made by wandb.
+    Files in EXPORTED are in neither list. Everything in wandb's folder of this run is its own. The only links that are
+    its own are those made by wandb.
     """
     named = {*KEPT, *EXPORTS, *record["files"], *record["writing"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
     ours: list[str] = []
     others: list[str] = []
     views: dict[str, dict[str, Any]] = {}
-    for name, link in _files(path, lambda folder: _view(path, folder, read, views)):
+    for name, link in _files(path, lambda folder: folder == EXPORTED or _view(path, folder, read, views)):
         log = CSV_LOG.fullmatch(name)
         logged = log is not None and int(log[1]) <= record["attempts"]
         shown = not link and (REPORT_SCRATCH.fullmatch(name) or (name in REPORT and is_report(path / name)))

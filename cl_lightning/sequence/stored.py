@@ -45,6 +45,15 @@ def read_config(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         raise StateError(f"{file}: is not text, or is nested too deeply") from None
     except ValueError:
         raise StateError(f"{file}: has an alias that contains itself") from None
+    return check_config(config, file)
+
+
+def check_config(config: Any, file: Path) -> dict[str, Any]:
+    """Return the configuration read from `file`, if it has the sections and options that loading needs.
+
+    Raises:
+        StateError: it does not.
+    """
     if not isinstance(config, dict):
         raise StateError(f"{file}: is not a mapping")
     for section in ("model", "data"):

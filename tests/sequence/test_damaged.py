@@ -103,6 +103,13 @@ def test_a_record_with_wrong_types_or_sizes_is_damaged(tmp_path: Path, name: str
     )
 
 
+def cut_short(data: bytes, factor: str) -> bytes:
+    """One layer's factor with its first column alone."""
+    tensors = load(data)
+    name = next(name for name in tensors if name.endswith(factor))
+    return save({**tensors, name: tensors[name][:, :1].contiguous()})
+
+
 def renamed(data: bytes) -> bytes:
     return save({f"x.{name}": tensor for name, tensor in load(data).items()})
 
@@ -112,10 +119,12 @@ def renamed(data: bytes) -> bytes:
     [
         (lambda data: b"junk", r"adapter\.safetensors: damaged \("),
         (lambda data: b"", r"adapter\.safetensors: damaged \("),
-        (renamed, r"adapters: damaged \(the branches do not fit SeqLoRA: TypeError"),
+        (renamed, r"adapters: damaged \(the branches do not fit SeqLoRA: ValueError: a layer of shape"),
         (lambda data: save({"x": torch.zeros(1)}), r"adapters: damaged \(the branches do not fit SeqLoRA"),
+        (lambda data: cut_short(data, "lora_A"), r"adapters: damaged .*factors \(\d+, 1\), .* do not fit \(\d+, "),
+        (lambda data: cut_short(data, "lora_B"), r"adapters: damaged .*factors .*, \(\d+, 1\) do not fit \(\d+, "),
     ],
-    ids=["junk", "nothing", "foreign keys", "no keys"],
+    ids=["junk", "nothing", "foreign keys", "no keys", "another A", "another B"],
 )
 def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[bytes], bytes], expected: str) -> None:
     name = adapter_file("FOMC")

@@ -1,8 +1,8 @@
 """Sections as one HTML file that asks for nothing: no script, no request, all text escaped.
 
-What a page shows comes from models, data files and people. Every value passes `printable`, which writes what does not print
-as an escape (terminal codes, line ends, direction marks), then jinja's autoescape. Long texts and tables are cut, with
-a count.
+The content comes from models, data files and people. Every value passes `printable`, which escapes characters that do
+not print (terminal codes, line ends, direction marks), then jinja's autoescape. Long texts and tables are cut, with a
+count.
 """
 
 import re

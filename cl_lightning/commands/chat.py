@@ -1,0 +1,164 @@
+r"""Talk to a trained model: `cl-lightning chat RUN`.
+
+Each line is a prompt of its own, written as in training, and is answered without what was said before: models are
+trained on single prompts. A prompt of several lines has a \ at the end of each but the last. Ctrl-D ends.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.trained_model import add_model, cuts_told
+from cl_lightning.common.errors import ConfigError, UserError, nearest
+from cl_lightning.common.terminal import say, say_error, say_part
+
+if TYPE_CHECKING:
+    from cl_lightning.export.loaded import LoadedModel
+
+#: Loads the model after a task; None: after all that are done.
+Load = Callable[[str | None], "LoadedModel"]
+
+
+def parser() -> Arguments:
+    """The command line's options."""
+    made = Arguments("chat", __doc__)
+    add_model(made)
+    made.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0: the most likely token (0)")
+    return made
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+class Chat:
+    """A conversation, or rather single questions, with one model in memory at a time.
+
+    Args:
+        load: see Load.
+        after: the task after which the model is used.
+        options: of `LoadedModel.stream`.
+    """
+
+    def __init__(self, load: Load, after: str | None, **options: Any) -> None:
+        self.load, self.after, self.options = load, after, options
+        self._loaded: LoadedModel | None = None
+        self._of: str | None = None
+        self.last = ""
+
+    def model(self, after: str | None) -> "LoadedModel":
+        """The model after a task; another one is let go first."""
+        if self._loaded is None or self._of != after:
+            self._loaded = None
+            from cl_lightning.common.memory import release_memory
+
+            release_memory()
+            self._loaded, self._of = self.load(after), after
+        return self._loaded
+
+    def take(self, line: str) -> bool:
+        """Answer a line, or do what it commands. Returns whether the chat goes on."""
+        if not line.strip():
+            return True
+        try:
+            if not line.startswith("/"):
+                self.last = line
+                self._answer(self.after)
+                return True
+            name, _, word = line[1:].strip().partition(" ")
+            if name not in ACTIONS:
+                raise ConfigError(f"no command {name!r}; {nearest(name, ACTIONS)}. A blank before / makes it a prompt")
+            return ACTIONS[name](self, word.strip()) is not False
+        except UserError as error:
+            say_error(error)
+            return True
+
+    def _answer(self, after: str | None) -> None:
+        loaded = self.model(after)
+        with cuts_told():
+            loaded.stream(self.last, say_part, **self.options)
+            say_part("\n")
+
+    def task(self, word: str) -> None:
+        """/task NAME or N: go on with the model after this task, or after so many; without a name: say which it is"""
+        if word:
+            self.model(word)
+            self.after = word
+        say(self.model(self.after).told)
+
+    def base(self, word: str) -> None:
+        """/base: let the untrained base model answer the last prompt, to compare"""
+        if not self.last:
+            raise ConfigError("/base: answers the last prompt, and there is none yet")
+        say_part("base: ")
+        self._answer("0")
+
+    def help(self, word: str) -> None:
+        """/help: list the commands"""
+        for action in ACTIONS.values():
+            say(action.__doc__)
+        say("\\ at the end of a line: the prompt goes on in the next")
+
+    def quit(self, word: str) -> bool:
+        """/quit, or Ctrl-D: end"""
+        return False
+
+
+#: What a line that begins with a slash does.
+ACTIONS: dict[str, Callable[[Chat, str], bool | None]] = {
+    "task": Chat.task,
+    "base": Chat.base,
+    "help": Chat.help,
+    "quit": Chat.quit,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Talk as `argv` asks, line by line of standard input."""
+    options = parser().parse_args(argv)
+    from cl_lightning.commands.parser import quiet
+    from cl_lightning.export.load import load
+
+    quiet()
+    chat = Chat(
+        partial(load, options.run, allow=options.allow, trust_remote_code=options.trust_remote_code),
+        options.after,
+        max_new_tokens=options.max_new_tokens,
+        max_prompt_tokens=options.max_prompt_tokens,
+        temperature=options.temperature,
+    )
+    say(f"{chat.model(chat.after).told}. Each line is answered by itself; /help lists commands, Ctrl-D ends.")
+    for line in _lines():
+        if not chat.take(line):
+            break
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input, those that end in a backslash joined with the next."""
+    begun: list[str] = []
+    terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input(("... " if begun else "> ") if terminal else "")
+        except EOFError:
+            break
+        except UnicodeDecodeError:
+            raise ConfigError("standard input: not UTF-8 text") from None
+        if line.endswith("\\"):
+            begun.append(line[:-1])
+            continue
+        yield "\n".join([*begun, line])
+        begun = []
+    if begun:
+        yield "\n".join(begun)
+    if terminal:
+        say("")

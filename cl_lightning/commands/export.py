@@ -1,0 +1,58 @@
+"""Write a run's model for other programs: `cl-lightning export RUN --format=peft`.
+
+peft: all branches as one LoRA adapter for PEFT. merged: a plain model of transformers. gguf: for llama.cpp and Ollama.
+native: the branches as they are, for every strategy, which cl_lightning.load reads.
+By default the model after the last finished task goes to RUN/export/FORMAT. A folder in which anything lies is refused.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.common.paths import below
+from cl_lightning.common.terminal import say
+from cl_lightning.export import FORMATS
+from cl_lightning.export.folder import refuse_filled, written_whole
+from cl_lightning.sequence.folder import read_record
+from cl_lightning.sequence.run_files import EXPORTED
+
+
+def parser() -> Arguments:
+    """The command line's options."""
+    made = Arguments("export", __doc__)
+    made.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    made.add_argument("--format", choices=FORMATS, required=True, help="what to write")
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--task", metavar="NAME", help="this task's branch alone")
+    which.add_argument("--after", metavar="TASK", help="the model after this task, or after so many; 0: the base model")
+    made.add_argument("--rank", type=positive, metavar="R", help="recompress each layer's update to this rank")
+    made.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of merged and gguf weights (the run's)"
+    )
+    made.add_argument("--dequantize", action="store_true", help="merge into the dequantised weights of a 4-bit base")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="a new or empty folder (RUN/export/FORMAT)")
+    made.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+    )
+    made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
+    return made
+
+
+def main(argv: list[str]) -> None:
+    """Export as `argv` asks, and say what was written."""
+    options = parser().parse_args(argv)
+    read_record(options.run)
+    part = options.task or (f"after-{options.after}" if options.after is not None else "")
+    name = f"{EXPORTED}/{options.format}{f'-{part}' if part else ''}"
+    out = options.out or below(options.run, name)
+    refuse_filled(out)
+    from cl_lightning.commands.parser import quiet
+    from cl_lightning.export.trained import Request
+
+    quiet()
+    chosen = {n: v for n, v in vars(options).items() if n not in ("format", "out")}
+    with written_whole(out) as scratch:
+        told = import_module(FORMATS[options.format]).export(Request(**chosen), scratch)
+    for line in told:
+        say(line)
+    say(f"written: {out}")

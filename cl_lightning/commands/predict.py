@@ -1,0 +1,88 @@
+"""Answer the prompts of a file: `cl-lightning predict RUN prompts.jsonl --out answers.jsonl`.
+
+The file (.jsonl or .csv) has a prompt in each row, as the tasks' prompts are, without chat template. OUT, of the same
+kind, gets the same rows in the same order with one more field, "prediction". In CSV, a prediction that a spreadsheet
+would run as a formula gets a ' before it.
+"""
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.commands.trained_model import add_model, cuts_told
+from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.files import plain_cell, to_csv, to_jsonl, write_output
+from cl_lightning.common.terminal import say
+from cl_lightning.data.benchmarks.json_files import text_of
+from cl_lightning.data.benchmarks.tables import Row, read_rows
+
+#: The field that is added.
+FIELD = "prediction"
+
+
+def parser() -> Arguments:
+    """The command line's options."""
+    made = Arguments("predict", __doc__)
+    add_model(made)
+    made.add_argument("file", type=Path, metavar="FILE", help=f"prompts: {' or '.join(WRITERS)}")
+    made.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the answers go, of FILE's kind")
+    made.add_argument("--prompt-field", default="prompt", metavar="NAME", help="the field with the prompt (prompt)")
+    made.add_argument("--batch-size", type=positive, default=16, metavar="N", help="prompts that run at once (16)")
+    made.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    return made
+
+
+def main(argv: list[str]) -> None:
+    """Predict as `argv` asks."""
+    options = parser().parse_args(argv)
+    _check_files(options)
+    rows = list(read_rows(options.file))
+    prompts = [_prompt(row, where, options.prompt_field) for where, row in rows]
+    from cl_lightning.commands.parser import quiet
+    from cl_lightning.export.load import load
+
+    quiet()
+    loaded = load(options.run, options.after, allow=options.allow, trust_remote_code=options.trust_remote_code)
+    say(f"{len(rows)} prompts of {options.file}, answered by {loaded.told}")
+    with cuts_told():
+        predictions = loaded.generate(
+            prompts, options.max_new_tokens, options.batch_size, max_prompt_tokens=options.max_prompt_tokens
+        )
+    _check_files(options)  # something may have come to lie there in the meantime
+    write_output(options.out, WRITERS[options.out.suffix.lower()](rows, predictions))
+    say(f"written: {options.out}")
+
+
+def _check_files(options: Namespace) -> None:
+    """Refuse kinds of file that are not read or written, and an OUT that would overwrite. Raises ConfigError."""
+    file, out = options.file, options.out
+    if file.suffix.lower() not in WRITERS:
+        raise ConfigError(f"{file}: predict reads {' and '.join(WRITERS)}; give such a file")
+    if out.suffix.lower() != file.suffix.lower():
+        raise ConfigError(f"--out: {out} is not of {file}'s kind; let its name end in {file.suffix}")
+    if os.path.lexists(out) and not options.overwrite:
+        raise ConfigError(f"--out: {out} is there already; name another file, or replace it with --overwrite")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise ConfigError(f"--out: {out} is the file of prompts; name another")
+
+
+def _prompt(row: dict[str, Any], where: str, field: str) -> str:
+    if FIELD in row:
+        raise DataError(f"{where}: has a field {FIELD!r} already; rename it, so that it is kept")
+    return text_of(row, field, where)
+
+
+def _jsonl(rows: list[Row], predictions: list[str]) -> bytes:
+    return to_jsonl([{**row, FIELD: text} for (_, row), text in zip(rows, predictions, strict=True)])
+
+
+def _csv(rows: list[Row], predictions: list[str]) -> bytes:
+    cells = [[*row.values(), plain_cell(text)] for (_, row), text in zip(rows, predictions, strict=True)]
+    return to_csv([*rows[0][1], FIELD], cells)
+
+
+#: What writes the answers, by the file's suffix.
+WRITERS: dict[str, Callable[[list[Row], list[str]], bytes]] = {".jsonl": _jsonl, ".csv": _csv}

@@ -1,0 +1,122 @@
+"""`--format=merged`: base and branches as one plain model of transformers, with tokenizer and generation settings.
+
+Every adapted W is merged as W + B_total A_total in float32 (float64 where the run's base is) and then cast.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.export.branches import all_recompressed
+from cl_lightning.export.card import base_told, card
+from cl_lightning.export.trained import Request, Trained
+from cl_lightning.linalg.low_rank import LowRank
+
+
+def export(request: Request, out: Path) -> list[str]:
+    """Write config.json, safetensors, tokenizer files, generation_config.json and README.md.
+
+    Raises:
+        ConfigError: see `merge`.
+    """
+    trained = Trained(request)
+    llm, tokenizer, told = merge(trained)
+    save(llm, tokenizer, out)
+    (out / "README.md").write_bytes(card(trained, "transformers", "a merged model", _how(llm), told))
+    return [*told, *base_told(trained.module.backbone)]
+
+
+def merge(trained: Trained) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """The merged model, its tokenizer, and what the user is told of it.
+
+    Raises:
+        ConfigError: see `export.trained`; a 4-bit base that may not be dequantised, or a W that several layers share.
+    """
+    backbone, request = trained.module.backbone, trained.request
+    if backbone.load_in_4bit and not request.dequantize:
+        raise ConfigError(
+            f"{request.run}: the base is held in 4 bits, merged weights are not; --dequantize writes the dequantised "
+            f"base with the branches merged in, in {request.dtype or backbone.dtype}"
+        )
+    llm, tokenizer = trained.base()
+    updates = trained.updates(llm)
+    told: list[str] = []
+    if backbone.load_in_4bit:
+        llm = llm.dequantize()
+        told.append("the base's 4-bit weights were dequantised; they are the ones that the branches were trained on")
+    if request.rank is not None:
+        updates, error = all_recompressed(updates, request.rank)
+        told.append(error)
+    dtype = getattr(torch, request.dtype or backbone.dtype)
+    losses = merge_into(llm, updates, dtype)
+    llm.to(dtype)
+    llm.config.dtype = dtype
+    return llm, tokenizer, [*told, _cast(losses, str(dtype).removeprefix("torch."))]
+
+
+def _cast(losses: Mapping[str, tuple[float, float]], dtype: str) -> str:
+    """What casting lost, in words."""
+    if not losses:
+        return f"the base model in {dtype}, no branch is in it"
+    if not any(lost for _, lost in losses.values()):
+        return f"merged in {dtype}, not cast"
+    worst = max(losses, key=lambda name: losses[name][1])
+    weight, update = losses[worst]
+    return (
+        f"merged, then cast to {dtype}: the cast loses at most {update:.1e} of what the branches added to a "
+        f"layer, {weight:.1e} of its weights (Frobenius, {worst}); --dtype=float32 loses nothing"
+    )
+
+
+@torch.no_grad()
+def merge_into(
+    llm: PreTrainedModel, updates: Mapping[str, LowRank], dtype: torch.dtype
+) -> dict[str, tuple[float, float]]:
+    """Add each update to its layer's W, rounded to `dtype`.
+
+    Returns:
+        By layer: what rounding lost, as a share of ||W|| and of ||update||, Frobenius.
+
+    Raises:
+        ConfigError: another parameter or layer is the same W, and would change with it.
+    """
+    holders = [id(p) for _, p in llm.named_parameters(remove_duplicate=False)]
+    losses: dict[str, tuple[float, float]] = {}
+    for name, update in updates.items():
+        layer = llm.get_submodule(name)
+        if holders.count(id(layer.weight)) > 1:
+            raise ConfigError(f"{name}: other layers share this weight and would change with it; use --format=peft")
+        wide = torch.promote_types(layer.weight.dtype, torch.float32)
+        added = update.dense().to(wide)
+        whole = layer.weight.to(wide) + added
+        layer.weight.data = whole.to(dtype)
+        lost = _norm(layer.weight.to(wide) - whole)
+        losses[name] = (lost / _norm(whole), lost / _norm(added))
+    return losses
+
+
+def _norm(matrix: Tensor) -> float:
+    return float(matrix.norm())
+
+
+def save(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write model and tokenizer as transformers reads them."""
+    llm.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _how(llm: PreTrainedModel) -> list[str]:
+    """Lines of Python that load it."""
+    kind = "AutoModelForSeq2SeqLM" if llm.config.is_encoder_decoder else "AutoModelForCausalLM"
+    return [
+        "```python",
+        f"from transformers import {kind}, AutoTokenizer",
+        "",
+        f'model = {kind}.from_pretrained("THIS FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")',
+        "```",
+    ]

@@ -1,0 +1,120 @@
+"""`--format=native`: the trained model as a folder of its own that `cl_lightning.load` reads, for every strategy.
+
+The folder holds each task's branch (and gate) as it is in the run, and INDEX: which base model it is, the strategy's
+options, how prompts were written, and a checksum of every branch. Of the run it has no data, no predictions, no state
+of callbacks and no path but the base's, where that is a folder.
+"""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.files import to_json
+from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.export.card import base_told, card
+from cl_lightning.export.loaded import PromptSettings
+from cl_lightning.export.trained import Request, Trained
+from cl_lightning.sequence.folder import adapter_file, read_checked
+from cl_lightning.sequence.identity import without
+from cl_lightning.sequence.stored import check_config
+
+#: Says that a folder is such an export, and what it holds.
+INDEX = "cl_lightning.json"
+SCHEMA = 1
+#: What to do where a file of it cannot be read.
+REMEDY = "get it again, or export it again"
+
+
+def export(request: Request, out: Path) -> list[str]:
+    """Write INDEX, the branches as safetensors, and README.md.
+
+    Raises:
+        StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
+        ConfigError: tasks that the run has not, or options of other formats.
+    """
+    for option in ("rank", "dtype", "dequantize"):
+        if getattr(request, option):
+            raise ConfigError(f"--{option}: branches are written as they are with --format=native; leave it out")
+    trained = Trained(request)
+    if not trained.tasks:
+        raise ConfigError(
+            f"{request.run}: {trained.name} has learnt no task; use {trained.module.backbone.name} itself"
+        )
+    checksums = {}
+    for name in [*trained.under, *map(adapter_file, trained.tasks)]:
+        data = read_checked(request.run, trained.record, name)
+        file = below(out, name)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+        checksums[name] = hashlib.sha256(data).hexdigest()
+    (out / INDEX).write_bytes(to_json(_index(trained, checksums)))
+    told = [f"{len(trained.tasks)} branches of {type(trained.module.adapter).__name__}"]
+    (out / "README.md").write_bytes(card(trained, "cl-lightning", "a trained model of cl-lightning", HOW, told))
+    return [*told, *base_told(trained.module.backbone)]
+
+
+HOW = [
+    "```python",
+    "import cl_lightning",
+    "",
+    'loaded = cl_lightning.load("THIS FOLDER")',
+    'loaded.generate(["a prompt, as the tasks\' prompts are"])',
+    "```",
+]
+
+
+def _index(trained: Trained, checksums: dict[str, str]) -> dict[str, Any]:
+    """What INDEX says. Its keys are those of a run's record and configuration."""
+    config, names = trained.config, [field.name for field in fields(PromptSettings)]
+    model = {name: config["model"][name] for name in ("backbone", "adapter") if name in config["model"]}
+    return {
+        "schema": SCHEMA,
+        "base": trained.record["base"],
+        "order": trained.tasks,
+        "files": checksums,
+        "config": {
+            "model": without(model, "start_from"),  # its content is among the files
+            "data": {name: config["data"][name] for name in names if name in config["data"]},
+        },
+    }
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What INDEX says, as the record and the configuration of a run say it.
+
+    Raises:
+        StateError: damaged, of another version, or naming what lies elsewhere.
+    """
+    file = below(folder, INDEX)
+    try:
+        index = json.loads(file.read_bytes())
+        schema = index["schema"]
+    except OSError as error:
+        raise StateError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StateError(f"{file}: damaged; {REMEDY}") from None
+    if schema != SCHEMA:
+        raise StateError(f"{file}: version {schema}, this code reads version {SCHEMA}")
+    if why := _fault(index):
+        raise StateError(f"{file}: damaged ({why}); {REMEDY}")
+    config = check_config(index.get("config"), file)
+    return {**index, "done": len(index["order"]), "protocol": "sequential"}, config
+
+
+def _fault(index: dict[str, Any]) -> str | None:
+    """What makes an index useless; None: nothing."""
+    order, files = index.get("order"), index.get("files")
+    if not isinstance(index.get("base"), str):
+        return "base is no text"
+    if not isinstance(order, list):
+        return "order is no list"
+    if not isinstance(files, dict) or not all(isinstance(checksum, str) for checksum in files.values()):
+        return "files are no checksums by name"
+    for kind, names, fault in (("task", order, part_fault), ("file", files, name_fault)):
+        for name in names:
+            if why := fault(name):
+                return f"the {kind} name {name!r} {why}"
+    return None

@@ -1,0 +1,179 @@
+"""What is exported: a run's base, and what the chosen tasks' branches add to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.linear import BRANCH
+from cl_lightning.common.errors import ConfigError, StateError, nearest
+from cl_lightning.data.chat import DAY, fix
+from cl_lightning.data.end_tokens import end_tokens
+from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.export.branches import summed, update_of
+from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.folder import CONFIG, START, adapter_file, read_record
+from cl_lightning.sequence.stored import build, read_config
+from cl_lightning.sequence.stored_tensors import read_tensors
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported, and how.
+
+    Attributes:
+        run: the run folder.
+        task: the branch of this task alone; the model of this task, where the run has one for each.
+        after: the model after so many tasks, or after the task of this name. Without both: after all that are done.
+        rank: recompress each layer's update to this rank.
+        dtype: of the merged weights; None: the run's.
+        dequantize: whether a 4-bit base may be written as plain weights.
+        allow, trust_remote_code: as in `sequence.load.load_run`.
+    """
+
+    run: Path
+    task: str | None = None
+    after: str | None = None
+    rank: int | None = None
+    dtype: str | None = None
+    dequantize: bool = False
+    allow: Sequence[str] = ()
+    trust_remote_code: bool = False
+
+
+class Trained:
+    """A run's model, read from its folder.
+
+    Attributes:
+        request: what was asked for.
+        record, config: what the run folder says.
+        module: the run's model, not loaded.
+        tasks: whose branches are in, in order.
+        under: the run's file of the LoRA under all of them (`model.adapter.start_from`), if that is in: one or none.
+
+    Raises:
+        StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
+        ConfigError: tasks that the run has not, or no one model to export.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.record = request, read_record(request.run)
+        self.config = read_config(request.run, self.record)
+        self.module = build(
+            ContinualLM,
+            self.config["model"],
+            "model",
+            request.run / CONFIG,
+            request.allow,
+            request.trust_remote_code,
+        )
+        self._alone = PROTOCOLS[self.record["protocol"]].alone
+        self.tasks = self._tasks()
+        whole = request.task is None or self._alone
+        self.under = [START] if START in self.record["files"] and whole else []
+
+    def _tasks(self) -> list[str]:
+        done = self.record["order"][: self.record["done"]]
+        if self.request.task is not None and self.request.after is not None:
+            raise ConfigError("--task and --after: one task's branch alone, or all up to a task; give one of them")
+        if self.request.task is not None:
+            if self.module.adapter.continues:
+                raise ConfigError(
+                    f"--task: {self.request.run} trained one LoRA through all tasks (per_task=continue), no task has "
+                    "its own; --after gives it as it was after a task"
+                )
+            return [_known("--task", self.request.task, done)]
+        after = self.request.after
+        if self._alone and after != "0":
+            raise ConfigError(
+                f"{self.request.run}: holds one model per task (data.protocol=independent); name one by --task"
+            )
+        if after is None:
+            return done
+        if after not in done and after.isdecimal():
+            if int(after) > len(done):
+                raise ConfigError(f"--after: {after} is not in 0..{len(done)}, the number of tasks that are done")
+            return done[: int(after)]
+        return done[: done.index(_known("--after", after, done)) + 1]
+
+    @property
+    def name(self) -> str:
+        """Which of the run's models this is, in words."""
+        if self.request.task is not None:
+            return f"the {'model' if self._alone else 'branch'} of {self.tasks[0]} alone"
+        if not self.tasks:
+            return "the model before the first task" if self.under else "the base model"
+        return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"
+
+    def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base as the run had it, and the tokenizer with the chat template and the end tokens of its training.
+
+        Raises:
+            StateError: the base is another one than the run was trained on.
+            ConfigError: it is not to be had here.
+        """
+        backbone = self.module.backbone
+        tokenizer = backbone.load_tokenizer()
+        llm = backbone.load(len(tokenizer))
+        if backbone.fingerprint(llm) != self.record["base"]:
+            raise StateError(f"{self.request.run}: was trained on another base model than {backbone.name} is now")
+        template = self.record["template"]
+        if tokenizer.chat_template and (template.get("date") or template.get("template_args")):
+            fix(tokenizer, template.get("date") or DAY, template.get("template_args") or {})
+        ends = end_tokens(llm, tokenizer)
+        llm.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
+        llm.generation_config.pad_token_id = tokenizer.pad_token_id
+        return llm, tokenizer
+
+    def updates(self, llm: PreTrainedModel) -> dict[str, LowRank]:
+        """What the branches add to the base's layers, by the layers' names in it; those without any are left out.
+
+        Raises:
+            ConfigError: a strategy that does more than add its branches up.
+            StateError: branches that are none, or do not fit the base.
+        """
+        adapter = self.module.adapter
+        if self.tasks and not isinstance(adapter, IncLoRA):
+            why = "weighs its branches by the prompt" if adapter.per_sample else "may do more than add LoRA branches up"
+            raise ConfigError(
+                f"{self.request.run}: {type(adapter).__name__} {why}, which neither one LoRA nor merged weights can "
+                "do; use --format=native"
+            )
+        tasks = self.tasks[-1:] if adapter.continues else self.tasks
+        kept = [(file, 1.0) for file in self.under] + [(adapter_file(task), adapter.scaling) for task in tasks]
+        shapes = {n: (m.out_features, m.in_features) for n, m in llm.named_modules() if isinstance(m, nn.Linear)}
+        found: dict[str, list[LowRank]] = {}
+        for file, scaling in kept:
+            for name, branch in self._branches(file).items():
+                try:
+                    update = update_of(branch, scaling)
+                except (KeyError, RuntimeError):
+                    raise self._damaged(file, f"its branch at {name}") from None
+                if update is not None and update.shape != shapes.get(name):
+                    raise self._damaged(file, f"its branch at {name} does not fit the base model")
+                if update is not None:
+                    found.setdefault(name, []).append(update)
+        return {name: summed(updates) for name, updates in found.items()}
+
+    def _branches(self, file: str) -> dict[str, dict[str, Tensor]]:
+        """A stored branch, by layer."""
+        layers: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in read_tensors(self.request.run, self.record, file).items():
+            layer, _, part = key.rpartition(".")
+            if part not in BRANCH:
+                raise self._damaged(file, f"{key} is no part of a branch")
+            layers.setdefault(layer, {})[part] = tensor
+        return layers
+
+    def _damaged(self, file: str, what: str) -> StateError:
+        return StateError(f"{self.request.run / file}: damaged ({what}); restore it")
+
+
+def _known(option: str, task: str, done: Sequence[str]) -> str:
+    if task not in done:
+        raise ConfigError(f"{option}: no task {task!r} is done; {nearest(task, done) if done else 'none is'}")
+    return task

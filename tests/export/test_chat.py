@@ -1,0 +1,131 @@
+"""`cl-lightning chat`: answers as they come, other models of the run, what a model writes never obeyed."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import cl_lightning
+from cl_lightning.common.terminal import printable
+from cl_lightning.export.loaded import LoadedModel
+from tests.commands.test_cli import Told, launch
+from tests.conftest import ROOT
+from tests.export.tiny import TASKS, Trained, trained
+
+__all__ = ["trained"]
+ASKED = "Was the film any good?"
+Talk = Callable[..., Told]
+
+
+@pytest.fixture
+def talk(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Talk:
+    """`cl-lightning chat` on a run, with these lines on standard input."""
+
+    def with_lines(*lines: str, options: tuple[str, ...] = (), run: str = "SeqLoRA") -> Told:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return launch("chat", str(trained(run)), "--max-new-tokens=6", *options)
+
+    return with_lines
+
+
+def answered(trained: Trained, prompt: str, after: int, run: str = "SeqLoRA") -> str:
+    text = cl_lightning.load(trained(run), after).generate([prompt], max_new_tokens=6)[0]
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def test_each_line_is_answered_by_itself_by_the_model_that_was_chosen(trained: Trained, talk: Talk) -> None:
+    told = talk(ASKED, "/base", "/task 1", ASKED, "", f"/task {TASKS[1]}", ASKED, "/task")
+    assert (told.code, told.err) == (0, "")
+    now, first, base = (answered(trained, ASKED, after) for after in (2, 1, 0))
+    assert len({now, first, base}) == 3, "the control"
+    model = "random-llama with SeqLoRA after {}, in float64 on cpu"
+    last, one = model.format("NumGLUE-cm (2 tasks learnt)"), model.format("FOMC (1 task learnt)")
+    opening = f"{last}. Each line is answered by itself; /help lists commands, Ctrl-D ends."
+    assert told.out == "\n".join([opening, now, f"base: {base}", one, first, last, now, last, ""])
+
+
+def test_a_prompt_of_several_lines(trained: Trained, talk: Talk) -> None:
+    told = talk("Is it good?\\", "Answer:\\", "", "/quit", "never asked")
+    assert told.out.split("\n", 1)[1] == answered(trained, "Is it good?\nAnswer:\n", 2) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/tsak 1", "no command 'tsak'; did you mean task? valid: base, help, quit, task. A blank before / makes it a"),
+        ("/task 9", "after=9 is not in 0..2, the number of tasks that are done"),
+        ("/task FOCM", "no task 'FOCM' is done; did you mean FOMC"),
+        ("/base", "/base: answers the last prompt, and there is none yet"),
+        ("word " * 600, "more than the model's context of 2048; lower max_new_tokens or max_prompt_tokens"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_the_chat_goes_on(trained: Trained, talk: Talk, line: str, said: str) -> None:
+    told = talk(line, ASKED, options=("--max-prompt-tokens=5000",) if line.startswith("word") else ())
+    assert told.code == 0
+    assert said in told.line
+    assert told.out.split("\n", 1)[1] == answered(trained, ASKED, 2) + "\n"
+
+
+def test_help_lists_the_commands(talk: Talk) -> None:
+    told = talk("/help")
+    assert [line.split()[0] for line in told.out.splitlines()[1:]] == ["/task", "/base:", "/help:", "/quit,", "\\"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--after=9",), "after=9 is not in 0..2"),
+        (("--temperature=-1",), "-1 is not 0 or more"),
+        (("--temperature=hot",), "hot is not 0 or more"),
+    ],
+)
+def test_what_is_wrong_at_the_start_ends_it(talk: Talk, options: tuple[str, ...], said: str) -> None:
+    told = talk(ASKED, options=options)
+    assert (told.code, told.out) == (2, "")
+    assert said in told.line
+
+
+def test_a_run_of_tasks_alone_asks_which(talk: Talk) -> None:
+    told = talk(ASKED, run="alone")
+    assert told.code == 2
+    assert "after=1 is the first task's" in told.line
+
+
+def test_terminal_codes_of_a_model_are_shown(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wicked(self: LoadedModel, prompt: str, give: Callable[[str], None], **_: object) -> None:
+        for piece in ("red \x1b", "[31m and\r", "\x07 a bell\n\tnext", "\u202e"):
+            give(piece)
+
+    monkeypatch.setattr(LoadedModel, "stream", wicked)
+    said = talk(ASKED).out.split("\n", 1)[1]
+    assert said == "red \\x1b[31m and\\r\\x07 a bell\n\tnext\\u202e\n"
+
+
+def test_in_a_terminal(trained: Trained) -> None:
+    """A process of its own on a pseudo-terminal, which imports torch and transformers anew: 5 seconds and more."""
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "cl_lightning", "chat", str(trained("SeqLoRA")), "--max-new-tokens=6"]
+    process = subprocess.Popen(argv, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = until(ours, b"> ")
+    os.write(ours, ASKED.encode() + b"\n")
+    seen += until(ours, b"> ")
+    os.write(ours, b"\x04")  # Ctrl-D
+    assert process.wait(timeout=60) == 0
+    os.close(ours)
+    lines = re.split(r"\r?\n", seen.decode())
+    assert lines[0].startswith("random-llama with SeqLoRA after NumGLUE-cm")
+    assert lines[1] == f"> {ASKED}"
+    assert "\n".join(lines[2:]).removesuffix("\n> ") == answered(trained, ASKED, 2, "SeqLoRA")
+
+
+def until(descriptor: int, end: bytes) -> bytes:
+    seen = b""
+    while not seen.endswith(end):
+        seen += os.read(descriptor, 1024)
+    return seen

@@ -1,0 +1,135 @@
+"""`cl-lightning predict`: rows kept, answers added, nothing overwritten, no formula for a spreadsheet to run."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cl_lightning
+from cl_lightning.common.files import plain_cell
+from cl_lightning.export.loaded import LoadedModel
+from tests.commands.test_cli import Told, launch
+from tests.export.tiny import BUDGET, TASKS, Trained, stored, trained
+
+__all__ = ["trained"]
+Predict = Callable[..., Told]
+
+
+@pytest.fixture
+def predict(trained: Trained) -> Predict:
+    return lambda *argv: launch("predict", str(trained("GainLoRA")), *map(str, argv))
+
+
+def lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_of_json_lines_keeps_its_rows_and_gets_the_runs_answers(
+    trained: Trained, predict: Predict, tmp_path: Path
+) -> None:
+    prompts, predictions = stored(trained("GainLoRA"), TASKS[0], TASKS[0])
+    rows = [{"n": i, "question": prompt, "more": {"a": [1, None]}} for i, prompt in enumerate(prompts)]
+    file, out = lines(tmp_path / "in.jsonl", rows), tmp_path / "new" / "out.jsonl"
+    options = ("--prompt-field=question", f"--max-new-tokens={BUDGET}", "--batch-size=2", f"--after={TASKS[0]}")
+    told = predict(file, "--out", out, *options)
+    assert (told.code, told.err) == (0, "")
+    assert told.out.splitlines() == [
+        f"3 prompts of {file}, answered by random-llama with GainLoRA after FOMC (1 task learnt), in float64 on cpu",
+        f"written: {out}",
+    ]
+    wanted = [{**row, "prediction": text} for row, text in zip(rows, predictions, strict=True)]
+    assert [json.loads(line) for line in out.read_text().split("\n")[:-1]] == wanted
+    assert predict(file, "--out", tmp_path / "base.jsonl", *options, "--after=0").code == 0
+    assert (tmp_path / "base.jsonl").read_text() != out.read_text()
+
+
+def test_a_csv_file_keeps_its_fields_as_they_are(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ['=HYPERLINK("x")', "-2.5", "plain; =1+1", ' @x "y"']
+    monkeypatch.setattr(LoadedModel, "generate", lambda self, prompts, *_, **__: said[: len(prompts)])
+    rows = [["name", "prompt"], *([f"=A{i}", f"ask, {i}\n?"] for i in range(4))]
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert predict(tmp_path / "in.csv", "--out", tmp_path / "out.csv").code == 0
+    written = list(csv.reader((tmp_path / "out.csv").open(newline="")))
+    assert [row[:2] for row in written] == rows
+    assert [row[2] for row in written] == ["prediction", '\'=HYPERLINK("x")', "-2.5", "plain; =1+1", '\' @x "y"']
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1", "'=1"), ("+a", "'+a"), ("-a", "'-a"), ("@a", "'@a"), ("\t=1", "'\t=1"), ("\uff1d1", "'\uff1d1"),
+     ("-1", "-1"), ("+1.5", "+1.5"), ("-1+cmd", "'-1+cmd"), ("", ""), ("a=1", "a=1"), ("'a", "'a")],
+)  # fmt: skip
+def test_a_cell_is_no_formula(text: str, cell: str) -> None:
+    assert plain_cell(text) == cell
+
+
+def test_cut_prompts_are_told(trained: Trained, predict: Predict, tmp_path: Path) -> None:
+    file = lines(tmp_path / "in.jsonl", [{"prompt": "long " * 100}, {"prompt": "short"}])
+    told = predict(file, "--out", tmp_path / "out.jsonl", "--max-new-tokens=2")
+    assert told.code == 0
+    assert told.err == (
+        "note: 1 of 2 prompts are longer than 400 tokens and lost their middle; max_prompt_tokens allows more\n"
+    )
+    assert predict(file, "--out", tmp_path / "whole.jsonl", "--max-new-tokens=2", "--max-prompt-tokens=900").err == ""
+
+
+BAD: dict[str, tuple[str, str, tuple[str, ...], str]] = {
+    "another kind": ("in.txt", "", (), r"in.txt: predict reads .jsonl and .csv; give such a file"),
+    "kinds that differ": ("in.csv", "prompt\nx\n", (), "out.jsonl is not of {in}'s kind; let its name end in .csv"),
+    "no rows": ("in.jsonl", "", (), "in.jsonl: holds no row"),
+    "no JSON": ("in.jsonl", '{"prompt": "x"}\n{', (), "in.jsonl, row 2, column 2: not valid JSON"),
+    "no field": ("in.jsonl", '{"text": "x"}\n', (), "in.jsonl, row 1 has no 'prompt'; its keys: text"),
+    "no text": ("in.jsonl", '{"prompt": 3}\n', (), "in.jsonl, row 1: 'prompt' is a number, expected text"),
+    "a blank": ("in.jsonl", '{"prompt": " "}\n', (), "in.jsonl, row 1: 'prompt' is empty"),
+    "half a pair": ("in.jsonl", '{"prompt": "\\ud800"}\n', (), "half a surrogate pair"),
+    "a field of that name": (
+        "in.jsonl", '{"prompt": "x", "prediction": "y"}\n', (), "row 1: has a field 'prediction' already; rename it"
+    ),
+    "no budget": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=0",), "0 is not 1 or more"),
+    "no such task": ("in.jsonl", '{"prompt": "x"}\n', ("--after=FOCM",), "no task 'FOCM' is done; did you mean FOMC"),
+    "too many tasks": ("in.jsonl", '{"prompt": "x"}\n', ("--after=7",), "after=7 is not in 0..2"),
+    "no room": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=3000",), "more than the model's context of 2048"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(predict: Predict, name: str, tmp_path: Path) -> None:
+    file, text, options, said = BAD[name]
+    (tmp_path / file).write_text(text)
+    told = predict(tmp_path / file, "--out", tmp_path / "out.jsonl", *options)
+    assert told.code == 2
+    assert said.replace("{in}", str(tmp_path / file)) in told.line
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_nothing_is_overwritten_unasked(predict: Predict, tmp_path: Path) -> None:
+    file, out = lines(tmp_path / "in.jsonl", [{"prompt": "x"}]), tmp_path / "out.jsonl"
+    out.write_text("mine")
+    told = predict(file, "--out", out, "--max-new-tokens=2")
+    assert (told.code, out.read_text()) == (2, "mine")
+    assert told.line == f"--out: {out} is there already; name another file, or replace it with --overwrite"
+    assert predict(file, "--out", out, "--overwrite", "--max-new-tokens=2").code == 0
+    assert json.loads(out.read_text())["prompt"] == "x"
+    told = predict(file, "--out", file, "--overwrite")
+    assert (told.code, told.line) == (2, f"--out: {file} is the file of prompts; name another")
+    out.unlink()
+    out.symlink_to(tmp_path / "nowhere.jsonl")
+    assert "is there already" in predict(file, "--out", out).line
+    assert not (tmp_path / "nowhere.jsonl").exists()
+
+
+def test_a_model_that_was_exported_predicts_the_same(trained: Trained, predict: Predict, tmp_path: Path) -> None:
+    file = lines(tmp_path / "in.jsonl", [{"prompt": "What comes after 7?"}])
+    assert predict(file, "--out", tmp_path / "run.jsonl").code == 0
+    assert launch("export", str(trained("GainLoRA")), "--format=native", f"--out={tmp_path / 'model'}").code == 0
+    told = launch("predict", str(tmp_path / "model"), str(file), f"--out={tmp_path / 'export.jsonl'}")
+    assert told.code == 0, told.err
+    assert (tmp_path / "export.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
+    row = json.loads((tmp_path / "run.jsonl").read_text())
+    assert [row["prediction"]] == cl_lightning.load(tmp_path / "model").generate([row["prompt"]])
