@@ -9,7 +9,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from cl_lightning.data.sample.tasks import load as load_task
 from cl_lightning.model.random_llama import random_model, random_tokenizer
-from cl_lightning.sequence.folder import prediction_file, read_record, read_predictions
+from cl_lightning.sequence.folder import prediction_file, read_predictions, read_record
 from tests.commands.test_cli import configs, launch
 from tests.conftest import save_tiny_t5
 

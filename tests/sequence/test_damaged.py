@@ -139,7 +139,7 @@ def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[b
 )
 def test_malformed_predictions_with_a_right_checksum(run: Path, rows: bytes) -> None:
     damage(run, "predictions/FOMC_FOMC.jsonl", rows)
-    for act in (tables, lambda run: rescore(run, "own"), lambda run: compare.text([str(run)])):
+    for act in (tables, lambda run: rescore(run, "own"), lambda run: compare.render([str(run)])):
         with pytest.raises(StateError, match=r"FOMC_FOMC\.jsonl: damaged \(holds no predictions"):
             act(run)
 
@@ -151,7 +151,7 @@ def test_malformed_predictions_with_a_right_checksum(run: Path, rows: bytes) -> 
 )  # fmt: skip
 def test_a_configuration_that_contains_itself_or_no_options(run: Path, text: str) -> None:
     damage(run, "config.yaml", text.encode())
-    for act in (load_run, lambda run: compare.text([str(run)])):
+    for act in (load_run, lambda run: compare.render([str(run)])):
         with pytest.raises(StateError, match=r"config\.yaml: "):
             act(run)
 

@@ -144,7 +144,7 @@ def test_no_class_of_an_untrusted_configuration_is_imported(foreign: Foreign, ma
 )  # fmt: skip
 def test_a_malformed_configuration_is_refused_in_one_line(foreign: Foreign, text: str) -> None:
     run = foreign(text)
-    for act in (load_run, evaluate, lambda run: rescore(run, "official"), lambda run: compare.text([str(run)])):
+    for act in (load_run, evaluate, lambda run: rescore(run, "official"), lambda run: compare.render([str(run)])):
         if "&a" in text and act not in (load_run, evaluate):
             continue  # nothing is made from it
         with pytest.raises(UserError, match=r"config\.yaml") as caught:
