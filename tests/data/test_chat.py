@@ -345,7 +345,7 @@ def test_variables_reach_every_rendering() -> None:
         ({"messages": []}, "'messages' cannot be given"),
         ({"a b": 1}, "'a b' cannot be given"),
         ({"role": {1, 2}}, r"data\.template_args\.role: .* quote it"),
-        ({"role": float("nan")}, "nan is no text"),
+        ({"role": float("nan")}, "nan is not text"),
     ],
 )
 def test_variables_are_checked(variables: dict[str, object], said: str) -> None:

@@ -45,7 +45,7 @@ def test_the_date_is_said_kept_and_held_to(dated: Path, tmp_path: Path) -> None:
     told = run(dated, tmp_path / "two", *more, "--data.date=2023-05-07", "--data.system_prompt=null")
     assert told.code == 2
     assert told.line.endswith(
-        f"{tmp_path / 'one'} was trained with another data.system_prompt, data.date; give it the same"
+        f"{tmp_path / 'one'} was trained with another data.system_prompt, data.date; use the same"
     )
     loaded = load_run(tmp_path / "one")
     assert loaded.record["template"]["date"] == "2023-05-06"
