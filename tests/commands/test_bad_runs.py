@@ -263,7 +263,7 @@ def test_going_on_in_another_order(tmp_path: Path, finished: Path, order: str) -
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--model.adapter.alpha=3", r"another adapter \(class, rank, alpha or layers\)$"),
+        ("--model.adapter.alpha=3", r"another adapter \(class, rank, alpha, layers or start_from\)$"),
         ("--model.backbone.config={initializer_range: 0.2}", "another base model"),
         ("--data.train_samples=13", "was trained on other data for FOMC"),
     ],

@@ -58,7 +58,7 @@ def test_a_prompt_of_several_lines(trained: Trained, talk: Talk) -> None:
     ("line", "said"),
     [
         ("/tsak 1", "no command 'tsak'; did you mean task? valid: base, help, quit, task. A blank before / makes it a"),
-        ("/task 9", "after=9 is not in 0..2, the number of tasks that are done"),
+        ("/task 9", "after=9 is not in 0..2, the number of finished tasks"),
         ("/task FOCM", "no task 'FOCM' is done; did you mean FOMC"),
         ("/base", "/base: answers the last prompt, and there is none yet"),
         ("word " * 600, "more than the model's context of 2048; lower max_new_tokens or max_prompt_tokens"),

@@ -107,7 +107,7 @@ def test_a_gated_model_without_gates_is_refused_with_what_to_call(trained: Train
     plain = loaded.inputs(PROMPTS)
     plain.pop("gates")
     for call in (loaded.model, loaded.model.generate):
-        with pytest.raises(ConfigError, match=r"no gates came with the call.*cl_lightning\.load\(folder\)"):
+        with pytest.raises(ConfigError, match=r"the call has no gates.*cl_lightning\.load\(folder\)"):
             call(**plain)
 
 
@@ -183,7 +183,7 @@ def test_a_dtype_or_device_that_is_none_is_refused(trained: Trained, options: di
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (3, r"after=3 is not in 0\.\.2, the number of tasks that are done"),
+        (3, r"after=3 is not in 0\.\.2, the number of finished tasks"),
         ("3", r"after=3 is not in 0\.\.2"),
         ("FOCM", "no task 'FOCM' is done; did you mean FOMC"),
     ],

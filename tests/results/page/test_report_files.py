@@ -90,7 +90,7 @@ def test_starting_over_deletes_a_report_and_keeps_what_is_not_one(run: Path) -> 
 
 def test_callbacks_cannot_write_a_reports_files(run: Path) -> None:
     for name in (PAGE, "figures/plane.svg"):
-        with pytest.raises(StateError, match="is the run folder's own"):
+        with pytest.raises(StateError, match="is reserved"):
             RunFolder(run).write(name, b"")
 
 
