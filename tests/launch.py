@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import torch.multiprocessing as mp
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
@@ -68,6 +70,11 @@ def torchrun(ranks: int) -> list[dict[str, str]]:
         "TORCHELASTIC_RUN_ID": "tests",
     }
     return [{**everyone, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def on_two_ranks(function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(rank, *arguments)` in two forked processes and wait for both. Raises what a rank raises."""
+    mp.start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
 def started(

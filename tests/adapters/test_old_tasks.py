@@ -82,7 +82,10 @@ def test_what_was_learnt_stays_as_it_was(model: tuple[str, ...], tmp_path: Path)
     assert changed < 1e-9
 
 
-@pytest.mark.parametrize("option", ["--boundary.gates.row_norms=true", "--boundary.gates.ablation=no_update"])
+@pytest.mark.parametrize(
+    "option",
+    ["--boundary.gates.row_norms=true", pytest.param("--boundary.gates.ablation=no_update", marks=pytest.mark.long)],
+)
 def test_wrong_variants_do_not(model: tuple[str, ...], tmp_path: Path, option: str) -> None:
     opened, changed = moved(trained(tmp_path / "run", *model, option))
     assert opened > 1e-4

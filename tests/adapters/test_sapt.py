@@ -134,6 +134,7 @@ def drift(run: Path) -> float:
     return float(-share.log().mean())  # the first task had one branch: all of it
 
 
+@pytest.mark.long
 def test_reflection_holds_earlier_prompts_shares(tmp_path: Path) -> None:
     told = smoke(tmp_path / "held", *OPTIONS, THREE)
     assert "router: share of each task's branch" in told.stdout

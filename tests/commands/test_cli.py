@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cl_lightning.commands.parser import ContinualCLI, make_cli
 from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.benchmarks import trace
 from tests.conftest import ROOT
+from tests.launch import launched
 
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if p.stem != "_base")
 #: The tiny model, a rank that fits it, and little data.
@@ -120,10 +120,9 @@ def test_overrides_reach_into_slots(middle: str) -> None:
 
 
 def test_slots_take_classes_by_their_short_names() -> None:
-    # A process of its own: here, other tests have imported the classes.
+    # A process of its own, which has imported none of the classes: other tests have done so here.
     chosen = ("memory=ReplayBuffer", "init=SliceInit", "init.initializer=LoRAGA", "init.operator=null")
-    command = [sys.executable, "-m", "cl_lightning", *configs("trace_lora"), *(f"--boundary.{c}" for c in chosen)]
-    done = subprocess.run([*command, "--print_config"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = launched([*configs("trace_lora"), *(f"--boundary.{c}" for c in chosen), "--print_config"], ROOT)
     assert done.returncode == 0, done.stderr
     slots = yaml.safe_load(done.stdout)["boundary"]
     assert {s: c["class_path"].rpartition(".")[2] for s, c in slots.items()} == {

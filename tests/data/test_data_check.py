@@ -381,6 +381,7 @@ def published_table() -> dict[str, dict[str, int]]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (REAL / "README.md").is_file(), reason="no data beside this checkout")
 def test_the_real_files_are_as_their_readme_says() -> None:
     expected = published_table()

@@ -64,6 +64,7 @@ def real() -> ContinualLM:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
 def test_the_whole_offline_preset_on_a_real_model_without_network(
     real: ContinualLM, monkeypatch: pytest.MonkeyPatch

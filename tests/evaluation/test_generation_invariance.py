@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.seqlora import SeqLoRA
@@ -24,6 +23,7 @@ from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.prefix_cache import common_prefix
 from tests.conftest import SHARED
+from tests.launch import on_two_ranks
 
 BUDGET = 6
 #: Two candidates whose logits differ by less are a tie that rounding decides.
@@ -170,11 +170,12 @@ def _rank(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_ranks(model: ContinualLM, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    on_two_ranks(_rank, port, str(tmp_path))
     one = score_task(model, _task(model), 32)
     assert len({row["prediction"] for row in one.rows}) > 1
     for rank in range(2):

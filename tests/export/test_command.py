@@ -127,7 +127,9 @@ def test_a_branch_that_does_not_fit_is_told(wrong: str, run: Path) -> None:
 def test_a_strangers_class_is_not_imported(run: Path) -> None:
     config = (run / "config.yaml").read_text().replace("cl_lightning.adapters.IncLoRA", "tests.holding.Holding")
     rewritten(run, "config.yaml", config.encode())
-    assert "names tests.holding.Holding, not a class of this project" in launch("export", str(run), "--format=peft").line
+    assert (
+        "names tests.holding.Holding, not a class of this project" in launch("export", str(run), "--format=peft").line
+    )
 
 
 def test_another_base_is_told(run: Path) -> None:

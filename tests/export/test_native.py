@@ -155,7 +155,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a cut branch": (branch(lambda data: data[:-8]), r"adapter\.safetensors: damaged \("),
     "no safetensors": (branch(lambda data: b"junk"), r"adapter\.safetensors: damaged \("),
     "another A": (branch(narrow("lora_A")), r"adapters: damaged \(the branches do not fit GainLoRA: ValueError: fact"),
-    "another gate": (branch(narrow("gate.0")), r"damaged \(the branches do not fit GainLoRA: ValueError: gate weights have shapes"),
+    "another gate": (
+        branch(narrow("gate.0")),
+        r"damaged \(the branches do not fit GainLoRA: ValueError: gate weights have shapes",
+    ),
     "no gate": (
         branch(lambda data: save({n: t for n, t in load(data).items() if "gate." not in n})),
         r"damaged \(the branches do not fit GainLoRA",
@@ -174,7 +177,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another base": (index(lambda said: said.update(base="0" * 16)), "was trained on another base model than random"),
     "no order": (index(lambda said: said.pop("order")), r"damaged \(order is no list\)"),
     "a task that is none": (index(lambda said: said["order"].append(3)), r"damaged \(the task name 3 is not text\)"),
-    "a task elsewhere": (index(lambda said: said["order"].append("..")), r"the task name '\.\.' has an empty part or one of dots"),
+    "a task elsewhere": (
+        index(lambda said: said["order"].append("..")),
+        r"the task name '\.\.' has an empty part or one of dots",
+    ),
     "a task in a folder": (index(lambda said: said["order"].append("a/b")), "the task name 'a/b' has a slash"),
     "a file elsewhere": (
         index(lambda said: said["files"].update({"../x": "0"})),

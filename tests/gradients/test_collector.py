@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
@@ -19,6 +18,7 @@ from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of, random_examples, relative
+from tests.launch import on_two_ranks
 
 RANK, OVERSAMPLING = 4, 20
 COLUMNS = 2 * RANK + OVERSAMPLING
@@ -158,7 +158,7 @@ def _rank(rank: int, folder: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["exact", "four_pass", "single_pass"])
 def test_two_ranks_with_ragged_batches_equal_one(module: ContinualLM, tmp_path: Path, mode: str) -> None:
-    mp.spawn(_rank, (str(tmp_path), mode), nprocs=2)
+    on_two_ranks(_rank, str(tmp_path), mode)
     two = torch.load(tmp_path / f"{mode}.pt", weights_only=True)
     maker = collector(module, mode)
     memory = maker.collect(module.gradient_pass(batches(1)))

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from cl_lightning.metrics.matrix import CONVENTIONS, summary
 from cl_lightning.metrics.sequence_metrics import ZERO_SHOT, SequenceMetric, sequence_metrics
+from tests.launch import on_two_ranks
 
 SINGLE = [62.0, 48.0, 88.0]
 SAMPLES = 7  # an odd number, so that two ranks have unequal shares
@@ -51,7 +51,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_with_unequal_shares_equal_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    on_two_ranks(_rank, str(tmp_path))
     (values, alone), (others, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert values == others == pytest.approx(expected(), abs=1e-12)
     # the mean of the ranks' values differs: sums must be reduced, not means

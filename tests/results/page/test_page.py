@@ -250,6 +250,7 @@ def test_figure_files_stand_alone(run: Path) -> None:
         assert 3.3 < inches < 7.6
 
 
+@pytest.mark.long
 def test_fifteen_tasks_of_500_predictions_stay_under_3_megabytes(tmp_path: Path) -> None:
     """With answers that are cut, and 32 layers. 10 s: sixteen charts of fifteen tasks are drawn."""
     tasks = [f"task{i:02}" for i in range(15)]
