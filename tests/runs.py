@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT
 from tests.launch import launched, started
 
-BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml"]
+#: Without a report, which only tests of reports look at: drawing it takes longer than most of these runs.
+BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml", "--sequence.report=false"]
 
 
 def smoke(run: Path, *options: str, check: bool = True, ranks: int = 1) -> subprocess.CompletedProcess[str]:

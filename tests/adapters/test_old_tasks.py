@@ -25,7 +25,6 @@ OPTIONS = (
     "--data.benchmark=tests.random_words.RandomWords", f"--data.order=[{','.join(TASKS)}]",
     *(f"--data.{name}={value}" for name, value in DATA.items()), "--data.epochs=20", "--boundary.subspaces=null",
     "--boundary.gates.share=1", "--sequence.wandb=off", "--sequence.threads=1", "--sequence.zero_shot=false",
-    "--sequence.report=false",
 )  # fmt: skip
 MODELS = {
     "llama": ("--model.backbone.name=random-llama", "--model.adapter.branches.targets=[q_proj,v_proj]"),

@@ -31,7 +31,7 @@ OPTIONS = (
     "--data.train_samples=10", "--data.validation_samples=2", "--data.test_samples=2", "--data.batch_size=4",
     "--data.epochs=3", "--data.max_prompt_tokens=48", f"--boundary.subspaces.share={SHARE}",
     f"--boundary.gates.share={SHARE}", "--boundary.subspaces.batch_size=4", "--boundary.gates.batch_size=4",
-    "--sequence.wandb=off", "--sequence.report=false", "--sequence.threads=1",
+    "--sequence.wandb=off", "--sequence.threads=1",
 )  # fmt: skip
 silu = nn.functional.silu
 

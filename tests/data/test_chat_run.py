@@ -9,11 +9,9 @@ from cl_lightning.data.chat import DAY
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.random_llama import random_model, random_tokenizer
 from cl_lightning.sequence.load import load_run
-from tests.commands.test_cli import Told, launch
-from tests.conftest import ROOT
+from tests.commands.test_cli import Told, configs, launch
 from tests.data.test_chat import DATED, REFUSES
 
-SMOKE = [f"--config={ROOT / 'experiments' / name}.yaml" for name in ("_base", "smoke")]
 FEW = ("--data.train_samples=8", "--data.test_samples=1", "--boundary.init=null", "--boundary.memory=null",
        "--sequence.zero_shot=false", "--data.max_new_tokens=2")  # fmt: skip
 
@@ -27,7 +25,7 @@ def saved(folder: Path, template: str) -> Path:
 
 
 def run(model: Path, folder: Path, *options: str) -> Told:
-    return launch(*SMOKE, *FEW, f"--model.backbone.name={model}", f"--sequence.run_dir={folder}", *options)
+    return launch(*configs("smoke"), *FEW, f"--model.backbone.name={model}", f"--sequence.run_dir={folder}", *options)
 
 
 @pytest.fixture(scope="module")

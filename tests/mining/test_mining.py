@@ -198,7 +198,7 @@ def test_a_mined_sequence_is_an_experiment(mined: tuple[Path, str], tmp_path: Pa
     file = mined[0] / "conflict-1.yaml"
     order = yaml.safe_load(file.read_text())["data"]["order"]
     quick = ("--boundary={}", "--trainer.max_steps=1", "--data.test_samples=2", "--data.train_samples=12")
-    told = launch(*CONFIGS[:2], f"--config={file}", f"--sequence.run_dir={tmp_path}", *quick)
+    told = launch(*configs("smoke"), f"--config={file}", f"--sequence.run_dir={tmp_path}", *quick)
     assert told.code == 0, told.err
     assert {p.name for p in tmp_path.glob("adapters/*")} == {*order}
 
