@@ -19,6 +19,7 @@ from cl_lightning.results.comparison.write import FORMATS
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS
 from cl_lightning.results.page.comparing.asked import Asked
+from cl_lightning.sequence.run_files import is_report
 
 #: Command that scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
@@ -90,19 +91,31 @@ def main(argv: list[str]) -> None:
     """Print or write the table; write the page and the charts if asked to."""
     options = parser().parse_args(argv)
     found = asked(options)
+    files = _page(options, found) if options.html or options.figures else {}
     made = FORMATS[options.format](found.table, found.metrics, found.baseline)
     if options.out is None:
         for line in made.removesuffix("\n").split("\n"):
             say(line)
     else:
         _write(options.out, made.encode())
-    if options.html or options.figures:
-        page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
-        for name, figure in drawn.items() if options.figures else ():
-            _write(options.figures / f"{name}.svg", figure.svg)
-            _write(options.figures / f"{name}.png", figure.png())
-        if options.html:
-            _write(options.html, page)
+    for file, data in files.items():
+        _write(file, data)
+
+
+def _page(options: Namespace, found: Asked) -> dict[Path, bytes]:
+    """Make the files of --html and --figures. Raises ConfigError where one would replace what no report has made."""
+    page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
+    files = {}
+    for name, figure in drawn.items() if options.figures else ():
+        files[options.figures / f"{name}.svg"] = figure.svg
+        files[options.figures / f"{name}.png"] = figure.png()
+    if options.html:
+        files[options.html] = page
+    for file in files:
+        if file.is_file() and not is_report(file):
+            option = "--html" if file == options.html else "--figures"
+            raise ConfigError(f"{option}: {file} is there already and is no report; move it away, or name another")
+    return files
 
 
 def _lead(found: Asked) -> str:

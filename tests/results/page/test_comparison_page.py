@@ -119,3 +119,24 @@ def test_method_names_are_text(run: MakeRun, tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_told(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be written .*; name another file"):
         page_of(runs, to=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["page.html", "figures/forgetting_A.png"])
+def test_files_of_others_stay_and_nothing_is_written(
+    runs: list[Path], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out/figures").mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("precious")
+    before = {path: path.is_file() and path.read_bytes() for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(ConfigError, match=rf"^--(html|figures): .*{name} is there already and is no report; move it"):
+        page_of(runs, "--figures", str(tmp_path / "out/figures"), to=tmp_path / "out/page.html")
+    assert {path: path.is_file() and path.read_bytes() for path in (tmp_path / "out").rglob("*")} == before
+    assert capsys.readouterr().out == ""
+
+
+def test_an_earlier_page_is_replaced(runs: list[Path], tmp_path: Path) -> None:
+    options = ("--figures", str(tmp_path / "figures"))
+    page_of(runs, *options, to=tmp_path / "page.html")
+    first = (tmp_path / "page.html").read_bytes()
+    page_of(runs[:1], *options, to=tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_bytes() != first
