@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Values = Sequence[Sequence[float | None]]
 #: Cells beyond which a map has no titles on its cells: they would make most of the page.
 MANY = 300
+#: Columns beyond which the numbers in cells would overlap, and rows or columns beyond which their names would.
+WRITTEN, NAMED = 16, 40
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Heat:
         values: a list for each row.
         scale: values of the first and the last colour.
         colours: a colour map of matplotlib. cividis: from low to high, PuOr: around a middle.
-        digits: of the values written in cells; None: they are not written.
+        digits: of the values written in cells; None: they are not written. More than WRITTEN columns have none.
         x, y: names of the axes.
     """
 
@@ -63,15 +65,14 @@ class Heat:
                 cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(norm(value)), linewidth=0))
                 cell.set_in_layout(False)  # the axes' place does not depend on what is in them
                 tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
-        for i, j, value in self._cells() if self.digits is not None else ():
+        for i, j, value in self._cells() if self.digits is not None and len(self.columns) <= WRITTEN else ():
             red, green, blue, _ = colours(norm(value))
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
             text = axes.text(j, i, f"{value:.{self.digits}f}", ha="center", va="center", color=ink, fontsize=6.5)
             text.set_in_layout(False)
         axes.set(xlim=(-0.5, len(self.columns) - 0.5), ylim=(len(self.rows) - 0.5, -0.5), xlabel=self.x, ylabel=self.y)
-        axes.set_xticks(range(len(self.columns)), [*map(label, self.columns)], rotation=45, ha="right")
-        step = 1 + len(self.rows) // 40
-        axes.set_yticks(range(0, len(self.rows), step), [label(name) for name in self.rows[::step]])
+        axes.set_xticks(*_named(self.columns), rotation=45, ha="right")
+        axes.set_yticks(*_named(self.rows))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.05, pad=0.02)
@@ -82,3 +83,9 @@ class Heat:
         """(row, column, value) of each that is there."""
         for i, row in enumerate(self.values):
             yield from ((i, j, value) for j, value in enumerate(row) if value is not None)
+
+
+def _named(names: Sequence[str]) -> tuple[range, list[str]]:
+    """Places of names along an axis, and the names: every second or third of many."""
+    step = 1 + len(names) // NAMED
+    return range(0, len(names), step), [label(name) for name in names[::step]]

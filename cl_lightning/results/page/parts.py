@@ -65,9 +65,10 @@ class Missing:
 
 
 def label(name: object, length: int = LABEL) -> str:
-    """A name for a figure, on one line and not too long."""
+    """A name for a figure, on one line. A long one is cut in its middle, because names often differ at their ends."""
     text = printable(name)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    end = (length - 1) // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def cut(text: str, length: int) -> str:

@@ -83,7 +83,7 @@ def _draw(figure: Figure, lines: dict[str, Line], borders: list[float]) -> None:
     for axes, (name, line) in zip(panels, lines.items(), strict=True):
         for border in borders:
             axes.axvline(border, color=MUTED, linewidth=0.4)
-        axes.plot(*thinned(line), color=SERIES[0], linewidth=0.9)
+        axes.plot(*thinned(line), color=SERIES[0], linewidth=0.9, marker="o" if len(line[0]) == 1 else None)
         axes.set_title(label(name), loc="left", pad=3)
         axes.grid(axis="y")
     panels[-1].set_xlabel("optimiser step")

@@ -12,6 +12,8 @@ from cl_lightning.sequence.folder import CONFIG
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Columns of the legend, which is below the chart and as long as the tasks are many.
+ACROSS = 3
 HATCHES = ("", "///", "...", "\\\\\\")
 
 
@@ -28,7 +30,7 @@ def section(run: Source) -> Section | Missing:
         f"Stacked bars over {len(run.done)} tasks. At the end: {_told(kept[-1])}.",
         Rows("", ["after", *run.done], rows),
         lambda figure: _draw(figure, run.done, kept),
-        (3.4, 3.0),
+        (3.4, 2.55 + 0.15 * -(-len(run.done) // ACROSS)),
     )
     return Section("Replay memory", [_use(run, slots[0])], charts=[chart])
 
@@ -56,4 +58,4 @@ def _draw(figure: Figure, tasks: list[str], kept: list[dict[str, int]]) -> None:
         below = [one + other for one, other in zip(below, heights, strict=True)]
     axes.set(xlabel="tasks learnt", ylabel="examples")
     axes.set_xticks(range(1, len(tasks) + 1, 1 + len(tasks) // 10))
-    figure.legend(loc="outside lower center", ncols=3, handlelength=1.0, columnspacing=0.9)
+    figure.legend(loc="outside lower center", ncols=ACROSS, handlelength=1.0, columnspacing=0.9)
