@@ -28,7 +28,7 @@ def titles(path: Path) -> set[str]:
     ("scores", "options", "told"),
     [
         (JOINT, {"protocol": "joint"}, "Learnt all 2 tasks together: "),
-        (INDEPENDENT, {"protocol": "independent"}, "Learnt 2 tasks from the base model each: "),
+        (INDEPENDENT, {"protocol": "independent"}, "Learnt 2 tasks, each from the base model: "),
         (PLAIN, {"done": 1}, "Learnt one task: 75.00 (25.0 .. 100.0)."),
         (PLAIN, {"done": 0}, "No task is finished yet."),
         (GAINED, {}, "gained 50.00 (50.0 .. 50.0) points after tasks were learnt."),
@@ -55,3 +55,26 @@ def test_an_unfinished_run_shows_what_is_done(tmp_path: Path) -> None:
     matrix = scores.section(source).charts[0].numbers
     assert [len(row) for row in matrix.rows] == [4, 4] and matrix.rows[1][3] is None
     assert len(titles(source.path)) == len(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scores"), [("sequential", PLAIN), ("joint", JOINT), ("independent", INDEPENDENT)]
+)
+def test_a_run_is_compared_with_models_that_learn_nothing(run: MakeRun, protocol: str, scores: dict) -> None:
+    """Learning to score what the untrained model scores is no learning."""
+    counts = {j: len(values) for (_, j), values in scores.items()}
+    facts, zero_shot = {"metrics": {**MEASURED, "majority": [50.0, 60.0]}}, [[75.0] * counts[0], [50.0] * counts[1]]
+    told = verdict(Source(run("x", 1, scores, protocol=protocol, facts=facts, zero_shot=zero_shot)))
+    assert told.endswith(
+        ". For comparison, the untrained model scores 62.50, and the most frequent answer of each task scores 55.00."
+    )
+    assert "For comparison" not in verdict(Source(run("y", 1, scores, protocol=protocol, facts={"metrics": MEASURED})))
+
+
+def test_tasks_that_lost_as_much_are_counted(run: MakeRun) -> None:
+    lost = {(i, j): [100.0 * (i == j)] * 4 for i in range(3) for j in range(i + 1)}
+    order = ("A", "B", "C")
+    path = run(
+        "x", 1, lost, order=order, facts={"metrics": {**MEASURED, "metric_of_task": dict.fromkeys(order, "accuracy")}}
+    )
+    assert ", most on A: 100.00 (100.0 .. 100.0) and as much on 1 more." in verdict(Source(path))

@@ -39,7 +39,11 @@ def section(run: Source) -> Section | Missing:
         lambda figure: _draw(figure, run.done, trained, stored),
         (3.4, 1.0 + 0.26 * len(trained)),
     )
-    text = [f"{total:,} bytes of branches are stored in all."] if total else ["No branch is stored in this folder."]
+    text = ["No branch is stored in this folder."]
+    if total:
+        text = [f"{total:,} bytes of branches are stored in all."]
+    if any(found is not None and found[0] > count for found, count in zip(stored, trained, strict=True)):
+        text.append("What is stored beyond what was trained stayed as it started, or is the start itself.")
     return Section("Parameters", text, charts=[chart])
 
 
@@ -57,6 +61,8 @@ def _stored(run: Source, task: str) -> Stored | None:
 
 
 def _draw(figure: Figure, tasks: list[str], trained: list[int], stored: list[Stored | None]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     axes, places = figure.subplots(), range(len(tasks))
     kept = [0 if found is None else found[0] for found in stored]
     axes.barh([p - 0.19 for p in places], trained, 0.36, color=SERIES[0], label="trained")
@@ -64,6 +70,6 @@ def _draw(figure: Figure, tasks: list[str], trained: list[int], stored: list[Sto
     axes.set_yticks(places, [*map(label, tasks)])
     axes.invert_yaxis()
     axes.set_xlabel("parameters")
-    axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=False)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 14k, 3.5M
     axes.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=2)

@@ -20,14 +20,18 @@ def section(run: Source) -> Section | Missing:
     """A point for each task, their mean, and what models that learn nothing score."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("stability-plasticity plane: it needs two tasks, one learnt after the other")
-    text = ["On the diagonal nothing was forgotten; below it something was; above it a task gained later."]
+    text = [
+        "A point is a task, numbered in the order of training. On the diagonal nothing was forgotten, below it "
+        "something was, above it the task gained later. Higher and further to the right is better."
+    ]
     return Section("Stability and plasticity", text, charts=[_chart(run)])
 
 
-def _fixed(run: Source) -> dict[str, float]:
+def fixed_means(run: Source) -> dict[str, float]:
     """Means over the tasks so far of what learns nothing, by name."""
     found = {"zero-shot": run.record["zero_shot"], "majority answer": run.metrics["majority"]}
-    rows = {name: row[: len(run.done)] for name, row in found.items() if row is not None}
+    count = len(run.tasks) if run.protocol.together else len(run.done)
+    rows = {name: row[:count] for name, row in found.items() if row is not None}
     return {name: fmean(row) for name, row in rows.items() if None not in row}
 
 
@@ -40,8 +44,8 @@ def _chart(run: Source) -> Chart:
         then, now = (format_interval(run.cell(after, name)) for after in (name, run.done[-1]))
         rows.append([f"{j + 1} {name}", run.R[j][j], then, run.R[-1][j], now])
     rows.append(["mean (ap, fp)", ap, format_interval(ends[0]), fp, format_interval(ends[1])])
-    rows += [[f"{name}, mean", value, "", value, ""] for name, value in _fixed(run).items()]
-    told = ", ".join(f"{name} {value:.1f}" for name, value in _fixed(run).items())
+    rows += [[f"{name}, mean", value, "", value, ""] for name, value in fixed_means(run).items()]
+    told = ", ".join(f"{name} {value:.1f}" for name, value in fixed_means(run).items())
     return Chart(
         "plane",
         "Score when learnt, and at the end",
@@ -72,7 +76,7 @@ def _draw(figure: Figure, run: Source, mean: tuple[float, float], ends: list[Int
         axes.plot(ends[0], [mean[1]] * 2, color=SERIES[1], linewidth=1.2, zorder=4)
         axes.plot([mean[0]] * 2, ends[1], color=SERIES[1], linewidth=1.2, zorder=4)
     axes.scatter(*mean, s=44, marker="D", color=SERIES[1], edgecolor=INK, linewidth=0.5, zorder=5, label="mean")
-    for (name, value), marker in zip(_fixed(run).items(), "xP", strict=False):
+    for (name, value), marker in zip(fixed_means(run).items(), "xP", strict=False):
         axes.scatter([value], [value], s=30, marker=marker, color=MUTED, zorder=4, label=f"{name}, mean")
     figure.legend(loc="outside lower center", ncols=3, handletextpad=0.2, columnspacing=0.9)
 

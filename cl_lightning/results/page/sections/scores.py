@@ -21,7 +21,7 @@ def section(run: Source) -> Section | Missing:
         heat.draw,
         heat.size,
     )
-    text = ["A row is the model after a task was learnt, a column a task. Scores lie in 0..100."]
+    text = ["A row is the model after a task was learnt, a column a task. Scores lie in 0..100; higher is better."]
     return Section("Scores", text, charts=[matrix], tables=score_tables(run.record, run.metric_intervals))
 
 

@@ -52,8 +52,9 @@ def section(run: Source) -> Section | Missing:
         if told:
             charts.append(_chart(measure, names, list(files), values, told))
     text = [
-        "A cell is the mean over the matrices of a layer. Before the first task there is no memory to compare with: "
-        "only its energy is shown."
+        "A cell is the mean over the matrices of a layer. Where the cosine is below 0 (orange), the new task's "
+        "gradient points against memory's. Before the first task there is no memory to compare with: "
+        "only the energy is shown."
     ]
     return Section("Surgery", text, charts=charts)
 
