@@ -107,8 +107,7 @@ def _page(options: Namespace, found: Asked) -> dict[Path, bytes]:
     page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
     files = {}
     for name, figure in drawn.items() if options.figures else ():
-        files[options.figures / f"{name}.svg"] = figure.svg
-        files[options.figures / f"{name}.png"] = figure.png()
+        files |= {options.figures / f"{name}.{kind}": made for kind, made in figure.files().items()}
     if options.html:
         files[options.html] = page
     for file in files:

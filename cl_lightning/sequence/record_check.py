@@ -124,7 +124,7 @@ def record_fault(record: dict[str, Any]) -> str | None:
 
 
 def _scores_fault(record: dict[str, Any]) -> str | None:
-    """Return the first fault in the sizes of R and of the other scores, or in the cells of R that are filled."""
+    """Return the first fault in the sizes and values of R and of the other scores, or in the filled cells of R."""
     R, done, width = record["R"], record["done"], len(record["columns"])
     protocol, metrics = PROTOCOLS[record["protocol"]], record["metrics"]
     if len(R) != done:
@@ -135,6 +135,8 @@ def _scores_fault(record: dict[str, Any]) -> str | None:
     for key, row in {**{f"R, row {i + 1}": row for i, row in enumerate(R)}, **beside}.items():
         if row is not None and len(row) != width:
             return f"{key}: {len(row)} scores for {width} tasks"
+        if beyond := [score for score in row or [] if score is not None and not 0 <= score <= 100]:
+            return f"{key}: the score {beyond[0]} is outside 0..100"
     for i, row in enumerate(R):
         if any(row[j] is None for j in protocol.scored(i, width)):
             return f"R, row {i + 1}: scores are missing"

@@ -59,7 +59,8 @@ def _svg(chart: Chart, data: bytes) -> Markup:
 
 def _kinds(rows: Rows) -> list[Markup]:
     """The class of each column: numbers stand to the right, long texts wrap."""
-    columns = ([cell(row[k]) for row in rows.rows if k < len(row)] for k in range(len(rows.heads)))
+    width = max(map(len, [rows.heads, *rows.rows]))  # a callback's rows may be wider than its head
+    columns = ([cell(row[k]) for row in rows.rows if k < len(row)] for k in range(width))
     return [Markup(f' class="{_kind([text for text in texts if text])}"') for texts in columns]
 
 

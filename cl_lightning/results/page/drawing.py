@@ -46,6 +46,10 @@ class Drawing:
     svg: bytes
     figure: Figure
 
+    def files(self) -> dict[str, bytes]:
+        """What to write, by suffix."""
+        return {"svg": self.svg, "png": self.png()}
+
     def png(self) -> bytes:
         """At the resolution that journals ask for."""
         return _saved(self.figure, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})

@@ -18,6 +18,7 @@ from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.metrics.bootstrap import Interval, percentiles
 from cl_lightning.results.resampled import has_predictions, metric_intervals, resampled_matrices
 from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_checked, read_predictions, read_record
+from cl_lightning.sequence.run_files import CSV_LOG
 from cl_lightning.sequence.stored import read_config
 
 #: What every optimiser step is logged with.
@@ -142,9 +143,12 @@ class Source:
     def log(self) -> "Log":
         """The CSV log of all attempts. It is no part of the state, so nothing vouches for it."""
         log = Log()
-        for attempt in range(self.record["attempts"] + 1):
-            file = below(self.path, f"logs/attempt_{attempt}/metrics.csv")
-            if file.is_file():
+        folder = below(self.path, "logs")
+        names = (f"logs/{each.name}/metrics.csv" for each in (folder.iterdir() if folder.is_dir() else ()))
+        found = {int(match[1]): name for name in names if (match := CSV_LOG.fullmatch(name))}
+        for attempt, name in sorted(found.items()):
+            file = below(self.path, name)
+            if attempt <= self.record["attempts"] and file.is_file():
                 log.add(file)
         return log
 

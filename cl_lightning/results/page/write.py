@@ -25,10 +25,11 @@ def write(path: Path) -> Path:
     run = Source(path)
     title = f"{run.record['experiment']} on {state_of(run.record)}"
     page, drawn = assembled(title, verdict(run), (make(run) for make in SECTIONS))
-    for name, figure in drawn.items():
-        _put(path, f"figures/{name}.svg", figure.svg)
-        _put(path, f"figures/{name}.png", figure.png())
-    _put(path, PAGE, page)
+    files = {f"figures/{name}.{kind}": data for name, figure in drawn.items() for kind, data in figure.files().items()}
+    for name in (*files, PAGE):
+        _check_ours(path, name)
+    for name, data in {**files, PAGE: page}.items():
+        _put(path, name, data)
     return path / PAGE
 
 
@@ -49,9 +50,15 @@ def write_at_end(path: Path) -> None:
 
 def _put(folder: Path, name: str, data: bytes) -> None:
     """Replace an earlier report's file. A scratch file of its own: the run may be writing at the same time."""
-    file = below(folder, name)
-    if file.exists() and not is_report(file):
-        raise StateError(f"{file}: is not a report's, and would be overwritten; move it away, then run again")
+    file = _check_ours(folder, name)
     with report_disk_errors(file, StateError):
         file.parent.mkdir(exist_ok=True)
         replace_file(file, data, below(folder, f".cl_lightning-{secrets.token_hex(8)}"))
+
+
+def _check_ours(folder: Path, name: str) -> Path:
+    """The path of a report's file. Raises StateError where a link or somebody else's file is in its place."""
+    file = below(folder, name)
+    if file.exists() and not is_report(file):
+        raise StateError(f"{file}: is not a report's, and would be overwritten; move it away, then run again")
+    return file

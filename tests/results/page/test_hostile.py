@@ -169,3 +169,13 @@ def test_tables_that_no_run_writes_are_told_in_one_line(tmp_path: Path, make: Ma
     (path / "sequence.json").write_text(json.dumps(record))
     with pytest.raises(StateError, match=r"sequence\.json: does not hold what a run writes there"):
         make(Source(path))
+
+
+def test_a_record_of_a_billion_attempts_is_read_at_once(tmp_path: Path) -> None:
+    path = whole_run(tmp_path / "run", ["A"], facts={"attempts": 10**9})
+    assert len(Source(path).log.rows) == 4
+
+
+def test_a_table_wider_than_its_head_is_shown() -> None:
+    page = shown(Section("x", tables=[Rows("wide", ["a"], [["1", "2", "3"]]), Rows("none", [], [["1"]])]))
+    assert table(page, "wide") == [["a"], ["1", "2", "3"]] and table(page, "none")[1] == ["1"]

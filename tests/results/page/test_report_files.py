@@ -54,6 +54,7 @@ def test_somebody_elses_file_of_that_name_stays(run: Path, name: str) -> None:
     with pytest.raises(StateError, match=f"{name}: is not a report's, and would be overwritten; move it away"):
         write(run)
     assert (run / name).read_text() == "precious"
+    assert {p.name for p in run.rglob("*.*g")} <= {Path(name).name}, "no figure is written before"
 
 
 def test_a_folder_of_that_name_stays(run: Path) -> None:
@@ -68,6 +69,16 @@ def test_links_are_not_followed(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"figures: is a link, and links are not followed"):
         write(run)
     assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("name", [PAGE, "figures/matrix.svg"])
+def test_a_file_that_is_a_link_is_not_written_through(run: Path, tmp_path: Path, name: str) -> None:
+    (run / "figures").mkdir()
+    (tmp_path / "elsewhere").write_text(f"{MARK}: precious")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match=rf"{name}: is a link, and links are not followed"):
+        write(run)
+    assert (tmp_path / "elsewhere").read_text() == f"{MARK}: precious"
 
 
 def test_starting_over_deletes_a_report_and_keeps_what_is_not_one(run: Path) -> None:
