@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,9 @@ class Log:
                 row = {key: float(value) for key, value in line.items() if value != ""}
             except (TypeError, ValueError):  # too few cells, too many, no numbers
                 self.left_out += 1
+                continue
+            if not all(isfinite(value) for key, value in row.items() if key.startswith("cl/")):
+                self.left_out += 1  # a loss may be NaN, a place on an axis may not
                 continue
             # What Lightning logs by itself has no such axis; it belongs to the step before.
             step = row.setdefault("cl/step", step)

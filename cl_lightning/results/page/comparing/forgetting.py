@@ -22,7 +22,7 @@ def section(asked: Asked) -> Section | Missing:
     charts = [_chart(found, name, told) for c, name, told in asked.columns() if (found := asked.found(c, "forget_T"))]
     if not charts:
         return Missing("forgetting: no run learns one task after the other")
-    return Section("Forgetting", [f"forget_T: {CONVENTIONS['forget_T']}."], charts=charts)
+    return Section("Forgetting", [f"forget_T: {CONVENTIONS['forget_T']}. Lower is better."], charts=charts)
 
 
 def _chart(found: Found, name: str, told: str) -> Chart:
