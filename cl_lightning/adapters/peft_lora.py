@@ -2,7 +2,7 @@
 
     y = W x + s B (A x),   s = alpha / r, or alpha / sqrt(r) with use_rslora; r and alpha by layer where patterns say so
 
-Which layers it has is told by the keys of its file, whatever its target patterns are. Only safetensors are read.
+The keys of its file say which layers it has, whatever its target patterns are. Only safetensors are read.
 """
 
 import json
@@ -41,14 +41,15 @@ def read_lora(folder: Path, layers: Mapping[str, AdaptedLinear]) -> dict[str, Te
         layers: the adapted layers by name.
 
     Raises:
-        ConfigError: no such folder, no plain LoRA, weights as pickles, a layer that is not adapted or of another shape.
+        ConfigError: no such folder, not a plain LoRA, weights as pickles or not finite, a layer that is not adapted
+            or of another shape.
     """
     config = _config(folder)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in _weights(folder).items():
         match = KEY.fullmatch(key)
         if match is None:
-            _refuse(folder, f"has {key}, which is no factor of a plain LoRA on a linear layer")
+            _refuse(folder, f"contains {key}, which is not part of a plain LoRA on a linear layer")
         found.setdefault(match[1], {})[match[2]] = tensor.float()
     if not found:
         _refuse(folder, "has no weights")
@@ -57,6 +58,8 @@ def read_lora(folder: Path, layers: Mapping[str, AdaptedLinear]) -> dict[str, Te
         A, B = _checked(folder, name, pair, layers)
         factors[f"{name}.lora_A"] = A.contiguous()
         factors[f"{name}.lora_B"] = (_scaling(folder, config, name, len(A)) * B).contiguous()
+        if not all(factors[f"{name}.lora_{part}"].isfinite().all() for part in "AB"):
+            _refuse(folder, f"has values at {name} that are not finite, or a scale that makes them so")
     return factors
 
 
@@ -74,16 +77,16 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         _refuse(folder, f"has no options in {CONFIG}")
     if config.get("peft_type") != "LORA":
-        _refuse(folder, f"is of the type {config.get('peft_type')!r}, only LORA is read")
+        _refuse(folder, f"is of type {config.get('peft_type')!r}; only LORA is supported")
     for name, value in config.items():
         if name not in UNDERSTOOD and value:
-            _refuse(folder, f"has {name}={value!r}, which is no plain LoRA's")
+            _refuse(folder, f"has {name}={value!r}; only plain LoRA is supported")
     if config.get("bias", "none") != "none":
-        _refuse(folder, f"has bias={config['bias']!r}, trained biases are not read")
+        _refuse(folder, f"has bias={config['bias']!r}, but trained biases are not supported")
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         _refuse(
             folder,
-            f"has init_lora_weights={config['init_lora_weights']!r}, so that it belongs to a changed W; save it with "
+            f"has init_lora_weights={config['init_lora_weights']!r}, so it belongs to a changed W; save it with "
             "PEFT's path_initial_model_for_weight_conversion",
         )
     for name, kind in (("rank_pattern", dict), ("alpha_pattern", dict), ("r", int), ("lora_alpha", int | float)):
@@ -115,17 +118,17 @@ def _checked(
     layer = layers.get(name)
     if layer is None:
         _refuse(
-            folder, f"has a branch at {name}, which is no layer that model.adapter.targets takes; add it there, or use "
+            folder, f"adapts {name}, which model.adapter.targets does not include; add it there, or use "
             "the base model that it was trained on"
         )  # fmt: skip
     A, B = pair.get("A"), pair.get("B")
     if A is None or B is None or A.dim() != 2 or B.dim() != 2 or len(A) != B.shape[1]:
-        _refuse(folder, f"has no fitting pair of factors at {name}")
+        _refuse(folder, f"has no matching pair of factors for {name}")
     if (len(B), A.shape[1]) != layer.shape:
         _refuse(
             folder,
-            f"is of another base model: {name} would be {len(B)} x {A.shape[1]}, it is {layer.out_features} x "
-            f"{layer.in_features}",
+            f"belongs to another base model: its {name} is {len(B)} x {A.shape[1]}, this one is "
+            f"{layer.out_features} x {layer.in_features}",
         )
     return A, B
 
@@ -137,7 +140,7 @@ def _scaling(folder: Path, config: Mapping[str, Any], name: str, rank: int) -> f
         for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
     )
     if r != rank:
-        _refuse(folder, f"says rank {r} for {name}, whose A has {rank} rows")
+        _refuse(folder, f"gives rank {r} for {name}, but A has {rank} rows")
     if not isinstance(alpha, int | float):
         _refuse(folder, f"has alpha {alpha!r} at {name}")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)

@@ -30,5 +30,5 @@ class Arguments(argparse.ArgumentParser):
 def positive(text: str) -> int:
     """An option's value that must be 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return int(text)

@@ -36,7 +36,7 @@ def _temperature(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return value
 
 
@@ -76,7 +76,9 @@ class Chat:
                 return True
             name, _, word = line[1:].strip().partition(" ")
             if name not in ACTIONS:
-                raise ConfigError(f"no command {name!r}; {nearest(name, ACTIONS)}. A blank before / makes it a prompt")
+                raise ConfigError(
+                    f"no command {name!r}; {nearest(name, ACTIONS)}. Put a space before / to send it as a prompt"
+                )
             return ACTIONS[name](self, word.strip()) is not False
         except UserError as error:
             say_error(error)
@@ -89,16 +91,16 @@ class Chat:
             say_part("\n")
 
     def task(self, word: str) -> None:
-        """/task NAME or N: go on with the model after this task, or after so many; without a name: say which it is"""
+        """/task NAME or N: use the model after this task or after N tasks; without a name: show which is used"""
         if word:
             self.model(word)
             self.after = word
         say(self.model(self.after).told)
 
     def base(self, word: str) -> None:
-        """/base: let the untrained base model answer the last prompt, to compare"""
+        """/base: answer the last prompt with the untrained base model, to compare"""
         if not self.last:
-            raise ConfigError("/base: answers the last prompt, and there is none yet")
+            raise ConfigError("/base: there is no prompt to answer yet")
         say_part("base: ")
         self._answer("0")
 
@@ -106,7 +108,7 @@ class Chat:
         """/help: list the commands"""
         for action in ACTIONS.values():
             say(action.__doc__)
-        say("\\ at the end of a line: the prompt goes on in the next")
+        say("\\ at the end of a line: the prompt continues on the next line")
 
     def quit(self, word: str) -> bool:
         """/quit, or Ctrl-D: end"""

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
 from cl_lightning.export import FORMATS
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> None:
     part = options.task or (f"after-{options.after}" if options.after is not None else "")
     name = f"{EXPORTED}/{options.format}{f'-{part}' if part else ''}"
     out = options.out or below(options.run, name)
+    _refuse_inside(options.run, out)
     refuse_filled(out)
     from cl_lightning.commands.parser import quiet
     from cl_lightning.export.trained import Request
@@ -56,3 +58,12 @@ def main(argv: list[str]) -> None:
     for line in told:
         say(line)
     say(f"written: {out}")
+
+
+def _refuse_inside(run: Path, out: Path) -> None:
+    """Refuse an output folder among the run's own files. Raises ConfigError."""
+    whole, inside = run.resolve(), out.resolve()
+    if inside.is_relative_to(whole / EXPORTED) and inside != whole / EXPORTED:
+        return
+    if inside.is_relative_to(whole):
+        raise ConfigError(f"--out: {out} is inside the run folder; choose a folder outside it or in {run / EXPORTED}")

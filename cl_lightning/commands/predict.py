@@ -16,6 +16,7 @@ from cl_lightning.commands.trained_model import add_model, cuts_told
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.files import plain_cell, to_csv, to_jsonl, write_output
 from cl_lightning.common.terminal import say
+from cl_lightning.common.wording import counted
 from cl_lightning.data.benchmarks.json_files import text_of
 from cl_lightning.data.benchmarks.tables import Row, read_rows
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
     quiet()
     loaded = load(options.run, options.after, allow=options.allow, trust_remote_code=options.trust_remote_code)
-    say(f"{len(rows)} prompts of {options.file}, answered by {loaded.told}")
+    say(f"{counted(len(rows), 'prompt')} of {options.file}, answered by {loaded.told}")
     with cuts_told():
         predictions = loaded.generate(
             prompts, options.max_new_tokens, options.batch_size, max_prompt_tokens=options.max_prompt_tokens
@@ -60,18 +61,18 @@ def _check_files(options: Namespace) -> None:
     """Refuse kinds of file that are not read or written, and an OUT that would overwrite. Raises ConfigError."""
     file, out = options.file, options.out
     if file.suffix.lower() not in WRITERS:
-        raise ConfigError(f"{file}: predict reads {' and '.join(WRITERS)}; give such a file")
+        raise ConfigError(f"{file}: unsupported file type; predict reads {' and '.join(WRITERS)}")
     if out.suffix.lower() != file.suffix.lower():
-        raise ConfigError(f"--out: {out} is not of {file}'s kind; let its name end in {file.suffix}")
+        raise ConfigError(f"--out: {out} must end in {file.suffix}, as {file} does")
     if os.path.lexists(out) and not options.overwrite:
-        raise ConfigError(f"--out: {out} is there already; name another file, or replace it with --overwrite")
+        raise ConfigError(f"--out: {out} already exists; name another file, or add --overwrite to replace it")
     if out.exists() and file.exists() and out.samefile(file):
-        raise ConfigError(f"--out: {out} is the file of prompts; name another")
+        raise ConfigError(f"--out: {out} is the file of prompts itself; name another")
 
 
 def _prompt(row: dict[str, Any], where: str, field: str) -> str:
     if FIELD in row:
-        raise DataError(f"{where}: has a field {FIELD!r} already; rename it, so that it is kept")
+        raise DataError(f"{where}: already has a field {FIELD!r}, which the answers would replace; rename it")
     return text_of(row, field, where)
 
 

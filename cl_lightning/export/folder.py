@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import DISK_ERRORS
 
@@ -16,7 +17,9 @@ from cl_lightning.common.files import DISK_ERRORS
 def refuse_filled(out: Path) -> None:
     """Refuse an output folder in which anything lies. Raises ConfigError."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or os.listdir(out)):
-        raise ConfigError(f"--out: {out} is there already and no empty folder; nothing was touched. Name another")
+        raise ConfigError(
+            f"--out: {out} already exists and is not an empty folder; it was not changed. Choose another folder"
+        )
 
 
 @contextmanager
@@ -32,9 +35,10 @@ def written_whole(out: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise _unwritable(out, error.strerror) from None
+    stopping.close_at_end(lambda code: shutil.rmtree(scratch, ignore_errors=True))  # Ctrl-C runs no `finally`
     try:
         yield scratch
-        scratch.chmod(0o777 & ~_umask())  # mkdtemp's are private
+        _share(scratch)
         refuse_filled(out)
         os.replace(scratch, out)
     except OSError as error:
@@ -50,11 +54,19 @@ def written_whole(out: Path) -> Iterator[Path]:
 
 
 def _unwritable(out: Path, why: str | None) -> ConfigError:
-    return ConfigError(f"--out: {out} cannot be written ({why}); make room or name another folder")
+    return ConfigError(f"--out: {out} cannot be written ({why}); free some space or choose another folder")
+
+
+def _share(folder: Path) -> None:
+    """Give the folder and its files the default permissions; mkdtemp and safetensors make theirs private."""
+    mask = _umask()
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _umask() -> int:
-    """The permissions that new files are not given; there is no way to ask but to set it."""
+    """Return the permissions that new files are not given; the only way to read them is to set them."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -35,12 +35,12 @@ def export(request: Request, out: Path) -> list[str]:
     """Write merged.gguf, Modelfile and README.md.
 
     Raises:
-        ConfigError: see `export.merged`; an architecture, tokenizer or dtype that is not written here.
+        ConfigError: see `export.merged`; an architecture, tokenizer or dtype that is not supported.
     """
     trained = Trained(request)
     dtype = request.dtype or trained.module.backbone.dtype
     if dtype not in HELD:
-        raise ConfigError(f"--dtype: the run's {dtype} is none of GGUF's; choose one of {', '.join(HELD)}")
+        raise ConfigError(f"--dtype: the run's {dtype} is not supported by GGUF; choose one of {', '.join(HELD)}")
     llm, tokenizer, told = merge(trained)
     check_architecture(llm)
     vocabulary = read_vocabulary(tokenizer, llm.config.vocab_size)
@@ -57,7 +57,7 @@ def export(request: Request, out: Path) -> list[str]:
 
 
 def check_architecture(llm: PreTrainedModel) -> None:
-    """Refuse what is not written here. Raises ConfigError."""
+    """Refuse models that are not supported. Raises ConfigError."""
     config = llm.config
     if config.model_type != "llama":
         refuse(f"models of type {config.model_type}")
@@ -69,9 +69,9 @@ def check_architecture(llm: PreTrainedModel) -> None:
 
 
 def refuse(what: str) -> NoReturn:
-    """Say what is not written here, and what to do. Raises ConfigError."""
+    """Say what is not supported, and what to do. Raises ConfigError."""
     raise ConfigError(
-        f"--format=gguf: {what} are not written here; use --format=merged, then llama.cpp's "
+        f"--format=gguf: {what} are not supported; use --format=merged, then llama.cpp's "
         "convert_hf_to_gguf.py on that folder"
     )
 

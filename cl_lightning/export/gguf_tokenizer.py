@@ -60,7 +60,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     plain = model["type"] == "BPE" and not model.get("byte_fallback") and whole["normalizer"] is None
     if not plain or split is None or not merges:
         raise ConfigError(
-            f"--format=gguf: this model's tokenizer ({type(tokenizer).__name__}, {model['type']}) is not written here; "
+            f"--format=gguf: this model's tokenizer ({type(tokenizer).__name__}, {model['type']}) is not supported; "
             "use --format=merged, then llama.cpp's convert_hf_to_gguf.py on that folder"
         )
     added = tokenizer.added_tokens_decoder

@@ -53,7 +53,9 @@ class TrainedLM(HarnessLM):
         max_batch_size: Any = None,
     ) -> None:
         if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
-            raise ConfigError(f"--batch_size: {batch_size} is no number of 1 or more; sizes are not sought here")
+            raise ConfigError(
+                f"--batch_size: {batch_size} must be a number of 1 or more; automatic batch sizes are not supported"
+            )
         allowed, where = [allow] if allow else [], None if device == UNSAID else device
         loaded = load(run, after, allow=allowed, trust_remote_code=trust_remote_code, device=where, dtype=dtype)
         adapter = loaded.module.adapter

@@ -65,9 +65,11 @@ def load(
             device or dtype.
     """
     folder, where = Path(path), _device(device)
+    if isinstance(allow, str):
+        raise ConfigError(f"allow: expected a list of class names, got the text {allow!r}")
     stored = _stored(folder)
     if after is None and not stored.record["done"]:
-        raise StateError(f"{folder}: no task is done, so nothing is learnt yet; after=0 is the base model")
+        raise StateError(f"{folder}: no task is finished; after=0 loads the base model")
     tasks = learnt(folder, stored.record, _number(folder, stored.record, after), "after")
     names = [field.name for field in fields(PromptSettings)]
     options = {name: value for name, value in stored.config["data"].items() if name in names}
@@ -85,19 +87,20 @@ def _device(asked: str | torch.device | None) -> torch.device:
         return here or torch.device("cpu")
     try:
         device = torch.device(asked)
-    except RuntimeError:
-        raise ConfigError(f"device: {asked!r} is no device that torch knows; cpu is one") from None
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device: {asked!r} is not a device that PyTorch knows; try cpu") from None
     there = {"cpu": 1, **({here.type: torch.accelerator.device_count()} if here else {})}
     if (device.index or 0) >= there.get(device.type, 0):
-        raise ConfigError(f"device: there is no {device} on this machine; leave it out")
+        raise ConfigError(f"device: {device} is not available on this machine; leave the option out")
     return device
 
 
 def _stored(folder: Path) -> Stored:
     found = next((read for name, read in READERS.items() if (folder / name).is_file()), None)
     if found is None:
-        known = " and no ".join(READERS)
-        raise StateError(f"{folder}: is no run folder and no exported one (no {known})")
+        raise StateError(
+            f"{folder}: is not a run folder (no {RECORD}), nor a folder that --format=native exported (no {INDEX})"
+        )
     return found(folder)
 
 
@@ -113,19 +116,23 @@ def _export(folder: Path) -> Stored:
 
 def _number(folder: Path, record: dict[str, Any], after: int | str | None) -> int | None:
     """How many tasks are in, of a number or a task's name."""
-    if not isinstance(after, str):
+    if after is None or type(after) is int:
         return after
+    if not isinstance(after, str):
+        raise ConfigError(f"after: expected a number of tasks or a task's name, got {type(after).__name__}")
     done = record["order"][: record["done"]]
     if after not in done and after.isdecimal():
         return int(after)
     if after not in done:
-        raise StateError(f"{folder}: no task {after!r} is done; {nearest(after, done) if done else 'none is'}")
+        raise StateError(
+            f"{folder}: no finished task is called {after!r}; {nearest(after, done) if done else 'none is finished'}"
+        )
     return done.index(after) + 1
 
 
 def _by(loader: str) -> Callable[[Path], NoReturn]:
     def refuse(folder: Path) -> NoReturn:
-        raise StateError(f"{folder}: is no run folder and no native export; load it by {loader}")
+        raise StateError(f"{folder}: is neither a run folder nor a native export; load it with {loader}")
 
     return refuse
 

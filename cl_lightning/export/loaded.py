@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.wording import counted
 from cl_lightning.data.base import Example
 from cl_lightning.data.chat import DAY
 from cl_lightning.data.collate import prompt_batch
@@ -73,7 +74,7 @@ class LoadedModel:
     def told(self) -> str:
         """Which model this is, for people."""
         last, count = self.tasks[-1] if self.tasks else "", len(self.tasks)
-        learnt = f"after {last} ({count} task{'s' if count > 1 else ''} learnt)" if last else "before any task"
+        learnt = f"after {last} ({counted(count, 'task')} learnt)" if last else "before any task"
         strategy, dtype = type(self.module.adapter).__name__, str(self.model.dtype).removeprefix("torch.")
         return f"{self.module.backbone.name} with {strategy} {learnt}, in {dtype} on {self.model.device}"
 
@@ -217,18 +218,20 @@ class LoadedModel:
             example = Example(f"prompts[{index}]", text, "")
             ids, cut, own = encoder.prompt(example, KEEP_HEAD)
             if not ids:
-                raise ConfigError(f"{example.id}: is empty, and no chat template stands around it; leave it out")
+                raise ConfigError(
+                    f"{example.id}: is empty, and the model has no chat template to add to it; leave it out"
+                )
             context = self.module.context
             if context is not None and len(ids) + room > context:
                 raise ConfigError(
-                    f"{example.id}: {len(ids)} tokens, and {room} for the answer, are more than the model's context of "
+                    f"{example.id}: {len(ids)} tokens and {room} for the answer exceed the model's context of "
                     f"{context}; lower max_new_tokens or max_prompt_tokens"
                 )
             rows.append(Encoded(example, tuple(ids), (), cut, own))
         if count := sum(row.cut > 0 for row in rows):
             warnings.warn(
-                f"{count} of {len(rows)} prompts are longer than {encoder.max_prompt_tokens} tokens and lost their "
-                "middle; max_prompt_tokens allows more",
+                f"{count} of {counted(len(rows), 'prompt')} exceeded {encoder.max_prompt_tokens} tokens and lost the "
+                "middle; raise max_prompt_tokens to keep more",
                 PromptCutWarning,
                 stacklevel=3,
             )
@@ -244,13 +247,13 @@ class LoadedModel:
 def _texts(given: Iterable[str], what: str) -> list[str]:
     """`given`, if it is texts and not one text. Raises ConfigError."""
     if isinstance(given, str):
-        raise ConfigError(f"{what}: is one text; give a list of texts")
+        raise ConfigError(f"{what}: expected a list of texts, got one text")
     made = list(given)
     for index, text in enumerate(made):
         if not isinstance(text, str):
-            raise ConfigError(f"{what}[{index}]: is of type {type(text).__name__}, expected a text")
+            raise ConfigError(f"{what}[{index}]: expected text, got {type(text).__name__}")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{what}[{index}]: {text!r} holds half a surrogate pair, which is no character") from None
+            raise ConfigError(f"{what}[{index}]: {text!r} is not valid UTF-8") from None
     return made

@@ -39,9 +39,11 @@ def merge(trained: Trained) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, l
     backbone, request = trained.module.backbone, trained.request
     if backbone.load_in_4bit and not request.dequantize:
         raise ConfigError(
-            f"{request.run}: the base is held in 4 bits, merged weights are not; --dequantize writes the dequantised "
-            f"base with the branches merged in, in {request.dtype or backbone.dtype}"
+            f"{request.run}: the base is held in 4 bits, but merged weights cannot be; --dequantize writes the "
+            f"dequantised base with the branches merged in, in {request.dtype or backbone.dtype}"
         )
+    if request.dequantize and not backbone.load_in_4bit:
+        raise ConfigError(f"--dequantize: {request.run} has no 4-bit base; leave it out")
     llm, tokenizer = trained.base()
     updates = trained.updates(llm)
     told: list[str] = []
@@ -61,14 +63,14 @@ def merge(trained: Trained) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, l
 def _cast(losses: Mapping[str, tuple[float, float]], dtype: str) -> str:
     """What casting lost, in words."""
     if not losses:
-        return f"the base model in {dtype}, no branch is in it"
+        return f"the base model in {dtype}, without branches"
     if not any(lost for _, lost in losses.values()):
-        return f"merged in {dtype}, not cast"
+        return f"merged in {dtype} without loss from rounding"
     worst = max(losses, key=lambda name: losses[name][1])
     weight, update = losses[worst]
     return (
-        f"merged, then cast to {dtype}: the cast loses at most {update:.1e} of what the branches added to a "
-        f"layer, {weight:.1e} of its weights (Frobenius, {worst}); --dtype=float32 loses nothing"
+        f"merged, then cast to {dtype}: rounding loses at most {update:.1e} of what the branches added to a "
+        f"layer, {weight:.1e} of its weights (Frobenius, {worst}); --dtype=float32 avoids this"
     )
 
 

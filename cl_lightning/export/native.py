@@ -14,6 +14,7 @@ from typing import Any
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
+from cl_lightning.common.wording import counted
 from cl_lightning.export.card import base_told, card
 from cl_lightning.export.loaded import PromptSettings
 from cl_lightning.export.trained import Request, Trained
@@ -25,7 +26,7 @@ from cl_lightning.sequence.stored import check_config
 INDEX = "cl_lightning.json"
 SCHEMA = 1
 #: What to do where a file of it cannot be read.
-REMEDY = "get it again, or export it again"
+REMEDY = "obtain it or export it again"
 
 
 def export(request: Request, out: Path) -> list[str]:
@@ -37,11 +38,11 @@ def export(request: Request, out: Path) -> list[str]:
     """
     for option in ("rank", "dtype", "dequantize"):
         if getattr(request, option):
-            raise ConfigError(f"--{option}: branches are written as they are with --format=native; leave it out")
+            raise ConfigError(f"--{option}: --format=native writes the branches unchanged; leave this option out")
     trained = Trained(request)
     if not trained.tasks:
         raise ConfigError(
-            f"{request.run}: {trained.name} has learnt no task; use {trained.module.backbone.name} itself"
+            f"{request.run}: {trained.name} contains no trained task; use {trained.module.backbone.name} directly"
         )
     checksums = {}
     for name in [*trained.under, *map(adapter_file, trained.tasks)]:
@@ -51,7 +52,7 @@ def export(request: Request, out: Path) -> list[str]:
         file.write_bytes(data)
         checksums[name] = hashlib.sha256(data).hexdigest()
     (out / INDEX).write_bytes(to_json(_index(trained, checksums)))
-    told = [f"{len(trained.tasks)} branches of {type(trained.module.adapter).__name__}"]
+    told = [f"{counted(len(trained.tasks), 'branch', 'branches')} of {type(trained.module.adapter).__name__}"]
     (out / "README.md").write_bytes(card(trained, "cl-lightning", "a trained model of cl-lightning", HOW, told))
     return [*told, *base_told(trained.module.backbone)]
 
@@ -108,11 +109,11 @@ def _fault(index: dict[str, Any]) -> str | None:
     """What makes an index useless; None: nothing."""
     order, files = index.get("order"), index.get("files")
     if not isinstance(index.get("base"), str):
-        return "base is no text"
+        return "base is not text"
     if not isinstance(order, list):
-        return "order is no list"
+        return "order is not a list"
     if not isinstance(files, dict) or not all(isinstance(checksum, str) for checksum in files.values()):
-        return "files are no checksums by name"
+        return "files is not an object of checksums"
     for kind, names, fault in (("task", order, part_fault), ("file", files, name_fault)):
         for name in names:
             if why := fault(name):

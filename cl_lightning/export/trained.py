@@ -96,7 +96,7 @@ class Trained:
             return done
         if after not in done and after.isdecimal():
             if int(after) > len(done):
-                raise ConfigError(f"--after: {after} is not in 0..{len(done)}, the number of tasks that are done")
+                raise ConfigError(f"--after: {after} is not in 0..{len(done)}, the number of finished tasks")
             return done[: int(after)]
         return done[: done.index(_known("--after", after, done)) + 1]
 
@@ -175,5 +175,7 @@ class Trained:
 
 def _known(option: str, task: str, done: Sequence[str]) -> str:
     if task not in done:
-        raise ConfigError(f"{option}: no task {task!r} is done; {nearest(task, done) if done else 'none is'}")
+        raise ConfigError(
+            f"{option}: no finished task is called {task!r}; {nearest(task, done) if done else 'none is finished'}"
+        )
     return task

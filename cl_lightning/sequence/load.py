@@ -99,7 +99,7 @@ def rebuilt(
     """
     known = get_args(get_type_hints(Backbone)["dtype"])
     if dtype is not None and dtype not in known:
-        raise ConfigError(f"dtype: {dtype!r} is none of a base; {nearest(dtype, known)}")
+        raise ConfigError(f"dtype: {dtype!r} is not the name of a dtype for the base; {nearest(str(dtype), known)}")
     module = _loaded(options, file, allow, trust_remote_code)
     backbone = module.backbone
     if module.base_hash != base:

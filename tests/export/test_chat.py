@@ -57,11 +57,11 @@ def test_a_prompt_of_several_lines(trained: Trained, talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("/tsak 1", "no command 'tsak'; did you mean task? valid: base, help, quit, task. A blank before / makes it a"),
+        ("/tsak 1", "no command 'tsak'; did you mean task? valid: base, help, quit, task. Put a space before"),
         ("/task 9", "after=9 is not in 0..2, the number of finished tasks"),
-        ("/task FOCM", "no task 'FOCM' is done; did you mean FOMC"),
-        ("/base", "/base: answers the last prompt, and there is none yet"),
-        ("word " * 600, "more than the model's context of 2048; lower max_new_tokens or max_prompt_tokens"),
+        ("/task FOCM", "no finished task is called 'FOCM'; did you mean FOMC"),
+        ("/base", "/base: there is no prompt to answer yet"),
+        ("word " * 600, "exceed the model's context of 2048; lower max_new_tokens or max_prompt_tokens"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_the_chat_goes_on(trained: Trained, talk: Talk, line: str, said: str) -> None:
@@ -80,8 +80,8 @@ def test_help_lists_the_commands(talk: Talk) -> None:
     ("options", "said"),
     [
         (("--after=9",), "after=9 is not in 0..2"),
-        (("--temperature=-1",), "-1 is not 0 or more"),
-        (("--temperature=hot",), "hot is not 0 or more"),
+        (("--temperature=-1",), "-1 must be 0 or more"),
+        (("--temperature=hot",), "hot must be 0 or more"),
     ],
 )
 def test_what_is_wrong_at_the_start_ends_it(talk: Talk, options: tuple[str, ...], said: str) -> None:

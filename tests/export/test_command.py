@@ -35,6 +35,9 @@ def test_each_format_goes_to_a_folder_of_the_run(format: str, runs: Runs, tmp_pa
     assert told.out.splitlines()[-1] == f"written: {out}"
     assert (out / "README.md").is_file()
     assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(out.parent.stat().st_mode)
+    (plain := tmp_path / "plain").touch()  # a file with default permissions: others may read the weights too
+    modes = {name: stat.S_IMODE((out / name).stat().st_mode) for name in files(out)}
+    assert modes == dict.fromkeys(modes, stat.S_IMODE(plain.stat().st_mode))
     assert {name: data for name, data in files(run).items() if not name.startswith("export/")} == before
 
 
@@ -50,18 +53,28 @@ def test_a_filled_folder_is_refused_untouched(run: Path, tmp_path: Path) -> None
     (out / "mine.txt").write_text("mine")
     told = launch("export", str(run), "--format=peft", f"--out={out}")
     assert told.code == 2
-    assert "no empty folder; nothing was touched" in told.line
+    assert "is not an empty folder; it was not changed" in told.line
     assert files(out) == {"mine.txt": b"mine"}
     (out / "mine.txt").unlink()
     assert launch("export", str(run), "--format=peft", f"--out={out}").code == 0
 
 
+@pytest.mark.parametrize("name", ["adapters/mine", "state", "export", "../link/logs/mine"])
+def test_a_folder_among_the_runs_files_is_refused(name: str, run: Path) -> None:
+    (run.parent / "link").symlink_to(run)
+    before = files(run)
+    told = launch("export", str(run), "--format=native", f"--out={run / name}")
+    assert (told.code, files(run)) == (2, before)
+    assert "is inside the run folder; choose a folder outside it or in" in told.line
+    assert launch("export", str(run), "--format=native", f"--out={run / 'export' / 'mine'}").code == 0
+
+
 @pytest.mark.parametrize(("options", "told"), [
     (("--format=onnx",), "invalid choice: 'onnx'"),
-    (("--format=peft", "--rank=0"), "0 is not 1 or more"),
+    (("--format=peft", "--rank=0"), "0 must be 1 or more"),
     (("--format=peft", "--task=FOMC", "--after=1"), "not allowed with argument"),
     (("--format=peft", "--task=../../x"), "only names below the folder"),
-    (("--format=peft", "--task=Nothing"), "no task 'Nothing' is done"),
+    (("--format=peft", "--task=Nothing"), "no finished task is called 'Nothing'"),
 ])  # fmt: skip
 def test_a_wrong_option_is_told_in_a_line(options: tuple[str, ...], told: str, run: Path) -> None:
     answer = launch("export", str(run), *options)

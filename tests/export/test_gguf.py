@@ -121,8 +121,8 @@ def test_what_go_would_read_as_its_own_is_quoted(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("kind", "told"), [
-    ("t5", r"models of type t5 are not written here; use --format=merged, then llama.cpp's convert_hf_to_gguf.py"),
-    ("folded", r"tokenizer \(TokenizersBackend, BPE\) is not written here"),
+    ("t5", r"models of type t5 are not supported; use --format=merged, then llama.cpp's convert_hf_to_gguf.py"),
+    ("folded", r"tokenizer \(TokenizersBackend, BPE\) is not supported"),
 ])  # fmt: skip
 def test_what_is_not_written_is_refused_by_name(kind: str, told: str, runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=told):
@@ -134,7 +134,7 @@ def test_more_tokens_than_embeddings_are_refused(runs: Runs) -> None:
     with pytest.raises(ConfigError, match="tokens up to"):
         read_vocabulary(tokenizer, len(tokenizer) - 1)
     random = random_tokenizer()
-    with pytest.raises(ConfigError, match="not written here"):
+    with pytest.raises(ConfigError, match="not supported"):
         read_vocabulary(random, len(random))
 
 
@@ -147,5 +147,5 @@ def test_other_llamas_are_refused(option: str, value: object, runs: Runs) -> Non
     llm, _ = Trained(Request(runs("folded"))).base()
     gguf.check_architecture(llm)
     setattr(llm.config, option, value)
-    with pytest.raises(ConfigError, match=r"not written here; use --format=merged"):
+    with pytest.raises(ConfigError, match=r"not supported; use --format=merged"):
         gguf.check_architecture(llm)

@@ -103,9 +103,9 @@ def test_it_is_known_by_its_name(trained: Trained) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no such folder": ({"run": "nowhere"}, "error: nowhere: is no run folder"),
-    "no such task": ({"after": "FOCM"}, "no task 'FOCM' is done"),
-    "sizes to be sought": ({"batch_size": "auto"}, "--batch_size: auto is no number of 1 or more"),
+    "no such folder": ({"run": "nowhere"}, "error: nowhere: is not a run folder"),
+    "no such task": ({"after": "FOCM"}, "no finished task is called 'FOCM'"),
+    "sizes to be sought": ({"batch_size": "auto"}, "--batch_size: auto must be a number of 1 or more"),
 }
 
 
@@ -123,5 +123,5 @@ def test_bad_input_is_one_line(trained: Trained, data: Path, name: str) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(trained: Trained) -> None:
-    with pytest.raises(ConfigError, match="device: there is no cpu:3 on this machine"):
+    with pytest.raises(ConfigError, match="device: cpu:3 is not available on this machine"):
         TrainedLM(str(trained("GainLoRA")), device="cpu:3")

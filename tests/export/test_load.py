@@ -136,13 +136,13 @@ def test_sampling_follows_the_seed_and_the_temperature(trained: Trained) -> None
 def test_long_prompts_lose_their_middle_as_in_training_and_it_is_said(trained: Trained) -> None:
     loaded = cl_lightning.load(trained("SeqLoRA"))
     long = "".join(f"{i} " for i in range(300))
-    with pytest.warns(PromptCutWarning, match="1 of 2 prompts are longer than 400 tokens and lost their middle"):
+    with pytest.warns(PromptCutWarning, match="1 of 2 prompts exceeded 400 tokens and lost the middle"):
         inputs = loaded.inputs([PROMPTS[0], long])
     encoder = PromptEncoder(loaded.tokenizer, 400, "Be brief.", "2024-02-03")
     ids, _, _ = encoder.prompt(Example("", long, ""), 0.5)
     assert inputs["input_ids"][1].tolist() == ids and len(ids) == 400
     assert loaded.inputs([long], max_prompt_tokens=2000)["input_ids"].shape[1] > 1000
-    with pytest.raises(ConfigError, match=r"prompts\[0\]: \d+ tokens, and 1500 .* model's context of 2048; lower max_"):
+    with pytest.raises(ConfigError, match=r"prompts\[0\]: \d+ tokens and 1500 .* model's context of 2048; lower max_"):
         loaded.generate([long], max_new_tokens=1500, max_prompt_tokens=2000)
 
 
@@ -168,13 +168,21 @@ def test_the_dtype_of_the_base_may_be_changed(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dtype": "float46"}, "dtype: 'float46' is none of a base; did you mean float"),
-        ({"device": "gpu"}, "device: 'gpu' is no device that torch knows"),
-        ({"device": "cpu:3"}, "device: there is no cpu:3 on this machine"),
-        ({"device": "meta"}, "device: there is no meta on this machine"),
+        ({"dtype": "float46"}, "dtype: 'float46' is not the name of a dtype for the base; did you mean float"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device that PyTorch knows"),
+        ({"device": ["cpu"]}, r"device: \['cpu'\] is not a device that PyTorch knows"),
+        (
+            {"dtype": torch.float32},
+            r"dtype: torch\.float32 is not the name of a dtype for the base; did you mean float32",
+        ),
+        ({"after": 1.5}, "after: expected a number of tasks or a task's name, got float"),
+        ({"after": True}, "after: expected a number of tasks or a task's name, got bool"),
+        ({"allow": "my.Own"}, "allow: expected a list of class names, got the text 'my.Own'"),
+        ({"device": "cpu:3"}, "device: cpu:3 is not available on this machine"),
+        ({"device": "meta"}, "device: meta is not available on this machine"),
     ],
 )
-def test_a_dtype_or_device_that_is_none_is_refused(trained: Trained, options: dict[str, str], said: str) -> None:
+def test_an_argument_of_another_kind_is_refused(trained: Trained, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         cl_lightning.load(trained("SeqLoRA"), **options)
     assert cl_lightning.load(trained("SeqLoRA"), device="cpu").model.device.type == "cpu"
@@ -185,7 +193,7 @@ def test_a_dtype_or_device_that_is_none_is_refused(trained: Trained, options: di
     [
         (3, r"after=3 is not in 0\.\.2, the number of finished tasks"),
         ("3", r"after=3 is not in 0\.\.2"),
-        ("FOCM", "no task 'FOCM' is done; did you mean FOMC"),
+        ("FOCM", "no finished task is called 'FOCM'; did you mean FOMC"),
     ],
 )
 def test_a_task_that_is_not_done_is_refused(trained: Trained, after: int | str, said: str) -> None:
@@ -196,9 +204,9 @@ def test_a_task_that_is_not_done_is_refused(trained: Trained, after: int | str, 
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        (None, r"is no run folder and no exported one \(no sequence\.json and no "),
-        ("adapter_config.json", r"load it by peft\.AutoPeftModelForCausalLM\.from_pretrained"),
-        ("config.json", r"load it by transformers\.AutoModelForCausalLM\.from_pretrained"),
+        (None, r"is not a run folder \(no sequence\.json\), nor a folder that .* exported \(no cl_lightning\.json\)"),
+        ("adapter_config.json", r"load it with peft\.AutoPeftModelForCausalLM\.from_pretrained"),
+        ("config.json", r"load it with transformers\.AutoModelForCausalLM\.from_pretrained"),
     ],
 )
 def test_other_folders_are_refused_with_what_loads_them(tmp_path: Path, file: str | None, said: str) -> None:
@@ -209,9 +217,9 @@ def test_other_folders_are_refused_with_what_loads_them(tmp_path: Path, file: st
 
 
 BAD: dict[str, tuple[dict[str, object], str]] = {
-    "one text": ({"prompts": "one"}, "prompts: is one text; give a list of texts"),
-    "a number": ({"prompts": [3]}, r"prompts\[0\]: is of type int, expected a text"),
-    "half a pair": ({"prompts": ["\ud800"]}, r"prompts\[0\]: '\\ud800' holds half a surrogate pair"),
+    "one text": ({"prompts": "one"}, "prompts: expected a list of texts, got one text"),
+    "a number": ({"prompts": [3]}, r"prompts\[0\]: expected text, got int"),
+    "half a pair": ({"prompts": ["\ud800"]}, r"prompts\[0\]: '\\ud800' is not valid UTF-8"),
     "no budget": ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
     "no batch": ({"batch_size": 0}, "batch_size: 0 must be 1 or more"),
     "cold": ({"temperature": -1.0}, r"temperature: -1\.0 must be 0 or more"),

@@ -33,7 +33,7 @@ def loaded(folder: Path, kind: str = "") -> PreTrainedModel:
 @pytest.mark.parametrize("kind", FLOAT32)
 def test_logits_are_equal(kind: str, runs: Runs, tmp_path: Path) -> None:
     told = exported(runs(kind), tmp_path / "out")
-    assert "merged in float32, not cast" in told
+    assert "merged in float32 without loss from rounding" in told
     ours = logits(load_run(runs(kind)).module.llm)
     torch.testing.assert_close(logits(loaded(tmp_path / "out", kind)), ours, rtol=1e-5, atol=1e-5)
 
@@ -105,6 +105,11 @@ def test_a_weight_that_layers_share_is_refused(runs: Runs) -> None:
     layers[1].self_attn.q_proj.weight = layers[0].self_attn.q_proj.weight
     with pytest.raises(ConfigError, match="other layers share this weight"):
         merge_into(llm, updates, torch.float32)
+
+
+def test_a_base_that_is_not_in_4_bits_is_not_dequantised(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--dequantize: .* has no 4-bit base; leave it out"):
+        exported(runs("folded"), tmp_path / "none", dequantize=True)
 
 
 def test_a_4bit_base_is_dequantised_by_choice(runs: Runs, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_lora_under_all_tasks_comes_with_it_and_not_where_it_was(trained: Trai
     assert (out / START).read_bytes() == (trained("start") / START).read_bytes()
     assert "peft" not in (out / INDEX).read_text()
     (out / START).unlink()
-    with pytest.raises(StateError, match=r"start/adapter\.safetensors: missing; get it again, or export it again"):
+    with pytest.raises(StateError, match=r"start/adapter\.safetensors: missing; obtain it or export it again"):
         cl_lightning.load(out)
 
 
@@ -70,7 +70,7 @@ def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
     assert cl_lightning.load(export(run, tmp_path / "first", "--after=FOMC")).tasks == ("FOMC",)
     told = launch("export", str(run), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
     assert told.code == 2
-    assert "the base model has learnt no task; use random-llama itself" in told.line
+    assert "the base model contains no trained task; use random-llama directly" in told.line
     alone = export(trained("alone"), tmp_path / "alone", f"--task={TASKS[1]}")
     prompts, predictions = stored(trained("alone"), TASKS[1], TASKS[1])
     assert cl_lightning.load(alone).generate(prompts, max_new_tokens=BUDGET) == predictions
@@ -80,7 +80,7 @@ def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
 def test_options_of_other_formats_are_refused(trained: Trained, option: str, tmp_path: Path) -> None:
     told = launch("export", str(trained("SeqLoRA")), "--format=native", f"--out={tmp_path / 'out'}", option)
     assert told.code == 2
-    assert "branches are written as they are with --format=native; leave it out" in told.line
+    assert "--format=native writes the branches unchanged; leave this option out" in told.line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,7 +150,7 @@ def linked(folder: Path) -> None:
 
 MODEL = "model"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no branch": (lambda folder: (folder / FIRST).unlink(), r"adapter\.safetensors: missing; get it again, or export"),
+    "no branch": (lambda folder: (folder / FIRST).unlink(), r"adapter\.safetensors: missing; obtain it or export"),
     "a changed branch": (branch(lambda data: data[:-1] + b"x", right=False), "its checksum is not the recorded one"),
     "a cut branch": (branch(lambda data: data[:-8]), r"adapter\.safetensors: damaged \("),
     "no safetensors": (branch(lambda data: b"junk"), r"adapter\.safetensors: damaged \("),
@@ -168,14 +168,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"damaged \(the branches do not fit GainLoRA",
     ),
     "a link": (linked, r"adapter\.safetensors: is a link, and links are not followed"),
-    "nothing": (written(""), r"cl_lightning\.json: damaged; get it again"),
-    "no JSON": (written("{"), r"cl_lightning\.json: damaged; get it again"),
-    "a list": (written("[]"), r"cl_lightning\.json: damaged; get it again"),
-    "nested too deeply": (written("[" * 100_000), r"cl_lightning\.json: damaged; get it again"),
+    "nothing": (written(""), r"cl_lightning\.json: damaged; obtain it"),
+    "no JSON": (written("{"), r"cl_lightning\.json: damaged; obtain it"),
+    "a list": (written("[]"), r"cl_lightning\.json: damaged; obtain it"),
+    "nested too deeply": (written("[" * 100_000), r"cl_lightning\.json: damaged; obtain it"),
     "another version": (index(lambda said: said.update(schema=2)), "version 2, this code reads version 1"),
-    "no base": (index(lambda said: said.pop("base")), r"damaged \(base is no text\)"),
+    "no base": (index(lambda said: said.pop("base")), r"damaged \(base is not text\)"),
     "another base": (index(lambda said: said.update(base="0" * 16)), "was trained on another base model than random"),
-    "no order": (index(lambda said: said.pop("order")), r"damaged \(order is no list\)"),
+    "no order": (index(lambda said: said.pop("order")), r"damaged \(order is not a list\)"),
     "a task that is none": (index(lambda said: said["order"].append(3)), r"damaged \(the task name 3 is not text\)"),
     "a task elsewhere": (
         index(lambda said: said["order"].append("..")),
@@ -187,8 +187,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"the file name '\.\./x' has an empty part or one of dots only",
     ),
     "a task without a branch": (index(lambda said: said["order"].append("more")), "not part of what .* holds"),
-    "nothing learnt": (index(lambda said: said.update(order=[])), "no task is done, so nothing is learnt yet; after=0"),
-    "no checksums": (index(lambda said: said.update(files=[])), r"damaged \(files are no checksums by name\)"),
+    "nothing learnt": (index(lambda said: said.update(order=[])), "no task is finished; after=0"),
+    "no checksums": (index(lambda said: said.update(files=[])), r"damaged \(files is not an object of checksums\)"),
     "no configuration": (index(lambda said: said.pop("config")), r"is not a mapping"),
     "no model": (index(lambda said: said["config"].pop(MODEL)), r"has no section 'model'"),
     "a stranger's class": (
@@ -236,5 +236,5 @@ def test_an_undamaged_copy_is_read(copy: Path) -> None:
 def test_trust_is_the_callers_alone(copy: Path) -> None:
     index(lambda said: said["config"][MODEL]["backbone"].update(trust_remote_code=True))(copy)
     assert cl_lightning.load(copy).module.backbone.trust_remote_code is False
-    with pytest.raises(StateError, match="no task 'FOCM' is done"):
+    with pytest.raises(StateError, match="no finished task is called 'FOCM'"):
         cl_lightning.load(copy, "FOCM")

@@ -74,14 +74,14 @@ def test_cut_prompts_are_told(trained: Trained, predict: Predict, tmp_path: Path
     told = predict(file, "--out", tmp_path / "out.jsonl", "--max-new-tokens=2")
     assert told.code == 0
     assert told.err == (
-        "note: 1 of 2 prompts are longer than 400 tokens and lost their middle; max_prompt_tokens allows more\n"
+        "note: 1 of 2 prompts exceeded 400 tokens and lost the middle; raise max_prompt_tokens to keep more\n"
     )
     assert predict(file, "--out", tmp_path / "whole.jsonl", "--max-new-tokens=2", "--max-prompt-tokens=900").err == ""
 
 
 BAD: dict[str, tuple[str, str, tuple[str, ...], str]] = {
-    "another kind": ("in.txt", "", (), r"in.txt: predict reads .jsonl and .csv; give such a file"),
-    "kinds that differ": ("in.csv", "prompt\nx\n", (), "out.jsonl is not of {in}'s kind; let its name end in .csv"),
+    "another kind": ("in.txt", "", (), r"in.txt: unsupported file type; predict reads .jsonl and .csv"),
+    "kinds that differ": ("in.csv", "prompt\nx\n", (), "out.jsonl must end in .csv, as {in} does"),
     "no rows": ("in.jsonl", "", (), "in.jsonl: holds no row"),
     "no JSON": ("in.jsonl", '{"prompt": "x"}\n{', (), "in.jsonl, row 2, column 2: not valid JSON"),
     "no field": ("in.jsonl", '{"text": "x"}\n', (), "in.jsonl, row 1 has no 'prompt'; its keys: text"),
@@ -89,12 +89,12 @@ BAD: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "a blank": ("in.jsonl", '{"prompt": " "}\n', (), "in.jsonl, row 1: 'prompt' is empty"),
     "half a pair": ("in.jsonl", '{"prompt": "\\ud800"}\n', (), "half a surrogate pair"),
     "a field of that name": (
-        "in.jsonl", '{"prompt": "x", "prediction": "y"}\n', (), "row 1: has a field 'prediction' already; rename it"
+        "in.jsonl", '{"prompt": "x", "prediction": "y"}\n', (), "row 1: already has a field 'prediction'"
     ),
-    "no budget": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=0",), "0 is not 1 or more"),
-    "no such task": ("in.jsonl", '{"prompt": "x"}\n', ("--after=FOCM",), "no task 'FOCM' is done; did you mean FOMC"),
+    "no budget": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=0",), "0 must be 1 or more"),
+    "no such task": ("in.jsonl", '{"prompt": "x"}\n', ("--after=FOCM",), "no finished task is called 'FOCM'"),
     "too many tasks": ("in.jsonl", '{"prompt": "x"}\n', ("--after=7",), "after=7 is not in 0..2"),
-    "no room": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=3000",), "more than the model's context of 2048"),
+    "no room": ("in.jsonl", '{"prompt": "x"}\n', ("--max-new-tokens=3000",), "exceed the model's context of 2048"),
 }  # fmt: skip
 
 
@@ -113,14 +113,14 @@ def test_nothing_is_overwritten_unasked(predict: Predict, tmp_path: Path) -> Non
     out.write_text("mine")
     told = predict(file, "--out", out, "--max-new-tokens=2")
     assert (told.code, out.read_text()) == (2, "mine")
-    assert told.line == f"--out: {out} is there already; name another file, or replace it with --overwrite"
+    assert told.line == f"--out: {out} already exists; name another file, or add --overwrite to replace it"
     assert predict(file, "--out", out, "--overwrite", "--max-new-tokens=2").code == 0
     assert json.loads(out.read_text())["prompt"] == "x"
     told = predict(file, "--out", file, "--overwrite")
-    assert (told.code, told.line) == (2, f"--out: {file} is the file of prompts; name another")
+    assert (told.code, told.line) == (2, f"--out: {file} is the file of prompts itself; name another")
     out.unlink()
     out.symlink_to(tmp_path / "nowhere.jsonl")
-    assert "is there already" in predict(file, "--out", out).line
+    assert "already exists" in predict(file, "--out", out).line
     assert not (tmp_path / "nowhere.jsonl").exists()
 
 

@@ -183,7 +183,7 @@ def changed(folder: Path, **values: object) -> None:
 
 
 @pytest.mark.parametrize(("values", "told"), [
-    ({"peft_type": "LOHA"}, "is of the type 'LOHA', only LORA is read"),
+    ({"peft_type": "LOHA"}, "is of type 'LOHA'; only LORA is supported"),
     ({"peft_type": "LOKR"}, "'LOKR'"),
     ({"peft_type": "IA3"}, "'IA3'"),
     ({"peft_type": "PROMPT_TUNING"}, "'PROMPT_TUNING'"),
@@ -196,10 +196,11 @@ def changed(folder: Path, **values: object) -> None:
     ({"target_parameters": ["w"]}, "target_parameters="),
     ({"something_new": 1}, "something_new=1"),
     ({"init_lora_weights": "pissa"}, "belongs to a changed W"),
-    ({"r": 5}, "says rank 5 for .*, whose A has 4 rows"),
-    ({"rank_pattern": {"q_proj": 3}}, "says rank 3"),
+    ({"r": 5}, "gives rank 5 for .*, but A has 4 rows"),
+    ({"rank_pattern": {"q_proj": 3}}, "gives rank 3"),
     ({"alpha_pattern": {"(": 3}}, "a pattern that cannot be read"),
     ({"r": None}, "has r=None"),
+    ({"lora_alpha": float("inf")}, "not finite, or a scale that makes them so"),
 ])  # fmt: skip
 def test_what_is_no_plain_lora_is_refused_by_name(
     values: dict[str, object], told: str, made: dict[str, Path], tmp_path: Path
@@ -218,16 +219,17 @@ def layers(**options: Any) -> Any:
 
 def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
     given = Path(shutil.copytree(made["plain"], tmp_path / "given"))
-    with pytest.raises(ConfigError, match=r"another base model: .* would be 64 x 96, it is 32 x 96"):
+    with pytest.raises(ConfigError, match=r"another base model: its .* is 64 x 96, this one is 32 x 96"):
         read_lora(given, layers(config={"hidden_size": 32}))
-    with pytest.raises(ConfigError, match=r"no layer that model\.adapter\.targets takes"):
+    with pytest.raises(ConfigError, match=r"model\.adapter\.targets does not include"):
         read_lora(given, {name: layer for name, layer in layers().items() if "q_proj" not in name})
     weights = load_file(given / "adapter_model.safetensors")
     first = next(iter(weights))
     for wrong, told in (
         ({}, "has no weights"),
-        ({**weights, first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(3)}, "no factor of a plain"),
-        ({first: weights[first]}, "no fitting pair of factors"),
+        ({**weights, first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(3)}, "not part of a plain"),
+        ({first: weights[first]}, "no matching pair of factors"),
+        ({**weights, first: weights[first] * torch.nan}, "has values at .* that are not finite"),
     ):
         save_file(wrong, given / "adapter_model.safetensors")
         with pytest.raises(ConfigError, match=told):
