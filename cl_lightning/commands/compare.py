@@ -18,7 +18,7 @@ from cl_lightning.results.comparison.table import Comparison, compare
 from cl_lightning.results.comparison.write import FORMATS
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS
-from cl_lightning.results.page.comparing.asked import Asked
+from cl_lightning.results.page.comparing.selection import Selection
 
 #: Command that scores the untrained model, and every task after every task.
 AGAIN = "make score RUN=... EVALUATE=1"
@@ -50,8 +50,8 @@ def parser() -> Arguments:
     return made
 
 
-def asked(options: Namespace) -> Asked:
-    """Make the comparison that the options ask for.
+def select(options: Namespace) -> Selection:
+    """Make the comparison that the options select.
 
     Raises:
         UserError: unknown names, folders that are not runs, or the same run twice.
@@ -68,13 +68,13 @@ def asked(options: Namespace) -> Asked:
                 lacking = name in FROM_START and len(run.tasks) > 1
                 hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
                 raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
-    return Asked(table, options.metrics, _baseline(table, options.baseline))
+    return Selection(table, options.metrics, _baseline(table, options.baseline))
 
 
 def render(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """Format the comparison; return it with the output file (None: print it). Raises UserError like `asked`."""
+    """Format the comparison; return it with the output file (None: print it). Raises UserError like `select`."""
     options = parser().parse_args(argv)
-    found = asked(options)
+    found = select(options)
     return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out
 
 
@@ -87,9 +87,9 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Print or write the table; write the page and the charts if asked to."""
+    """Print or write the table; write the page and the charts if their options are set."""
     options = parser().parse_args(argv)
-    found = asked(options)
+    found = select(options)
     made = FORMATS[options.format](found.table, found.metrics, found.baseline)
     if options.out is None:
         for line in made.removesuffix("\n").split("\n"):
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
             _write(options.html, page)
 
 
-def _lead(found: Asked) -> str:
+def _lead(found: Selection) -> str:
     table, runs = found.table, sum(map(len, found.table.cells.values()))
     return f"Runs: {runs}; methods: {len(table.methods)}; columns of one sequence each: {len(table.columns)}."
 

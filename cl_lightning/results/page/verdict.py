@@ -1,4 +1,4 @@
-"""A run in one sentence, made of numbers and their intervals alone."""
+"""Summarises a run in one sentence of numbers and intervals."""
 
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.results.page.source import Source
@@ -6,34 +6,35 @@ from cl_lightning.results.tables import cell
 
 
 def verdict(run: Source) -> str:
-    """What the run learnt and kept; what it cannot say where there are no intervals."""
+    """Return a sentence on what the run learnt and kept."""
     if not run.R:
         return "No task is finished yet."
     if run.resampled is None:
-        return "The run has no predictions, so its scores have no intervals, and no more is said of them."
+        return "The run has no predictions, so its scores have no intervals and are not summarised."
     if run.protocol.together:
-        return f"Learnt all {len(run.tasks)} tasks together: {_told(run, 'fp')} on average."
+        return f"Learnt all {len(run.tasks)} tasks together: {_with_interval(run, 'fp')} on average."
     if run.protocol.alone:
-        return f"Learnt {_counted(len(run.done))} from the base model each: {_told(run, 'ap')} on average."
+        return f"Learnt {_counted(len(run.done))} from the base model each: {_with_interval(run, 'ap')} on average."
     if len(run.done) == 1:
-        return f"Learnt one task: {_told(run, 'ap')}."
-    return f"Learnt {_told(run, 'ap')} on average over {len(run.done)} tasks, kept {_told(run, 'fp')}: {_forgot(run)}."
+        return f"Learnt one task: {_with_interval(run, 'ap')}."
+    learnt, kept = _with_interval(run, "ap"), _with_interval(run, "fp")
+    return f"Learnt {learnt} on average over {len(run.done)} tasks, kept {kept}: {_forgot(run)}."
 
 
 def _forgot(run: Source) -> str:
-    """What was forgotten, as far as the test examples can tell it from nothing."""
-    told, (low, high) = _told(run, "forget_T"), run.metric_intervals["forget_T"]
+    """Describe forgetting, and whether its interval excludes 0."""
+    forgotten, (low, high) = _with_interval(run, "forget_T"), run.metric_intervals["forget_T"]
     if high < 0:
-        return f"gained {_told(run, 'bwt_T')} points after tasks were learnt"
+        return f"gained {_with_interval(run, 'bwt_T')} points after tasks were learnt"
     if low <= 0:
-        return f"forgot {told} points, which these test examples do not tell from 0"
+        return f"forgot {forgotten} points, which these test examples do not distinguish from 0"
     lost = [(*run.lost(task), name) for task, name in enumerate(run.done[:-1])]
     value, ends, name = max(lost, key=lambda each: each[0])
-    return f"forgot {told} points, most on {name}: {cell(value)} ({format_interval(ends)})"
+    return f"forgot {forgotten} points, most on {name}: {cell(value)} ({format_interval(ends)})"
 
 
-def _told(run: Source, metric: str) -> str:
-    """A sequence metric with its interval."""
+def _with_interval(run: Source, metric: str) -> str:
+    """Format a sequence metric with its interval."""
     value = run.protocol.summary(run.R, run.record["zero_shot"])[metric]
     return f"{cell(value)} ({format_interval(run.metric_intervals[metric])})"
 

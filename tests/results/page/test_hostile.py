@@ -136,7 +136,7 @@ def test_a_log_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
         losses.section(Source(path))
     (path / "logs/attempt_0/metrics.csv").write_text("cl/step,train/loss\n1,<script>\n2,3\nNaN\n")
     section = losses.section(Source(path))
-    assert section.text == ["2 lines of the log are no rows of numbers and are left out."]
+    assert section.text == ["2 lines of the log are incomplete and were left out."]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The stability-plasticity plane: how well each task was learnt, against what is left of it."""
+"""Charts each task's score at the end over its score when learnt: the stability-plasticity plane."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def section(run: Source) -> Section | Missing:
-    """A point for each task, their mean, and what models that learn nothing score."""
+    """Build a chart with a point for each task, their mean, and the means of models that learn nothing."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("stability-plasticity plane: it needs two tasks, one learnt after the other")
-    text = ["On the diagonal nothing was forgotten; below it something was; above it a task gained later."]
+    text = ["A task on the diagonal was not forgotten; below it, the task lost points; above it, the task gained."]
     return Section("Stability and plasticity", text, charts=[_chart(run)])
 
 
 def _fixed(run: Source) -> dict[str, float]:
-    """Means over the tasks so far of what learns nothing, by name."""
+    """Return the mean scores over the finished tasks of models that learn nothing, by name."""
     found = {"zero-shot": run.record["zero_shot"], "majority answer": run.metrics["majority"]}
     rows = {name: row[: len(run.done)] for name, row in found.items() if row is not None}
     return {name: fmean(row) for name, row in rows.items() if None not in row}
@@ -41,12 +41,12 @@ def _chart(run: Source) -> Chart:
         rows.append([f"{j + 1} {name}", run.R[j][j], then, run.R[-1][j], now])
     rows.append(["mean (ap, fp)", ap, format_interval(ends[0]), fp, format_interval(ends[1])])
     rows += [[f"{name}, mean", value, "", value, ""] for name, value in _fixed(run).items()]
-    told = ", ".join(f"{name} {value:.1f}" for name, value in _fixed(run).items())
+    fixed = ", ".join(f"{name} {value:.1f}" for name, value in _fixed(run).items())
     return Chart(
         "plane",
         "Score when learnt, and at the end",
         f"Scatter plot of {len(run.done)} tasks. Mean when learnt {ap:.1f}, at the end {fp:.1f}."
-        + (f" Models that learn nothing: {told}." if told else ""),
+        + (f" Models that learn nothing: {fixed}." if fixed else ""),
         Rows("", ["task", "when learnt", "95 % interval", "at the end", "95 % interval"], rows),
         lambda figure: _draw(figure, run, (ap, fp), ends),
         (3.4, 3.3),
@@ -54,7 +54,7 @@ def _chart(run: Source) -> Chart:
 
 
 def diagonal(axes: Axes) -> None:
-    """The plane's axes."""
+    """Set up the plane's axes and draw its diagonal."""
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.7, zorder=1)
     axes.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
     axes.set(xlabel="score when learnt (plasticity)", ylabel="score at the end (stability)")
@@ -78,7 +78,7 @@ def _draw(figure: Figure, run: Source, mean: tuple[float, float], ends: list[Int
 
 
 def _names(axes: Axes, run: Source) -> None:
-    """Numbers of the tasks beside their points; points that are near each other share a label."""
+    """Write the tasks' numbers beside their points; neighbouring points share a label."""
     places: dict[tuple[int, int], list[int]] = {}
     for j in range(len(run.done)):
         places.setdefault((round(run.R[j][j] / 5), round(run.R[-1][j] / 4)), []).append(j)
