@@ -1,4 +1,4 @@
-"""The folder that an export is written to: a new one, which appears whole or not at all."""
+"""Creates the folder of an export, complete or not at all."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ from cl_lightning.common.files import DISK_ERRORS
 
 
 def refuse_filled(out: Path) -> None:
-    """Refuse an output folder in which anything lies. Raises ConfigError."""
+    """Raise ConfigError if the output path exists and is not an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or os.listdir(out)):
         raise ConfigError(f"--out: {out} is there already and no empty folder; nothing was touched. Name another")
 
 
 @contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which takes its place at the end, and goes where anything fails.
+    """Yield a scratch folder beside `out`. It is renamed to `out` at the end, and deleted if anything fails.
 
     Raises:
-        ConfigError: something lies in `out`, or it cannot be written.
+        ConfigError: `out` is not empty, or cannot be written.
     """
     refuse_filled(out)
     try:
@@ -34,7 +34,7 @@ def written_whole(out: Path) -> Iterator[Path]:
         raise _unwritable(out, error.strerror) from None
     try:
         yield scratch
-        scratch.chmod(0o777 & ~_umask())  # mkdtemp's are private
+        scratch.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
         refuse_filled(out)
         os.replace(scratch, out)
     except OSError as error:
@@ -54,7 +54,7 @@ def _unwritable(out: Path, why: str | None) -> ConfigError:
 
 
 def _umask() -> int:
-    """The permissions that new files are not given; there is no way to ask but to set it."""
+    """Return the process's umask. It can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -105,7 +105,7 @@ def test_it_is_known_by_its_name(trained: Trained) -> None:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such folder": ({"run": "nowhere"}, "error: nowhere: is no run folder"),
     "no such task": ({"after": "FOCM"}, "no task 'FOCM' is done"),
-    "sizes to be sought": ({"batch_size": "auto"}, "--batch_size: auto is no number of 1 or more"),
+    "sizes to be sought": ({"batch_size": "auto"}, "--batch_size: auto is not 1 or more"),
 }
 
 

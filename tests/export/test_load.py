@@ -136,7 +136,7 @@ def test_sampling_follows_the_seed_and_the_temperature(trained: Trained) -> None
 def test_long_prompts_lose_their_middle_as_in_training_and_it_is_said(trained: Trained) -> None:
     loaded = cl_lightning.load(trained("SeqLoRA"))
     long = "".join(f"{i} " for i in range(300))
-    with pytest.warns(PromptCutWarning, match="1 of 2 prompts are longer than 400 tokens and lost their middle"):
+    with pytest.warns(PromptCutWarning, match="1 of 2 prompts are longer than 400 tokens and were cut in the middle"):
         inputs = loaded.inputs([PROMPTS[0], long])
     encoder = PromptEncoder(loaded.tokenizer, 400, "Be brief.", "2024-02-03")
     ids, _, _ = encoder.prompt(Example("", long, ""), 0.5)
@@ -245,7 +245,7 @@ def test_what_the_page_shows_works(trained: Trained) -> None:
     scope: dict[str, Any] = {}
     exec(shown.replace(shown_run, str(trained("GainLoRA"))), scope)
     assert (len(scope["answers"]), len(scope["values"])) == (1, 2)
-    table = page.split("## What it gives", 1)[1].split("\n\n")[1]
+    table = page.split("## Methods and attributes", 1)[1].split("\n\n")[1]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)", row.split("|")[1])}
     public = {name for name in vars(LoadedModel) if not name.startswith("_")}
     assert named == public | {"tasks"}

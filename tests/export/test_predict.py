@@ -74,7 +74,7 @@ def test_cut_prompts_are_told(trained: Trained, predict: Predict, tmp_path: Path
     told = predict(file, "--out", tmp_path / "out.jsonl", "--max-new-tokens=2")
     assert told.code == 0
     assert told.err == (
-        "note: 1 of 2 prompts are longer than 400 tokens and lost their middle; max_prompt_tokens allows more\n"
+        "note: 1 of 2 prompts are longer than 400 tokens and were cut in the middle; max_prompt_tokens sets the limit\n"
     )
     assert predict(file, "--out", tmp_path / "whole.jsonl", "--max-new-tokens=2", "--max-prompt-tokens=900").err == ""
 
