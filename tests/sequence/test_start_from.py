@@ -100,7 +100,7 @@ def test_logits_are_pefts_before_training(name: str, strategy: type, made: dict[
     module.load(module.backbone.load_tokenizer())
     module.eval()
     plain = logits(module.llm)
-    module.adapter.put_under(read_lora(made[name], module.adapter.layers))
+    module.adapter.freeze_under_tasks(read_lora(made[name], module.adapter.layers))
     assert (logits(module.llm) - plain).abs().max() > 1e-1
     torch.testing.assert_close(logits(module.llm), through_peft(made[name]), rtol=1e-5, atol=1e-5)
     module.adapter.begin_task(0, torch.Generator())
@@ -115,7 +115,7 @@ def test_each_part_of_the_scale_counts(option: str, value: object, made: dict[st
     changed(other, **{option: value})
     layers = ContinualLM(Backbone("random-llama", dtype="float32"), IncLoRA(rank=2))
     layers.load(layers.backbone.load_tokenizer())
-    layers.adapter.put_under(read_lora(other, layers.adapter.layers))
+    layers.adapter.freeze_under_tasks(read_lora(other, layers.adapter.layers))
     assert (logits(layers.eval().llm) - through_peft(made[name])).abs().max() > 1e-3
 
 
@@ -220,13 +220,16 @@ def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Pa
     given = Path(shutil.copytree(made["plain"], tmp_path / "given"))
     with pytest.raises(ConfigError, match=r"another base model: .* would be 64 x 96, it is 32 x 96"):
         read_lora(given, layers(config={"hidden_size": 32}))
-    with pytest.raises(ConfigError, match=r"no layer that model\.adapter\.targets takes"):
+    with pytest.raises(ConfigError, match=r"which model\.adapter\.targets does not match"):
         read_lora(given, {name: layer for name, layer in layers().items() if "q_proj" not in name})
     weights = load_file(given / "adapter_model.safetensors")
     first = next(iter(weights))
     for wrong, told in (
         ({}, "has no weights"),
-        ({**weights, first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(3)}, "no factor of a plain"),
+        (
+            {**weights, first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(3)},
+            "not a factor of a plain",
+        ),
         ({first: weights[first]}, "no fitting pair of factors"),
     ):
         save_file(wrong, given / "adapter_model.safetensors")
@@ -262,5 +265,5 @@ def test_an_encoder_decoder(tmp_path: Path) -> None:
         if "lora_B" in name:
             nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "given")
-    module.adapter.put_under(read_lora(tmp_path / "given", module.adapter.layers))
+    module.adapter.freeze_under_tasks(read_lora(tmp_path / "given", module.adapter.layers))
     torch.testing.assert_close(logits(module.eval().llm), logits(model.eval()), rtol=1e-5, atol=1e-5)
