@@ -72,7 +72,7 @@ def small_run(
             max_epochs=data.epochs_per_task[task], accelerator="cpu", devices=1, callbacks=callbacks, logger=loggers,
             accumulate_grad_batches=accumulate, gradient_clip_val=1.0, limit_val_batches=0, num_sanity_val_steps=0,
             use_distributed_sampler=False, enable_checkpointing=False, enable_model_summary=False,
-            enable_progress_bar=False,
+            enable_progress_bar=False, log_every_n_steps=1,
         )  # fmt: skip
 
     settings = SequenceSettings(zero_shot=False, wandb="off")

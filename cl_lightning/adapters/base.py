@@ -136,7 +136,7 @@ class AdapterStrategy(nn.Module, ABC):
     def task_state(self) -> dict[str, Tensor]:
         """Return the tensors to store of the task just trained, by name; called before `end_task`."""
 
-    def put_under(self, factors: Mapping[str, Tensor]) -> None:
+    def freeze_under_tasks(self, factors: Mapping[str, Tensor]) -> None:
         """Freeze a LoRA under all tasks: the model that the first task starts from.
 
         Args:

@@ -34,7 +34,7 @@ class IncLoRA(AdapterStrategy):
         self.start_from = start_from
 
     @torch.no_grad()
-    def put_under(self, factors: Mapping[str, Tensor]) -> None:
+    def freeze_under_tasks(self, factors: Mapping[str, Tensor]) -> None:
         for name, layer in self.layers.items():
             if f"{name}.lora_A" in factors:
                 dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32

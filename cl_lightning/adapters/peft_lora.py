@@ -1,6 +1,6 @@
-"""A LoRA that PEFT has saved, read as factors of adapted layers: `model.adapter.start_from`.
+"""Reads a LoRA saved by PEFT as factors of adapted layers, for `model.adapter.start_from`.
 
-    y = W x + s B (A x),   s = alpha / r, or alpha / sqrt(r) with use_rslora; r and alpha by layer where patterns say so
+    y = W x + s B (A x),   s = alpha / r, or alpha / sqrt(r) with use_rslora; patterns set r and alpha per layer
 
 The keys of its file say which layers it has, whatever its target patterns are. Only safetensors are read.
 """
@@ -21,23 +21,23 @@ from cl_lightning.common.errors import ConfigError
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 OPTION = "model.adapter.start_from"
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-#: Options of PEFT's LoRA that are read here, or that change nothing in a stored one but which layers it has. Any other
-#: one that is set is refused by its name.
+#: Options of PEFT's LoRA that are read, or that do not change the update of a stored LoRA. Any other option that is set
+#: raises an error with its name.
 UNDERSTOOD = {
     "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode",
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "fan_in_fan_out", "bias",
     "init_lora_weights", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core",
     "loftq_config", "eva_config", "qalora_group_size",
 }  # fmt: skip
-#: Ways to start a LoRA that leave W as it is; after others the stored one belongs to a changed W.
+#: Values of `init_lora_weights` that do not change W. A LoRA with another value belongs to a changed W.
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def read_lora(folder: Path, layers: Mapping[str, AdaptedLinear]) -> dict[str, Tensor]:
-    """Factors "<layer>.lora_A" (r, n) and "<layer>.lora_B" (m, r), float32, s folded into B, for the layers it has.
+    """Read the factors "<layer>.lora_A" (r, n) and "<layer>.lora_B" (m, r) in float32, with s multiplied into B.
 
     Args:
-        folder: what PEFT's `save_pretrained` wrote.
+        folder: a folder written by PEFT's `save_pretrained`.
         layers: the adapted layers by name.
 
     Raises:
@@ -64,7 +64,7 @@ def read_lora(folder: Path, layers: Mapping[str, AdaptedLinear]) -> dict[str, Te
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Its configuration, if it is of a plain LoRA."""
+    """Read the configuration. Raises ConfigError unless it is that of a plain LoRA."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_bytes())
@@ -114,7 +114,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 def _checked(
     folder: Path, name: str, pair: Mapping[str, Tensor], layers: Mapping[str, AdaptedLinear]
 ) -> tuple[Tensor, Tensor]:
-    """A and B of a layer that has both, in its shape."""
+    """Return A and B of a layer. Raises ConfigError unless both are there and fit the layer."""
     layer = layers.get(name)
     if layer is None:
         _refuse(
@@ -134,7 +134,7 @@ def _checked(
 
 
 def _scaling(folder: Path, config: Mapping[str, Any], name: str, rank: int) -> float:
-    """s of a layer, whose A has `rank` rows."""
+    """Return s of a layer whose A has `rank` rows."""
     r, alpha = (
         _of_layer(folder, config[pattern], name, config[default])
         for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
@@ -147,7 +147,7 @@ def _scaling(folder: Path, config: Mapping[str, Any], name: str, rank: int) -> f
 
 
 def _of_layer(folder: Path, patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """What the first pattern says that matches the end of a layer's name, as PEFT reads it."""
+    """Return the value of the first pattern that matches the end of a layer's name, as in PEFT."""
     try:
         return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
     except re.error as error:

@@ -22,11 +22,11 @@ def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Target
     missing = [] if targets == "all-linear" else [t for t in targets if not any(_meant(n, [t]) for n in linear)]
     if linear and targets and not missing:
         return {n: m for n, m in linear.items() if _meant(n, targets)}
-    asked = f"model.adapter.targets: {missing or targets} matches no linear layer of the model"
+    problem = f"model.adapter.targets: {missing or targets} matches no linear layer of the model"
     if not linear:
-        raise ConfigError(f"{asked}, whose blocks have {_kinds(llm)} and no nn.Linear; choose another base model")
+        raise ConfigError(f"{problem}, whose blocks have {_kinds(llm)} and no nn.Linear; choose another base model")
     if not missing:
-        raise ConfigError(f"{asked}; there are {sorted(_ends(linear, 1))}")
+        raise ConfigError(f"{problem}; there are {sorted(_ends(linear, 1))}")
     first = missing[0]
     if first in ("", "all-linear"):
         raise ConfigError(
@@ -34,7 +34,7 @@ def chosen_layers(llm: nn.Module, output_head: nn.Module | None, targets: Target
         )
     # As many parts of the layers' names as the target has.
     ends = _ends(linear, first.count(".") + 1)
-    raise ConfigError(f"{asked}; {_instead(llm, output_head, first)}{nearest(first, ends)}")
+    raise ConfigError(f"{problem}; {_instead(llm, output_head, first)}{nearest(first, ends)}")
 
 
 def _ends(names: Iterable[str], parts: int) -> set[str]:

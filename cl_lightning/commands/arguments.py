@@ -1,9 +1,19 @@
 """Argument parser of the commands other than `run`, with one-line errors."""
 
 import argparse
+import textwrap
 from typing import NoReturn
 
 from cl_lightning.common.errors import ConfigError
+
+
+class Paragraphs(argparse.HelpFormatter):
+    """Wraps each paragraph of a description to the terminal's width, and keeps the blank lines between them."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        fill = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False).fill
+        return "\n\n".join(map(fill, paragraphs))
 
 
 class Arguments(argparse.ArgumentParser):
@@ -18,7 +28,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(
             f"cl-lightning {name}",
             description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Paragraphs,
             allow_abbrev=False,
         )
 

@@ -1,7 +1,7 @@
 r"""Talk to a trained model: `cl-lightning chat RUN`.
 
-Each line is a prompt of its own, written as in training, and is answered without what was said before: models are
-trained on single prompts. A prompt of several lines has a \ at the end of each but the last. Ctrl-D ends.
+Each line is a separate prompt, written as in training. Earlier lines are not part of it, because models are trained on
+single prompts. End a line with \ to continue the prompt on the next line. Ctrl-D ends the chat.
 """
 
 import argparse
@@ -11,22 +11,28 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_lightning.commands.arguments import Arguments
-from cl_lightning.commands.trained_model import add_model, cuts_told
+from cl_lightning.commands.trained_model import add_model, print_cut_warnings
 from cl_lightning.common.errors import ConfigError, UserError, nearest
 from cl_lightning.common.terminal import say, say_error, say_part
 
 if TYPE_CHECKING:
     from cl_lightning.export.loaded import LoadedModel
 
-#: Loads the model after a task; None: after all that are done.
+#: Loads the model after a task; None: after all finished tasks.
 Load = Callable[[str | None], "LoadedModel"]
 
 
 def parser() -> Arguments:
-    """The command line's options."""
+    """Build the argument parser."""
     made = Arguments("chat", __doc__)
     add_model(made)
-    made.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0: the most likely token (0)")
+    made.add_argument(
+        "--temperature",
+        type=_temperature,
+        default=0.0,
+        metavar="T",
+        help="sampling temperature; 0: greedy (default: 0)",
+    )
     return made
 
 
@@ -41,12 +47,12 @@ def _temperature(text: str) -> float:
 
 
 class Chat:
-    """A conversation, or rather single questions, with one model in memory at a time.
+    """Answers lines and runs commands, with one model in memory at a time.
 
     Args:
-        load: see Load.
+        load: loads a model, see `Load`.
         after: the task after which the model is used.
-        options: of `LoadedModel.stream`.
+        options: options of `LoadedModel.stream`.
     """
 
     def __init__(self, load: Load, after: str | None, **options: Any) -> None:
@@ -56,7 +62,7 @@ class Chat:
         self.last = ""
 
     def model(self, after: str | None) -> "LoadedModel":
-        """The model after a task; another one is let go first."""
+        """Return the model after a task. The model in memory is released first if it is another one."""
         if self._loaded is None or self._of != after:
             self._loaded = None
             from cl_lightning.common.memory import release_memory
@@ -66,7 +72,7 @@ class Chat:
         return self._loaded
 
     def take(self, line: str) -> bool:
-        """Answer a line, or do what it commands. Returns whether the chat goes on."""
+        """Answer a line, or run it if it is a command. Returns False if the chat ends."""
         if not line.strip():
             return True
         try:
@@ -86,7 +92,7 @@ class Chat:
 
     def _answer(self, after: str | None) -> None:
         loaded = self.model(after)
-        with cuts_told():
+        with print_cut_warnings():
             loaded.stream(self.last, say_part, **self.options)
             say_part("\n")
 
@@ -95,7 +101,7 @@ class Chat:
         if word:
             self.model(word)
             self.after = word
-        say(self.model(self.after).told)
+        say(self.model(self.after).description)
 
     def base(self, word: str) -> None:
         """/base: answer the last prompt with the untrained base model, to compare"""
@@ -111,11 +117,11 @@ class Chat:
         say("\\ at the end of a line: the prompt continues on the next line")
 
     def quit(self, word: str) -> bool:
-        """/quit, or Ctrl-D: end"""
+        """/quit, or Ctrl-D: end the chat"""
         return False
 
 
-#: What a line that begins with a slash does.
+#: Commands by name.
 ACTIONS: dict[str, Callable[[Chat, str], bool | None]] = {
     "task": Chat.task,
     "base": Chat.base,
@@ -125,7 +131,7 @@ ACTIONS: dict[str, Callable[[Chat, str], bool | None]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Talk as `argv` asks, line by line of standard input."""
+    """Chat as `argv` specifies, reading standard input line by line."""
     options = parser().parse_args(argv)
     from cl_lightning.commands.parser import quiet
     from cl_lightning.export.load import load
@@ -138,14 +144,14 @@ def main(argv: list[str]) -> None:
         max_prompt_tokens=options.max_prompt_tokens,
         temperature=options.temperature,
     )
-    say(f"{chat.model(chat.after).told}. Each line is answered by itself; /help lists commands, Ctrl-D ends.")
+    say(f"{chat.model(chat.after).description}. Each line is a separate prompt; /help lists commands, Ctrl-D ends.")
     for line in _lines():
         if not chat.take(line):
             break
 
 
 def _lines() -> Iterator[str]:
-    """Lines of standard input, those that end in a backslash joined with the next."""
+    """Yield lines of standard input; a line that ends in a backslash is joined with the next."""
     begun: list[str] = []
     terminal = sys.stdin.isatty()
     while True:

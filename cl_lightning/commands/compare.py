@@ -51,8 +51,8 @@ def parser() -> Arguments:
     return made
 
 
-def asked(options: Namespace) -> Asked:
-    """Make the comparison that the options ask for.
+def select(options: Namespace) -> Selection:
+    """Make the comparison that the options select.
 
     Raises:
         UserError: unknown names, folders that are not runs, or the same run twice.
@@ -69,13 +69,13 @@ def asked(options: Namespace) -> Asked:
                 lacking = name in FROM_START and len(run.tasks) > 1
                 hint = f"; compare {run.path}/evaluated, made by `{AGAIN}`" if lacking else ""
                 raise ConfigError(f"--metrics: {run.path}: {name}: {error}{hint}") from None
-    return Asked(table, options.metrics, _baseline(table, options.baseline))
+    return Selection(table, options.metrics, _baseline(table, options.baseline))
 
 
 def render(argv: Sequence[str]) -> tuple[str, Path | None]:
-    """Format the comparison; return it with the output file (None: print it). Raises UserError like `asked`."""
+    """Format the comparison; return it with the output file (None: print it). Raises UserError like `select`."""
     options = parser().parse_args(argv)
-    found = asked(options)
+    found = select(options)
     return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out
 
 
@@ -88,7 +88,7 @@ def _baseline(table: Comparison, name: str | None) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Print or write the table; write the page and the charts if asked to."""
+    """Print or write the table; write the page and the charts if their options are set."""
     options = parser().parse_args(argv)
     found = asked(options)
     files = _page(options, found) if options.html or options.figures else {}
@@ -117,7 +117,7 @@ def _page(options: Namespace, found: Asked) -> dict[Path, bytes]:
     return files
 
 
-def _lead(found: Asked) -> str:
+def _lead(found: Selection) -> str:
     table, runs = found.table, sum(map(len, found.table.cells.values()))
     return f"Runs: {runs}; methods: {len(table.methods)}; columns of one sequence each: {len(table.columns)}."
 

@@ -1,6 +1,8 @@
 """Finds and lists experiments and presets, and expands `run NAME` into options."""
 
 import re
+import shutil
+import textwrap
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -69,8 +71,18 @@ def main(argv: list[str]) -> None:
             group = benchmark
             say("")
             say(group)
-        say(f"  {name:<38} {about(folder() / f'{name}.yaml')}")
+        _entry(name, folder() / f"{name}.yaml")
     say("")
     say("presets, applied on top of an experiment")
     for name in presets():
-        say(f"  {name:<38} {about(folder() / 'presets' / f'{name}.yaml')}")
+        _entry(name, folder() / "presets" / f"{name}.yaml")
+
+
+def _entry(name: str, path: Path) -> None:
+    """Print a name and its description, wrapped on a terminal and one line in a pipe."""
+    width = max(60, shutil.get_terminal_size((10_000, 24)).columns)
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent=" " * 41, break_on_hyphens=False, break_long_words=False
+    )  # options stay whole
+    for line in wrapper.wrap(f"  {name:<38} {about(path)}"):
+        say(line)

@@ -1,8 +1,10 @@
 """Write a run's model for other programs: `cl-lightning export RUN --format=peft`.
 
-peft: all branches as one LoRA adapter for PEFT. merged: a plain model of transformers. gguf: for llama.cpp and Ollama.
-native: the branches as they are, for every strategy, which cl_lightning.load reads.
-By default the model after the last finished task goes to RUN/export/FORMAT. A folder in which anything lies is refused.
+peft: all branches as one LoRA adapter for PEFT. merged: a plain model for transformers. gguf: one file for llama.cpp
+and Ollama. native: the branches unchanged, for any strategy, read by cl_lightning.load.
+
+By default, the model after the last finished task is written to RUN/export/FORMAT. A folder that is not empty is
+refused.
 """
 
 from importlib import import_module
@@ -19,28 +21,32 @@ from cl_lightning.sequence.run_files import EXPORTED
 
 
 def parser() -> Arguments:
-    """The command line's options."""
+    """Build the argument parser."""
     made = Arguments("export", __doc__)
     made.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    made.add_argument("--format", choices=FORMATS, required=True, help="what to write")
+    made.add_argument("--format", choices=FORMATS, required=True, help="format to write")
     which = made.add_mutually_exclusive_group()
-    which.add_argument("--task", metavar="NAME", help="this task's branch alone")
-    which.add_argument("--after", metavar="TASK", help="the model after this task, or after so many; 0: the base model")
+    which.add_argument("--task", metavar="NAME", help="export only this task's branch")
+    which.add_argument(
+        "--after", metavar="TASK", help="the model after this task, or after this many; 0: the base model"
+    )
     made.add_argument("--rank", type=positive, metavar="R", help="recompress each layer's update to this rank")
     made.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of merged and gguf weights (the run's)"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of merged and gguf weights (default: the run's)",
     )
     made.add_argument("--dequantize", action="store_true", help="merge into the dequantised weights of a 4-bit base")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="a new or empty folder (RUN/export/FORMAT)")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="a new or empty folder (default: RUN/export/FORMAT)")
     made.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+        "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
     )
-    made.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the run's model run")
+    made.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
     return made
 
 
 def main(argv: list[str]) -> None:
-    """Export as `argv` asks, and say what was written."""
+    """Export a run as `argv` specifies, and print what was written."""
     options = parser().parse_args(argv)
     read_record(options.run)
     part = options.task or (f"after-{options.after}" if options.after is not None else "")
@@ -54,8 +60,8 @@ def main(argv: list[str]) -> None:
     quiet()
     chosen = {n: v for n, v in vars(options).items() if n not in ("format", "out")}
     with written_whole(out) as scratch:
-        told = import_module(FORMATS[options.format]).export(Request(**chosen), scratch)
-    for line in told:
+        facts = import_module(FORMATS[options.format]).export(Request(**chosen), scratch)
+    for line in facts:
         say(line)
     say(f"written: {out}")
 

@@ -1,8 +1,8 @@
 """Answer the prompts of a file: `cl-lightning predict RUN prompts.jsonl --out answers.jsonl`.
 
-The file (.jsonl or .csv) has a prompt in each row, as the tasks' prompts are, without chat template. OUT, of the same
-kind, gets the same rows in the same order with one more field, "prediction". In CSV, a prediction that a spreadsheet
-would run as a formula gets a ' before it.
+Each row of the file (.jsonl or .csv) has a prompt, written like the tasks' prompts and without chat template. OUT, of
+the same kind, contains the same rows in the same order with one more field, "prediction". In CSV, a prediction that a
+spreadsheet would run as a formula is preceded by '.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.commands.arguments import Arguments, positive
-from cl_lightning.commands.trained_model import add_model, cuts_told
+from cl_lightning.commands.trained_model import add_model, print_cut_warnings
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.files import plain_cell, to_csv, to_jsonl, write_output
 from cl_lightning.common.terminal import say
@@ -20,24 +20,26 @@ from cl_lightning.common.wording import counted
 from cl_lightning.data.benchmarks.json_files import text_of
 from cl_lightning.data.benchmarks.tables import Row, read_rows
 
-#: The field that is added.
+#: Name of the added field.
 FIELD = "prediction"
 
 
 def parser() -> Arguments:
-    """The command line's options."""
+    """Build the argument parser."""
     made = Arguments("predict", __doc__)
     add_model(made)
-    made.add_argument("file", type=Path, metavar="FILE", help=f"prompts: {' or '.join(WRITERS)}")
-    made.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the answers go, of FILE's kind")
-    made.add_argument("--prompt-field", default="prompt", metavar="NAME", help="the field with the prompt (prompt)")
-    made.add_argument("--batch-size", type=positive, default=16, metavar="N", help="prompts that run at once (16)")
-    made.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    made.add_argument("file", type=Path, metavar="FILE", help=f"file of prompts: {' or '.join(WRITERS)}")
+    made.add_argument("--out", type=Path, required=True, metavar="OUT", help="file for the answers, of FILE's kind")
+    made.add_argument(
+        "--prompt-field", default="prompt", metavar="NAME", help="field with the prompt (default: prompt)"
+    )
+    made.add_argument("--batch-size", type=positive, default=16, metavar="N", help="prompts per batch (default: 16)")
+    made.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return made
 
 
 def main(argv: list[str]) -> None:
-    """Predict as `argv` asks."""
+    """Answer the prompts as `argv` specifies."""
     options = parser().parse_args(argv)
     _check_files(options)
     rows = list(read_rows(options.file))
@@ -52,13 +54,13 @@ def main(argv: list[str]) -> None:
         predictions = loaded.generate(
             prompts, options.max_new_tokens, options.batch_size, max_prompt_tokens=options.max_prompt_tokens
         )
-    _check_files(options)  # something may have come to lie there in the meantime
+    _check_files(options)  # OUT may have been created in the meantime
     write_output(options.out, WRITERS[options.out.suffix.lower()](rows, predictions))
     say(f"written: {options.out}")
 
 
 def _check_files(options: Namespace) -> None:
-    """Refuse kinds of file that are not read or written, and an OUT that would overwrite. Raises ConfigError."""
+    """Raise ConfigError if a file's kind is not supported, or OUT exists or is FILE."""
     file, out = options.file, options.out
     if file.suffix.lower() not in WRITERS:
         raise ConfigError(f"{file}: unsupported file type; predict reads {' and '.join(WRITERS)}")
@@ -85,5 +87,5 @@ def _csv(rows: list[Row], predictions: list[str]) -> bytes:
     return to_csv([*rows[0][1], FIELD], cells)
 
 
-#: What writes the answers, by the file's suffix.
+#: The file's suffix -> the function that formats the answers.
 WRITERS: dict[str, Callable[[list[Row], list[str]], bytes]] = {".jsonl": _jsonl, ".csv": _csv}

@@ -1,4 +1,4 @@
-"""What `predict` and `chat` share: which model, how long its answers are, and that cut prompts are told."""
+"""Options and warnings that `predict` and `chat` share."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,22 +10,27 @@ from cl_lightning.common.terminal import say
 
 
 def add_model(parser: Arguments) -> None:
-    """The options that say which model is used."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one that --format=native exported")
-    parser.add_argument("--after", metavar="TASK", help="the model after this task, or so many; 0: the base")
-    parser.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help="tokens of an answer (256)")
+    """Add the options that select the model and the lengths of prompts and answers."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a native export")
+    parser.add_argument("--after", metavar="TASK", help="the model after this task, or after this many; 0: the base")
     parser.add_argument(
-        "--max-prompt-tokens", type=positive, metavar="N", help="longer prompts lose their middle (as in training)"
+        "--max-new-tokens", type=positive, default=256, metavar="N", help="length limit of an answer (default: 256)"
     )
     parser.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="classes of your own that the run may name"
+        "--max-prompt-tokens",
+        type=positive,
+        metavar="N",
+        help="cut longer prompts in the middle (default: as in training)",
     )
-    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the base model run")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
 
 
 @contextmanager
-def cuts_told() -> Iterator[None]:
-    """Tell on standard error, in a line each, of prompts that were cut inside."""
+def print_cut_warnings() -> Iterator[None]:
+    """Print a note on standard error for each PromptCutWarning of the block."""
     from cl_lightning.export.loaded import PromptCutWarning
 
     with warnings.catch_warnings(record=True) as found:

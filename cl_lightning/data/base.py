@@ -133,15 +133,15 @@ def digest(examples: Iterable[Example]) -> str:
 
 def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
     """Raise ConfigError for an order that is empty, names an unknown task, or names one twice."""
-    names, asked = set(valid), [str(name) for name in order]
-    if not asked:
+    names, wanted = set(valid), [str(name) for name in order]
+    if not wanted:
         raise ConfigError("data.order: names no task")
     for name in order:
         if str(name) not in names:
             # If none is known, they most likely belong to another benchmark, from an earlier configuration file.
-            other = "" if names & {*asked} else "; data.order=null takes the benchmark's own order"
+            other = "" if names & {*wanted} else "; data.order=null takes the benchmark's own order"
             raise ConfigError(f"data.order: unknown task {name!r}; {nearest(str(name), names)}{other}")
-        if asked.count(str(name)) > 1:
+        if wanted.count(str(name)) > 1:
             raise ConfigError(f"data.order: {name} appears twice")
 
 

@@ -1,4 +1,4 @@
-"""An answer's text as it comes, piece by piece."""
+"""Streams the text of an answer while it is generated."""
 
 import re
 from collections.abc import Callable, Container
@@ -7,20 +7,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
-#: What a word ends before or with: white space, and the scripts that put none between words. Text up to there stands,
-#: while a word may grow, a character wait for its last byte, and a tokenizer move blanks.
+#: Text up to the last white space, or the last character of a script without spaces between words. What follows may
+#: still change: a word may grow, a character may lack bytes, and a tokenizer may move blanks.
 STANDS = re.compile(r".*[\s\u2e80-\uffef\U00020000-\U0003ffff]", re.DOTALL)
 
 
 class Pieces(BaseStreamer):
-    """Hands on an answer's text as soon as whole words of it stand; joined, the pieces are what `generate` returns.
+    """Passes on the text of an answer word by word. The joined pieces equal the return value of `generate`.
 
-    transformers' TextStreamer decodes each line by itself, which loses blanks of some tokenizers.
+    TextStreamer of transformers decodes each line separately, which loses blanks with some tokenizers.
 
     Args:
-        give: is called with each piece, none of them empty.
-        ends: tokens that end an answer; what follows the first of them is left out.
-        blank: what the answer begins with and is left out, see `evaluation.generate.answer_blank`.
+        give: called with each piece; no piece is empty.
+        ends: tokens that end an answer; text after the first of them is left out.
+        blank: prefix to remove from the answer, see `evaluation.generate.answer_blank`.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Pieces(BaseStreamer):
         self.given, self.ended = 0, False
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt first, then one token each time."""
+        """Add a token. The first call is with the prompt, which is ignored."""
         if self.ids is None:
             self.ids = []
             return
@@ -42,7 +42,7 @@ class Pieces(BaseStreamer):
             self._give(stands[0] if stands else "")
 
     def end(self) -> None:
-        """Hand on the rest."""
+        """Pass on the rest of the text."""
         self._give(self._text())
 
     def _text(self) -> str:

@@ -1,10 +1,10 @@
-"""The trained model: used (`cl_lightning.load`), and written in formats (`cl-lightning export RUN --format=NAME`).
+"""Loads trained models (`cl_lightning.load`) and exports them (`cl-lightning export RUN --format=NAME`).
 
-Each format is a module with `export(request, out)`, which writes into the empty folder `out` and returns what the user
-is told, a line each.
+Each format is a module with `export(request, out)`, which writes into the empty folder `out` and returns the lines to
+print.
 """
 
-#: Formats by name: the module that writes one. Nothing is imported before a format is chosen.
+#: Format names and their modules. A module is imported when its format is chosen.
 FORMATS = {
     "peft": "cl_lightning.export.peft",
     "merged": "cl_lightning.export.merged",

@@ -1,10 +1,10 @@
-"""What branches add to a layer's W, as one product of two thin factors.
+"""Computes the update that branches add to a layer's W, as one product of two thin factors.
 
     a branch            s (B A - B0 A0) = s (B - B0) A + s B0 (A - A0)      A is R A' where a core R was trained
     the whole update    sum over branches = B_total A_total,   B_total (m, R), A_total (R, n)
 
-Rows of A_total, and columns of B_total, that add nothing are left out: those of an A or a B that was not trained. R is
-then r for a plain LoRA and 2r for one with a start B0 A0 that was taken off again. Everything is float64.
+Rows of A_total and columns of B_total that add nothing are left out. R is then r for a plain LoRA, and 2r for one whose
+initial product B0 A0 is subtracted. Everything is float64.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from cl_lightning.linalg.svd import top_singular
 
 
 def update_of(branch: Mapping[str, Tensor], scaling: float) -> LowRank | None:
-    """What one stored branch adds to W (m, n); None where that is nothing.
+    """Return the update of W (m, n) by one stored branch, or None if it is zero.
 
     Args:
         branch: a layer's tensors by the names of `adapters.linear.BRANCH`: lora_A (r, n) and lora_B (m, r), with the
-            start lora_A0 and lora_B0 or the core lora_R (r, r) where it has them.
+            initial factors lora_A0 and lora_B0 or the core lora_R (r, r), if stored.
         scaling: s.
     """
     wide = {name: tensor.to(torch.float64) for name, tensor in branch.items()}
@@ -33,24 +33,24 @@ def update_of(branch: Mapping[str, Tensor], scaling: float) -> LowRank | None:
 
 
 def summed(updates: Sequence[LowRank]) -> LowRank:
-    """The sum of updates of one layer, one or more: their factors side by side."""
+    """Return the sum of one or more updates of a layer, by concatenating their factors."""
     return LowRank(torch.cat([u.left for u in updates], 1), torch.cat([u.right for u in updates], 1))
 
 
 def recompressed(update: LowRank, rank: int) -> tuple[LowRank, float]:
-    """The best approximation of an update by rank `rank`, and ||what it leaves out||_F / ||update||_F.
+    """Return the best approximation of an update of rank `rank`, and its relative error in the Frobenius norm.
 
-    From the SVD of the factors' triangles (`linalg.svd`), so that no (m, n) matrix is formed. Both factors get the
-    square roots of the singular values. An update of that rank or a lower one is only balanced.
+    It is computed by an SVD of the factors' triangles (`linalg.svd`), which forms no (m, n) matrix. Each factor is
+    multiplied by the square roots of the singular values. An update of rank `rank` or less is only balanced.
     """
-    # Factors are decomposed without a draw.
+    # The SVD of factors draws no random numbers.
     U, S, V = top_singular(update, min(*update.shape, update.left.shape[1]), torch.Generator())
     root = S[:rank].sqrt()
     return LowRank(U[:, :rank] * root, V[:, :rank] * root), float(S[rank:].norm() / S.norm())
 
 
 def all_recompressed(updates: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], str]:
-    """Updates by layer, `recompressed`, and in words what that costs: of all layers as one, and of the worst."""
+    """Apply `recompressed` to each layer; return the updates and a sentence with the error overall and of the worst."""
     if not updates:
         return {}, f"nothing to recompress to rank {rank}"
     done = {name: recompressed(update, rank) for name, update in updates.items()}
@@ -64,6 +64,6 @@ def all_recompressed(updates: Mapping[str, LowRank], rank: int) -> tuple[dict[st
 
 
 def _norm(update: LowRank) -> float:
-    """||update||_F, from the Gram matrices of its factors."""
+    """Return ||update||_F, computed from the Gram matrices of the factors."""
     squared = (update.left.t() @ update.left) * (update.right.t() @ update.right)
     return float(squared.sum().clamp(min=0).sqrt())

@@ -1,4 +1,4 @@
-"""The model card (README.md) of an exported model: base, sequence, scores, data with its licences, how to load it."""
+"""Writes the model card (README.md) of an export: how to load it, base, tasks, scores, and data with licences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from cl_lightning.sequence.stored import build
 
 
 def card(trained: Trained, library: str, kind: str, how: Sequence[str], facts: Sequence[str]) -> bytes:
-    """The card as Markdown.
+    """Return the card as Markdown.
 
     Args:
-        library: the hub's name of the library that loads it.
-        kind: what the folder holds, as the rest of "This is ..".
-        how: lines of Markdown on loading it.
-        facts: what the user is told of this export, a line each.
+        library: the library that loads the folder, by its name on the hub.
+        kind: completes the sentence "This is ..".
+        how: lines of Markdown that show how to load the folder.
+        facts: one line for each property of this export, as printed.
     """
     record, backbone = trained.record, trained.module.backbone
     front: dict[str, Any] = {"library_name": library, "tags": ["continual-learning", "lora", "cl-lightning"]}
@@ -47,7 +47,7 @@ def card(trained: Trained, library: str, kind: str, how: Sequence[str], facts: S
         "",
         "## Base model",
         "",
-        *(_text(line) for line in base_told(backbone)),
+        *(_text(line) for line in base_description(backbone)),
         f"Content hash of the base in training: {_text(record['base'])}.",
         "",
         *_prompts(record),
@@ -66,20 +66,20 @@ def card(trained: Trained, library: str, kind: str, how: Sequence[str], facts: S
 
 
 def on_hub(backbone: Backbone) -> bool:
-    """Whether the base is named as a model of a hub."""
+    """Return True if the base is named as a model of a hub."""
     path = Path(backbone.name).expanduser()
     return backbone.name not in (*EMBEDDED, RANDOM) and path.suffix != ".gguf" and not path.exists()
 
 
-def base_told(backbone: Backbone) -> list[str]:
-    """Which weights the base model is, and how to get them."""
+def base_description(backbone: Backbone) -> list[str]:
+    """Describe the base model's weights and how to get them."""
     name, itself = backbone.name, "cl-lightning export RUN --format=merged --after=0 writes it as a folder."
     quantised = " It was quantised to 4 bits (nf4) in training." if backbone.load_in_4bit else ""
     if name in EMBEDDED:
         package, file = EMBEDDED[name]
         return [
             f"{name}: the weights of {file} in the Python package {package.replace('_', '-')}, dequantised to bfloat16."
-            f" A hub's model of a like name has other weights, with which the results are not these.{quantised}",
+            f" The hub's model of a similar name has other weights and gives other results.{quantised}",
             itself,
         ]
     if name == RANDOM:
@@ -87,32 +87,39 @@ def base_told(backbone: Backbone) -> list[str]:
     if Path(name).suffix == ".gguf":
         return [f"{Path(name).name}: the weights of that GGUF file, dequantised to bfloat16.{quantised}", itself]
     revision = f", revision {backbone.revision}" if backbone.revision else ""
-    return [f"{name}{revision}, held in {backbone.dtype}.{quantised}"]
+    return [f"{name}{revision}, in {backbone.dtype}.{quantised}"]
 
 
 def _prompts(record: dict[str, Any]) -> list[str]:
-    """What prompts were written with, where that is more than the chat template."""
+    """List the options of prompts that were set beside the chat template."""
     given = {name: value for name, value in record["template"].items() if value not in (None, {})}
     if not given:
         return []
-    told = [f"- {_text(name)}: {_text(repr(value))}" for name, value in given.items()]
-    return ["## Prompts", "", "Prompts were written with the base's chat template, if it has one, given", "", *told, ""]
+    options = [f"- {_text(name)}: {_text(repr(value))}" for name, value in given.items()]
+    return [
+        "## Prompts",
+        "",
+        "Prompts were written with the base's chat template, if it has one, and these options:",
+        "",
+        *options,
+        "",
+    ]
 
 
 def _scores(record: dict[str, Any]) -> list[str]:
-    """R as a table, and the sequence metrics."""
+    """Format R as a table, then the sequence metrics."""
     names = [_text(name) for name in columns(record)]
     rows = [["after", *names], ["---"] * (len(names) + 1)]
     if record["zero_shot"] is not None:
         rows.append(["base model", *(_score(score) for score in record["zero_shot"])])
     rows += [[_text(a), *map(_score, row)] for a, row in zip(record["order"], record["R"], strict=False)]
     metrics = record["metrics"]
-    told = [f"{name} {metrics[name]:.2f}" for name in CONVENTIONS if isinstance(metrics.get(name), int | float)]
+    sequence = [f"{name} {metrics[name]:.2f}" for name in CONVENTIONS if isinstance(metrics.get(name), int | float)]
     kinds = ", ".join(f"{_text(name)} {_text(metric_label(metrics, name))}" for name in columns(record))
     return [
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        f"Scores run over 0..100: {kinds}. Sequence metrics: {', '.join(told) or 'none yet'}.",
+        f"Scores run over 0..100: {kinds}. Sequence metrics: {', '.join(sequence) or 'none yet'}.",
     ]
 
 
@@ -121,7 +128,7 @@ def _score(value: float | None) -> str:
 
 
 def _data(trained: Trained) -> list[str]:
-    """Which data it was, and each task's source with its licence, as the benchmark says it."""
+    """Name the data, and each task's source and licence as the benchmark gives them."""
     options, record = trained.config["data"], trained.record
     about = [f"{_text(record['data'])}.", ""]
     file, root = trained.request.run / CONFIG, options.get("root")
@@ -129,11 +136,11 @@ def _data(trained: Trained) -> list[str]:
         benchmark = build(Benchmark, options.get("benchmark"), "data.benchmark", file, trained.request.allow)
         specs = benchmark.tasks(data_root(root if isinstance(root, str) else None))
     except UserError as error:
-        return [*about, f"The tasks' sources and licences are not known here ({_text(error)})."]
+        return [*about, f"The tasks' sources and licences are unknown ({_text(error)})."]
     known = [f"- {_text(n)}: {_text(specs[n].source or 'no source named')}" for n in columns(record) if n in specs]
-    return [*about, *known, "", "Whoever shares this model minds these licences, and the base model's."]
+    return [*about, *known, "", "These licences and that of the base model apply to anyone who shares this model."]
 
 
 def _text(value: object) -> str:
-    """A text from anywhere in one line that Markdown takes as text."""
+    """Escape a value so that it is one line of plain text in Markdown."""
     return printable(value).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

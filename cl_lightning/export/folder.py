@@ -1,4 +1,4 @@
-"""The folder that an export is written to: a new one, which appears whole or not at all."""
+"""Creates the folder of an export, complete or not at all."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from cl_lightning.common.files import DISK_ERRORS
 
 
 def refuse_filled(out: Path) -> None:
-    """Refuse an output folder in which anything lies. Raises ConfigError."""
+    """Raise ConfigError if the output path exists and is not an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or os.listdir(out)):
         raise ConfigError(
             f"--out: {out} already exists and is not an empty folder; it was not changed. Choose another folder"
@@ -24,10 +24,10 @@ def refuse_filled(out: Path) -> None:
 
 @contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which takes its place at the end, and goes where anything fails.
+    """Yield a scratch folder beside `out`. It is renamed to `out` at the end, and deleted if anything fails.
 
     Raises:
-        ConfigError: something lies in `out`, or it cannot be written.
+        ConfigError: `out` is not empty, or cannot be written.
     """
     refuse_filled(out)
     try:

@@ -1,7 +1,7 @@
-"""`--format=gguf`: the merged model as one GGUF file for llama.cpp, with a Modelfile for Ollama.
+"""`--format=gguf`: writes the merged model as one GGUF file for llama.cpp, and a Modelfile for Ollama.
 
-Models of Llama's architecture with a byte-level BPE tokenizer. llama.cpp rotates neighbouring numbers of a head and
-transformers the two halves of it, so the rows of q and k are put in another order. Vectors stay in float32.
+Supports Llama models with a byte-level BPE tokenizer. Rotary embeddings pair neighbouring dimensions of a head in
+llama.cpp and its two halves in transformers, so the rows of q and k are permuted. Vectors stay in float32.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.export.card import base_told, card
+from cl_lightning.export.card import base_description, card
 from cl_lightning.export.gguf_tokenizer import read_vocabulary, write_vocabulary
 from cl_lightning.export.merged import merge
 from cl_lightning.export.modelfile import TrainedPrompt, modelfile
 from cl_lightning.export.trained import Request, Trained
 
 FILE = "merged.gguf"
-#: How matrices are held, by dtype: numpy's type of that size, GGUF's, and the file's.
+#: dtype -> (numpy's type of that size, GGUF's type of a matrix, GGUF's type of the file).
 HELD = {
     "float32": (np.float32, GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "float16": (np.float16, GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -51,9 +51,9 @@ def export(request: Request, out: Path) -> list[str]:
     write_vocabulary(writer, vocabulary, tokenizer, prompt)
     _write_tensors(writer, llm, out / FILE, dtype)
     (out / "Modelfile").write_bytes(modelfile(FILE, prompt))
-    told = [*told, "not run with llama.cpp or Ollama here"]
-    (out / "README.md").write_bytes(card(trained, "gguf", "a GGUF file", _how(), told))
-    return [*told, *base_told(trained.module.backbone)]
+    facts = [*facts, "not run with llama.cpp or Ollama here"]
+    (out / "README.md").write_bytes(card(trained, "gguf", "a GGUF file", _how(), facts))
+    return [*facts, *base_description(trained.module.backbone)]
 
 
 def check_architecture(llm: PreTrainedModel) -> None:
@@ -98,7 +98,7 @@ def _head_size(config: PreTrainedConfig) -> int:
 
 
 def _write_tensors(writer: GGUFWriter, llm: PreTrainedModel, path: Path, dtype: str) -> None:
-    """Announce all tensors, then write one after the other, so that one at a time is copied."""
+    """Write the descriptions of all tensors, then the tensors one by one, so that only one is copied at a time."""
     for name, tensor in _named(llm):
         kind, quantised, _ = HELD[dtype if tensor.dim() > 1 else "float32"]
         size = np.dtype(kind).itemsize * tensor.numel()
@@ -113,7 +113,7 @@ def _write_tensors(writer: GGUFWriter, llm: PreTrainedModel, path: Path, dtype: 
 
 
 def _named(llm: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors by GGUF's names; a tied output head is left out."""
+    """Yield the model's tensors by their names in GGUF; a tied output head is left out."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, llm.config.num_hidden_layers)
     tied = llm.get_output_embeddings().weight is llm.get_input_embeddings().weight
     for key, tensor in llm.state_dict().items():
@@ -131,7 +131,7 @@ def _ordered(name: str, tensor: Tensor, config: PreTrainedConfig) -> Tensor:
 
 
 def neighbours(matrix: Tensor, heads: int) -> Tensor:
-    """Rows of q or k in llama.cpp's order: i of each head's first half beside i of its second."""
+    """Permute the rows of q or k to llama.cpp's order: row i of a head's first half, then row i of its second."""
     halves = matrix.reshape(heads, 2, -1, matrix.shape[1])
     return torch.stack((halves[:, 0], halves[:, 1]), dim=2).reshape(matrix.shape)
 

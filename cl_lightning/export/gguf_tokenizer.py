@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer in a GGUF file. Which texts are split how is known there by a name alone."""
+"""Writes a byte-level BPE tokenizer to a GGUF file, which names the pre-tokenizer instead of describing it."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LLAMA3 = (
     r"|\s+(?!\S)|\s+"
 )
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-#: llama.cpp's names of ways to split: the tokenizer's own account of it, and whether whole words need no merges.
+#: llama.cpp's name of a pre-tokenizer -> (its definition in tokenizers, `ignore_merges`).
 SPLITS: dict[str, tuple[dict[str, Any], bool]] = {
     "gpt-2": (BYTES, False),
     "smollm": (
@@ -37,7 +37,7 @@ SPLITS: dict[str, tuple[dict[str, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id with their kinds, merges in order, and llama.cpp's name of the way to split."""
+    """Tokens and their kinds by id, merges in order, and llama.cpp's name of the pre-tokenizer."""
 
     tokens: list[str]
     kinds: list[TokenType]
@@ -46,11 +46,11 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """What GGUF needs of a tokenizer for a model of `size` embeddings; those beyond its tokens get names of padding.
+    """Read a tokenizer's vocabulary for a model of `size` embeddings; ids without a token become padding tokens.
 
     Raises:
-        ConfigError: no byte-level BPE, one that splits text in a way that llama.cpp is not known to have a name for, or
-            more tokens than embeddings.
+        ConfigError: the tokenizer is not a byte-level BPE, has a pre-tokenizer without a known name in llama.cpp, or
+            has more tokens than the model has embeddings.
     """
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     model = whole["model"]
@@ -81,7 +81,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
 
 
 def _bare(step: Any) -> Any:
-    """A pre-tokenizer's own account of itself, without what says nothing of where text is split."""
+    """Return a pre-tokenizer's definition without the options that do not affect how text is split."""
     if isinstance(step, dict):
         return {key: _bare(value) for key, value in step.items() if key != "trim_offsets"}
     return [_bare(part) for part in step] if isinstance(step, list) else step
@@ -90,7 +90,7 @@ def _bare(step: Any) -> Any:
 def write_vocabulary(
     writer: GGUFWriter, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, prompt: TrainedPrompt
 ) -> None:
-    """Add it to the file, with the chat template and the tokens that begin, end and pad."""
+    """Add the vocabulary, the special tokens and the chat template to the file."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.split)
     writer.add_token_list(vocabulary.tokens)

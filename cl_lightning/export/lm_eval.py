@@ -1,10 +1,10 @@
-"""A trained model for lm-eval's own command line: all its tasks and options, gates and all.
+"""Runs lm-eval's command line with trained models, gated ones included.
 
     python -m cl_lightning.export.lm_eval --model cl_lightning --model_args run=FOLDER --tasks piqa --batch_size 8
 
-lm-eval lists the models of its own package only, so its command line is started here, once ours is known. In a script,
-importing this module is enough for `lm_eval.simple_evaluate(model="cl_lightning", model_args={"run": FOLDER}, ..)`.
-Needs the extra `general`.
+lm-eval lists only the models of its own package, so this module registers `cl_lightning` and then starts lm-eval. In a
+script, import it and call `lm_eval.simple_evaluate(model="cl_lightning", model_args={"run": FOLDER}, ..)`.
+Requires the extra `general`.
 """
 
 import sys
@@ -19,26 +19,25 @@ from cl_lightning.common.terminal import say_error
 from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.export.load import load
 
-#: The device that lm-eval's command line gives where the user gives none.
+#: The device that lm-eval's command line passes if the user sets none.
 UNSAID = "cuda:0"
 
 
 @register_model("cl_lightning")
 class TrainedLM(HarnessLM):
-    """The model of a run folder, or of a native export, in lm-eval. Tasks without chat template by default, as ever
-    there; `--apply_chat_template` writes them with the template as it was in training, and `--system_instruction` gives
-    it a system message.
+    """The model of a run folder or a native export in lm-eval. As for other models, prompts have no chat template by
+    default; `--apply_chat_template` applies the template of training, `--system_instruction` sets its system message.
 
     Args:
         run: the folder.
-        after: the model after this task, or after so many; 0: the base.
-        batch_size: sequences per forward pass; "auto" is not known here.
-        device: as in `cl_lightning.load`, which also chooses for "cuda:0": lm-eval says so where it was told of none.
+        after: the model after this task, or after this many; 0: the base.
+        batch_size: sequences per forward pass; "auto" is not supported.
+        device: as in `cl_lightning.load`; "cuda:0" also means None, because lm-eval passes it by default.
         dtype, trust_remote_code: as in `cl_lightning.load`.
-        allow: a class of your own that the run may name.
+        allow: a class of your own that may be created.
 
     Raises:
-        UserError: as `cl_lightning.load`; or a batch size that is no number.
+        UserError: see `cl_lightning.load`; or the batch size is not a positive integer.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class TrainedLM(HarnessLM):
 
 
 def main() -> int:
-    """lm-eval's command line. Returns the exit code: 2 for bad input, told in one line."""
+    """Run lm-eval's command line. Returns the exit code; bad input prints one line and returns 2."""
     try:
         cli_evaluate()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`cl_lightning.load`: the model of a run folder, or of a folder that it was exported to, ready for use."""
+"""`cl_lightning.load`: loads the trained model of a run folder or of a native export."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,13 +20,13 @@ from cl_lightning.sequence.stored_tensors import restore_branches
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder says of a trained model.
+    """The description of a trained model, read from its folder.
 
     Attributes:
-        record: order, done, protocol, base, and files with their checksums, as in a run's record.
+        record: a run's record, or those of its fields that an export has.
         config: options of the sections `model` and `data`.
-        file: where the options stand.
-        remedy: what to do where a file is damaged.
+        file: the file with the options.
+        remedy: what to do if a file is damaged, for messages.
     """
 
     record: dict[str, Any]
@@ -44,25 +44,25 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | None = None,
 ) -> LoadedModel:
-    """The trained model of a run folder, or of a folder that `cl-lightning export --format=native` wrote.
+    """Load the trained model of a run folder, or of a folder written by `cl-lightning export --format=native`.
 
-    The folder may be anyone's: it makes this project's own classes only, its files are compared with their checksums,
-    and its `trust_remote_code` counts for nothing.
+    The folder need not be trusted: only this project's classes are created, files are compared with their checksums,
+    and a `trust_remote_code` in it is ignored.
 
     Args:
         path: the folder.
-        after: the model as it was after so many tasks, 0 being what the first one started from, or after the task of
-            this name ("2" is a number where no task is called so). None: after all that are done.
-        allow: classes of your own that may be made too, as the configuration names them ("my_package.MyAdapter").
-        trust_remote_code: let code that comes with the base model run.
-        device: where it runs; None: on an accelerator if there is one, else on the CPU.
-        dtype: of the base, as in `model.backbone.dtype`; None: the run's.
+        after: number of tasks, or name of the last task, that the model has learnt; 0: the model before the first task.
+            "2" is a number unless a task has that name. None: all finished tasks.
+        allow: further classes that may be created, as the configuration names them ("my_package.MyAdapter").
+        trust_remote_code: run code that comes with the base model.
+        device: device of the model; None: an accelerator if available, else the CPU.
+        dtype: dtype of the base, as in `model.backbone.dtype`; None: the run's.
 
     Raises:
-        StateError: no such folder, a damaged or foreign one, one that needs classes that were not allowed, or a task
-            that is not done.
-        ConfigError: the base model is not to be had here, or has code of its own that is not trusted; or no such
-            device or dtype.
+        StateError: the folder is missing, damaged or of another kind, needs classes that are not allowed, or the task
+            is not finished.
+        ConfigError: the base model is not available or has code that is not trusted, or the device or dtype is not
+            available.
     """
     folder, where = Path(path), _device(device)
     if isinstance(allow, str):
@@ -80,10 +80,10 @@ def load(
     return LoadedModel(module.eval().to(where), prompts, tasks)
 
 
-def _device(asked: str | torch.device | None) -> torch.device:
-    """Where the model runs. Raises ConfigError for what is no device of this machine."""
+def _device(given: str | torch.device | None) -> torch.device:
+    """Return the device. Raises ConfigError if this machine does not have it."""
     here = torch.accelerator.current_accelerator(check_available=True)
-    if asked is None:
+    if given is None:
         return here or torch.device("cpu")
     try:
         device = torch.device(asked)
@@ -137,7 +137,7 @@ def _by(loader: str) -> Callable[[Path], NoReturn]:
     return refuse
 
 
-#: What reads a folder, by the file that says what it is.
+#: The file that identifies a kind of folder -> the function that reads it.
 READERS: dict[str, Callable[[Path], Stored]] = {
     RECORD: _run,
     INDEX: _export,

@@ -1,4 +1,4 @@
-"""A trained model in a script's hands: text in, text out, prompts written as in training, no task id."""
+"""Generates and scores text with a trained model, with prompts written as in training and without task ids."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -21,17 +21,17 @@ from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.evaluation.stream import Pieces
 from cl_lightning.model.module import ContinualLM
 
-#: Where a long prompt is cut: what stays is by this share of its beginning, as in most tasks.
+#: Share of a cut prompt that is taken from its beginning, as in most tasks.
 KEEP_HEAD = 0.5
 
 
 class PromptCutWarning(UserWarning):
-    """Prompts lost their middle, as long ones did in training."""
+    """Prompts were longer than `max_prompt_tokens` and were cut in the middle, as in training."""
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How prompts were written in training: the options of `data` of these names."""
+    """Options of `data` that determine how prompts are written."""
 
     max_prompt_tokens: int
     system_prompt: str | None = None
@@ -40,27 +40,27 @@ class PromptSettings:
 
 
 class LoadedModel:
-    """A trained model, as `cl_lightning.load` gives it.
+    """A trained model, as returned by `cl_lightning.load`.
 
-    A prompt is what a task's prompt was in training, instruction, text and answer cue, without chat template and system
-    message, which are put around it here as they were there. For a task of `UserTasks` it is its `prompt` with the
-    fields filled in, for others all that the benchmark writes around a row's text. A prompt of more than training's
-    `max_prompt_tokens` loses its middle, as there, with a `PromptCutWarning`. Where its instruction ends and its cue
-    begins is not known here, so that half of what stays is of its beginning and half of its end.
+    A prompt is the text of a task's prompt in training: instruction, text and answer cue. The system message and the
+    chat template are added as in training. For a task of `UserTasks`, the prompt is its `prompt` with the fields filled
+    in; for other benchmarks, it includes what the benchmark writes around a row's text. A prompt of more than
+    `max_prompt_tokens` tokens is cut in the middle, as in training, with a `PromptCutWarning`. The instruction and the
+    cue of a prompt are unknown here, so equal parts of its beginning and its end are kept.
 
     Attributes:
-        model: the LLM with its adapters in place, in eval mode. Where gates weigh the branches by the prompt (GainLoRA,
-            SAPT-LoRA), a call without gates is refused: `model.generate(**loaded.inputs(prompts))` has them.
-        module: what holds the model and its adapter strategy, as in `load_run`.
-        tokenizer: with date and variables of its chat template as in training.
-        tasks: what it has learnt, in order; none: it is the base.
+        model: the LLM with its adapters, in eval mode. Strategies with gates (GainLoRA, SAPT-LoRA) raise an error if it
+            is called without them; use `model.generate(**loaded.inputs(prompts))`.
+        module: the LightningModule with the model and its adapter strategy, as in `load_run`.
+        tokenizer: the tokenizer, with the date and variables of its chat template as in training.
+        tasks: names of the tasks learnt, in order; empty for the base model.
         prompts: how prompts were written in training.
     """
 
     def __init__(self, module: ContinualLM, prompts: PromptSettings, tasks: Sequence[str]) -> None:
         self.module = module
         self.prompts, self.tasks = prompts, tuple(tasks)
-        self._encoder(None, None)  # a template that cannot be given these is told now
+        self._encoder(None, None)  # raises now if the chat template rejects the settings
 
     @property
     def model(self) -> PreTrainedModel:
@@ -71,8 +71,8 @@ class LoadedModel:
         return self.module.tokenizer
 
     @property
-    def told(self) -> str:
-        """Which model this is, for people."""
+    def description(self) -> str:
+        """One line that describes the model: base, strategy, tasks learnt, dtype and device."""
         last, count = self.tasks[-1] if self.tasks else "", len(self.tasks)
         learnt = f"after {last} ({counted(count, 'task')} learnt)" if last else "before any task"
         strategy, dtype = type(self.module.adapter).__name__, str(self.model.dtype).removeprefix("torch.")
@@ -87,23 +87,26 @@ class LoadedModel:
         system_prompt: str | None = None,
         max_prompt_tokens: int | None = None,
     ) -> list[str]:
-        """Answers to prompts, in their order.
+        """Generate an answer to each prompt.
 
-        Greedy answers within a task's own budget are what the run's scoring generates for the same prompts. (Tasks that
-        are scored by likelihood choose a label: see `score`.)
+        With temperature 0 and a task's own `max_new_tokens`, the answers equal those of the run's scoring. Tasks scored
+        by likelihood choose a label instead, see `score`.
 
         Args:
             prompts: see the class.
-            max_new_tokens: longest answer, tokens.
-            batch_size: prompts that run at once.
-            temperature: 0 takes the most likely token each time; above 0, tokens are drawn with it, by torch's global
+            max_new_tokens: length limit of an answer, in tokens.
+            batch_size: prompts per batch.
+            temperature: 0 for greedy decoding; above 0, tokens are sampled at this temperature with torch's global
                 generator (`torch.manual_seed`).
-            system_prompt: instead of training's; "" for none. None: as in training.
-            max_prompt_tokens: instead of training's. None: as in training.
+            system_prompt: system message; "" for none. None: as in training.
+            max_prompt_tokens: length limit of a prompt, in tokens. None: as in training.
+
+        Returns:
+            the answers, in the order of the prompts.
 
         Raises:
-            ConfigError: no list of texts, a prompt that leaves no room in the model's context, or a system prompt that
-                the chat template does not take.
+            ConfigError: `prompts` is not a list of texts, a prompt does not fit into the model's context, or the chat
+                template does not support the system prompt.
         """
         self._check_sizes(max_new_tokens=max_new_tokens, batch_size=batch_size)
         if not temperature >= 0:
@@ -123,9 +126,9 @@ class LoadedModel:
         system_prompt: str | None = None,
         max_prompt_tokens: int | None = None,
     ) -> str:
-        """The answer to one prompt, whose text is also given to `give` piece by piece, as soon as whole words stand.
+        """Generate the answer to one prompt, and pass its text to `give` word by word. Returns the whole answer.
 
-        Arguments and errors are those of `generate`.
+        Other arguments and errors are those of `generate`.
         """
         self._check_sizes(max_new_tokens=max_new_tokens)
         (row,) = self._encoded([prompt], system_prompt, max_prompt_tokens, max_new_tokens)
@@ -150,16 +153,16 @@ class LoadedModel:
         system_prompt: str | None = None,
         max_prompt_tokens: int | None = None,
     ) -> list[float]:
-        """log p(answer and end token | prompt) of each pair, in nats: summed over the answer's tokens and the end
-        token, which training appended. Of several answers to a prompt, the highest is what `data.score_by=likelihood`
-        takes.
+        """Compute log p(answer and end token | prompt) of each pair, in nats, summed over tokens.
+
+        `data.score_by=likelihood` chooses the answer with the highest value.
 
         Args:
             prompts, batch_size, system_prompt, max_prompt_tokens: as in `generate`.
-            answers: one for each prompt, as training's answers are written.
+            answers: one for each prompt, written as in training.
 
         Raises:
-            ConfigError: as `generate`, or not as many answers as prompts.
+            ConfigError: see `generate`; or the numbers of answers and prompts differ.
         """
         self._check_sizes(batch_size=batch_size)
         encoder = self._encoder(system_prompt, max_prompt_tokens)
@@ -176,14 +179,14 @@ class LoadedModel:
     def inputs(
         self, prompts: Sequence[str], system_prompt: str | None = None, max_prompt_tokens: int | None = None
     ) -> dict[str, Tensor]:
-        """Arguments of `model` and of `model.generate` for a batch of prompts, on the model's device.
+        """Encode a batch of prompts as arguments of `model` and `model.generate`, on the model's device.
 
         Returns:
-            input_ids and attention_mask (B, L), left-padded for decoders; for gated models also gates (B, T), how much
-            each task's branch speaks for each prompt.
+            input_ids and attention_mask (B, L), left-padded for decoders; for gated models also gates (B, T), the
+            weight of each task's branch for each prompt.
 
         Raises:
-            ConfigError: as `generate`.
+            ConfigError: see `generate`.
         """
         rows = self._encoded(prompts, system_prompt, max_prompt_tokens, 0)
         ids, own = [row.prompt_ids for row in rows], [row.own for row in rows]
@@ -211,7 +214,7 @@ class LoadedModel:
     def _encoded(
         self, prompts: Sequence[str], system_prompt: str | None, max_prompt_tokens: int | None, room: int
     ) -> list[Encoded]:
-        """Prompts as token ids, after which the model has room for so many more."""
+        """Encode the prompts. Raises ConfigError unless the model's context has room for `room` more tokens."""
         encoder = self._encoder(system_prompt, max_prompt_tokens)
         rows = []
         for index, text in enumerate(_texts(prompts, "prompts")):
@@ -245,7 +248,7 @@ class LoadedModel:
 
 
 def _texts(given: Iterable[str], what: str) -> list[str]:
-    """`given`, if it is texts and not one text. Raises ConfigError."""
+    """Return `given` as a list. Raises ConfigError if it is one text, or holds anything but text."""
     if isinstance(given, str):
         raise ConfigError(f"{what}: expected a list of texts, got one text")
     made = list(given)

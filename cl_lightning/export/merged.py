@@ -1,6 +1,6 @@
-"""`--format=merged`: base and branches as one plain model of transformers, with tokenizer and generation settings.
+"""`--format=merged`: writes base and branches as one plain model of transformers, with its tokenizer.
 
-Every adapted W is merged as W + B_total A_total in float32 (float64 where the run's base is) and then cast.
+W + B_total A_total is computed in float32 (float64 for a float64 base) and then cast.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.export.branches import all_recompressed
-from cl_lightning.export.card import base_told, card
+from cl_lightning.export.card import base_description, card
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.linalg.low_rank import LowRank
 
@@ -24,17 +24,17 @@ def export(request: Request, out: Path) -> list[str]:
         ConfigError: see `merge`.
     """
     trained = Trained(request)
-    llm, tokenizer, told = merge(trained)
+    llm, tokenizer, facts = merge(trained)
     save(llm, tokenizer, out)
-    (out / "README.md").write_bytes(card(trained, "transformers", "a merged model", _how(llm), told))
-    return [*told, *base_told(trained.module.backbone)]
+    (out / "README.md").write_bytes(card(trained, "transformers", "a merged model", _how(llm), facts))
+    return [*facts, *base_description(trained.module.backbone)]
 
 
 def merge(trained: Trained) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """The merged model, its tokenizer, and what the user is told of it.
+    """Merge the branches into the base; return the model, its tokenizer, and lines to print.
 
     Raises:
-        ConfigError: see `export.trained`; a 4-bit base that may not be dequantised, or a W that several layers share.
+        ConfigError: see `export.trained`; a 4-bit base without `dequantize`, or a W that several layers share.
     """
     backbone, request = trained.module.backbone, trained.request
     if backbone.load_in_4bit and not request.dequantize:
@@ -46,22 +46,22 @@ def merge(trained: Trained) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, l
         raise ConfigError(f"--dequantize: {request.run} has no 4-bit base; leave it out")
     llm, tokenizer = trained.base()
     updates = trained.updates(llm)
-    told: list[str] = []
+    facts: list[str] = []
     if backbone.load_in_4bit:
         llm = llm.dequantize()
-        told.append("the base's 4-bit weights were dequantised; they are the ones that the branches were trained on")
+        facts.append("the base's 4-bit weights were dequantised; they are the ones that the branches were trained on")
     if request.rank is not None:
         updates, error = all_recompressed(updates, request.rank)
-        told.append(error)
+        facts.append(error)
     dtype = getattr(torch, request.dtype or backbone.dtype)
     losses = merge_into(llm, updates, dtype)
     llm.to(dtype)
     llm.config.dtype = dtype
-    return llm, tokenizer, [*told, _cast(losses, str(dtype).removeprefix("torch."))]
+    return llm, tokenizer, [*facts, _cast(losses, str(dtype).removeprefix("torch."))]
 
 
 def _cast(losses: Mapping[str, tuple[float, float]], dtype: str) -> str:
-    """What casting lost, in words."""
+    """Describe the error of the cast in one line."""
     if not losses:
         return f"the base model in {dtype}, without branches"
     if not any(lost for _, lost in losses.values()):
@@ -81,10 +81,10 @@ def merge_into(
     """Add each update to its layer's W, rounded to `dtype`.
 
     Returns:
-        By layer: what rounding lost, as a share of ||W|| and of ||update||, Frobenius.
+        by layer, the rounding error relative to ||W|| and to ||update||, in the Frobenius norm.
 
     Raises:
-        ConfigError: another parameter or layer is the same W, and would change with it.
+        ConfigError: another layer shares this W and would change with it.
     """
     holders = [id(p) for _, p in llm.named_parameters(remove_duplicate=False)]
     losses: dict[str, tuple[float, float]] = {}
@@ -106,13 +106,13 @@ def _norm(matrix: Tensor) -> float:
 
 
 def save(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write model and tokenizer as transformers reads them."""
+    """Save the model and the tokenizer in the format of transformers."""
     llm.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
 def _how(llm: PreTrainedModel) -> list[str]:
-    """Lines of Python that load it."""
+    """Return lines of Python that load the folder."""
     kind = "AutoModelForSeq2SeqLM" if llm.config.is_encoder_decoder else "AutoModelForCausalLM"
     return [
         "```python",

@@ -1,4 +1,4 @@
-"""A Modelfile for Ollama, whose prompts are those of training."""
+"""Writes a Modelfile for Ollama, with prompts as in training."""
 
 import copy
 
@@ -10,14 +10,13 @@ from cl_lightning.export.trained import Trained
 
 
 class TrainedPrompt:
-    """How prompts were written in training.
+    """The text and tokens around a prompt in training.
 
     Attributes:
-        before, after: what stands around a prompt: the chat template's and the system message, nothing without one.
-        end: the token that ends an answer.
-        stops: the texts of all tokens that end one.
-        bos: whether the tokenizer begins a prompt with its beginning-of-sequence token. Where a chat template writes
-            that, it is a part of the text.
+        before, after: text that the chat template writes around a prompt, with the system message; empty without one.
+        end: id of the token that ends an answer in training.
+        stops: texts of all tokens that end an answer.
+        bos: True if the tokenizer adds its beginning-of-sequence token. A chat template that has it writes it as text.
     """
 
     def __init__(self, trained: Trained, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,7 +35,7 @@ class TrainedPrompt:
 
 
 def modelfile(model: str, prompt: TrainedPrompt) -> bytes:
-    """The Modelfile of `model`, a file beside it: each prompt as in training, the most likely answer."""
+    """Return the Modelfile for `model`, a file in the same folder, with greedy decoding."""
     lines = [
         f"FROM ./{model}",
         f'TEMPLATE """{_go(prompt.before)}{{{{ .Prompt }}}}{_go(prompt.after)}"""',
@@ -47,5 +46,5 @@ def modelfile(model: str, prompt: TrainedPrompt) -> bytes:
 
 
 def _go(text: str) -> str:
-    """Text in a template of Go that stands between three quotes."""
+    """Escape text for a Go template between triple quotes."""
     return text.replace("{{", '{{ "{{" }}').replace('"""', '""{{ "\\"" }}')

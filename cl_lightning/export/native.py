@@ -1,8 +1,8 @@
-"""`--format=native`: the trained model as a folder of its own that `cl_lightning.load` reads, for every strategy.
+"""`--format=native`: writes the trained model, of any strategy, as a folder that `cl_lightning.load` reads.
 
-The folder holds each task's branch (and gate) as it is in the run, and INDEX: which base model it is, the strategy's
-options, how prompts were written, and a checksum of every branch. Of the run it has no data, no predictions, no state
-of callbacks and no path but the base's, where that is a folder.
+The folder contains each task's branch (and gate) as stored in the run, and INDEX with the base model, the strategy's
+options, the options of prompts, and a checksum of each branch. It contains no data, predictions or callback state, and
+no path except the base's, if that is a folder.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from cl_lightning.sequence.folder import adapter_file, read_checked
 from cl_lightning.sequence.identity import without
 from cl_lightning.sequence.stored import check_config
 
-#: Says that a folder is such an export, and what it holds.
+#: File that identifies a native export and describes its content.
 INDEX = "cl_lightning.json"
 SCHEMA = 1
 #: What to do where a file of it cannot be read.
@@ -33,8 +33,8 @@ def export(request: Request, out: Path) -> list[str]:
     """Write INDEX, the branches as safetensors, and README.md.
 
     Raises:
-        StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
-        ConfigError: tasks that the run has not, or options of other formats.
+        StateError: see `export.trained`.
+        ConfigError: see `export.trained`; options of other formats; or no task is learnt.
     """
     for option in ("rank", "dtype", "dequantize"):
         if getattr(request, option):
@@ -68,7 +68,7 @@ HOW = [
 
 
 def _index(trained: Trained, checksums: dict[str, str]) -> dict[str, Any]:
-    """What INDEX says. Its keys are those of a run's record and configuration."""
+    """Return the content of INDEX. Its keys are those of a run's record and configuration."""
     config, names = trained.config, [field.name for field in fields(PromptSettings)]
     model = {name: config["model"][name] for name in ("backbone", "adapter") if name in config["model"]}
     return {
@@ -84,10 +84,10 @@ def _index(trained: Trained, checksums: dict[str, str]) -> dict[str, Any]:
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What INDEX says, as the record and the configuration of a run say it.
+    """Read INDEX; return it as a run's record and configuration.
 
     Raises:
-        StateError: damaged, of another version, or naming what lies elsewhere.
+        StateError: INDEX is damaged, has another version, or names a file outside the folder.
     """
     file = below(folder, INDEX)
     try:
@@ -106,7 +106,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _fault(index: dict[str, Any]) -> str | None:
-    """What makes an index useless; None: nothing."""
+    """Return what is wrong with an index; None if nothing is."""
     order, files = index.get("order"), index.get("files")
     if not isinstance(index.get("base"), str):
         return "base is not text"

@@ -1,6 +1,6 @@
-"""`--format=peft`: all branches as one LoRA that PEFT loads onto the base model, with no need of this package.
+"""`--format=peft`: writes all branches as one LoRA adapter for PEFT.
 
-y = W x + B_total (A_total x):   r = alpha = R, the rows of A_total, so that PEFT's factor alpha / r is 1
+y = W x + B_total (A_total x):   r = alpha = R, the number of rows of A_total, so PEFT's factor alpha / r is 1
 """
 
 import re
@@ -16,12 +16,12 @@ from transformers import PreTrainedModel
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import to_json
 from cl_lightning.export.branches import all_recompressed
-from cl_lightning.export.card import base_told, card
+from cl_lightning.export.card import base_description, card
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.backbone import Backbone
 
-#: What PEFT puts before the base's own names.
+#: Prefix of the base's names in PEFT's files.
 PREFIX = "base_model.model."
 
 
@@ -29,7 +29,7 @@ def export(request: Request, out: Path) -> list[str]:
     """Write adapter_config.json, adapter_model.safetensors and README.md.
 
     Raises:
-        ConfigError: see `export.trained`; options of other formats; or no branch adds anything.
+        ConfigError: see `export.trained`; options of other formats; or there is no update.
     """
     for option in ("dtype", "dequantize"):
         if getattr(request, option):
@@ -41,22 +41,22 @@ def export(request: Request, out: Path) -> list[str]:
     updates = trained.updates(llm)
     if not updates:
         raise ConfigError(f"{request.run}: {trained.name} has no branches, so there is no LoRA to write")
-    told: list[str] = []
+    facts: list[str] = []
     if request.rank is not None:
         updates, error = all_recompressed(updates, request.rank)
-        told.append(error)
+        facts.append(error)
     ranks = [update.left.shape[1] for update in updates.values()]
     span = str(min(ranks)) if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
-    told.append(f"one LoRA of rank {span} on {len(updates)} layers")
+    facts.append(f"one LoRA of rank {span} on {len(updates)} layers")
     backbone = trained.module.backbone
     (out / "adapter_config.json").write_bytes(to_json(adapter_config(llm, backbone, updates)))
     save_file(tensors(updates), out / "adapter_model.safetensors", metadata={"format": "pt"})
-    (out / "README.md").write_bytes(card(trained, "peft", "a PEFT LoRA adapter", _how(llm, backbone), told))
-    return [*told, *base_told(backbone)]
+    (out / "README.md").write_bytes(card(trained, "peft", "a PEFT LoRA adapter", _how(llm, backbone), facts))
+    return [*facts, *base_description(backbone)]
 
 
 def tensors(updates: Mapping[str, LowRank]) -> dict[str, torch.Tensor]:
-    """The factors under PEFT's names, in float32."""
+    """Return the factors by PEFT's names, in float32."""
     found = {}
     for name, update in updates.items():
         found[f"{PREFIX}{name}.lora_A.weight"] = update.right.t().float().contiguous()
@@ -65,7 +65,7 @@ def tensors(updates: Mapping[str, LowRank]) -> dict[str, torch.Tensor]:
 
 
 def adapter_config(llm: PreTrainedModel, backbone: Backbone, updates: Mapping[str, LowRank]) -> dict[str, Any]:
-    """PEFT's configuration of the adapter. Layers of another rank than the commonest stand in the patterns."""
+    """Return PEFT's configuration. `rank_pattern` lists the layers whose rank is not the most frequent one."""
     ranks = {name: update.left.shape[1] for name, update in updates.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     other = {re.escape(name): r for name, r in ranks.items() if r != rank}
@@ -90,14 +90,14 @@ def adapter_config(llm: PreTrainedModel, backbone: Backbone, updates: Mapping[st
 
 
 def _targets(llm: PreTrainedModel, updates: Mapping[str, LowRank]) -> list[str]:
-    """The layers' last names where these mean no other module, as servers like to have them; else their whole names."""
+    """Return the last parts of the layers' names if they match no other module, else the full names."""
     ends = {name.rpartition(".")[2] for name in updates}
     meant = {name for name, _ in llm.named_modules() if name.rpartition(".")[2] in ends}
     return sorted(ends if meant == updates.keys() else updates)
 
 
 def _how(llm: PreTrainedModel, backbone: Backbone) -> list[str]:
-    """Lines of Python that load it."""
+    """Return lines of Python that load the folder."""
     kind = "AutoModelForSeq2SeqLM" if llm.config.is_encoder_decoder else "AutoModelForCausalLM"
     revision = f", revision={backbone.revision!r}" if backbone.revision else ""
     return [

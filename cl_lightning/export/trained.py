@@ -1,4 +1,4 @@
-"""What is exported: a run's base, and what the chosen tasks' branches add to it."""
+"""Reads what is exported from a run: its base, and the updates by the branches of the selected tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +23,16 @@ from cl_lightning.sequence.stored_tensors import read_tensors
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be exported, and how.
+    """The options of an export.
 
     Attributes:
         run: the run folder.
-        task: the branch of this task alone; the model of this task, where the run has one for each.
-        after: the model after so many tasks, or after the task of this name. Without both: after all that are done.
+        task: export only the branch of this task; for a run with one model per task, the model of this task.
+        after: export the model after this many tasks, or after the task of this name. If neither is set: after all
+            finished tasks.
         rank: recompress each layer's update to this rank.
-        dtype: of the merged weights; None: the run's.
-        dequantize: whether a 4-bit base may be written as plain weights.
+        dtype: dtype of the merged weights; None: the run's.
+        dequantize: allow a 4-bit base to be written as dequantised weights.
         allow, trust_remote_code: as in `sequence.load.load_run`.
     """
 
@@ -49,15 +50,15 @@ class Trained:
     """A run's model, read from its folder.
 
     Attributes:
-        request: what was asked for.
-        record, config: what the run folder says.
+        request: the options.
+        record, config: the run's record and configuration.
         module: the run's model, not loaded.
-        tasks: whose branches are in, in order.
-        under: the run's file of the LoRA under all of them (`model.adapter.start_from`), if that is in: one or none.
+        tasks: tasks whose branches are included, in order.
+        under: file of the LoRA under all tasks (`model.adapter.start_from`), if included: one or none.
 
     Raises:
-        StateError: no run folder, a damaged one, or one that needs classes that were not allowed.
-        ConfigError: tasks that the run has not, or no one model to export.
+        StateError: the folder is not a run, is damaged, or needs classes that are not allowed.
+        ConfigError: the task is not finished, or the options do not select one model.
     """
 
     def __init__(self, request: Request) -> None:
@@ -102,7 +103,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Which of the run's models this is, in words."""
+        """Description of the selected model."""
         if self.request.task is not None:
             return f"the {'model' if self._alone else 'branch'} of {self.tasks[0]} alone"
         if not self.tasks:
@@ -110,11 +111,11 @@ class Trained:
         return f"the model after {self.tasks[-1]} (task {len(self.tasks)} of {len(self.record['order'])})"
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The base as the run had it, and the tokenizer with the chat template and the end tokens of its training.
+        """Load the base, and the tokenizer with the chat template and end tokens of training.
 
         Raises:
-            StateError: the base is another one than the run was trained on.
-            ConfigError: it is not to be had here.
+            StateError: the run was trained on another base.
+            ConfigError: the base is not available.
         """
         backbone = self.module.backbone
         tokenizer = backbone.load_tokenizer()
@@ -130,11 +131,11 @@ class Trained:
         return llm, tokenizer
 
     def updates(self, llm: PreTrainedModel) -> dict[str, LowRank]:
-        """What the branches add to the base's layers, by the layers' names in it; those without any are left out.
+        """Compute the update of each layer by its name in the base; layers without one are left out.
 
         Raises:
-            ConfigError: a strategy that does more than add its branches up.
-            StateError: branches that are none, or do not fit the base.
+            ConfigError: the strategy does more than add up its branches.
+            StateError: a branch is damaged or does not fit the base.
         """
         adapter = self.module.adapter
         if self.tasks and not isinstance(adapter, IncLoRA):
@@ -160,7 +161,7 @@ class Trained:
         return {name: summed(updates) for name, updates in found.items()}
 
     def _branches(self, file: str) -> dict[str, dict[str, Tensor]]:
-        """A stored branch, by layer."""
+        """Read the tensors of a stored branch, by layer."""
         layers: dict[str, dict[str, Tensor]] = {}
         for key, tensor in read_tensors(self.request.run, self.record, file).items():
             layer, _, part = key.rpartition(".")

@@ -63,8 +63,8 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     )
     _print_cosines(conflicts, learnt)
     # The root may come from the environment, and the orders found must not be shuffled.
-    asked = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
-    asked["root"] = None if data.root is None else str(data.root.resolve())
+    data_options = {**yaml.safe_load(cli.resolved())["data"], "random_order": False}
+    data_options["root"] = None if data.root is None else str(data.root.resolve())
     files = {
         out / "cosines.csv": _csv(conflicts.tasks, conflicts.cosines),
         out / "negative_share.csv": _csv(conflicts.tasks, conflicts.negative),
@@ -72,7 +72,7 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     start = data.order.index(learnt) if options.start == "learnt" else None
     for kind, search in (("conflict", most_conflicting), ("control", least_conflicting)):
         found = search(conflicts.cosines, options.length, options.count, start)
-        files |= _experiments(kind, found, conflicts, start, asked, learnt, out)
+        files |= _experiments(kind, found, conflicts, start, data_options, learnt, out)
     _write(files, out)
     for file in [file for file in files if file.suffix == ".yaml"][:1]:
         # The same options, but not the folder of the run that they were taken from.

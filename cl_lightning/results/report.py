@@ -20,7 +20,12 @@ def tables(path: Path) -> list[Table]:
     record = read_record(path)
     # Each title names the data and the state, because a table may be shown alone.
     return [
-        table(f"{found.title} on {state_of(record)}", found.heads, [[cell(v) for v in row] for row in found.rows])
+        table(
+            f"{found.title} on {state_of(record)}",
+            found.heads,
+            [[cell(v) for v in row] for row in found.rows],
+            left=("metric", "meaning"),
+        )
         for found in [*score_tables(record, metric_intervals(path, record)), *callback_tables(record)]
     ]
 

@@ -1,4 +1,4 @@
-"""A run's tables, for the terminal and for the page: scores, sequence metrics, what callbacks show. No torch."""
+"""Builds a run's tables for the terminal and the page: scores, sequence metrics, callbacks' tables. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label
 
 @dataclass(frozen=True)
 class Rows:
-    """A table. The first cell of each row is its head; `cell` writes the others."""
+    """A table. The first cell of each row is its heading; `cell` formats the others."""
 
     title: str
     heads: Sequence[str]
@@ -20,14 +20,14 @@ class Rows:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: floats with two digits, nothing for None."""
+    """Format a value: floats with two digits, None as an empty text."""
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each task scored: metric, score when learnt, score now, its interval, what was forgotten."""
+    """Build a row for each scored task: metric, score when learnt, score now, its interval, points forgotten."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
     alone = PROTOCOLS[record["protocol"]].alone
     intervals = metrics["intervals"]
@@ -38,19 +38,19 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
         if now is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
             forgotten = None if learnt is None or alone else learnt - now
-            told = [format_interval(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, metric_label(metrics, name), learnt, now, *told])
+            rest = [format_interval(interval), forgotten, _over_budget(metrics, name)]
+            rows.append([name, metric_label(metrics, name), learnt, now, *rest])
     return rows
 
 
 def _over_budget(metrics: dict[str, Any], task: str) -> str:
-    """How many references are longer than what may be generated: no prediction can hold them whole."""
+    """Count the references that exceed the generation budget, which no prediction can match in full."""
     budget = metrics["budgets"].get(task, {"longer": 0})
     return "{longer} of {answers} over {max_new_tokens} tokens".format(**budget) if budget["longer"] else ""
 
 
 def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
-    """Of each column; [] where there are none."""
+    """Return a reference's intervals by column; [] if it has none."""
     metrics = record["metrics"]
     if key != "zero_shot":
         return metrics["baseline_intervals"].get(key, [])
@@ -59,7 +59,7 @@ def _reference_intervals(record: dict[str, Any], key: str) -> list[Any]:
 
 
 def _further(record: dict[str, Any]) -> list[list[Any]]:
-    """A line for each further metric of each task scored."""
+    """Build a row for each further metric of each scored task."""
     metrics, order = record["metrics"], record["order"][: record["done"]]
     further = metrics["further"]
     rows: list[list[Any]] = []
@@ -73,14 +73,14 @@ def _further(record: dict[str, Any]) -> list[list[Any]]:
 
 
 def state_of(record: dict[str, Any]) -> str:
-    """Which data a run's figures are on, and what state it is of."""
+    """Describe the data of a run and, unless it is complete, its progress."""
     order, done = record["order"], record["done"]
     state = record["data"] if done == len(order) else f"{record['data']}, {done} of {len(order)} tasks done"
     return state + (f" ({record['view']})" if "view" in record else "")
 
 
 def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[Rows]:
-    """The score matrix with its baselines, last scores, further metrics, the sequence metrics; none that is empty.
+    """Build the tables of scores: matrix with baselines, last scores, further metrics, sequence metrics; none is empty.
 
     `ends`: intervals of the sequence metrics, from `metric_intervals`.
     """
@@ -124,6 +124,6 @@ def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[R
 
 
 def callback_tables(record: dict[str, Any]) -> list[Rows]:
-    """What the run's callbacks show; none that is empty."""
+    """Build the callbacks' tables; none is empty."""
     found = [Rows(t["title"], t["columns"], t["rows"]) for slot in record["tables"].values() for t in slot]
     return [each for each in found if each.rows]

@@ -31,7 +31,7 @@ def restore_branches(
     under = read_tensors(path, record, START, remedy) if START in record["files"] else None
     try:
         if under is not None:
-            adapter.put_under(under)
+            adapter.freeze_under_tasks(under)
         adapter.restore(states)
     except torch.OutOfMemoryError:
         raise

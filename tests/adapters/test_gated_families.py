@@ -133,7 +133,7 @@ def test_gradients_under_checkpointing_are_those_without(made: tuple[Any, GainLo
 
     plain = gradients()
     once = runs[0]
-    llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    llm.activation_checkpointing_enable({"use_reentrant": False})
     again = gradients()
     assert runs[0] == 3 * once, "layers run again in backward"
     for a, b in zip(plain, again, strict=True):

@@ -163,7 +163,7 @@ def starts_where_it_says(kind: type[Initializer]) -> None:
     before = layer(x)
     found = start(kind, weight, statistic)
     layer.start_branch(*found[:2], SCALING, found[2] if len(found) > 2 else None, displaced=kind.displaced)
-    moved = float((layer(x) - before).abs().max())
+    moved = (layer(x) - before).abs().max().item()
     if kind.displaced:
         require(moved == 0, f"outputs move by {moved:.2g}")
     else:

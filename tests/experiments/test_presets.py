@@ -46,4 +46,4 @@ def test_eps_counts_before_the_bias_correction() -> None:
     plain.grad = torch.tensor([1e-8, -3e-8], dtype=torch.float64)
     other.step()
     p2 = 1.0 - 0.01 * 1e-8 / (1e-8 + 1e-8)
-    assert float(plain[0]) == pytest.approx(p2), "negative control: torch's own corrects first"
+    assert plain[0].item() == pytest.approx(p2), "negative control: torch's own corrects first"

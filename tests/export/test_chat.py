@@ -45,7 +45,7 @@ def test_each_line_is_answered_by_itself_by_the_model_that_was_chosen(trained: T
     assert len({now, first, base}) == 3, "the control"
     model = "random-llama with SeqLoRA after {}, in float64 on cpu"
     last, one = model.format("NumGLUE-cm (2 tasks learnt)"), model.format("FOMC (1 task learnt)")
-    opening = f"{last}. Each line is answered by itself; /help lists commands, Ctrl-D ends."
+    opening = f"{last}. Each line is a separate prompt; /help lists commands, Ctrl-D ends."
     assert told.out == "\n".join([opening, now, f"base: {base}", one, first, last, now, last, ""])
 
 

@@ -253,7 +253,7 @@ def test_what_the_page_shows_works(trained: Trained) -> None:
     scope: dict[str, Any] = {}
     exec(shown.replace(shown_run, str(trained("GainLoRA"))), scope)
     assert (len(scope["answers"]), len(scope["values"])) == (1, 2)
-    table = page.split("## What it gives", 1)[1].split("\n\n")[1]
+    table = page.split("## Methods and attributes", 1)[1].split("\n\n")[1]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)", row.split("|")[1])}
     public = {name for name in vars(LoadedModel) if not name.startswith("_")}
     assert named == public | {"tasks"}

@@ -60,7 +60,7 @@ def test_two_ranks_with_unequal_shares_equal_one(tmp_path: Path) -> None:
 
 def test_in_the_middle_of_a_sequence_and_from_means() -> None:
     metric, last = SequenceMetric("bwt", tasks=5), SequenceMetric("fp", tasks=5)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="empty"), pytest.warns(UserWarning, match="before the ``update``"):
         metric.compute()
     for each in (metric, last):
         each.update(0, 0, 80.0)
@@ -70,7 +70,7 @@ def test_in_the_middle_of_a_sequence_and_from_means() -> None:
     metric.update(1, 1, 70.0)
     assert metric.compute() == -30.0
     metric.reset()
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="empty"), pytest.warns(UserWarning, match="before the ``update``"):
         metric.compute()
 
 

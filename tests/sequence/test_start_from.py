@@ -100,7 +100,7 @@ def test_logits_are_pefts_before_training(name: str, strategy: type, made: dict[
     module.load(module.backbone.load_tokenizer())
     module.eval()
     plain = logits(module.llm)
-    module.adapter.put_under(read_lora(made[name], module.adapter.layers))
+    module.adapter.freeze_under_tasks(read_lora(made[name], module.adapter.layers))
     assert (logits(module.llm) - plain).abs().max() > 1e-1
     torch.testing.assert_close(logits(module.llm), through_peft(made[name]), rtol=1e-5, atol=1e-5)
     module.adapter.begin_task(0, torch.Generator())
@@ -115,7 +115,7 @@ def test_each_part_of_the_scale_counts(option: str, value: object, made: dict[st
     changed(other, **{option: value})
     layers = ContinualLM(Backbone("random-llama", dtype="float32"), IncLoRA(rank=2))
     layers.load(layers.backbone.load_tokenizer())
-    layers.adapter.put_under(read_lora(other, layers.adapter.layers))
+    layers.adapter.freeze_under_tasks(read_lora(other, layers.adapter.layers))
     assert (logits(layers.eval().llm) - through_peft(made[name])).abs().max() > 1e-3
 
 
@@ -264,5 +264,5 @@ def test_an_encoder_decoder(tmp_path: Path) -> None:
         if "lora_B" in name:
             nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "given")
-    module.adapter.put_under(read_lora(tmp_path / "given", module.adapter.layers))
+    module.adapter.freeze_under_tasks(read_lora(tmp_path / "given", module.adapter.layers))
     torch.testing.assert_close(logits(module.eval().llm), logits(model.eval()), rtol=1e-5, atol=1e-5)

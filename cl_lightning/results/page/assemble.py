@@ -1,4 +1,4 @@
-"""Sections drawn and put on one page; what has no data is listed at its end."""
+"""Draws sections and puts them on one page, with a list of what has no data at its end."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from cl_lightning.results.page.parts import Missing, Section
 
 
 def assembled(title: str, lead: str, parts: Iterable[Section | Missing]) -> tuple[bytes, dict[str, Drawing]]:
-    """The page, and its figures by their names."""
+    """Return the page, and its figures by name."""
     made = list(parts)
     sections = [part for part in made if isinstance(part, Section)]
     drawn = {chart.name: drawing(chart) for section in sections for chart in section.charts}

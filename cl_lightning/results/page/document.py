@@ -1,8 +1,8 @@
-"""Sections as one HTML file that asks for nothing: no script, no request, all text escaped.
+"""Writes sections as one HTML file without scripts or requests, with all text escaped.
 
-The content comes from models, data files and people. Every value passes `printable`, which escapes characters that do
-not print (terminal codes, line ends, direction marks), then jinja's autoescape. Long texts and tables are cut, with a
-count.
+The content comes from models, data files and users. Each value passes through `printable`, which escapes characters
+that do not print (terminal codes, line ends, direction marks), then through jinja's autoescape. Long texts and tables
+are cut, with a count.
 """
 
 import re
@@ -18,15 +18,15 @@ from cl_lightning.results.page.parts import Chart, Section, cut
 from cl_lightning.results.tables import Rows, cell
 from cl_lightning.sequence.run_files import MARK
 
-#: Characters of a value, and rows of a table; what is beyond is counted.
+#: Largest number of characters of a value and of rows of a table; the rest is counted.
 CHARACTERS, ROWS = 400, 500
-#: Characters from which a value is a text that wraps.
+#: Values of more characters wrap.
 WRAPS = 18
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( \.\. -?[\d.]+| ± [\d.]+)?( \[.*\])?")
 
 
 def html(title: str, lead: str, sections: Sequence[Section], svgs: Mapping[str, bytes]) -> bytes:
-    """The page. `svgs`: each chart's SVG file, by the chart's name."""
+    """Return the page. `svgs`: SVG files by the name of their chart."""
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -37,7 +37,7 @@ def html(title: str, lead: str, sections: Sequence[Section], svgs: Mapping[str, 
     environment.filters |= {
         "svg": lambda chart: _svg(chart, svgs[chart.name]),
         "short": lambda value, length=CHARACTERS: cut(str(value), length),
-        "told": lambda value: cut(cell(value), CHARACTERS),
+        "cell": lambda value: cut(cell(value), CHARACTERS),
         "kinds": _kinds,
         "lines": str.splitlines,
     }

@@ -1,7 +1,7 @@
-"""Charts as SVG and PNG, by matplotlib. The same chart gives the same bytes.
+"""Draws charts as SVG and PNG with matplotlib. The same chart gives the same bytes.
 
-An SVG keeps its text as text: it can be found, read aloud and set in the reader's font. In a page it has names of its
-own (`id`s), a title and a description, and colours that follow the page's.
+Text in an SVG stays text: it can be searched, read aloud and set in the reader's font. In a page, an SVG has unique
+`id`s, a title and a description, and follows the page's colours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-#: Of PNG files: what journals ask for line art on a column.
+#: Resolution of PNG files, as journals require for figures.
 DPI = 300
 TIP = "tip "
 STYLE: dict[str, Any] = {
@@ -34,14 +34,14 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "grid.color": RULE, "grid.linewidth": 0.5,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "axes.axisbelow": True,
-    # Names are text, whatever they hold; and the same chart is the same file.
+    # Names are plain text, not math. The same chart gives the same file.
     "text.parse_math": False, "text.usetex": False, "svg.fonttype": "none", "svg.hashsalt": "cl-lightning",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn chart: its SVG file, and its PNG file when it is asked for."""
+    """A drawn chart: its SVG file, and its PNG file on demand."""
 
     svg: bytes
     figure: Figure
@@ -51,7 +51,7 @@ class Drawing:
         return {"svg": self.svg, "png": self.png()}
 
     def png(self) -> bytes:
-        """At the resolution that journals ask for."""
+        """Return the PNG file, at `DPI` dots per inch."""
         return _saved(self.figure, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})
 
 
@@ -65,7 +65,7 @@ def drawing(chart: Chart) -> Drawing:
         figure = Figure(figsize=chart.size, layout="constrained")
         chart.draw(figure)
     svg = _saved(figure, format="svg", metadata={"Creator": MARK, "Date": None})
-    figure.set_layout_engine("none")  # all has its place by now
+    figure.set_layout_engine("none")  # the layout is final
     return Drawing(_with_tips(svg), figure)
 
 
@@ -74,14 +74,14 @@ def _saved(figure: Figure, **options: Any) -> bytes:
 
     data = io.BytesIO()
     with rc_context(STYLE), warnings.catch_warnings():
-        # The reader's fonts may have what this one lacks; in a PNG it is a box.
+        # A reader's fonts may have glyphs that this one lacks; a PNG shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(data, **options)
     return data.getvalue()
 
 
 def tip(artist: Artist, text: str) -> None:
-    """Give a mark a title, which browsers show under the mouse."""
+    """Give a mark a title, which browsers show on hover."""
     artist.set_gid(TIP + printable(text))
 
 
@@ -98,13 +98,13 @@ def _with_tips(svg: bytes) -> bytes:
 
 
 def in_page(chart: Chart, svg: bytes) -> str:
-    """A chart's SVG as an element of a page."""
+    """Return a chart's SVG as an element of a page."""
     _named_as_usual()
     root = ElementTree.fromstring(svg)
     for child in [c for c in root if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}title")]:
         root.remove(child)
     for style in root.findall(f"{{{SVG}}}defs"):
-        # It would hold for the whole page; the page's own style says the same of charts.
+        # It would apply to the whole page, whose own style sheet covers charts.
         for each in style.findall(f"{{{SVG}}}style"):
             style.remove(each)
     for element in root.iter():

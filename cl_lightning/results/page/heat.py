@@ -1,4 +1,4 @@
-"""Heat maps: a coloured cell for each value, blank where there is none, with its value written in it on demand."""
+"""Heat maps: a coloured cell for each value, with its number if wanted; missing values are blank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Values = Sequence[Sequence[float | None]]
-#: Cells beyond which a map has no titles on its cells: they would make most of the page.
+#: Cells of a larger map have no titles, which would be most of the page.
 MANY = 300
 #: Columns beyond which the numbers in cells would overlap, and rows or columns beyond which their names would.
 WRITTEN, NAMED = 16, 40
@@ -22,11 +22,11 @@ WRITTEN, NAMED = 16, 40
 
 @dataclass(frozen=True)
 class Heat:
-    """A heat map, see `drawn_on`.
+    """A heat map.
 
     Attributes:
         rows, columns: names.
-        values: a list for each row.
+        values: values by row; None for a blank cell.
         scale: values of the first and the last colour.
         colours: a colour map of matplotlib. cividis: from low to high, PuOr: around a middle.
         digits: of the values written in cells; None: they are not written. More than WRITTEN columns have none.
@@ -44,13 +44,13 @@ class Heat:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Inches: room for numbers where cells have them."""
+        """Size in inches, with room for the numbers in cells."""
         cell = (0.42, 0.24) if self.digits is not None else (0.2, 0.11)
         width = max(3.4, 1.6 + cell[0] * len(self.columns))
         return min(width, 7.5), min(max(2.2, 1.2 + cell[1] * len(self.rows)), 9.0)
 
     def draw(self, figure: Figure) -> None:
-        """Draw it, its axes and its scale."""
+        """Draw the cells, the axes and the colour bar."""
         from matplotlib import colormaps
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
@@ -63,7 +63,7 @@ class Heat:
         else:
             for i, j, value in self._cells():
                 cell = axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(norm(value)), linewidth=0))
-                cell.set_in_layout(False)  # the axes' place does not depend on what is in them
+                cell.set_in_layout(False)  # cells do not affect the layout
                 tip(cell, f"{self.columns[j]}, {self.rows[i]}: {value:.3g}")
         for i, j, value in self._cells() if self.digits is not None and len(self.columns) <= WRITTEN else ():
             red, green, blue, _ = colours(norm(value))
@@ -77,10 +77,10 @@ class Heat:
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.05, pad=0.02)
         bar.outline.set_visible(False)
-        bar.solids.set_rasterized(True)  # a gradient: one small picture instead of hundreds of shapes
+        bar.solids.set_rasterized(True)  # one small image instead of hundreds of shapes
 
     def _cells(self) -> Iterator[tuple[int, int, float]]:
-        """(row, column, value) of each that is there."""
+        """Yield (row, column, value) of each cell that is not blank."""
         for i, row in enumerate(self.values):
             yield from ((i, j, value) for j, value in enumerate(row) if value is not None)
 

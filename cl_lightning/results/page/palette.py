@@ -1,9 +1,9 @@
-"""The page's colours by name: the light ones are those of figure files, dark ones stand in for them on a dark page.
+"""Colours of the page by name. Figure files use the light ones; a dark page replaces them by the dark ones.
 
-Series colours are Okabe and Ito's (distinct under the common kinds of colour blindness), with more contrast on white.
+Series colours are those of Okabe and Ito (distinct under common colour blindness), with more contrast on white.
 """
 
-#: name -> (on a light page and in files, on a dark page). No two light ones are the same: they are told apart by value.
+#: name -> (light page and files, dark page). Light colours are unique, because `as_properties` replaces them by value.
 COLOURS: dict[str, tuple[str, str]] = {
     "ink": ("#1c2128", "#e6edf3"),
     "muted": ("#57606a", "#9da7b3"),
@@ -19,13 +19,13 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 INK, MUTED, RULE = (COLOURS[name][0] for name in ("ink", "muted", "rule"))
 SERIES = [light for name, (light, _) in COLOURS.items() if name.startswith("series")]
-#: Beside colour, what tells series apart.
+#: Markers and lines that distinguish series in addition to colour.
 MARKERS = "osD^vPX*"
 LINES = ("-", "--", "-.", ":")
 
 
 def series(index: int) -> dict[str, str]:
-    """Colour, marker and line of one of several series; none is repeated among the first 32."""
+    """Return colour, marker and line of a series; combinations are unique among the first 32."""
     return {
         "color": SERIES[index % len(SERIES)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -34,12 +34,12 @@ def series(index: int) -> dict[str, str]:
 
 
 def properties(dark: bool) -> str:
-    """CSS custom properties, --name: colour."""
+    """Return the colours as CSS custom properties, `--name: colour`."""
     return " ".join(f"--{name}: {pair[dark]};" for name, pair in COLOURS.items())
 
 
 def as_properties(style: str) -> str:
-    """A CSS style with the page's properties in the place of the light colours."""
+    """Replace the light colours of a CSS style by the page's custom properties."""
     for name, (light, _) in COLOURS.items():
         style = style.replace(light, f"var(--{name})")
     return style

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of charts and tables. Plain data; `drawing` draws it, `document` writes it."""
+"""Parts of a page: sections of charts and tables. Plain data, drawn by `drawing` and written by `document`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cl_lightning.results.tables import Rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Characters of a name in a figure.
+#: Largest number of characters of a name in a figure.
 LABEL = 22
 
 
@@ -21,11 +21,11 @@ class Chart:
     """A figure.
 
     Attributes:
-        name: of its files, without suffix.
-        title: above it.
-        says: what it shows, in a sentence, for those who do not see it.
-        numbers: what was drawn.
-        draw: draws on an empty figure.
+        name: name of its files, without suffix.
+        title: title above the chart.
+        says: description in one sentence, for readers who cannot see it.
+        numbers: table of the numbers drawn.
+        draw: draws the chart on an empty figure.
         size: inches. Up to 3.4 wide it fits a phone and a column of a paper; 7 wide it fits a page.
     """
 
@@ -39,13 +39,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading of its own.
+    """A part of the page with its own heading.
 
     Attributes:
         facts: (name, value) pairs.
-        charts, tables: in this order.
-        folded: tables that are opened on demand.
-        listings: (title, text) pairs that are shown as they are, line by line.
+        charts, tables: shown in this order.
+        folded: tables that are closed at first.
+        listings: (title, text) pairs, shown verbatim.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Missing:
-    """What a page does not show, and why."""
+    """Something that a page does not show, and the reason."""
 
     what: str
 
@@ -72,5 +72,5 @@ def label(name: object, length: int = LABEL) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """The beginning of a long text, and how much was left out."""
+    """Cut a text after `length` characters, and append how many were left out."""
     return text if len(text) <= length else f"{text[:length]} … ({len(text) - length:,} more characters)"

@@ -1,4 +1,4 @@
-"""What a run folder holds, as sections of the page ask for it. Files that the record names are read checked."""
+"""Reads a run folder for the sections of a page. Files named in the record are compared with their checksums."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_
 from cl_lightning.sequence.run_files import CSV_LOG
 from cl_lightning.sequence.stored import read_config
 
-#: What every optimiser step is logged with.
+#: The value that is logged at each optimiser step.
 LOSS = "train/loss"
 
 
@@ -30,7 +30,7 @@ class Source:
     """A run folder.
 
     Raises:
-        StateError: no run folder, or a damaged one; so do all that read files.
+        StateError: the folder is not a run or is damaged; methods that read files raise it, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class Source:
 
     @property
     def done(self) -> list[str]:
-        """Names of the tasks that were trained so far: of the rows of R."""
+        """Names of the finished tasks: the rows of R."""
         return self.record["order"][: self.record["done"]]
 
     @property
@@ -61,28 +61,28 @@ class Source:
 
     @property
     def configuration(self) -> str:
-        """config.yaml as it is."""
+        """Text of config.yaml."""
         return read_checked(self.path, self.record, CONFIG).decode()
 
     # ---- intervals ---------------------------------------------------------------------------------------
 
     @cached_property
     def resampled(self) -> NDArray[np.float64] | None:
-        """As `resampled_matrices`; None without predictions."""
+        """See `resampled_matrices`; None without predictions."""
         return resampled_matrices(self.path, self.record) if has_predictions(self.record) else None
 
     @cached_property
     def metric_intervals(self) -> dict[str, Interval]:
-        """Of the sequence metrics, by name."""
+        """Intervals of the sequence metrics, by name."""
         return metric_intervals(self.path, self.record)
 
     def cell(self, after: str, task: str) -> Interval | None:
-        """The interval of a score of R."""
+        """Return the interval of an entry of R."""
         found = self.metrics["intervals"].get(after, {}).get(task)
         return None if found is None else (found[0], found[1])
 
     def lost(self, task: int) -> tuple[float, Interval | None]:
-        """What was forgotten of a finished task since it was learnt, and its paired interval."""
+        """Return the points that a finished task lost since it was learnt, and their paired interval."""
         R, drawn = self.R, self.resampled
         value = R[task][task] - R[-1][task]
         return value, None if drawn is None else percentiles(drawn[:, task, task] - drawn[:, len(R) - 1, task])
@@ -90,16 +90,16 @@ class Source:
     # ---- files -------------------------------------------------------------------------------------------
 
     def slots(self, kind: str) -> list[str]:
-        """Names of the slots of the configuration that hold a callback of this class."""
+        """Return the configuration's slots with a callback of this class."""
         found = {**(self.config.get("boundary") or {}), **(self.config.get("observers") or {})}
         paths = {slot: str(of.get("class_path", "")) for slot, of in found.items() if isinstance(of, dict)}
         return [slot for slot, path in paths.items() if path.rpartition(".")[2] == kind]
 
     def rows(self, name: str, texts: Sequence[str], numbers: Sequence[str]) -> list[dict[str, Any]]:
-        """These columns of a CSV file that the record names, None for empty numbers; [] where it names none."""
+        """Read columns of a CSV file of the record, with None for empty numbers; [] if there is no such file."""
         if name not in self.record["files"]:
             return []
-        with self.told(name):
+        with self.checked_content(name):
             lines = csv.DictReader(io.StringIO(read_checked(self.path, self.record, name).decode(), newline=""))
             return [
                 {key: line[key] for key in texts} | {key: float(line[key]) if line[key] else None for key in numbers}
@@ -107,21 +107,21 @@ class Source:
             ]
 
     def kept(self, slot: str, done: int) -> dict[str, int]:
-        """How many examples of each task a replay memory held after so many tasks; {} where it held none."""
+        """Return the number of examples of each task in a replay memory after `done` tasks; {} without examples."""
         name = f"state/{slot}-{done}.json"
         if name not in self.record["files"]:
             return {}
-        with self.told(name):
+        with self.checked_content(name):
             state = json.loads(read_checked(self.path, self.record, name))
             return {task: len(examples) for task, examples in state.get("examples", {}).items()}
 
     def predictions(self, after: str, task: str) -> list[dict[str, Any]]:
-        """[] where there are none."""
+        """Return the predictions of the model after a task; [] if there are none."""
         name = prediction_file(after, task)
         return read_predictions(self.path, self.record, name) if name in self.record["files"] else []
 
     def tables_with(self, *heads: str) -> list[dict[str, list[Any]]]:
-        """These columns of each of the callbacks' tables that have them, and rows."""
+        """Return these columns of each non-empty table of the callbacks that has all of them."""
         tables = (table for tables in self.record["tables"].values() for table in tables)
         return [
             {head: [row[table["columns"].index(head)] for row in table["rows"]] for head in heads}
@@ -130,8 +130,8 @@ class Source:
         ]
 
     @contextmanager
-    def told(self, name: str) -> Iterator[None]:
-        """Tell in one line that a file, which may be anyone's, does not hold what runs write."""
+    def checked_content(self, name: str) -> Iterator[None]:
+        """Raise StateError with one line if the file's content is not what a run writes."""
         try:
             yield
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -142,7 +142,7 @@ class Source:
 
     @cached_property
     def log(self) -> "Log":
-        """The CSV log of all attempts. It is no part of the state, so nothing vouches for it."""
+        """The CSV log of all attempts. It is not part of the state and has no checksum."""
         log = Log()
         folder = below(self.path, "logs")
         names = (f"logs/{each.name}/metrics.csv" for each in (folder.iterdir() if folder.is_dir() else ()))
@@ -155,12 +155,12 @@ class Source:
 
 
 class Log:
-    """Values that were logged, over the sequence's own axis cl/step.
+    """Logged values over the sequence's step, cl/step.
 
     Attributes:
-        rows: in order; each has "cl/step". What an attempt logged after its last saved task is left out, because the
-            next attempt did it again.
-        left_out: lines that are no row of numbers: a process that is killed leaves half a line.
+        rows: rows in order, each with "cl/step". Rows that an attempt logged after its last saved task are left out,
+            because the next attempt repeated these steps.
+        left_out: number of incomplete lines, which a killed process may leave.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class Log:
         self.left_out = 0
 
     def add(self, file: Path) -> None:
-        """Append the log of one attempt. Raises StateError where it is no text or cannot be read."""
+        """Append the log of one attempt. Raises StateError if it is not text or cannot be read."""
         try:
             lines = list(csv.DictReader(io.StringIO(file.read_bytes().decode(), newline="")))
         except (UnicodeDecodeError, csv.Error):
@@ -180,7 +180,7 @@ class Log:
         for line in lines:
             try:
                 row = {key: float(value) for key, value in line.items() if value != ""}
-            except (TypeError, ValueError):  # too few cells, too many, no numbers
+            except (TypeError, ValueError):  # too few cells, too many, or not numbers
                 self.left_out += 1
                 continue
             if not all(isfinite(value) for key, value in row.items() if key.startswith("cl/")):
@@ -193,10 +193,10 @@ class Log:
         self.rows = [row for row in self.rows if row["cl/step"] < again] + found
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """(steps, values) of one name."""
+        """Return (steps, values) of a logged name."""
         pairs = [(row["cl/step"], row[name]) for row in self.rows if name in row]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def names(self, prefix: str) -> list[str]:
-        """Of what was logged under a prefix."""
+        """Return the logged names with this prefix."""
         return sorted({key for row in self.rows for key in row if key.startswith(prefix)})

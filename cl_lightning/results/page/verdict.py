@@ -1,4 +1,4 @@
-"""A run in one sentence, made of numbers and their intervals alone."""
+"""Summarises a run in one sentence of numbers and intervals."""
 
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.results.page.sections.plane import fixed_means
@@ -26,12 +26,12 @@ def _learnt(run: Source) -> str:
 
 
 def _forgot(run: Source) -> str:
-    """What was forgotten, as far as the test examples can tell it from nothing."""
-    told, (low, high) = _told(run, "forget_T"), run.metric_intervals["forget_T"]
+    """Describe forgetting, and whether its interval excludes 0."""
+    forgotten, (low, high) = _with_interval(run, "forget_T"), run.metric_intervals["forget_T"]
     if high < 0:
-        return f"gained {_told(run, 'bwt_T')} points after tasks were learnt"
+        return f"gained {_with_interval(run, 'bwt_T')} points after tasks were learnt"
     if low <= 0:
-        return f"forgot {told} points, which these test examples do not tell from 0"
+        return f"forgot {forgotten} points, which these test examples do not distinguish from 0"
     lost = [(*run.lost(task), name) for task, name in enumerate(run.done[:-1])]
     value, ends, name = max(lost, key=lambda each: each[0])
     equal = sum(each[0] == value for each in lost) - 1
@@ -46,8 +46,8 @@ def _fixed(run: Source) -> str:
     return f" For comparison, {', and '.join(told)}." if told else ""
 
 
-def _told(run: Source, metric: str) -> str:
-    """A sequence metric with its interval."""
+def _with_interval(run: Source, metric: str) -> str:
+    """Format a sequence metric with its interval."""
     value = run.protocol.summary(run.R, run.record["zero_shot"])[metric]
     return f"{cell(value)} ({format_interval(run.metric_intervals[metric])})"
 

@@ -1,4 +1,4 @@
-"""Make a run's page and figures and put them into its folder, each file whole or not at all."""
+"""Writes a run's page and figures into its folder, each file completely or not at all."""
 
 import secrets
 from pathlib import Path
@@ -17,10 +17,10 @@ from cl_lightning.sequence.run_files import PAGE, is_report
 
 
 def write(path: Path) -> Path:
-    """Write `report.html` and `figures/` into a run folder; the page's path is returned. Nothing else is touched.
+    """Write `report.html` and `figures/` into a run folder; return the page's path.
 
     Raises:
-        StateError: no run folder or a damaged one; it cannot be written to, or holds somebody else's file of that name.
+        StateError: the folder is not a run, is damaged or not writable, or has another file of one of these names.
     """
     run = Source(path)
     title = f"{run.record['experiment']} on {state_of(run.record)}"
@@ -34,9 +34,9 @@ def write(path: Path) -> Path:
 
 
 def write_at_end(path: Path) -> None:
-    """As `write`, after a run: its result is saved by then, so whatever goes wrong is told and does not fail the run.
+    """Call `write` after a run. Its result is saved by then, so an error is printed and does not fail the run.
 
-    The command that is told draws it again, and ends with that error.
+    The printed command draws the report again and fails with the same error.
     """
     try:
         page = write(path)

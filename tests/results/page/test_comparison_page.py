@@ -9,8 +9,8 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.results.comparison.table import compare as aligned
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS, differences
-from cl_lightning.results.page.comparing.asked import Asked
 from cl_lightning.results.page.comparing.plane import front
+from cl_lightning.results.page.comparing.selection import Selection
 from cl_lightning.results.page.parts import Missing
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.test_compare import INDEPENDENT, LOW, OTHER, PLAIN, MakeRun, run, shifted
@@ -45,11 +45,11 @@ def test_the_front_holds_what_nothing_beats(points: list[tuple[float, float]], e
 
 
 @pytest.mark.parametrize(
-    ("ends", "told"),
+    ("ends", "verdict"),
     [((0.1, 2), "higher"), ((-2, -0.1), "lower"), ((-1, 1), "not told apart"), ((0, 1), "not told apart")],
 )
-def test_a_difference_is_told_from_nothing_by_its_interval(ends: tuple[float, float], told: str) -> None:
-    assert differences.verdict(ends) == told
+def test_a_difference_is_told_from_nothing_by_its_interval(ends: tuple[float, float], verdict: str) -> None:
+    assert differences.verdict(ends) == verdict
 
 
 def test_the_page_has_the_numbers_of_the_table(
@@ -102,8 +102,8 @@ def test_columns_have_charts_of_their_own(run: MakeRun, tmp_path: Path) -> None:
 
 def test_references_alone_leave_out_what_needs_a_sequence(run: MakeRun) -> None:
     paths = [run("alone", 1, INDEPENDENT, protocol="independent")]
-    asked = Asked(aligned(paths), ["ap"], 0)
-    parts = [make(asked) for make in SECTIONS]
+    selection = Selection(aligned(paths), ["ap"], 0)
+    parts = [make(selection) for make in SECTIONS]
     assert [isinstance(part, Missing) for part in parts] == [True, True, True, True, False]
     assert "Not recorded" in assembled("x", "x", parts)[0].decode()
 

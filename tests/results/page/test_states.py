@@ -33,7 +33,7 @@ def titles(path: Path) -> set[str]:
         (PLAIN, {"done": 0}, "No task is finished yet."),
         (GAINED, {}, "gained 50.00 (50.0 .. 50.0) points after tasks were learnt."),
         # Three or four more of four draws lose than gain with a chance of 9 in 256, four with 1 in 256: 300 / 4 / 2.
-        (KEPT, {}, "forgot 0.00 (-37.5 .. 37.5) points, which these test examples do not tell from 0."),
+        (KEPT, {}, "forgot 0.00 (-37.5 .. 37.5) points, which these test examples do not distinguish from 0."),
         (PLAIN, {}, "forgot 12.50 ("),
     ],
 )

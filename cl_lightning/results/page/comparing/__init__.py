@@ -1,12 +1,12 @@
-"""The sections of a comparison's page, in order: a file each, listed here."""
+"""Sections of a comparison's page, in order, one per file."""
 
 from collections.abc import Callable
 
 from cl_lightning.results.page.comparing import curves, differences, forgetting, plane, tables
-from cl_lightning.results.page.comparing.asked import Asked
+from cl_lightning.results.page.comparing.selection import Selection
 from cl_lightning.results.page.parts import Missing, Section
 
-SECTIONS: tuple[Callable[[Asked], Section | Missing], ...] = (
+SECTIONS: tuple[Callable[[Selection], Section | Missing], ...] = (
     plane.section,
     differences.section,
     curves.section,

@@ -1,46 +1,46 @@
-"""FP after each task, for each method: mean over seeds with a band of their standard deviation."""
+"""Charts FP after each task for each method: mean over seeds, with a band of one standard deviation."""
 
 from __future__ import annotations
 
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from cl_lightning.results.page.comparing.asked import Asked, height, key, look, named
+from cl_lightning.results.page.comparing.selection import Selection, height, key, look, named
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: (row, method, a list of seeds' values for each number of tasks).
+#: (row, method, values of the seeds for each number of tasks).
 Line = tuple[int, str, list[list[float]]]
 
 
-def section(asked: Asked) -> Section | Missing:
-    """A chart for each column."""
+def section(selection: Selection) -> Section | Missing:
+    """Build a chart for each column."""
     charts = []
-    for c, name, told in asked.columns():
-        lines = [line for r, method in enumerate(asked.table.methods) if (line := _line(asked, r, c, method))]
+    for c, name, suffix in selection.columns():
+        lines = [line for r, method in enumerate(selection.table.methods) if (line := _line(selection, r, c, method))]
         if lines and len(lines[0][2]) > 1:
-            charts.append(_chart(lines, name, told))
+            charts.append(_chart(lines, name, suffix))
     if not charts:
         return Missing("curves over the sequence: no run learns one task after the other")
     return Section("Over the sequence", ["The mean score of the tasks learnt so far, after each task."], charts=charts)
 
 
-def _line(asked: Asked, row: int, column: int, method: str) -> Line | None:
-    runs = [run for run in asked.table.cells.get((row, column), []) if run.protocol.builds_on]
+def _line(selection: Selection, row: int, column: int, method: str) -> Line | None:
+    runs = [run for run in selection.table.cells.get((row, column), []) if run.protocol.builds_on]
     if not runs:
         return None
     return row, method, [[run.protocol.metrics["fp"](run.R[: i + 1]) for run in runs] for i in range(len(runs[0].R))]
 
 
-def _chart(lines: list[Line], name: str, told: str) -> Chart:
+def _chart(lines: list[Line], name: str, suffix: str) -> Chart:
     tasks = max(len(values) for _, _, values in lines)
     rows = [[method, *(_figure(at) for at in values)] for _, method, values in lines]
     ends = ", ".join(f"{method} {fmean(values[-1]):.1f}" for _, method, values in lines)
     return Chart(
         f"curves_{name}",
-        f"FP after each task{told} (band: ± standard deviation over seeds)",
+        f"FP after each task{suffix} (band: ± standard deviation over seeds)",
         f"Line chart of {len(lines)} methods over {tasks} tasks. At the end: {ends}.",
         Rows("", ["method", *(f"{i + 1} tasks" if i else "1 task" for i in range(tasks))], rows),
         lambda figure: _draw(figure, lines, tasks),

@@ -1,4 +1,4 @@
-"""Differences from the baseline with paired intervals: which ones the test examples tell from nothing."""
+"""Differences from the baseline, with paired intervals over the test examples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cl_lightning.metrics.bootstrap import Interval
 from cl_lightning.results.comparison.table import Difference
-from cl_lightning.results.page.comparing.asked import Asked, look, named
+from cl_lightning.results.page.comparing.selection import Selection, look, named
 from cl_lightning.results.page.palette import INK
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
@@ -17,39 +17,40 @@ if TYPE_CHECKING:
 Found = list[tuple[int, str, str, Difference]]
 
 
-def section(asked: Asked) -> Section | Missing:
-    """A chart for each column: a panel for each metric."""
+def section(selection: Selection) -> Section | Missing:
+    """Build a chart for each column, with a panel for each metric."""
     charts = []
-    for c, name, told in asked.columns():
-        found = _found(asked, c)
+    for c, name, suffix in selection.columns():
+        found = _found(selection, c)
         if found:
-            charts.append(_chart(found, name, told))
+            charts.append(_chart(found, name, suffix))
     if not charts:
         return Missing("differences: no two methods share a column and a seed")
     text = [
-        f"Each method less {asked.table.methods[asked.baseline]}, on the same seeds and test examples. Where the 95 % "
-        "interval holds 0, the test examples do not tell the two apart. Intervals are not widened for their number.",
+        f"Each method less {selection.table.methods[selection.baseline]}, on the same seeds and test examples. "
+        "Where the 95 % interval contains 0, the test examples do not distinguish the two. Intervals are not widened "
+        "for their number.",
     ]
     return Section("Differences", text, charts=charts)
 
 
-def _found(asked: Asked, column: int) -> Found:
-    pairs = [(r, name, metric) for metric in asked.metrics for r, name in enumerate(asked.table.methods)]
+def _found(selection: Selection, column: int) -> Found:
+    pairs = [(r, name, metric) for metric in selection.metrics for r, name in enumerate(selection.table.methods)]
     made = [
-        (r, name, metric, asked.table.difference(r, asked.baseline, column, metric))
+        (r, name, metric, selection.table.difference(r, selection.baseline, column, metric))
         for r, name, metric in pairs
-        if r != asked.baseline
+        if r != selection.baseline
     ]
     return [(r, name, metric, each) for r, name, metric, each in made if each is not None]
 
 
 def verdict(ends: Interval) -> str:
-    """What a difference's interval says."""
+    """Return "higher", "lower", or "not told apart" where the interval contains 0."""
     low, high = ends
     return "higher" if low > 0 else "lower" if high < 0 else "not told apart"
 
 
-def _chart(found: Found, name: str, told: str) -> Chart:
+def _chart(found: Found, name: str, suffix: str) -> Chart:
     rows = []
     for _, method, metric, each in found:
         ends = f"{each.interval[0]:+.2f} .. {each.interval[1]:+.2f}"
@@ -58,8 +59,8 @@ def _chart(found: Found, name: str, told: str) -> Chart:
     apart = sum(verdict(each.interval) != "not told apart" for *_, each in found)
     return Chart(
         f"differences_{name}",
-        f"Differences from the baseline{told} (lines: paired 95 % intervals)",
-        f"Points with intervals of {len(found)} differences in {', '.join(metrics)}; {apart} of them are told from 0.",
+        f"Differences from the baseline{suffix} (lines: paired 95 % intervals)",
+        f"Points with intervals of {len(found)} differences in {', '.join(metrics)}; {apart} of them differ from 0.",
         Rows("", ["method", "metric", "difference", "95 % interval", "seeds", "verdict"], rows),
         lambda figure: _draw(figure, found, metrics),
         (3.4, sum(0.55 + 0.2 * sum(m == metric for _, _, m, _ in found) for metric in metrics) + 0.2),

@@ -1,4 +1,4 @@
-"""What each method forgot, as bars."""
+"""Charts the forgetting of each method as bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.comparison.table import Aggregate
-from cl_lightning.results.page.comparing.asked import Asked, look, named
+from cl_lightning.results.page.comparing.selection import Selection, look, named
 from cl_lightning.results.page.palette import INK
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
@@ -17,22 +17,26 @@ if TYPE_CHECKING:
 Found = list[tuple[int, str, Aggregate]]
 
 
-def section(asked: Asked) -> Section | Missing:
-    """A chart for each column."""
-    charts = [_chart(found, name, told) for c, name, told in asked.columns() if (found := asked.found(c, "forget_T"))]
+def section(selection: Selection) -> Section | Missing:
+    """Build a chart for each column."""
+    charts = [
+        _chart(found, name, suffix)
+        for c, name, suffix in selection.columns()
+        if (found := selection.found(c, "forget_T"))
+    ]
     if not charts:
         return Missing("forgetting: no run learns one task after the other")
     return Section("Forgetting", [f"forget_T: {CONVENTIONS['forget_T']}. Lower is better."], charts=charts)
 
 
-def _chart(found: Found, name: str, told: str) -> Chart:
+def _chart(found: Found, name: str, suffix: str) -> Chart:
     rows = [
         [method, figure.mean, figure.sd, format_interval(figure.interval), figure.seeds] for _, method, figure in found
     ]
     values = ", ".join(f"{method} {figure.mean:.1f}" for _, method, figure in found)
     return Chart(
         f"forgetting_{name}",
-        f"Points forgotten{told} (lines: 95 % intervals)",
+        f"Points forgotten{suffix} (lines: 95 % intervals)",
         f"Bars of {len(found)} methods: {values}.",
         Rows("", ["method", "forget_T", "sd over seeds", "95 % interval", "seeds"], rows),
         lambda figure: _draw(figure, found),

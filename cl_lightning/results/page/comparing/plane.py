@@ -1,4 +1,4 @@
-"""The stability-plasticity plane of methods: a point each, and the Pareto front."""
+"""Charts methods in the stability-plasticity plane, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.results.comparison.table import Aggregate
-from cl_lightning.results.page.comparing.asked import Asked, height, key, look, named
+from cl_lightning.results.page.comparing.selection import Selection, height, key, look, named
 from cl_lightning.results.page.drawing import tip
 from cl_lightning.results.page.palette import MUTED
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 Point = tuple[int, str, Aggregate, Aggregate]
 
 
-def section(asked: Asked) -> Section | Missing:
-    """A plane for each column: methods, and learning rates as methods of their own."""
+def section(selection: Selection) -> Section | Missing:
+    """Build a plane for each column. Runs with another learning rate are another method."""
     charts = []
-    for c, name, told in asked.columns():
-        aps = {row: figure for row, _, figure in asked.found(c, "ap")}
-        points = [(row, method, aps[row], fp) for row, method, fp in asked.found(c, "fp") if row in aps]
+    for c, name, suffix in selection.columns():
+        aps = {row: figure for row, _, figure in selection.found(c, "ap")}
+        points = [(row, method, aps[row], fp) for row, method, fp in selection.found(c, "fp") if row in aps]
         if points:
-            charts.append(_chart(points, name, told))
+            charts.append(_chart(points, name, suffix))
     if not charts:
         return Missing("stability-plasticity plane: no run learns one task after the other")
     text = [
-        "Higher and further to the right is better. The front joins the methods whose means no other method beats in "
-        "both; where intervals overlap, other test examples may choose another front."
+        "Higher and further to the right is better. The front joins the methods whose means no other method "
+        "exceeds in both; where intervals overlap, other test examples may give another front."
     ]
     return Section("Stability and plasticity", text, charts=charts)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other one beats in one coordinate and matches in the other, by the first.
+    """Return the indices of the Pareto-optimal points, sorted by the first coordinate.
 
     Example:
         >>> front([(1.0, 3.0), (2.0, 2.0), (1.5, 1.5), (3.0, 1.0)])
@@ -50,7 +50,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted((i for i, point in enumerate(points) if not beaten(*point)), key=lambda i: points[i])
 
 
-def _chart(points: list[Point], name: str, told: str) -> Chart:
+def _chart(points: list[Point], name: str, suffix: str) -> Chart:
     best = front([(ap.mean, fp.mean) for _, _, ap, fp in points])
     rows = [
         [
@@ -66,7 +66,7 @@ def _chart(points: list[Point], name: str, told: str) -> Chart:
     on_it = ", ".join(points[i][1] for i in best)
     return Chart(
         f"plane_{name}",
-        f"Mean score when learnt and at the end{told} (lines: 95 % intervals)",
+        f"Mean score when learnt and at the end{suffix} (lines: 95 % intervals)",
         f"Scatter plot of {len(points)} methods. On the Pareto front: {on_it}.",
         Rows("", ["method", "ap", "95 % interval", "fp", "95 % interval", "on the front"], rows),
         lambda figure: _draw(figure, points, best),
@@ -92,7 +92,7 @@ def _draw(figure: Figure, points: list[Point], best: list[int]) -> None:
 
 
 def _close_up(figure: Figure, points: list[Point]) -> None:
-    """Leave out what holds no point: methods lie close together."""
+    """Limit the axes to the range of the points, because methods lie close together."""
     xs = [end for _, _, ap, _ in points for end in ap.interval]
     ys = [end for _, _, _, fp in points for end in fp.interval]
     low, high = min(*xs, *ys), max(*xs, *ys)

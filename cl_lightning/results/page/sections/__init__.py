@@ -1,4 +1,4 @@
-"""The sections of a run's page, in order: a file each, listed here. A section that lacks its data says so instead."""
+"""Sections of a run's page, in order, one per file. A section without data returns `Missing`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Each task's score over the sequence, with its intervals."""
+"""Charts each task's score over the sequence, with intervals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def section(run: Source) -> Section | Missing:
-    """A small chart for each task."""
+    """Build a chart with a panel for each task."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("curves over the sequence: they need two tasks, one learnt after the other")
     return Section("Each task over the sequence", charts=[_chart(run)])
 
 
 def _points(run: Source, task: int) -> list[tuple[int, float]]:
-    """(row, score) of each score of a task."""
+    """Return (row, score) of each score of a task."""
     return [(i, row[task]) for i, row in enumerate(run.R) if row[task] is not None]
 
 
@@ -54,7 +54,7 @@ def _draw(figure: Figure, run: Source, down: int, across: int) -> None:
         ends = [run.cell(run.done[i], run.done[j]) for i, _ in points]
         if all(ends):
             lows, highs = ([pair[side] for pair in ends if pair] for side in (0, 1))
-            # One point has no band, so it has a bar.
+            # A band of one point is invisible, so bars are drawn, too.
             axes.fill_between(steps, lows, highs, color=SERIES[0], alpha=0.2, linewidth=0)
             axes.vlines(steps, lows, highs, color=SERIES[0], alpha=0.35, linewidth=0.8)
         axes.plot(steps, scores, marker="o", color=SERIES[0])

@@ -1,4 +1,4 @@
-"""How far each task's gate opens on each task's prompts: the files gates/<task>.csv."""
+"""Charts how far each task's gate opens on each task's prompts, from gates/<task>.csv."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from cl_lightning.results.page.source import Source
 
 
 def section(run: Source) -> Section | Missing:
-    """Means after the last finished task, and the largest values."""
+    """Build maps of the mean and the largest values after the last finished task."""
     name = f"gates/{run.done[-1]}.csv" if run.done else ""
     rows = run.rows(name, ["gate of", "prompts of"], ["mean a", "largest a"])
     if not rows:
@@ -18,8 +18,8 @@ def section(run: Source) -> Section | Missing:
         _chart(run, rows, "gates_largest", "largest a", "Largest opening of each gate"),
     ]
     text = [
-        "A row is the branch of a task, a column the held-out prompts that its gate saw: 1 is open, 0 is shut. On the "
-        "diagonal gates see prompts of their own task."
+        "Rows are the branches' tasks, columns the tasks of the held-out prompts: 1 is an open gate, 0 a closed one. "
+        "On the diagonal, gates see prompts of their own task."
     ]
     return Section("Gates", text, charts=charts)
 

@@ -1,4 +1,4 @@
-"""Loss, penalties and learning rate over the steps, from the CSV log."""
+"""Charts loss, penalties and learning rate over the steps, from the CSV log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREFIX = "train/"
-#: Points of a line; more are averaged to as many.
+#: Largest number of points of a line. More points are averaged down to it.
 POINTS = 400
 Line = tuple[list[float], list[float]]
 
 
 def section(run: Source) -> Section | Missing:
-    """A panel for each value that training logged."""
+    """Build a chart with a panel for each value logged in training."""
     lines = {name.removeprefix(PREFIX): run.log.series(name) for name in run.log.names(PREFIX)}
     if "loss" not in lines:
         return Missing("losses: the folder holds no log of them (logs/)")
@@ -38,14 +38,14 @@ def section(run: Source) -> Section | Missing:
         (3.4, 0.6 + 1.3 * len(lines)),
     )
     most = max(len(values) for _, values in lines.values())
-    text = [f"Of more than {POINTS} values, means of neighbours are drawn."] if most > POINTS else []
+    text = [f"Lines of more than {POINTS} values show means of neighbouring values."] if most > POINTS else []
     if run.log.left_out:
-        text.append(f"{run.log.left_out} lines of the log are no rows of numbers and are left out.")
+        text.append(f"{run.log.left_out} lines of the log are incomplete and were left out.")
     return Section("Losses and penalties", text, charts=[chart], tables=_of_tasks(run))
 
 
 def _borders(run: Source) -> list[float]:
-    """The steps at which tasks begin, after the first."""
+    """Return the steps at which tasks begin, except the first task."""
     found: dict[float, float] = {}
     for row in run.log.rows:
         if "cl/task" in row and LOSS in row:
@@ -54,7 +54,7 @@ def _borders(run: Source) -> list[float]:
 
 
 def _of_tasks(run: Source) -> list[Rows]:
-    """Steps, tokens and losses of each task."""
+    """Build a table of each task's steps, tokens and losses."""
     by_task: dict[int, list[dict[str, float]]] = {}
     for row in run.log.rows:
         if {"cl/task", "cl/tokens", LOSS} <= row.keys():
@@ -72,7 +72,7 @@ def _of_tasks(run: Source) -> list[Rows]:
 
 
 def thinned(line: Line) -> Line:
-    """At most POINTS points, each the mean of its neighbours."""
+    """Average neighbouring points down to at most POINTS."""
     width = -(-len(line[0]) // POINTS)
     steps, values = ([fmean(part[i : i + width]) for i in range(0, len(part), width)] for part in line)
     return steps, values

@@ -1,4 +1,4 @@
-"""Parameters that each task trained, and what of them is stored."""
+"""Charts the parameters that each task trained and stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stored = tuple[int, int]
 
 
 def section(run: Source) -> Section | Missing:
-    """Bars of both for each task."""
+    """Build a chart with two bars for each task."""
     trained = run.metrics["trained"]
     if not trained:
         return Missing("parameters: no task is finished")
@@ -48,7 +48,7 @@ def section(run: Source) -> Section | Missing:
 
 
 def _stored(run: Source, task: str) -> Stored | None:
-    """(numbers, bytes) of a task's file, from its head alone: adapters may be large. None where there is none."""
+    """Return (parameters, bytes) of a task's file, read from its header; None without a file."""
     name = adapter_file(task)
     if name not in run.record["files"]:
         return None

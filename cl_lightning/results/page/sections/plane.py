@@ -1,4 +1,4 @@
-"""The stability-plasticity plane: how well each task was learnt, against what is left of it."""
+"""Charts each task's score at the end over its score when learnt: the stability-plasticity plane."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def section(run: Source) -> Section | Missing:
-    """A point for each task, their mean, and what models that learn nothing score."""
+    """Build a chart with a point for each task, their mean, and the means of models that learn nothing."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("stability-plasticity plane: it needs two tasks, one learnt after the other")
     text = [
@@ -50,7 +50,7 @@ def _chart(run: Source) -> Chart:
         "plane",
         "Score when learnt, and at the end",
         f"Scatter plot of {len(run.done)} tasks. Mean when learnt {ap:.1f}, at the end {fp:.1f}."
-        + (f" Models that learn nothing: {told}." if told else ""),
+        + (f" Models that learn nothing: {fixed}." if fixed else ""),
         Rows("", ["task", "when learnt", "95 % interval", "at the end", "95 % interval"], rows),
         lambda figure: _draw(figure, run, (ap, fp), ends),
         (3.4, 3.3),
@@ -58,7 +58,7 @@ def _chart(run: Source) -> Chart:
 
 
 def diagonal(axes: Axes) -> None:
-    """The plane's axes."""
+    """Set up the plane's axes and draw its diagonal."""
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.7, zorder=1)
     axes.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
     axes.set(xlabel="score when learnt (plasticity)", ylabel="score at the end (stability)")
@@ -82,7 +82,7 @@ def _draw(figure: Figure, run: Source, mean: tuple[float, float], ends: list[Int
 
 
 def _names(axes: Axes, run: Source) -> None:
-    """Numbers of the tasks beside their points; points that are near each other share a label."""
+    """Write the tasks' numbers beside their points; neighbouring points share a label."""
     places: dict[tuple[int, int], list[int]] = {}
     for j in range(len(run.done)):
         places.setdefault((round(run.R[j][j] / 5), round(run.R[-1][j] / 4)), []).append(j)

@@ -1,4 +1,4 @@
-"""Which answers changed between when a task was learnt and the end: counts, and the examples that lost most."""
+"""Compares answers when a task was learnt with those at the end: counts, and the examples that lost most."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cl_lightning.sequence.folder import ZERO_SHOT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Examples shown of each task, and characters of each of their texts.
+#: Largest number of examples per task, and of characters per text.
 EXAMPLES, CHARACTERS = 8, 240
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A task's test examples: predictions untrained (where there are any), when learnt, and at the end."""
+    """Predictions on a task's test examples: of the untrained model (if any), when learnt, and at the end."""
 
     task: str
     before: list[dict[str, Any]]
@@ -28,19 +28,19 @@ class Compared:
 
     @property
     def changes(self) -> list[float]:
-        """Of each example's score: below 0 it was forgotten."""
+        """Change of each example's score; negative if it was forgotten."""
         return [end["score"] - learnt["score"] for learnt, end in zip(self.learnt, self.end, strict=True)]
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """Examples that lost, whose score stayed above 0, stayed 0, that gained."""
+        """Numbers of examples by `NAMES`: lost, kept above 0, stayed at 0, gained."""
         changes = self.changes
         stayed = [end["score"] for change, end in zip(changes, self.end, strict=True) if change == 0]
         lost, gained = (sum(change < 0 for change in changes), sum(change > 0 for change in changes))
         return lost, sum(score > 0 for score in stayed), sum(score == 0 for score in stayed), gained
 
     def rows(self) -> list[list[str | float]]:
-        """The examples that lost most, then those that gained most; of equals those that come first."""
+        """Return the examples that lost most, then those that gained most; ties in the order of the file."""
         changes = self.changes
         changed = [k for k, change in enumerate(changes) if change]
         changed.sort(key=lambda k: (changes[k] > 0, -abs(changes[k])))
@@ -48,17 +48,17 @@ class Compared:
 
     def _row(self, k: int) -> list[str | float]:
         reference = self.end[k]["reference"]
-        told = reference if isinstance(reference, str) else " / ".join(reference)
+        expected = reference if isinstance(reference, str) else " / ".join(reference)
         answers = [rows[k]["prediction"] if rows else "" for rows in (self.before, self.learnt, self.end)]
         scores = [self.learnt[k]["score"], self.end[k]["score"]]
-        return [self.end[k]["id"], *(cut(text, CHARACTERS) for text in (told, *answers)), *scores]
+        return [self.end[k]["id"], *(cut(text, CHARACTERS) for text in (expected, *answers)), *scores]
 
 
 NAMES = ("lost", "kept above 0", "stayed at 0", "gained")
 
 
 def section(run: Source) -> Section | Missing:
-    """Bars of what became of each task's examples, and a table of examples for each task."""
+    """Build a chart of the changes by task, and a table of examples for each task."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("answers that were forgotten: they need two tasks, one learnt after the other")
     found = [_compared(run, task) for task in run.done[:-1]]

@@ -1,4 +1,4 @@
-"""What ran: data, model, method."""
+"""Lists the data, the model and the method of a run."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from cl_lightning.sequence.folder import CONFIG
 
 
 def section(run: Source) -> Section:
-    """Names of everything that took part."""
-    with run.told(CONFIG):
+    """Build the list of facts."""
+    with run.checked_content(CONFIG):
         return Section("What ran", facts=_facts(run))
 
 
@@ -32,27 +32,27 @@ def _facts(run: Source) -> list[tuple[str, str]]:
         "seed": record["seed"],
         "steps": record["clock"].get("step"),
         "training tokens": record["clock"].get("tokens"),
-        "processes": f"{record['attempts']}, each going on where the one before it stopped",
+        "processes": f"{record['attempts']}, each resumed from the one before",
         "continues": record["continues"],
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),
         "identity": record["identity"],
     }
     if record["attempts"] < 2:
         del facts["processes"]
-    return [(name, _told(value)) for name, value in facts.items() if value not in (None, "")]
+    return [(name, _text(value)) for name, value in facts.items() if value not in (None, "")]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _named(part: Any) -> str:
-    """A class of the configuration and its options; classes within it by their names alone."""
+    """Format a class of the configuration with its options; nested classes by name only."""
     if not isinstance(part, dict):
         return _short(part)
     options = {k: v for k, v in (part.get("init_args") or {}).items() if v is not None}
-    told = ", ".join(f"{name}={_short(value)}" for name, value in options.items())
-    return f"{_short(part)}({told})"
+    arguments = ", ".join(f"{name}={_short(value)}" for name, value in options.items())
+    return f"{_short(part)}({arguments})"
 
 
 def _short(value: Any) -> str:

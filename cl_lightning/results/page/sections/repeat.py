@@ -1,4 +1,4 @@
-"""The command that repeats the run, and its configuration."""
+"""Shows the command that repeats the run, and its configuration."""
 
 from shlex import quote
 
@@ -8,7 +8,7 @@ from cl_lightning.sequence.folder import CONFIG
 
 
 def section(run: Source) -> Section:
-    """The command reads the run's own config.yaml, and writes to a folder that is to be named."""
+    """Build the command, which reads the run's config.yaml and writes to another folder."""
     experiment = quote(f"--sequence.experiment={run.record['experiment']}")
     command = f"cl-lightning run --config={quote(str(run.path / CONFIG))} --sequence.run_dir=FOLDER {experiment}"
     text = [

@@ -1,4 +1,4 @@
-"""What the replay memory held after each task: how many examples of which task, never their text."""
+"""Charts the number of examples of each task in the replay memory, never their text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HATCHES = ("", "///", "...", "\\\\\\")
 
 
 def section(run: Source) -> Section | Missing:
-    """Bars of the memory's share of each task."""
+    """Build a chart with a stacked bar after each task."""
     slots = run.slots("ReplayBuffer")
     kept = [run.kept(slots[0], done + 1) for done in range(len(run.done))] if slots else []
     if not any(kept):
@@ -27,7 +27,7 @@ def section(run: Source) -> Section | Missing:
     chart = Chart(
         "replay",
         "Examples in memory after each task",
-        f"Stacked bars over {len(run.done)} tasks. At the end: {_told(kept[-1])}.",
+        f"Stacked bars over {len(run.done)} tasks. At the end: {_listed(kept[-1])}.",
         Rows("", ["after", *run.done], rows),
         lambda figure: _draw(figure, run.done, kept),
         (3.4, 2.55 + 0.15 * -(-len(run.done) // ACROSS)),
@@ -36,14 +36,14 @@ def section(run: Source) -> Section | Missing:
 
 
 def _use(run: Source, slot: str) -> str:
-    with run.told(CONFIG):
+    with run.checked_content(CONFIG):
         options = run.config["boundary"][slot]["init_args"]
         capacity, ratio = int(options["capacity"]), float(options["train_ratio"])
     trained = f"{100 * ratio:g} % of each batch was drawn from it" if ratio else "no batch was drawn from it"
     return f"At most {capacity:,} examples are kept; {trained}."
 
 
-def _told(counts: dict[str, int]) -> str:
+def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 

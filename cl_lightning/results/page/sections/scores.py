@@ -1,4 +1,4 @@
-"""Scores: R as a heat map, and the tables that the terminal shows."""
+"""Shows R as a heat map, and the tables of scores that the terminal shows."""
 
 from cl_lightning.results.page.heat import Heat
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
@@ -7,7 +7,7 @@ from cl_lightning.results.tables import score_tables
 
 
 def section(run: Source) -> Section | Missing:
-    """R, last scores, further metrics and sequence metrics, with their intervals."""
+    """Build R, last scores, further metrics and sequence metrics, with intervals."""
     if not run.R:
         return Missing("scores: no task is finished")
     heat = Heat(
@@ -27,5 +27,5 @@ def section(run: Source) -> Section | Missing:
 
 def _says(run: Source) -> str:
     last = [(name, score) for name, score in zip(run.tasks, run.R[-1], strict=True) if score is not None]
-    told = ", ".join(f"{name} {score:.1f}" for name, score in last)
-    return f"Heat map of {len(run.R)} rows and {len(run.tasks)} columns. The last row: {told}."
+    scores = ", ".join(f"{name} {score:.1f}" for name, score in last)
+    return f"Heat map of {len(run.R)} rows and {len(run.tasks)} columns. The last row: {scores}."

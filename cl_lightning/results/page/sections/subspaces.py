@@ -1,4 +1,4 @@
-"""How much of the inputs earlier tasks' subspaces hold."""
+"""Charts the share of the inputs in the subspaces of earlier tasks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 #: Columns of the table of `InputSubspaces`.
 MEDIAN, HIGHEST, OUTSIDE = "dimensions %, median", "highest", "new inputs' energy outside before, median %"
-#: Of the table of `GateOrthogonalization`: a share for each weight of the gates.
+#: Column of the table of `GateOrthogonalization`: a share for each weight of the gates.
 OF_GATES = "dimensions held % (M_1, .., key)"
 
 
 def section(run: Source) -> Section | Missing:
-    """Dimensions of the layers' inputs, and of what the gates see."""
-    with run.told(RECORD):
+    """Build charts of the layers' inputs and of the gates' inputs."""
+    with run.checked_content(RECORD):
         charts = [_of_inputs(table) for table in run.tables_with("after", MEDIAN, HIGHEST, OUTSIDE)]
         charts += [_of_gates(table) for table in run.tables_with("after", OF_GATES)]
     if not charts:
         return Missing("subspaces: none were kept of earlier tasks' inputs (boundary.subspaces, boundary.gates)")
-    return Section("Subspaces of earlier tasks", ["What they fill is closed to later tasks."], charts=charts)
+    return Section("Subspaces of earlier tasks", ["Later tasks cannot learn in these subspaces."], charts=charts)
 
 
 def _of_inputs(table: dict[str, list[Any]]) -> Chart:

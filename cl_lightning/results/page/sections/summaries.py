@@ -1,4 +1,4 @@
-"""AP, FP, forgetting and AAA after each task."""
+"""Charts AP, FP, forgetting and AAA after each task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = ("ap", "fp", "aaa", "forget_T")
 
 
 def section(run: Source) -> Section | Missing:
-    """What `curves.csv` holds of the four, with intervals."""
+    """Build a chart of these metrics in `curves.csv`, with intervals."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("sequence metrics after each task: they need two tasks, one learnt after the other")
     values = [run.protocol.summary(run.R[: i + 1]) for i in range(len(run.done))]
@@ -29,11 +29,11 @@ def section(run: Source) -> Section | Missing:
         [after, *(cell for name in SHOWN for cell in (values[i][name], format_interval(ends[i].get(name))))]
         for i, after in enumerate(run.done)
     ]
-    told = ", ".join(f"{name} {values[-1][name]:.1f}" for name in SHOWN)
+    at_end = ", ".join(f"{name} {values[-1][name]:.1f}" for name in SHOWN)
     chart = Chart(
         "summaries",
         "AP, FP, AAA and forgetting over the tasks (bands: 95 % intervals)",
-        f"Line chart of four metrics over {len(run.done)} tasks. At the end: {told}.",
+        f"Line chart of four metrics over {len(run.done)} tasks. At the end: {at_end}.",
         Rows("", heads, rows),
         lambda figure: _draw(figure, values, ends),
         (3.4, 2.8),
@@ -43,7 +43,7 @@ def section(run: Source) -> Section | Missing:
 
 
 def _intervals(run: Source, done: int) -> dict[str, Interval]:
-    """Of each metric after so many tasks; {} without predictions."""
+    """Return the interval of each metric after `done` tasks; {} without predictions."""
     if run.resampled is None:
         return {}
     R = run.resampled[:, :done, :done]

@@ -1,4 +1,4 @@
-"""What surgery did to each layer at each boundary: heat maps of the files surgery/<task>.csv."""
+"""Maps gradient surgery by layer and task boundary, from surgery/<task>.csv."""
 
 import re
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from cl_lightning.results.page.heat import Heat
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.source import Source
 
-#: A matrix's transformer block: its name up to the first number.
+#: The transformer block in a matrix's name: all up to the first number.
 BLOCK = re.compile(r".*?\.\d+(?=\.)")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the files, and how it is shown."""
+    """A column of the files, with the title and colours of its map."""
 
     name: str
     column: str
@@ -30,12 +30,12 @@ MEASURES = (
     Measure("surgery_overlap", "overlap_with_loraga", "Overlap with the subspace of plain LoRA-GA", (0, 1)),
     Measure("surgery_energy", "energy_2r", "Energy in the 2r directions that the start takes", (0, 1)),
 )
-#: Empty where there was no memory to compare with.
+#: A column that is empty if there was no memory to compare with.
 COMPARED = "cosine_after"
 
 
 def section(run: Source) -> Section | Missing:
-    """A map for each measure: layers by tasks, a cell being the mean over a layer's matrices."""
+    """Build a map for each measure: layers by tasks. A cell is the mean over a layer's matrices."""
     columns = [*(measure.column for measure in MEASURES), COMPARED]
     files = {name: run.rows(f"surgery/{name}.csv", ["matrix"], columns) for name in run.done}
     files = {name: rows for name, rows in files.items() if rows}
@@ -48,9 +48,9 @@ def section(run: Source) -> Section | Missing:
     for measure in MEASURES:
         by_task = {task: _by_block(rows, measure.column) for task, rows in files.items()}
         values = [[by_task[task].get(block) for task in files] for block in blocks]
-        told = [value for row in values for value in row if value is not None]
-        if told:
-            charts.append(_chart(measure, names, list(files), values, told))
+        known = [value for row in values for value in row if value is not None]
+        if known:
+            charts.append(_chart(measure, names, list(files), values, known))
     text = [
         "A cell is the mean over the matrices of a layer. Where the cosine is below 0 (orange), the new task's "
         "gradient points against memory's. Before the first task there is no memory to compare with: "
@@ -65,7 +65,7 @@ def _block(matrix: str) -> str:
 
 
 def _by_block(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
-    """Block -> mean of a column; of matrices that were compared with memory, but for the energy."""
+    """Return the mean of a column by block. Only the energy includes matrices without a comparison."""
     found: dict[str, list[float]] = {}
     for row in rows:
         compared = column == "energy_2r" or row[COMPARED] is not None
@@ -75,14 +75,14 @@ def _by_block(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
 
 
 def _chart(
-    measure: Measure, layers: list[str], tasks: list[str], values: list[list[float | None]], told: list[float]
+    measure: Measure, layers: list[str], tasks: list[str], values: list[list[float | None]], known: list[float]
 ) -> Chart:
     heat = Heat(layers, tasks, values, measure.scale, "before learning", "layer", measure.colours)
-    says = f"Heat map of {len(layers)} layers and {len(tasks)} tasks: from {min(told):.2f} to {max(told):.2f}, "
+    says = f"Heat map of {len(layers)} layers and {len(tasks)} tasks: from {min(known):.2f} to {max(known):.2f}, "
     return Chart(
         measure.name,
         measure.title,
-        f"{says}mean {fmean(told):.2f}.",
+        f"{says}mean {fmean(known):.2f}.",
         Rows("", ["layer", *tasks], [[layer, *row] for layer, row in zip(layers, values, strict=True)]),
         heat.draw,
         heat.size,

@@ -1,4 +1,4 @@
-"""The callbacks' own tables, as the terminal shows them."""
+"""Shows the callbacks' tables, as the terminal does."""
 
 from cl_lightning.results.page.parts import Missing, Section
 from cl_lightning.results.page.source import Source
@@ -6,6 +6,6 @@ from cl_lightning.results.tables import callback_tables
 
 
 def section(run: Source) -> Section | Missing:
-    """All of them."""
+    """Build all non-empty tables."""
     found = callback_tables(run.record)
     return Section("Tables of the callbacks", tables=found) if found else Missing("tables of callbacks: none has any")

@@ -1,16 +1,16 @@
-"""Seconds of the work at task boundaries, where a callback's table has them."""
+"""Shows the seconds spent at task boundaries, from a callback's table."""
 
 from cl_lightning.results.page.parts import Missing, Rows, Section
 from cl_lightning.results.page.source import Source
 from cl_lightning.sequence.folder import RECORD
 
-#: Of the table of `SliceInit`.
+#: Columns of the table of `SliceInit`.
 BEFORE, SECONDS = "boundary before", "seconds"
 
 
 def section(run: Source) -> Section | Missing:
-    """A table of boundaries."""
-    with run.told(RECORD):
+    """Build a table of boundaries."""
+    with run.checked_content(RECORD):
         found = run.tables_with(BEFORE, SECONDS)
         rows = [(task, float(seconds)) for task, seconds in zip(*found[0].values(), strict=True)] if found else []
     if not rows:
