@@ -18,7 +18,7 @@ from cl_lightning.results.comparison.table import Comparison, compare
 from cl_lightning.results.comparison.write import FORMATS
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS
-from cl_lightning.results.page.comparing.asked import Asked
+from cl_lightning.results.page.comparing.selection import Selection
 from cl_lightning.sequence.run_files import is_report
 
 #: Command that scores the untrained model, and every task after every task.
@@ -90,7 +90,7 @@ def _baseline(table: Comparison, name: str | None) -> int:
 def main(argv: list[str]) -> None:
     """Print or write the table; write the page and the charts if their options are set."""
     options = parser().parse_args(argv)
-    found = asked(options)
+    found = select(options)
     files = _page(options, found) if options.html or options.figures else {}
     made = FORMATS[options.format](found.table, found.metrics, found.baseline)
     if options.out is None:
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
         _write(file, data)
 
 
-def _page(options: Namespace, found: Asked) -> dict[Path, bytes]:
+def _page(options: Namespace, found: Selection) -> dict[Path, bytes]:
     """Make the files of --html and --figures. Raises ConfigError where one would replace what no report has made."""
     page, drawn = assembled("Comparison of runs", _lead(found), (make(found) for make in SECTIONS))
     files = {}

@@ -49,8 +49,8 @@ def main(argv: list[str]) -> None:
 
     quiet()
     loaded = load(options.run, options.after, allow=options.allow, trust_remote_code=options.trust_remote_code)
-    say(f"{counted(len(rows), 'prompt')} of {options.file}, answered by {loaded.told}")
-    with cuts_told():
+    say(f"{counted(len(rows), 'prompt')} of {options.file}, answered by {loaded.description}")
+    with print_cut_warnings():
         predictions = loaded.generate(
             prompts, options.max_new_tokens, options.batch_size, max_prompt_tokens=options.max_prompt_tokens
         )

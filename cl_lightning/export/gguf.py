@@ -41,7 +41,7 @@ def export(request: Request, out: Path) -> list[str]:
     dtype = request.dtype or trained.module.backbone.dtype
     if dtype not in HELD:
         raise ConfigError(f"--dtype: the run's {dtype} is not supported by GGUF; choose one of {', '.join(HELD)}")
-    llm, tokenizer, told = merge(trained)
+    llm, tokenizer, facts = merge(trained)
     check_architecture(llm)
     vocabulary = read_vocabulary(tokenizer, llm.config.vocab_size)
     prompt = TrainedPrompt(trained, llm, tokenizer)

@@ -86,9 +86,9 @@ def _device(given: str | torch.device | None) -> torch.device:
     if given is None:
         return here or torch.device("cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(given)
     except (RuntimeError, TypeError):
-        raise ConfigError(f"device: {asked!r} is not a device that PyTorch knows; try cpu") from None
+        raise ConfigError(f"device: {given!r} is not a device that PyTorch knows; try cpu") from None
     there = {"cpu": 1, **({here.type: torch.accelerator.device_count()} if here else {})}
     if (device.index or 0) >= there.get(device.type, 0):
         raise ConfigError(f"device: {device} is not available on this machine; leave the option out")

@@ -15,7 +15,7 @@ from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.files import to_json
 from cl_lightning.common.paths import below, name_fault, part_fault
 from cl_lightning.common.wording import counted
-from cl_lightning.export.card import base_told, card
+from cl_lightning.export.card import base_description, card
 from cl_lightning.export.loaded import PromptSettings
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.sequence.folder import adapter_file, read_checked
@@ -52,9 +52,9 @@ def export(request: Request, out: Path) -> list[str]:
         file.write_bytes(data)
         checksums[name] = hashlib.sha256(data).hexdigest()
     (out / INDEX).write_bytes(to_json(_index(trained, checksums)))
-    told = [f"{counted(len(trained.tasks), 'branch', 'branches')} of {type(trained.module.adapter).__name__}"]
-    (out / "README.md").write_bytes(card(trained, "cl-lightning", "a trained model of cl-lightning", HOW, told))
-    return [*told, *base_told(trained.module.backbone)]
+    facts = [f"{counted(len(trained.tasks), 'branch', 'branches')} of {type(trained.module.adapter).__name__}"]
+    (out / "README.md").write_bytes(card(trained, "cl-lightning", "a trained model of cl-lightning", HOW, facts))
+    return [*facts, *base_description(trained.module.backbone)]
 
 
 HOW = [

@@ -7,22 +7,23 @@ from cl_lightning.results.tables import cell
 
 
 def verdict(run: Source) -> str:
-    """What the run learnt and kept, beside what learns nothing; what it cannot say where there are no intervals."""
+    """Summarise what the run learnt and kept, compared with models that learn nothing."""
     if not run.R:
         return "No task is finished yet."
     if run.resampled is None:
-        return "The run has no predictions, so its scores have no intervals, and no more is said of them."
+        return "The run has no predictions, so its scores have no intervals and are not summarised."
     return f"{_learnt(run)}.{_fixed(run)}"
 
 
 def _learnt(run: Source) -> str:
     if run.protocol.together:
-        return f"Learnt all {len(run.tasks)} tasks together: {_told(run, 'fp')} on average"
+        return f"Learnt all {len(run.tasks)} tasks together: {_with_interval(run, 'fp')} on average"
     if run.protocol.alone:
-        return f"Learnt {_counted(len(run.done))}, each from the base model: {_told(run, 'ap')} on average"
+        return f"Learnt {_counted(len(run.done))}, each from the base model: {_with_interval(run, 'ap')} on average"
     if len(run.done) == 1:
-        return f"Learnt one task: {_told(run, 'ap')}"
-    return f"Learnt {_told(run, 'ap')} on average over {len(run.done)} tasks, kept {_told(run, 'fp')}: {_forgot(run)}"
+        return f"Learnt one task: {_with_interval(run, 'ap')}"
+    ap, fp = _with_interval(run, "ap"), _with_interval(run, "fp")
+    return f"Learnt {ap} on average over {len(run.done)} tasks, kept {fp}: {_forgot(run)}"
 
 
 def _forgot(run: Source) -> str:
@@ -36,14 +37,14 @@ def _forgot(run: Source) -> str:
     value, ends, name = max(lost, key=lambda each: each[0])
     equal = sum(each[0] == value for each in lost) - 1
     also = f" and as much on {equal} more" if equal else ""
-    return f"forgot {told} points, most on {name}: {cell(value)} ({format_interval(ends)}){also}"
+    return f"forgot {forgotten} points, most on {name}: {cell(value)} ({format_interval(ends)}){also}"
 
 
 def _fixed(run: Source) -> str:
-    """What the same tasks score without any learning: what learning is measured against."""
+    """Compare with models that learn nothing."""
     names = {"zero-shot": "the untrained model", "majority answer": "the most frequent answer of each task"}
-    told = [f"{names[name]} scores {cell(value)}" for name, value in fixed_means(run).items()]
-    return f" For comparison, {', and '.join(told)}." if told else ""
+    scores = [f"{names[name]} scores {cell(value)}" for name, value in fixed_means(run).items()]
+    return f" For comparison, {', and '.join(scores)}." if scores else ""
 
 
 def _with_interval(run: Source, metric: str) -> str:

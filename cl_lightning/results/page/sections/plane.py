@@ -45,7 +45,7 @@ def _chart(run: Source) -> Chart:
         rows.append([f"{j + 1} {name}", run.R[j][j], then, run.R[-1][j], now])
     rows.append(["mean (ap, fp)", ap, format_interval(ends[0]), fp, format_interval(ends[1])])
     rows += [[f"{name}, mean", value, "", value, ""] for name, value in fixed_means(run).items()]
-    told = ", ".join(f"{name} {value:.1f}" for name, value in fixed_means(run).items())
+    fixed = ", ".join(f"{name} {value:.1f}" for name, value in fixed_means(run).items())
     return Chart(
         "plane",
         "Score when learnt, and at the end",
