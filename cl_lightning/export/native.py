@@ -41,9 +41,8 @@ def export(request: Request, out: Path) -> list[str]:
             raise ConfigError(f"--{option}: --format=native writes the branches unchanged; leave this option out")
     trained = Trained(request)
     if not trained.tasks:
-        raise ConfigError(
-            f"{request.run}: {trained.name} contains no trained task; use {trained.module.backbone.name} directly"
-        )
+        instead = "--format=peft" if trained.under else f"{trained.module.backbone.name} directly"
+        raise ConfigError(f"{request.run}: {trained.name} contains no trained task; use {instead}")
     checksums = {}
     for name in [*trained.under, *map(adapter_file, trained.tasks)]:
         data = read_checked(request.run, trained.record, name)

@@ -63,6 +63,8 @@ def test_a_lora_under_all_tasks_comes_with_it_and_not_where_it_was(trained: Trai
     (out / START).unlink()
     with pytest.raises(StateError, match=r"start/adapter\.safetensors: missing; obtain it or export it again"):
         cl_lightning.load(out)
+    told = launch("export", str(trained("start")), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
+    assert "the model before the first task contains no trained task; use --format=peft" in told.line
 
 
 def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
