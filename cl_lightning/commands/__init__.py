@@ -19,8 +19,8 @@ COMMANDS = {
         "nothing had started, and what was saved before is kept; run the same command again",
     ),
     "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
-    "report": Command("print a run's tables", READ_ONLY),
-    "compare": Command("compare several runs in one table", READ_ONLY),
+    "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
+    "compare": Command("compare several runs in tables and charts", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
     "export": Command(
         "write a run's model for PEFT, transformers, llama.cpp or Ollama",

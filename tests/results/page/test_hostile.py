@@ -136,11 +136,11 @@ def test_a_log_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
         losses.section(Source(path))
     (path / "logs/attempt_0/metrics.csv").write_text("cl/step,train/loss\n1,<script>\n2,3\nNaN\n")
     section = losses.section(Source(path))
-    assert section.text == ["2 lines of the log are no rows of numbers and are left out."]
+    assert section.text == ["2 lines of the log are incomplete and were left out."]
     heads = "cl/step,cl/task,cl/tokens,train/loss\n"
     (path / "logs/attempt_0/metrics.csv").write_text(f"{heads}1,0,1,nan\nnan,0,1,1\n2,inf,1,1\n3,0,-inf,1\n")
     section = losses.section(Source(path))
-    assert section.text == ["3 lines of the log are no rows of numbers and are left out."]
+    assert section.text == ["3 lines of the log are incomplete and were left out."]
 
 
 @pytest.mark.parametrize(
