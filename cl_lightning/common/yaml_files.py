@@ -8,10 +8,20 @@ import yaml
 from cl_lightning.common.errors import ConfigError
 
 MERGE = "tag:yaml.org,2002:merge"
+#: Largest number of values in a document with its aliases expanded. A few lines of nested aliases can mean billions.
+MOST_VALUES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which silently takes the last of duplicate keys, made to refuse them."""
+    """PyYAML's safe loader, but duplicate keys (of which it takes the last) and alias bombs are errors."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.composer.ComposerError(
+                None, None, f"its aliases expand to more than {MOST_VALUES:,} values", node.start_mark
+            )
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         # Checked here because construction expands merge keys ("<<") into the node.
@@ -24,6 +34,16 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
         return node
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values of a node with its aliases expanded; `known` has the counts so far, by id."""
+    if id(node) not in known:
+        known[id(node)] = 0  # while it is counted: an alias to itself adds nothing
+        content = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for item in content for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -35,3 +35,22 @@ def test_errors_are_one_line(text: str, expected: str) -> None:
 def test_a_control_character_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^f\.yaml: not valid YAML [^\n]*$"):
         parse_yaml("a: \x07\n", "f.yaml")
+
+
+def bomb(levels: int) -> str:
+    """Lists of ten aliases to the list before: 10^levels values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    return "\n".join(lines + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)])
+
+
+def test_aliases_that_expand_to_billions_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^f\.yaml, line 1: not valid YAML \(its aliases expand to more than 1,000,000"
+    ):
+        parse_yaml(bomb(30), "f.yaml")
+    assert len(parse_yaml(bomb(4), "f.yaml")["a3"]) == 10
+
+
+def test_an_alias_to_itself_is_counted_once() -> None:
+    content = parse_yaml("a: &a [*a, 1]", "f.yaml")["a"]
+    assert content[0] is content
