@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.faults import FAULTS, Fault
+from tests.mutants.faults import FAULTS
+from tests.mutants.faults.fault import Fault
 
 ROOT = Path(__file__).parents[2]
 
