@@ -52,3 +52,10 @@ class Initializer(ABC):
             ValueError: if the rank does not fit the matrix or the statistic is not finite; the caller
                 adds the matrix's name.
         """
+
+
+def check_rank(weight: Tensor, rank: int) -> None:
+    """Raise ValueError if `rank` is not in 1..min(m, n) of `weight` (m, n)."""
+    m, n = weight.shape
+    if not 1 <= rank <= min(m, n):
+        raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.base import Initializer, check_rank
 
 
 class Kaiming(Initializer):
@@ -25,9 +25,8 @@ class Kaiming(Initializer):
         Raises:
             ValueError: if the rank exceeds min(m, n).
         """
+        check_rank(weight, rank)
         m, n = weight.shape
-        if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         bound = 1 / math.sqrt(n)
         A = torch.empty(rank, n, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         return A.to(weight.device), torch.zeros(m, rank, dtype=torch.float32, device=weight.device)

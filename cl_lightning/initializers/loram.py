@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.base import Initializer, check_rank
 from cl_lightning.initializers.directions import Variance, check_variance, variance_scale
 
 
@@ -42,9 +42,8 @@ class LoRAM(Initializer):
         Raises:
             ValueError: if rank exceeds min(m, n), or W is zero.
         """
+        check_rank(weight, rank)
         m, n = weight.shape
-        if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
         dtype = torch.promote_types(weight.dtype, torch.float32)
         A, B = (_sines(size, rank).to(weight.device, dtype) for size in (n, m))
         beta = variance_scale(A.t(), B, weight, rank, self.variance)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cl_lightning.initializers.base import Initializer
+from cl_lightning.initializers.base import Initializer, check_rank
 
 
 class OrthonormalQR(Initializer):
@@ -25,9 +25,7 @@ class OrthonormalQR(Initializer):
         Raises:
             ValueError: if the rank exceeds min(m, n).
         """
-        m, n = weight.shape
-        if not 1 <= rank <= min(m, n):
-            raise ValueError(f"rank {rank} does not fit a {m} x {n} matrix; use 1 to {min(m, n)}")
+        check_rank(weight, rank)
         Q, R = torch.linalg.qr(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
         signs = torch.where(R.diagonal()[:rank] < 0, -1.0, 1.0).to(R.dtype)
         return signs[:, None] * R[:rank], Q[:, :rank] * signs
