@@ -34,7 +34,8 @@ KINDS = {
     "core": (*SMALL, "--boundary.init.initializer=LoRASB", "--boundary.init.operator=null"),
     "continued": (*SMALL, *PLAIN, "--model.adapter.per_task=continue"),
     "inflora": (*SMALL, *PLAIN, "--model.adapter=InfLoRA", "--boundary.subspaces=InputSubspaces"),
-    "bfloat16": (*SMALL, *DISPLACED, "--model.backbone.dtype=bfloat16"),
+    # A smaller rate: branches twice the base's size would amplify its rounding beyond 1e-2 on both sides.
+    "bfloat16": (*SMALL, *DISPLACED, "--model.backbone.dtype=bfloat16", "--model.lr=0.01"),
     "gated": (*SMALL, *PLAIN, "--model.adapter=GainLoRA", "--boundary.gates=GateOrthogonalization"),
     "independent": (*SMALL, *PLAIN, "--data.protocol=independent"),
 }
