@@ -23,7 +23,7 @@ OPTIONS = (
     "--model.backbone.dtype=float64", "--model.adapter.branches=IncLoRA", "--model.adapter.branches.rank=2",
     "--model.adapter.width=40", "--model.lr=0.01", "--model.weight_decay=0.1", "--model.warmup=0",
     "--data.benchmark=tests.random_words.RandomWords", f"--data.order=[{','.join(TASKS)}]",
-    *(f"--data.{name}={value}" for name, value in DATA.items()), "--data.epochs=20", "--boundary.subspaces=null",
+    *(f"--data.{name}={value}" for name, value in DATA.items()), "--data.epochs=8", "--boundary.subspaces=null",
     "--boundary.gates.share=1", "--sequence.wandb=off", "--sequence.threads=1", "--sequence.zero_shot=false",
 )  # fmt: skip
 MODELS = {
@@ -82,8 +82,14 @@ def test_what_was_learnt_stays_as_it_was(model: tuple[str, ...], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["--boundary.gates.row_norms=true", pytest.param("--boundary.gates.ablation=no_update", marks=pytest.mark.long)],
+    ("model", "option"),
+    [
+        ("llama", "--boundary.gates.row_norms=true"),
+        pytest.param("t5", "--boundary.gates.row_norms=true", marks=pytest.mark.long),
+        pytest.param("llama", "--boundary.gates.ablation=no_update", marks=pytest.mark.long),
+        pytest.param("t5", "--boundary.gates.ablation=no_update", marks=pytest.mark.long),
+    ],
+    indirect=["model"],
 )
 def test_wrong_variants_do_not(model: tuple[str, ...], tmp_path: Path, option: str) -> None:
     opened, changed = moved(trained(tmp_path / "run", *model, option))

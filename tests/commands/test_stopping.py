@@ -167,7 +167,9 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
     assert clock[0] == clock[1]
 
 
-@pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "SIGTERM to the first"])
+@pytest.mark.parametrize(
+    "everyone", [True, pytest.param(False, marks=pytest.mark.long)], ids=["Ctrl-C", "SIGTERM to the first"]
+)
 def test_no_rank_is_left_behind(everyone: bool, tmp_path: Path) -> None:
     rank = tmp_path / "rank"
     hold = ["--observers.hold=tests.recorder.Hold", f"--observers.hold.file={rank}"]

@@ -97,6 +97,7 @@ def test_the_whole_offline_preset_on_a_real_model_without_network(
     assert [row["score"] for row in rows] == [score.value for of in ability.base.values() for score in of.values()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/general")
 def test_scores_equal_plain_forward_passes(real: ContinualLM) -> None:
     entries = {name: read_preset("offline")["GP"][name] for name in ("BoolQ", "PIQA")}

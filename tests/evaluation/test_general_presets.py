@@ -26,9 +26,10 @@ from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.evaluation.general.measure import TASK_FILES, load, measure
 from cl_lightning.evaluation.general.presets import Entry, read_preset, shipped
 from cl_lightning.model.module import ContinualLM
+from tests.commands.test_cli import launch
+from tests.commands.test_cli import configs as experiment
 from tests.conftest import SHARED
 from tests.evaluation.test_general import folder, options
-from tests.runs import smoke
 
 __all__ = ["folder"]  # the fixture
 LIMA = SHARED / "data" / "trace" / "Lima" / "train.json"
@@ -51,10 +52,26 @@ def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> 
     return lm
 
 
-@pytest.fixture(scope="module")
-def index() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def manager() -> TaskManager:
+    """The manager of all of lm-eval's tasks and ours: indexing them takes seconds."""
+    return TaskManager(include_path=str(TASK_FILES))
+
+
+@pytest.fixture(scope="session")
+def index(manager: TaskManager) -> dict[str, Any]:
     """The tasks of lm-eval and ours by name: entries with their YAML files, no data."""
-    return TaskManager(include_path=str(TASK_FILES)).task_index
+    return manager.task_index
+
+
+@pytest.fixture
+def indexed(manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the one index wherever all of lm-eval's tasks are asked for."""
+
+    def made(include_defaults: bool = True, **options: Any) -> TaskManager:
+        return manager if include_defaults else TaskManager(include_defaults=False, **options)
+
+    monkeypatch.setattr(general, "TaskManager", made)
 
 
 def configs(index: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -92,10 +109,12 @@ def test_shipped_presets_use_existing_metrics_and_demonstrations(index: dict[str
             assert any(way.filter_list is None or chosen in way.filter_list for way in ways), entry.task
 
 
+@pytest.mark.usefixtures("indexed")
 def test_without_the_hub_a_run_ends_before_training(tmp_path: Path) -> None:
-    result = smoke(tmp_path / "run", *options(tmp_path, preset="slice_core"), check=False)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error")]
-    assert result.returncode == 2 and len(lines) == 1
+    run = f"--sequence.run_dir={tmp_path / 'run'}"
+    result = launch(*experiment("smoke"), run, *options(tmp_path, preset="slice_core"))
+    lines = [line for line in result.err.splitlines() if line.startswith("error")]
+    assert result.code == 2 and len(lines) == 1
     assert "observers.general: the data of hellaswag is not available" in lines[0]
     assert "use observers.general.preset=offline" in lines[0]
     assert not (tmp_path / "run").exists()
@@ -134,6 +153,7 @@ def test_a_bad_preset_is_refused(tmp_path: Path, content: str, expected: str) ->
     assert str(file) in str(error.value)
 
 
+@pytest.mark.usefixtures("indexed")
 def test_bad_options_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no preset or file 'slice'; did you mean slice_core"):
         GeneralAbility("slice")

@@ -95,7 +95,7 @@ def assert_same(model: ContinualLM, prompts: Sequence[Sequence[int]], ours: list
         assert a == b or is_tie(model.llm, prompt, a, b), (a, b)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 5, 32])
 def test_batch_size_and_padding(
     model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]], batch_size: int
 ) -> None:
@@ -128,6 +128,7 @@ def genuine_alone(model: ContinualLM, genuine: list[Encoded]) -> list[list[int]]
     return rows
 
 
+@pytest.mark.long
 def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]]) -> None:
     """In the given order with transformers, and sorted with ours."""
     prompts = [e.prompt_ids for e in genuine]
@@ -137,6 +138,7 @@ def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], g
     assert_same(model, prompts, continuations(model.llm, model.tokenizer, prompts, BUDGET, 32), genuine_alone)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_real_prompts_of_one_task_with_their_prefix_shared(
     model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]], batch_size: int

@@ -52,12 +52,12 @@ def ending_apart(module: ContinualLM, prompts: list[tuple[int, ...]], name: str)
 def test_batches_give_the_same_answers_as_single_prompts(
     tiny: Callable[..., ContinualLM], name: str, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "ENDED", 1 / 12)
-    module, prompts = with_stack(tiny), prompts_with(prefix, 12)
+    monkeypatch.setattr(decoding, "ENDED", 1 / 8)
+    module, prompts = with_stack(tiny), prompts_with(prefix, 8)
     assert len({len(p) for p in prompts}) < len(prompts), "some are of one length"
     wanted = ending_apart(module, prompts, name)
     assert len({len(row) for row in wanted}) > 1, "rows end apart"
-    made = continuations(module.llm, module.tokenizer, prompts, BUDGET, 12)
+    made = continuations(module.llm, module.tokenizer, prompts, BUDGET, 8)
     end = module.llm.generation_config.eos_token_id
     assert [before_end(row, {end}) for row in made] == wanted
 

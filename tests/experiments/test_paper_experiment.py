@@ -50,8 +50,15 @@ def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     assert "batches of 16 = 6 steps" in done.stdout
 
 
-@pytest.mark.parametrize("model", ["t5", "llama"])
-@pytest.mark.parametrize("branches", ["inflora", "olora"])
+@pytest.mark.parametrize(
+    ("branches", "model"),
+    [
+        ("inflora", "t5"),
+        ("olora", "llama"),
+        pytest.param("inflora", "llama", marks=pytest.mark.long),
+        pytest.param("olora", "t5", marks=pytest.mark.long),
+    ],
+)
 def test_published_gainlora_settings_run(branches: str, model: str, small_llama: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     folder = small_llama if model == "llama" else save_tiny_t5(tmp_path / "t5", layers=2, dropout=0.1)
