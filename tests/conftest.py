@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,15 @@ SHARED = ROOT.parent / "shared"
 # In the background of a script Ctrl-C is ignored, and what the tests start would keep to that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imports_frozen() -> Iterator[None]:
+    """Spare each garbage collection the scan of what the tests have imported, most of the time of a small run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Exclude the objects that exist on entry from garbage collection, which then need not scan them."""
+    """Exclude the objects that exist on entry from garbage collection, which then need not scan them.
+
+    Does nothing where the caller has frozen objects: `gc.unfreeze` would give those back too.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     release_memory()  # garbage would be frozen too
     gc.freeze()
     try:

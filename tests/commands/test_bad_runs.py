@@ -107,20 +107,18 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_state(stopped: Path, fini
     size = (finished / "adapters" / "NumGLUE-cm" / "adapter.safetensors").stat().st_size
     largest = max((stopped / name).stat().st_size for name in ("config.yaml", "sequence.json"))
     assert largest < size - 1
-    done = subprocess.run(
-        [sys.executable, "-m", "cl_lightning", *SMALL, f"--sequence.run_dir={stopped}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)),
-    )
-    assert done.returncode == 1, done.stderr
-    last = done.stderr.splitlines()[-1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))
+    try:
+        done = go_on(stopped)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 1, done.err
+    last = done.err.splitlines()[-1]
     assert re.search(
         r"^error: .*NumGLUE-cm/adapter\.safetensors: cannot be written \(File too large\); .*RUN_DIR=", last
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
     assert record(stopped)["done"] == 1
     assert intact(stopped)
     assert go_on(stopped).code == 0

@@ -56,7 +56,12 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
     [
         ("--help", ""),
         ("experiments", ""),
-        ("run smoke", "stopped: none of 2 tasks was finished; run the same command again to begin\n"),
+        pytest.param(
+            "run smoke",
+            "stopped: none of 2 tasks was finished; run the same command again to begin\n",
+            marks=pytest.mark.long,
+            id="run",
+        ),
     ],
 )
 def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, told: str) -> None:

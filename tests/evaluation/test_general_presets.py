@@ -26,8 +26,8 @@ from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.evaluation.general.measure import TASK_FILES, load, measure
 from cl_lightning.evaluation.general.presets import Entry, read_preset, shipped
 from cl_lightning.model.module import ContinualLM
-from tests.commands.test_cli import launch
 from tests.commands.test_cli import configs as experiment
+from tests.commands.test_cli import launch
 from tests.conftest import SHARED
 from tests.evaluation.test_general import folder, options
 

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cl_lightning.common.memory import release_memory
+import pytest
+
+from cl_lightning.common.memory import gc_frozen, release_memory
 from cl_lightning.sequence import run as sequence
 from tests.commands.test_cli import configs, launch, record
 
 #: Once after loading.
 LOADED = 1
+
+
+@pytest.fixture(autouse=True)
+def _nothing_frozen() -> Iterator[None]:
+    """Undo what is done for all other tests."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 @contextmanager
@@ -43,6 +53,17 @@ def test_memory_is_released_once_per_task(tmp_path: Path) -> None:
     assert {name: len(frozen) for name, frozen in calls.items()} == {"collect": LOADED + tasks, "trim": LOADED + tasks}
     assert all(frozen > 100_000 for frozen in calls["collect"][LOADED:]), "loaded objects are not scanned"
     assert gc.get_freeze_count() == before
+
+
+def test_what_the_caller_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    with gc_frozen():
+        assert gc.get_freeze_count() > 100_000
+    assert gc.get_freeze_count() > 100_000
+    gc.unfreeze()
+    with gc_frozen():
+        assert gc.get_freeze_count() > 100_000
+    assert gc.get_freeze_count() < 100_000, "the control"
 
 
 def test_releasing_after_each_score_is_noticed(tmp_path: Path) -> None:
