@@ -11,6 +11,7 @@ EXPORTS = {
     "InputSubspaces": "input_subspaces",
     "LwF": "lwf",
     "MIGU": "migu",
+    "ProtectedSubspaces": "protected_subspaces",
     "ReplayBuffer": "replay_buffer",
     "ScoreMatrix": "score_matrix",
     "SliceInit": "slice_init",

@@ -10,6 +10,7 @@ EXPORTS = {
     "InfLoRA": "inflora",
     "OLoRA": "olora",
     "SAPTLoRA": "sapt",
+    "SLAO": "slao",
     "SeqLoRA": "seqlora",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -45,6 +45,8 @@ class AdapterStrategy(nn.Module, ABC):
     trainable_factors: ClassVar[frozenset[str]] = BOTH
     #: `forward_kwargs` returns values for each sample (gates).
     per_sample: ClassVar[bool] = False
+    #: Last parts of `task_state` names that later tasks need and the model does not.
+    stored_extras: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def continues(self) -> bool:

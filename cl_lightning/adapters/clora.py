@@ -4,7 +4,8 @@
 
 Trained: A and B of the current task. Frozen: everything else; earlier branches stay on. Every step the
 penalty forms one (m, n) matrix per layer temporarily. Source: Smith et al. 2023 (arXiv 2304.06027); the factor
-s = alpha / r is ours, since s B A is what is added to W.
+s = alpha / r is ours, since s B A is what is added to W. ELLA (arXiv 2601.02232) is this method under another name: it
+leaves out the absolute value, which the square makes irrelevant.
 """
 
 from typing import Any

@@ -165,6 +165,8 @@ class Trained:
         layers: dict[str, dict[str, Tensor]] = {}
         for key, tensor in read_tensors(self.request.run, self.record, file).items():
             layer, _, part = key.rpartition(".")
+            if part in self.module.adapter.stored_extras:
+                continue
             if part not in BRANCH:
                 raise self._damaged(file, f"{key} is no part of a branch")
             layers.setdefault(layer, {})[part] = tensor

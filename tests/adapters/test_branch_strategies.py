@@ -126,6 +126,24 @@ def test_penalties_equal_the_equation_and_reach_the_new_branch_only(
     assert touched == {"lora_A", "lora_B"}
 
 
+def test_ellas_penalty_is_c_loras(tiny: Callable[..., ContinualLM]) -> None:
+    """ELLA leaves out the absolute value of the earlier branches' sum, which the square makes irrelevant."""
+    module = tiny(adapter=CLoRA(rank=3, alpha=6, lambda_overlap=0.7))
+    for task in range(2):
+        begin(module, task)
+        train(module, task)
+        module.adapter.end_task(task)
+    begin(module, 2)
+    train(module, 7, steps=1)
+    layers = module.adapter.layers.values()
+    sums = [layer.stack_B @ layer.stack_A for layer in layers]
+    ella = 0.7 * sum((layer.update() * P).square().sum() for layer, P in zip(layers, sums, strict=True))
+    assert any(bool((P < 0).any()) for P in sums)
+    assert module.adapter.penalties()["overlap"].item() == pytest.approx(ella.item(), rel=1e-12)
+    unsquared = 0.7 * sum((layer.update() * P).sum() for layer, P in zip(layers, sums, strict=True))
+    assert unsquared.item() != pytest.approx(ella.item(), rel=1e-3), "the control"
+
+
 def test_the_published_penalty_and_its_gradient(tiny: Callable[..., ContinualLM]) -> None:
     arrays, facts = reference.tensors("olora_penalty"), reference.facts("olora_penalty")["olora|t2"]
     adapter = OLoRA(rank=facts["r"], lambda_orthogonal=facts["lambda1"], lambda_norm=1.0)

@@ -22,6 +22,8 @@ CONTRACT = Contract("strategy", AdapterStrategy)
 
 #: What the docstring of a strategy says whose new branch changes the logits before it is trained.
 MOVES = "logits change when a task begins"
+#: And of one that scores another model than the one it trained.
+MERGES = "logits change when a task ends"
 #: Rounding of float64 logits.
 ROUNDING = 1e-10
 
@@ -189,14 +191,17 @@ def optimises_what_it_trains(strategy: type[AdapterStrategy]) -> None:
 @CONTRACT.clause
 def ends_without_a_change(strategy: type[AdapterStrategy]) -> None:
     """`end_task` changes the logits by rounding at most."""
-    module = loaded(strategy)
+    module, told = loaded(strategy), contract.told(strategy)
     for task in range(2):
         begin(module, task)
         train(module, task)
         before = logits(module)
         module.adapter.end_task(task)
         moved = distance(logits(module), before)
-        require(moved <= ROUNDING, f"task {task} moves them by {moved:.2g}")
+        require(
+            moved <= ROUNDING or (task > 0 and MERGES in told),
+            f"task {task} moves them by {moved:.2g}; say in the docstring that {MERGES!r} if they should",
+        )
 
 
 @CONTRACT.clause

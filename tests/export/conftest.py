@@ -33,6 +33,7 @@ KINDS = {
     "baked": (*SMALL, *DISPLACED, "--model.adapter.offset=baked"),
     "core": (*SMALL, "--boundary.init.initializer=LoRASB", "--boundary.init.operator=null"),
     "continued": (*SMALL, *PLAIN, "--model.adapter.per_task=continue"),
+    "slao": (*SMALL, *PLAIN, "--model.adapter=SLAO"),
     "inflora": (*SMALL, *PLAIN, "--model.adapter=InfLoRA", "--boundary.subspaces=InputSubspaces"),
     # A smaller rate: branches twice the base's size would amplify its rounding beyond 1e-2 on both sides.
     "bfloat16": (*SMALL, *DISPLACED, "--model.backbone.dtype=bfloat16", "--model.lr=0.01"),

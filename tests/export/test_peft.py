@@ -17,7 +17,7 @@ from cl_lightning.sequence.load import load_run
 from tests.conftest import relative
 from tests.export.conftest import Runs
 
-FLOAT32 = ("folded", "stacked", "displaced", "baked", "core", "continued", "inflora", "t5")
+FLOAT32 = ("folded", "stacked", "displaced", "baked", "core", "continued", "slao", "inflora", "t5")
 
 
 def logits(llm: torch.nn.Module) -> Tensor:
