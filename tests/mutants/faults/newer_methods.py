@@ -1,0 +1,41 @@
+"""Faults in SLAO and in the constraint on branches outside the weights' leading subspaces."""
+
+from tests.mutants.faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "SLAO starts from the merged B",
+        "cl_lightning/adapters/slao.py",
+        "B = self._trained_B[name]",
+        "B = layer.lora_B.detach()",
+        "tests/adapters/test_slao.py",
+    ),
+    Fault(
+        "SLAO merges with equal weights",
+        "cl_lightning/adapters/slao.py",
+        "lambda i: i**-0.5",
+        "lambda i: i**-1.0",
+        "tests/adapters/test_slao.py",
+    ),
+    Fault(
+        "SLAO scores the trained B",
+        "cl_lightning/adapters/slao.py",
+        "self._put({name: [layer.lora_A.data, merged[name]] for name, layer in self.layers.items()})",
+        "pass",
+        "tests/adapters/test_slao.py",
+    ),
+    Fault(
+        "a protected branch's start keeps its leading directions",
+        "callbacks/protected_subspaces.py",
+        "self._project(layers[name], self._bases[name], BRANCH)",
+        "pass",
+        "tests/callbacks/test_protected_subspaces.py",
+    ),
+    Fault(
+        "the protected subspaces leave earlier branches out",
+        "callbacks/protected_subspaces.py",
+        "return W if layer.stack_A is None else W + layer.stack_B.to(W) @ layer.stack_A.to(W)",
+        "return W",
+        "tests/callbacks/test_protected_subspaces.py",
+    ),
+)
