@@ -43,6 +43,14 @@ FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     "Ministral": partial(tf.MinistralConfig, **SHORT),
     "Gemma 2": partial(tf.Gemma2Config, **SHORT, final_logit_softcapping=5.0, attn_logit_softcapping=5.0),
     "Gemma 3": partial(tf.Gemma3TextConfig, **SHORT),
+    "Gemma 3 with vision": partial(
+        tf.Gemma3Config, text_config=tf.Gemma3TextConfig(**SHORT), mm_tokens_per_image=4, image_token_index=5,
+        boi_token_index=6, eoi_token_index=7, eos_token_id=2,
+        vision_config=tf.SiglipVisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+            patch_size=8,
+        ),
+    ),
     "Phi-3": partial(tf.Phi3Config, **{k: v for k, v in SIZES.items() if k != "head_dim"}),
     "SmolLM3": partial(tf.SmolLM3Config, **SIZES),
     "OLMo 2": partial(tf.Olmo2Config, **SIZES),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear_layers import as_linear
 from cl_lightning.common.errors import ConfigError
-from tests.families import FAMILIES, IDS, SIZES, make
+from tests.families import FAMILIES, IDS, make
 
 USUAL = (["q_proj", "v_proj"], ["k_proj", "o_proj", "q_proj", "v_proj"], ["down_proj", "gate_proj", "up_proj"])
 FUSED = (["query_key_value"], ["dense", "query_key_value"], ["dense_4h_to_h", "dense_h_to_4h"])
@@ -90,14 +90,7 @@ def test_layers_that_the_model_does_not_call_are_left_out_and_told() -> None:
 
 
 def test_of_a_model_of_images_the_text_model_alone_is_adapted() -> None:
-    config = tf.Gemma3Config(
-        text_config=tf.Gemma3TextConfig(**SIZES), mm_tokens_per_image=4, image_token_index=5, boi_token_index=6,
-        eoi_token_index=7,
-        vision_config=tf.SiglipVisionConfig(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-            patch_size=8,
-        ),
-    )  # fmt: skip
+    config = FAMILIES["Gemma 3 with vision"]()
     llm = make(config)
     vision = [n for n, m in llm.named_modules() if isinstance(m, nn.Linear) and "vision" in n]
     assert vision, "negative control: there is something to leave out"
