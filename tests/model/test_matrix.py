@@ -1,15 +1,20 @@
 """Each method trains two tasks, scores, resumes and loads again on a tiny model of each architecture."""
 
+import copy
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from cl_lightning import load
+from cl_lightning.commands import composition
+from cl_lightning.commands.parser import ContinualCLI
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.sequence.run import SequenceRun
-from tests.commands.test_cli import configs, launch
+from tests.commands.test_cli import configs, parse
 from tests.families import FAMILIES, save
 from tests.runs import adapters, record
 
@@ -67,6 +72,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"": tmp_path_factory.mktemp("models")}
 
 
+@pytest.fixture(scope="module")
+def parsed(data: Path) -> Callable[[str], ContinualCLI]:
+    """A method's options, parsed once: parsing takes longer than a run."""
+    return cache(lambda method: parse(*configs("smoke"), f"--config={data}", *OPTIONS, *METHODS[method]))
+
+
+def go_on(parsed: ContinualCLI, model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start or resume a run of these options, on this model, into this folder."""
+    cli = copy.copy(parsed)
+    cli.config, cli.config_init = copy.deepcopy((parsed.config, parsed.config_init))
+    cli.model, cli.datamodule = cli.config_init["model"], cli.config_init["data"]
+    cli.model.backbone.name = cli.config.model.backbone.name = str(model)
+    cli.config_init.sequence.run_dir = str(run)
+    monkeypatch.setattr(composition, "make_cli", lambda: cli)
+    composition.run()
+
+
 def predictions(run: Path, name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (run / "predictions" / f"{name}.jsonl").read_text().splitlines()]
 
@@ -79,28 +101,27 @@ def moved(branch: dict[str, torch.Tensor], layer: str) -> bool:
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
 def test_two_tasks_are_trained_scored_resumed_and_loaded(
-    family: str, method: str, data: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    method: str,
+    parsed: Callable[[str], ContinualCLI],
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if family not in folders:
         folders[family] = save(FAMILIES[family](), folders[""] / family)
-    options = (
-        *configs("smoke"), f"--config={data}", *OPTIONS, *METHODS[method], f"--model.backbone.name={folders[family]}",
-    )  # fmt: skip
-    begin = SequenceRun.begin
+    begin, run = SequenceRun.begin, tmp_path / "run"
 
     def stopped(run: SequenceRun, task: int, trainer: object) -> None:
         if task == 1:
             raise TrainingError("stopped")
         begin(run, task, trainer)
 
-    run = tmp_path / "run"
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="stopped"):
         patch.setattr(SequenceRun, "begin", stopped)
-        told = launch(*options, f"--sequence.run_dir={run}")
-        assert told.err.endswith("error: stopped\n"), told.err
+        go_on(parsed(method), folders[family], run, monkeypatch)
     assert record(run)["done"] == 1
-    told = launch(*options, f"--sequence.run_dir={run}")
-    assert told.code == 0 and "task 1" in told.out, told.err
+    go_on(parsed(method), folders[family], run, monkeypatch)
     assert [sum(score is not None for score in row) for row in record(run)["R"]] == [1, 2]
     layers = record(run)["adapter"]["layers"]
     for branch in adapters(run).values():
