@@ -173,7 +173,7 @@ def exported() -> dict[str, type]:
 def test_every_class_exists(path: Path) -> None:
     bases = {"AdapterStrategy", "Initializer", "SurgeryOperator", "RangeOperator", "Benchmark", "TaskCallback"}
     spans = {span for span in code(path) if re.fullmatch(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*", span)}
-    assert spans <= exported().keys() | bases | {"FrozenA"}
+    assert spans <= exported().keys() | bases | {"FrozenA", "Wqkv"}  # and a layer of MPT
 
 
 @each_present

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
-from cl_lightning.adapters.targets import chosen_layers, left_out
+from cl_lightning.adapters.linear_layers import as_linear
+from cl_lightning.adapters.selection import selected
+from cl_lightning.adapters.targets import Targets, check_targets
 from cl_lightning.common.errors import ConfigError
 
 
@@ -37,8 +39,9 @@ class AdapterStrategy(nn.Module, ABC):
         offset: how a start with B0 A0 != 0 leaves the logits unchanged. "displacement": train the differences from
             the start (exact in every precision); "baked": W - s B0 A0 until the task ends (float32 bases only, up to
             rounding).
-        targets: "all-linear" (every linear layer of the blocks, not the output head) or the last parts of layer
-            names, e.g. ["q_proj", "v_proj"], each of which must match a layer.
+        targets: "all-linear" (every linear layer of the blocks, not the output head); "attention", "query_value",
+            "mlp" or "experts" (see `adapters.roles`); the last parts of layer names, e.g. ["q_proj", "v_proj"], each
+            of which must match a layer; or a regular expression of whole names.
     """
 
     #: Factors that are trained; an initialiser may set only these.
@@ -59,7 +62,7 @@ class AdapterStrategy(nn.Module, ABC):
         alpha: float = 16.0,
         rslora: bool = False,
         dropout: float = 0.0,
-        targets: Literal["all-linear"] | list[str] = "all-linear",
+        targets: Targets = "all-linear",
         offset: Literal["displacement", "baked"] = "displacement",
     ) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class AdapterStrategy(nn.Module, ABC):
             raise ConfigError(f"model.adapter.dropout: {dropout} must be at least 0 and below 1")
         if not alpha > 0:
             raise ConfigError(f"model.adapter.alpha: {alpha} must be positive")
+        check_targets(targets)
         self.rank, self.alpha, self.rslora, self.dropout, self.targets = rank, alpha, rslora, dropout, targets
         self.offset = offset
         #: Folder of a PEFT LoRA below all tasks, for strategies that support one.
@@ -91,20 +95,13 @@ class AdapterStrategy(nn.Module, ABC):
         """Wrap every target layer of the frozen LLM in an AdaptedLinear. The LLM cannot be saved afterwards.
 
         Raises:
-            ConfigError: one of `targets` matches no linear layer, or the rank exceeds a matrix.
+            ConfigError: see `adapters.selection`.
         """
-        chosen = chosen_layers(llm, output_head, self.targets)
-        remark = left_out(llm, output_head, self.targets)
-        self.remarks = [remark] if remark else []
-        for name, base in chosen.items():
-            small = min(base.out_features, base.in_features)
-            if self.rank > small:
-                raise ConfigError(
-                    f"model.adapter.rank: {self.rank} is larger than {name} "
-                    f"({base.out_features} x {base.in_features}); use at most {small} or narrow model.adapter.targets"
-                )
+        chosen = selected(llm, output_head, self.targets, self.rank)
+        self.remarks = chosen.remarks
+        for name, base in chosen.layers.items():
             parent, _, leaf = name.rpartition(".")
-            layer = AdaptedLinear(base, self.dropout)
+            layer = AdaptedLinear(as_linear(base), self.dropout)
             setattr(llm.get_submodule(parent) if parent else llm, leaf, layer)
             self._layers[name] = layer
         for part in llm.modules():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.targets import Targets
 from cl_lightning.common.errors import ConfigError
 
 
@@ -33,7 +34,7 @@ class SeqLoRA(IncLoRA):
         alpha: float = 16.0,
         rslora: bool = False,
         dropout: float = 0.0,
-        targets: Literal["all-linear"] | list[str] = "all-linear",
+        targets: Targets = "all-linear",
         offset: Literal["displacement", "baked"] = "displacement",
         per_task: Literal["fresh_folded", "continue"] = "fresh_folded",
         fold_into: Literal["auto", "stack", "weight"] = "auto",

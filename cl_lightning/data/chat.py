@@ -86,10 +86,17 @@ def fix(tokenizer: PreTrainedTokenizerBase, day: str, variables: Mapping[str, An
 
 def _own(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the template without what `fix` has put before it."""
-    try:
-        return tokenizer.get_chat_template().rpartition(_END)[2]
-    except ValueError as error:  # several templates, none of them the default
-        raise ConfigError(f"model.backbone.name: {_one_line(error)}") from None
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise ConfigError(
+            f"model.backbone.name: {_model(tokenizer)} has several chat templates ({', '.join(templates)}), none of "
+            "them called default; give one of them that name"
+        )
+    return tokenizer.get_chat_template().rpartition(_END)[2]
+
+
+def _model(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the model"
 
 
 def _before(day: date, variables: Mapping[str, Any]) -> str:
@@ -123,7 +130,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **op
     except Exception as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ConfigError(
-            f"model.backbone.name: the model's chat template cannot write a conversation of {roles} "
+            f"model.backbone.name: {_model(tokenizer)}'s chat template cannot write a conversation of {roles} "
             f"({_one_line(error)}); {_REMEDY}"
         ) from error
 

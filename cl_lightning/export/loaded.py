@@ -225,7 +225,7 @@ class LoadedModel:
                     f"{example.id}: is empty, and the model has no chat template to add to it; leave it out"
                 )
             context = self.module.context
-            if context is not None and len(ids) + room > context:
+            if context is not None and self.module.positions(len(ids), room) > context:
                 raise ConfigError(
                     f"{example.id}: {len(ids)} tokens and {room} for the answer exceed the model's context of "
                     f"{context}; lower max_new_tokens or max_prompt_tokens"

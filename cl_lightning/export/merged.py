@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cl_lightning.adapters.linear_layers import set_weight, weight_of
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.export.branches import all_recompressed
 from cl_lightning.export.card import base_description, card
@@ -94,9 +95,9 @@ def merge_into(
             raise ConfigError(f"{name}: other layers share this weight and would change with it; use --format=peft")
         wide = torch.promote_types(layer.weight.dtype, torch.float32)
         added = update.dense().to(wide)
-        whole = layer.weight.to(wide) + added
-        layer.weight.data = whole.to(dtype)
-        lost = _norm(layer.weight.to(wide) - whole)
+        whole = weight_of(layer).to(wide) + added
+        set_weight(layer, whole.to(dtype))
+        lost = _norm(weight_of(layer).to(wide) - whole)
         losses[name] = (lost / _norm(whole), lost / _norm(added))
     return losses
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import to_json
@@ -84,7 +85,7 @@ def adapter_config(llm: PreTrainedModel, backbone: Backbone, updates: Mapping[st
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(isinstance(llm.get_submodule(name), Conv1D) for name in updates),
         "modules_to_save": None,
     }
 

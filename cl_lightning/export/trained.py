@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear import BRANCH
+from cl_lightning.adapters.linear_layers import LINEAR, shape_of
 from cl_lightning.common.errors import ConfigError, StateError, nearest
 from cl_lightning.data.chat import DAY, fix
 from cl_lightning.data.end_tokens import end_tokens
@@ -146,7 +147,7 @@ class Trained:
             )
         tasks = self.tasks[-1:] if adapter.continues else self.tasks
         kept = [(file, 1.0) for file in self.under] + [(adapter_file(task), adapter.scaling) for task in tasks]
-        shapes = {n: (m.out_features, m.in_features) for n, m in llm.named_modules() if isinstance(m, nn.Linear)}
+        shapes = {n: shape_of(m) for n, m in llm.named_modules() if isinstance(m, LINEAR)}
         found: dict[str, list[LowRank]] = {}
         for file, scaling in kept:
             for name, branch in self._branches(file).items():

@@ -1,7 +1,7 @@
 """Uncentred covariances of the inputs of frozen linear layers: C = (1/N) sum over N tokens of x x^T.
 
 They are streamed, exclude padding and keep no data. Layers that share their input (q, k, v; gate, up) share one sum.
-Shapes: x (B, L, n), C (n, n).
+Shapes: x (B, L, n), flattened (B L, n), or with further dimensions of size 1; C (n, n).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cl_lightning.common.errors import ConfigError
 
 
 class InputMoments:
@@ -49,10 +51,21 @@ class InputMoments:
             self.owners[name] = owner
             return
         self._last, self.owners[name] = (x, name), name
-        tokens = x.detach()[wanted.bool()]
+        tokens = x.detach().reshape(-1, x.shape[-1])[_counted(name, x, wanted)]
         if name not in self.totals:
             dtype = torch.promote_types(torch.float32, x.dtype)
             self.totals[name] = torch.zeros(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
         wide = tokens.to(self.totals[name].dtype)
         self.totals[name] += wide.t() @ wide
         self.tokens[name] = self.tokens.get(name, 0) + len(tokens)
+
+
+def _counted(name: str, x: Tensor, wanted: Tensor) -> Tensor:
+    """Return which rows of x, flattened to (B L, n), count. Raises ConfigError unless they are each sample's tokens."""
+    rows = [size for size in x.shape[:-1] if size != 1]
+    if rows not in ([size for size in wanted.shape if size != 1], [wanted.numel()]):
+        raise ConfigError(
+            f"model.adapter.targets: the input of {name}, of shape {tuple(x.shape)}, is not each sample's tokens in "
+            "order (routed experts), so that padding cannot be left out; leave the layer out"
+        )
+    return wanted.flatten().bool()

@@ -6,8 +6,7 @@ embedded model and GGUF files are converted once into a cache of bf16 safetensor
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +21,15 @@ from transformers import (
 
 from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.model.checkpoint import load_whole, refuse_adapter, stored_file
+from cl_lightning.model.faults import explained
 from cl_lightning.model.generation_settings import effective_settings, neutral_settings
 from cl_lightning.model.gguf import converted, embedded
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.model.precision import held_dtype, keep_float64, widened
 from cl_lightning.model.random_llama import random_model, random_tokenizer
+from cl_lightning.model.try_out import try_out
 
 
 @dataclass
@@ -71,10 +73,22 @@ class Backbone:
         """
         if self.name == RANDOM:
             return random_tokenizer()
-        with self._explain_untrusted_code():
-            tokenizer = AutoTokenizer.from_pretrained(self._source(), **self._hub())
+        source = self._source()
+        with self._explained("tokenizer", source):
+            tokenizer = AutoTokenizer.from_pretrained(source, **self._hub())
+            end = trained_end(tokenizer)
+        if not tokenizer.is_fast:
+            raise ConfigError(
+                f"model.backbone.name: the tokenizer of {self.name}, a {type(tokenizer).__name__}, is in Python alone "
+                "and cannot say where a token stands in its text; choose a model with a tokenizer.json"
+            )
+        if end is None:
+            raise ConfigError(
+                f"model.backbone.name: the tokenizer of {self.name} has no end token, so that no answer would end; "
+                "name one as eos_token in its tokenizer_config.json"
+            )
         if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
         return tokenizer
 
     def load(self, vocabulary: int) -> PreTrainedModel:
@@ -86,9 +100,10 @@ class Backbone:
         """
         dtype = getattr(torch, self.dtype)
         random = self.name == RANDOM
+        source = "" if random else self._source()
         # Position angles are computed when the model is built, so build a float64 model widened.
         with widened() if dtype == torch.float64 else nullcontext():
-            llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype)
+            llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype, source)
         if dtype == torch.float64:
             keep_float64(llm)
         llm.requires_grad_(False)
@@ -96,10 +111,13 @@ class Backbone:
         self.own_generation = effective_settings(llm.generation_config)
         if self.generation == "neutral":
             llm.generation_config = neutral_settings(llm.generation_config)
+        llm.generation_config.cache_implementation = None  # scoring chooses its own
         if self.load_in_4bit:
             _keep_4bit_unpacked(llm)
         if not self.load_in_4bit:
             llm.to(held_dtype(dtype))
+        with self._explained("model", source):
+            try_out(self.name, llm)
         if self.gradient_checkpointing:
             llm.activation_checkpointing_enable({"use_reentrant": False})
         return llm
@@ -108,7 +126,7 @@ class Backbone:
         """The content hash by which a run knows this base; `llm`: from `load`, not yet adapted. See `fingerprint`."""
         return fingerprint(llm, None if self.load_in_4bit else getattr(torch, self.dtype))
 
-    def _load_pretrained(self, dtype: torch.dtype) -> PreTrainedModel:
+    def _load_pretrained(self, dtype: torch.dtype, source: str) -> PreTrainedModel:
         options: dict[str, Any] = {"dtype": dtype, **self._hub()}
         if self.attn_implementation is not None:
             options["attn_implementation"] = self.attn_implementation
@@ -122,21 +140,13 @@ class Backbone:
             if torch.accelerator.is_available():
                 # Weights are quantised while loading, so on this process's device (not tested on several GPUs).
                 options["device_map"] = {"": torch.device(torch.accelerator.current_accelerator(), local_rank())}
-        with self._explain_untrusted_code():
-            return load_whole(self.name, self._source(), **options)
+        with self._explained("model", source):
+            return load_whole(self.name, source, **options)
 
-    @contextmanager
-    def _explain_untrusted_code(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            if self.trust_remote_code or "trust_remote_code" not in str(error):
-                raise
-            raise ConfigError(
-                f"model.backbone.name: {self.name} comes with code of its own; if you trust it: "
-                "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
-                "(in Python: trust_remote_code=True)"
-            ) from None
+    def _explained(self, part: str, source: str) -> AbstractContextManager[None]:
+        file = stored_file(source, "config.json", self.revision)
+        folder = Path(source) if Path(source).is_dir() else file and file.parent
+        return explained(self.name, part, folder, self.trust_remote_code)
 
     def _hub(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
@@ -144,10 +154,12 @@ class Backbone:
     def _source(self) -> str:
         """Return the argument of from_pretrained, converting a GGUF file on first use."""
         if self.name in EMBEDDED:
-            return str(embedded(self.name))
+            with explained(self.name, "model", None, self.trust_remote_code):
+                return str(embedded(self.name))
         path = Path(self.name).expanduser()
         if path.suffix == ".gguf":
-            return str(converted(path))
+            with explained(self.name, "model", None, self.trust_remote_code):
+                return str(converted(path))
         source = str(path) if path.is_dir() else self.name
         refuse_adapter(self.name, source, self.revision)
         if path.is_dir() or stored_file(source, "config.json", self.revision):

@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -78,6 +79,9 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
     described = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     config = AutoConfig.from_pretrained(source, **described)
     _check_kind(name, config)
+    _check_precision(name, config, "quantization_config" in options)
+    if stored_file(source, "generation_config.json", options.get("revision")):
+        GenerationConfig.from_pretrained(source)  # the model's own loading ignores a damaged one
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         llm, found = kind.from_pretrained(source, **options, output_loading_info=True, ignore_mismatched_sizes=True)
@@ -120,10 +124,28 @@ def _check_kind(name: str, config: PreTrainedConfig) -> None:
         _refuse(f"{name} is a {(declared or [config.model_type])[0]}, which transformers has no language model for")
 
 
+def _check_precision(name: str, config: PreTrainedConfig, asked: bool) -> None:
+    """Raise ConfigError if the weights are stored quantised, but for bitsandbytes' 4 bits where those are `asked`."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return
+    settings = stored if isinstance(stored, dict) else stored.to_dict()
+    method = settings.get("quant_method") or "an unknown method"
+    if settings.get("load_in_4bit") and "bitsandbytes" in str(method):
+        if not asked:
+            _refuse(f"the weights of {name} are stored in 4 bits; set model.backbone.load_in_4bit=true", end="")
+        return
+    _refuse(
+        f"the weights of {name} are stored quantised by {method}, which cannot be adapted; name the unquantised model, "
+        "if memory is short with model.backbone.load_in_4bit=true",
+        end="",
+    )
+
+
 def _by_formula(llm: PreTrainedModel, key: str) -> bool:
     """Return whether a parameter is computed by a formula (sinusoidal positions) rather than trained."""
     return "Sinusoidal" in type(llm.get_submodule(key.rpartition(".")[0])).__name__
 
 
-def _refuse(why: str) -> NoReturn:
-    raise ConfigError(f"model.backbone.name: {why}; name a complete checkpoint of a language model")
+def _refuse(why: str, end: str = "; name a complete checkpoint of a language model") -> NoReturn:
+    raise ConfigError(f"model.backbone.name: {why}{end}")

@@ -23,6 +23,7 @@ from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.data.collate import IGNORE
+from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
@@ -98,6 +99,8 @@ class ContinualLM(LightningModule):
     def load(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load the base, hash it and attach the adapter. Called once per process, before the first task."""
         self.llm = self.backbone.load(len(tokenizer))
+        if tokenizer.pad_token_id >= self.vocabulary:  # added beside a model whose embedding never grew
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(trained_end(tokenizer))
         self.base_hash = self.backbone.fingerprint(self.llm)
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
@@ -111,9 +114,18 @@ class ContinualLM(LightningModule):
         return bool(self.llm.config.is_encoder_decoder)
 
     @property
+    def vocabulary(self) -> int:
+        """Number of tokens that the model has an embedding for; a tokenizer may have more or fewer."""
+        return self.llm.get_input_embeddings().num_embeddings
+
+    @property
     def context(self) -> int | None:
-        """Number of positions of the model; None without a limit (T5's are relative)."""
-        return None if self.encoder_decoder else getattr(self.llm.config, "max_position_embeddings", None)
+        """Number of positions of the model, of encoder and decoder each; None without a limit (T5's are relative)."""
+        return getattr(self.llm.config.get_text_config(), "max_position_embeddings", None)
+
+    def positions(self, prompt: int, answer: int) -> int:
+        """Return how many positions a prompt and an answer of these numbers of tokens need."""
+        return max(prompt, answer) if self.encoder_decoder else prompt + answer
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:

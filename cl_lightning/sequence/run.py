@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
 from cl_lightning.common.memory import release_memory
 from cl_lightning.common.seeding import derive_seed, generator
-from cl_lightning.data.audit.suitability import check_context_length, check_metrics
+from cl_lightning.data.audit.suitability import check_context_length, check_metrics, check_tokens
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.score_task import score_task
 from cl_lightning.model.module import ContinualLM
@@ -62,6 +63,11 @@ class SequenceSettings:
     report: bool = True
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("run_dir", "continue_from"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, str(Path(given).expanduser()))
+
 
 class SequenceRun:
     """One run of a sequence: the loop over tasks, resuming and committing.
@@ -99,7 +105,8 @@ class SequenceRun:
         check_names(self.data.order, self.data.columns)
         for task in self.data.evaluated:
             check_metrics(task.spec, [e.example for e in task.test])
-            check_context_length(task, self.module.context)
+            check_tokens(task, self.module.vocabulary)
+            check_context_length(task, self.module.context, self.module.positions)
         for callback in self.callbacks:
             callback.check_run(self.context)
 

@@ -7,8 +7,6 @@ import torch
 import transformers as tf
 from torch import nn
 
-from cl_lightning.adapters.gainlora import GainLoRA
-from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.adapters.targets import left_out
 from cl_lightning.common.errors import ConfigError
@@ -29,8 +27,14 @@ def experts() -> tf.PreTrainedModel:
     )
 
 
-def gpt2() -> tf.PreTrainedModel:
-    return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=100, n_embd=16, n_layer=2, n_head=2))
+def mamba() -> tf.PreTrainedModel:
+    return tf.MambaForCausalLM(tf.MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, state_size=4))
+
+
+def convolutions() -> tf.PreTrainedModel:
+    llm = llama()
+    llm.model.layers = nn.ModuleList([nn.Conv1d(4, 4, 3)])
+    return llm
 
 
 def attached(llm: tf.PreTrainedModel, targets: Any) -> SeqLoRA:
@@ -45,17 +49,25 @@ REFUSED = {
     "a typo in front of it": (llama, ["v_porj", "q_proj"], rf"\['v_porj'\] matches no linear layer .*; {NAMES}"),
     "two typos": (llama, ["v_porj", "q_proj", "up"], rf"\['v_porj', 'up'\] matches no linear layer .*; {NAMES}"),
     "half a name": (llama, ["q_proj", "proj"], r"\['proj'\] matches no linear layer of the model; did you mean"),
-    "a block of layers": (llama, ["q_proj", "mlp"], r"\['mlp'\] .*; mlp is of type LlamaMLP, only nn.Linear layers"),
-    "an embedding": (llama, ["embed_tokens", "q_proj"], "embed_tokens is of type Embedding, only nn.Linear layers"),
-    "the output head": (llama, ["q_proj", "lm_head"], "lm_head is the output head, only nn.Linear layers"),
+    "a block of layers": (llama, ["q_proj", "self_attn"], "self_attn is of type LlamaAttention, only linear"),
+    "a role in brackets": (llama, ["q_proj", "mlp"], "write mlp without brackets for the role"),
+    "a name without brackets": (llama, "q_proj", r"; as a name, write \[q_proj\]; did you mean"),
+    "a misspelt role": (llama, "query_vlaue", "did you mean query_value"),
+    "an expression that matches nothing": (llama, r".*\.7\..*_proj", "matches no linear layer of the model"),
+    "no expression": (llama, "q_proj)", r"'q_proj\)' is no regular expression \(unbalanced parenthesis"),
+    "attention where there is none": (mamba, "attention", "matches no .*; write all-linear, or names of"),
+    "the experts of a dense model": (llama, "experts", "experts matches no linear layer of the model; write"),
+    "stacked experts": (experts, "experts", r"which holds it in mlp.experts.gate_up_proj, .*, not in"),
+    "weights that are not called": (mamba, ["dt_proj"], "uses the weight of .*0.mixer.dt_proj without calling"),
+    "an embedding": (llama, ["embed_tokens", "q_proj"], "embed_tokens is of type Embedding, only linear layers"),
+    "the output head": (llama, ["q_proj", "lm_head"], "lm_head is the output head, only linear layers"),
     "a typo in a longer name": (llama, ["self_attn.v_poj"], r"did you mean self_attn\.v_proj"),
     "a layer that is not there": (llama, ["layers.7.mlp.up_proj"], r"did you mean layers\.[01]\.mlp\.up_proj"),
-    "all-linear in brackets": (llama, ["all-linear"], "must be names of layers; write all-linear without brackets"),
+    "all-linear in brackets": (llama, ["all-linear"], "must be names of layers; write all-linear without brackets for"),
     "an empty name": (llama, ["q_proj", ""], "must be names of layers"),
     "nothing": (llama, [], r"\[\] matches no linear layer of the model; there are \['down_proj'"),
-    "a stack of experts": (experts, ["q_proj", "gate_up_proj"], "gate_up_proj is of type Parameter, only nn.Linear"),
-    "Conv1D by name": (gpt2, ["c_attn"], r"\['c_attn'\] .* have Conv1D \(attn.c_attn.weight, .*no nn.Linear"),
-    "Conv1D only": (gpt2, "all-linear", r"all-linear .* have Conv1D \(attn.c_attn.weight, .*no nn.Linear"),
+    "a stack of experts": (experts, ["q_proj", "gate_up_proj"], "gate_up_proj is of type Parameter, only linear"),
+    "no linear layer at all": (convolutions, "all-linear", r"have Conv1d \(weight\) and no linear layer"),
 }  # fmt: skip
 
 
@@ -89,17 +101,6 @@ def test_what_is_stacked_is_told_with_its_share() -> None:
 def test_targets_that_also_match_stacked_weights_are_reported_others_are_not() -> None:
     assert "mlp.experts.down_proj (1 weight, " in attached(experts(), ["down_proj", "q_proj"]).remarks[0]
     assert attached(experts(), ["q_proj"]).remarks == []
-
-
-def test_conv1d_beside_a_linear_layer_is_reported_and_gates_pass_it_on() -> None:
-    llm = gpt2()
-    llm.transformer.h[0].attn.c_proj = nn.Linear(16, 16)
-    adapter = GainLoRA(IncLoRA(rank=1))
-    adapter.attach(llm, llm.get_output_embeddings())
-    assert len(adapter.layers) == 1
-    assert (
-        "attn.c_attn.weight, mlp.c_fc.weight, mlp.c_proj.weight, attn.c_proj.weight (7 weights, " in adapter.remarks[0]
-    )
 
 
 @pytest.mark.parametrize("tied", [True, False])

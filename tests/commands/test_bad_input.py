@@ -242,8 +242,8 @@ LATER: dict[str, tuple[str, str]] = {
     "accelerator": ("--trainer.accelerator=gpux", r"^trainer: .*invalid accelerator name.*Available names are: auto"),
     "rank 0": ("--model.adapter.rank=0", r"^model\.adapter\.rank: 0 must be 1 or more"),
     "rank larger than a matrix": (
-        "--model.adapter.rank=33",
-        r"rank: 33 is larger than .*k_proj \(32 x 64\); use at most 32",
+        "--model.adapter.rank=65",
+        r"rank: 65 is larger than .*q_proj \(64 x 64\); use at most 64",
     ),
     "targets that match nothing": (
         "--model.adapter.targets=[q_prj]",

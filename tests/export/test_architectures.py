@@ -12,12 +12,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     Gemma2Config,
+    GPT2Config,
     GPTNeoXConfig,
     MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
+from cl_lightning.adapters.linear_layers import shape_of
 from cl_lightning.adapters.targets import chosen_layers
 from cl_lightning.export.merged import merge_into
 from cl_lightning.export.peft import adapter_config, tensors
@@ -31,6 +33,7 @@ CONFIGS = (
     MixtralConfig(**HEADS, num_local_experts=2),
     Gemma2Config(**HEADS, head_dim=8),
     GPTNeoXConfig(**SIZES, intermediate_size=48),
+    GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=4, initializer_range=0.1),
     BartConfig(
         vocab_size=300, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, init_std=0.1,
@@ -49,7 +52,7 @@ def test_peft_and_merged_weights_are_one_model(config: PreTrainedConfig, tmp_pat
     llm = loaded("base")
     before = logits(llm)
     updates = {
-        name: LowRank(*(0.1 * torch.randn(size, 3, dtype=torch.float64) for size in layer.weight.shape))
+        name: LowRank(*(0.1 * torch.randn(size, 3, dtype=torch.float64) for size in shape_of(layer)))
         for name, layer in chosen_layers(llm, llm.get_output_embeddings(), "all-linear").items()
     }
     (tmp_path / "peft").mkdir()

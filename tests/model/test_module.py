@@ -128,8 +128,8 @@ def test_right_padding_would_change_them(tiny: Callable[..., ContinualLM], monke
 
 
 def test_refused_adapters(tiny: Callable[..., ContinualLM]) -> None:
-    with pytest.raises(ConfigError, match=r"rank: 33 is larger than .*k_proj .32 x 64"):
-        tiny("float32", SeqLoRA(rank=33))
+    with pytest.raises(ConfigError, match=r"rank: 65 is larger than .*q_proj .64 x 64"):
+        tiny("float32", SeqLoRA(rank=65))
     with pytest.raises(ConfigError, match=r"matches no linear layer.*did you mean q_proj"):
         tiny("float32", SeqLoRA(targets=["q_prj"]))
     with pytest.raises(ConfigError, match="needs a float32 base"):

@@ -6,7 +6,7 @@ that scores references low, or empty predictions high, says nothing about the mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cl_lightning.common.errors import ConfigError, DataError
@@ -41,14 +41,30 @@ def check_metrics(spec: TaskSpec, examples: Sequence[Example]) -> None:
         raise ConfigError(f"{spec.name}: {error}") from None
 
 
-def check_context_length(task: TaskData, context: int | None) -> None:
+def check_tokens(task: TaskData, vocabulary: int) -> None:
+    """Raise ConfigError for an example with a token that the model has no embedding for.
+
+    Args:
+        vocabulary: number of tokens with an embedding.
+    """
+    for encoded in (*task.train, *task.validation, *task.test):
+        if (token := max(*encoded.prompt_ids, *encoded.answer_ids)) >= vocabulary:
+            raise ConfigError(
+                f"{encoded.example.id}: model.backbone.name: this text has a token of number {token}, the model's "
+                f"embedding ends at {vocabulary - 1}; take the tokenizer that belongs to the model, or "
+                "resize_token_embeddings and save it again"
+            )
+
+
+def check_context_length(task: TaskData, context: int | None, positions: Callable[[int, int], int]) -> None:
     """Raise ConfigError for a training example, or a test prompt plus its generation budget, that exceeds the context.
 
     Args:
         context: number of the model's positions; None: no limit.
+        positions: number of those that a prompt and an answer of given numbers of tokens need.
     """
     longest, budget = max((len(e.prompt_ids) for e in task.test), default=0), task.spec.max_new_tokens
-    needed = max(longest + budget, *(e.length for e in task.train))
+    needed = max(positions(longest, budget), *(positions(len(e.prompt_ids), len(e.answer_ids)) for e in task.train))
     if context is not None and needed > context:
         raise ConfigError(
             f"{task.spec.name}: needs {needed} tokens (prompts up to {longest} and {budget} to be generated, or a "

@@ -1,0 +1,50 @@
+"""Find linear layers whose weights the model's code uses itself, without calling them (Mamba's dt_proj).
+
+A branch on such a layer would never run, nor get a gradient.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which of the given tensors torch functions compute with."""
+
+    def __init__(self, tensors: Mapping[int, str]) -> None:
+        super().__init__()
+        self.tensors, self.found = tensors, set[str]()
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):  # not a dtype, a shape, ..
+            self.found |= {self.tensors[id(t)] for t in tree_leaves((args, kwargs)) if id(t) in self.tensors}
+        return result
+
+
+@torch.no_grad()
+def bypassed(llm: PreTrainedModel, layers: Mapping[str, nn.Module]) -> list[str]:
+    """Return the names of the layers whose weights a short forward pass uses without calling the layer."""
+    called: set[str] = set()
+    hooks = [layer.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
+    ids = torch.arange(1, 9, device=llm.device)[None]
+    decoder = {"decoder_input_ids": ids} if llm.config.is_encoder_decoder else {}
+    with _evaluating(llm), _Uses({id(layer.weight): name for name, layer in layers.items()}) as uses:
+        llm(input_ids=ids, **decoder, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [name for name in layers if name in uses.found - called]
+
+
+@contextmanager
+def _evaluating(llm: nn.Module) -> Iterator[None]:
+    training = llm.training
+    llm.eval()
+    yield
+    llm.train(training)

@@ -1,0 +1,133 @@
+"""Roles in `targets`, on every architecture: which layers they mean, and what they leave out and say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.linear_layers import as_linear
+from cl_lightning.common.errors import ConfigError
+from tests.families import FAMILIES, IDS, make
+
+USUAL = (["q_proj", "v_proj"], ["k_proj", "o_proj", "q_proj", "v_proj"], ["down_proj", "gate_proj", "up_proj"])
+FUSED = (["query_key_value"], ["dense", "query_key_value"], ["dense_4h_to_h", "dense_h_to_4h"])
+OUTSIDE = (["q_proj", "v_proj"], ["k_proj", "out_proj", "q_proj", "v_proj"], ["fc1", "fc2"])
+GATED_T5 = (["q", "v"], ["k", "o", "q", "v"], ["wi_0", "wi_1", "wo"])
+STACKED = (*USUAL[:2], [])
+#: Family -> the layers, by the last part of their names, that are query_value, attention and mlp.
+MEANT: dict[str, Sequence[list[str]]] = {
+    **dict.fromkeys(FAMILIES, USUAL),
+    **dict.fromkeys(("Mixtral", "Qwen3-MoE", "GPT-OSS"), STACKED),
+    **dict.fromkeys(("GPT-NeoX", "Bloom", "Falcon"), FUSED),
+    **dict.fromkeys(("OPT", "BART", "mBART"), OUTSIDE),
+    **dict.fromkeys(("FLAN-T5", "UMT5", "mT5"), GATED_T5),
+    "T5": (["q", "v"], ["k", "o", "q", "v"], ["wi", "wo"]),
+    "GPT-2": (["c_attn"], ["c_attn", "c_proj"], ["c_fc", "c_proj"]),
+    "MPT": (["Wqkv"], ["Wqkv", "out_proj"], ["down_proj", "up_proj"]),
+    "Phi-3": (["qkv_proj"], ["o_proj", "qkv_proj"], ["down_proj", "gate_up_proj"]),
+    "DeepSeek-V3": (
+        ["kv_b_proj", "q_b_proj"], ["kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_a_proj", "q_b_proj"], USUAL[2],
+    ),
+    "Qwen3-Next": (
+        ["in_proj_qkvz", "q_proj", "v_proj"],
+        ["in_proj_ba", "in_proj_qkvz", "k_proj", "o_proj", "out_proj", "q_proj", "v_proj"], USUAL[2],
+    ),
+    "Mamba": ([], [], []),
+    "Mamba-2": ([], [], []),
+}  # fmt: skip
+
+
+def attached(llm: tf.PreTrainedModel, targets: Any, rank: int = 2) -> IncLoRA:
+    adapter = IncLoRA(rank=rank, targets=targets)
+    adapter.attach(llm.requires_grad_(False), llm.get_output_embeddings())
+    return adapter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_role_means_the_same_on_every_family(family: str) -> None:
+    config = FAMILIES[family]()
+    counts = []
+    for role, ends in zip(("query_value", "attention", "mlp"), MEANT[family], strict=True):
+        if not ends:
+            with pytest.raises(ConfigError, match=f"targets: {role} matches no linear layer of the model"):
+                attached(make(config), role)
+            continue
+        adapter = attached(make(config), role)
+        assert sorted({name.rpartition(".")[2] for name in adapter.layers}) == ends
+        fused = role == "query_value" and any(end not in ("q", "v", "q_proj", "v_proj", "q_b_proj") for end in ends)
+        assert fused == any("keys too and" in line for line in adapter.remarks), adapter.remarks
+        counts.append(len(adapter.layers))
+    if len(counts) == 3:  # each layer of the blocks has one of the roles
+        every = attached(make(config), "all-linear")
+        assert len(every.layers) == counts[1] + counts[2] and counts[0] < counts[1]
+
+
+def test_an_expression_matches_whole_names() -> None:
+    adapter = attached(make(FAMILIES["Llama"]()), r"model\.layers\.1\..*(q|up)_proj")
+    assert list(adapter.layers) == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+
+
+def test_what_is_too_small_is_left_out_and_told() -> None:
+    adapter = attached(make(FAMILIES["Qwen3-Next"]()), "all-linear", rank=1)
+    assert not any("shared_expert_gate" in name for name in adapter.layers) and len(adapter.layers) == 13
+    assert adapter.remarks[0] == "not adapted, since too small for rank 1: mlp.shared_expert_gate (1 x 32)"
+    named = attached(make(FAMILIES["Qwen3-Next"]()), ["shared_expert_gate"], rank=1)
+    assert len(named.layers) == 2, "by name, what fits is adapted"
+    with pytest.raises(ConfigError, match=r"rank: 2 is larger than .*shared_expert_gate \(1 x 32\); use at most 1"):
+        attached(make(FAMILIES["Qwen3-Next"]()), ["shared_expert_gate"])
+
+
+def test_layers_that_the_model_does_not_call_are_left_out_and_told() -> None:
+    adapter = attached(make(FAMILIES["Mamba"]()), "all-linear")
+    assert sorted({name.rpartition(".")[2] for name in adapter.layers}) == ["in_proj", "out_proj", "x_proj"]
+    assert "not adapted, since the model does not call them: mixer.dt_proj (2 layers)" in adapter.remarks
+    # What is left gets a gradient; a branch on dt_proj would not.
+    adapter.begin_task(0, torch.Generator().manual_seed(0))
+
+
+def test_of_a_model_of_images_the_text_model_alone_is_adapted() -> None:
+    config = FAMILIES["Gemma 3 with vision"]()
+    llm = make(config)
+    vision = [n for n, m in llm.named_modules() if isinstance(m, nn.Linear) and "vision" in n]
+    assert vision, "negative control: there is something to leave out"
+    for targets in ("all-linear", ["q_proj", "v_proj"]):
+        adapter = attached(make(config), targets)
+        assert all(".language_model.layers." in name for name in adapter.layers)
+        assert adapter.remarks == ["not adapted, since text does not reach it: vision_tower, multi_modal_projector"]
+
+
+# --- Conv1D ------------------------------------------------------------------------------------------------
+
+
+def gpt2() -> tf.PreTrainedModel:
+    return make(tf.GPT2Config(**IDS, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)).double()
+
+
+def logits(llm: tf.PreTrainedModel) -> Tensor:
+    return llm(input_ids=torch.arange(3, 40)[None], use_cache=False).logits
+
+
+def test_conv1d_is_adapted_as_the_linear_layer_that_it_is() -> None:
+    plain, llm = gpt2(), gpt2()
+    adapter = attached(llm, "all-linear")
+    assert len(adapter.layers) == 8 and adapter.layers["transformer.h.0.mlp.c_fc"].shape == (128, 32)
+    adapter.begin_task(0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(logits(llm), logits(plain), rtol=0, atol=1e-12)
+    for layer in adapter.layers.values():
+        layer.lora_B.data.normal_(0, 0.2)
+    loss = logits(llm).square().mean()
+    loss.backward()
+    for name, layer in adapter.layers.items():  # W + s B A, stored transposed
+        plain.get_submodule(name).weight.data += layer.update().detach().t()
+    wanted = logits(plain)
+    torch.testing.assert_close(loss.detach(), wanted.square().mean().detach(), rtol=1e-12, atol=0)
+    name, layer = next(iter(adapter.layers.items()))
+    weight = plain.get_submodule(name).weight
+    (gradient,) = torch.autograd.grad(logits(plain).square().mean(), [weight.requires_grad_()])
+    # dLoss/dB = s G A^T with G (m, n)
+    torch.testing.assert_close(layer.lora_B.grad, adapter.scaling * gradient.t() @ layer.lora_A.detach().t())
+    assert as_linear(nn.Linear(2, 3)).weight.shape == (3, 2)
