@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from cl_lightning.sequence.record_file import CHECKSUM, sealed
 from tests.conftest import ROOT
 from tests.launch import launched, started
 
@@ -41,6 +42,11 @@ def killed(run: Path, moment: str, *options: str) -> None:
 def record(run: Path) -> dict[str, Any]:
     """The run's record."""
     return json.loads((run / "sequence.json").read_text())
+
+
+def put_record(run: Path, record: dict[str, Any]) -> None:
+    """Replace the run's record, with the checksum of what it then holds."""
+    (run / "sequence.json").write_bytes(sealed({key: value for key, value in record.items() if key != CHECKSUM}))
 
 
 def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
     "compare": Command("compare several runs in tables and charts", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
+    "verify": Command("check that a run folder is undamaged", READ_ONLY),
     "export": Command(
         "write a run's model for PEFT, transformers, llama.cpp or Ollama",
         "nothing was written; run the same command again",

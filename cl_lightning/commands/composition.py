@@ -28,6 +28,7 @@ from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, START, RunFolder
 from cl_lightning.sequence.identity import run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+from cl_lightning.sequence.versions import check_versions
 
 
 def run() -> None:
@@ -60,6 +61,8 @@ def run() -> None:
         if _launches_here():
             begun = {CONFIG: resolved.encode()} | ({} if start is None else {START: start})
             _open(folder, sequence, parent, settings.fresh, begun)
+            for line in _version_warnings(folder, parent, settings.other_versions):
+                say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
@@ -124,6 +127,17 @@ def _open(
         for name, data in begun.items():
             folder.write(name, data)
         folder.commit(folder.record)
+
+
+def _version_warnings(folder: RunFolder, parent: continuation.Parent | None, allow: bool) -> list[str]:
+    """Compare the versions of a run that is resumed or continued. Raises StateError as `check_versions`."""
+    record = parent.record if parent is not None and not folder.record["attempts"] else folder.record
+    if not record["done"]:
+        return []
+    # The tasks of a parent are done, so that the new run's may differ from them.
+    unfinished = record is folder.record and record["done"] < len(record["order"])
+    warning = check_versions(record["versions"], unfinished, allow)
+    return [] if warning is None else [warning]
 
 
 def _check(

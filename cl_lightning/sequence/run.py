@@ -49,6 +49,8 @@ class SequenceSettings:
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
         log_every_n_steps: optimiser steps between logged losses.
         report: write report.html and figures/ into the run folder at the end.
+        other_versions: continue an unfinished run with another release of torch, transformers, lightning or this
+            package than its finished tasks were trained with.
         threads: CPU threads per process; null: cores / processes. The same number gives the same rounding.
     """
 
@@ -60,6 +62,7 @@ class SequenceSettings:
     wandb: Wandb = "offline"
     log_every_n_steps: int = 1
     report: bool = True
+    other_versions: bool = False
     threads: int | None = None
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from cl_lightning.common.files import to_json
 from cl_lightning.export import FORMATS, merged
 from cl_lightning.sequence.folder import RunFolder, adapter_file, read_record
 from tests.commands.test_cli import launch
 from tests.export.conftest import Runs
+from tests.runs import put_record
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def rewritten(run: Path, name: str, data: bytes) -> None:
     (run / name).write_bytes(data)
     there = read_record(run)
     there["files"][name] = hashlib.sha256(data).hexdigest()
-    (run / "sequence.json").write_bytes(to_json(there))
+    put_record(run, there)
 
 
 @pytest.mark.parametrize("wrong", ["shape", "part", "layer", "rank"])
@@ -146,7 +146,7 @@ def test_a_strangers_class_is_not_imported(run: Path) -> None:
 
 
 def test_another_base_is_told(run: Path) -> None:
-    (run / "sequence.json").write_bytes(to_json({**read_record(run), "base": "0123456789abcdef"}))
+    put_record(run, {**read_record(run), "base": "0123456789abcdef"})
     assert "was trained on another base model" in launch("export", str(run), "--format=peft").line
 
 

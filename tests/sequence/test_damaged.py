@@ -22,8 +22,17 @@ from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.record_check import KEYS, METRICS, record_fault
 from tests.commands.test_bad_runs import go_on
 from tests.commands.test_user_files import BEGIN
+from tests.runs import put_record
 
-DONE: dict[str, Any] = {**BEGIN, "schema": 2, "files": {}, "writing": [], "done": 2, "R": [[1.0, None], [2, 3.5]]}
+DONE: dict[str, Any] = {
+    **BEGIN,
+    "schema": 3,
+    "files": {},
+    "large": {},
+    "writing": [],
+    "done": 2,
+    "R": [[1.0, None], [2, 3.5]],
+}
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -44,7 +53,7 @@ def damage(run: Path, name: str, data: bytes) -> None:
     (run / name).write_bytes(data)
     record = json.loads((run / "sequence.json").read_text())
     record["files"][name] = hashlib.sha256(data).hexdigest()
-    (run / "sequence.json").write_text(json.dumps(record))
+    put_record(run, record)
 
 
 def put(*place: str, value: Any) -> Change:

@@ -27,6 +27,7 @@ from cl_lightning.sequence.slots import PARTS, SLOTS
 from cl_lightning.sequence.stored import exported_classes, restricted_imports
 from tests.commands.test_bad_runs import go_on
 from tests.conftest import save_tiny_t5
+from tests.runs import put_record
 
 PLANTED = """
 from pathlib import Path
@@ -81,7 +82,7 @@ def foreign(whole: Path, tmp_path: Path) -> Foreign:
         (run / "config.yaml").write_text(text)
         record = read_record(run)
         record["files"]["config.yaml"] = hashlib.sha256(text.encode()).hexdigest()
-        (run / "sequence.json").write_text(json.dumps(record))
+        put_record(run, record)
         return run
 
     return make
