@@ -18,7 +18,7 @@ from cl_lightning.sequence import versions
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.run_files import PREVIOUS
-from cl_lightning.sequence.verify import read_record
+from cl_lightning.sequence.verify import REMEDY, read_record
 from tests.commands.test_bad_runs import flip, go_on
 from tests.results.page.whole_run import whole_run
 from tests.runs import put_record, record
