@@ -14,7 +14,7 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import RunFolder, read_record
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, split_files
+from cl_lightning.sequence.run_files import LOCK, PREVIOUS, RECORD, SCRATCH, split_files
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on, intact
 from tests.commands.test_cli import Told, launch
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
     again.open("0123456789ab", False, BEGIN)
     again.close()
     files = {n for n, data in contents(tmp_path / "run").items() if data is not None}
-    assert files - {LOCK, "matrix.csv"} == {RECORD, *again.files}, "what was begun is gone"
+    assert files - {LOCK, PREVIOUS, "matrix.csv"} == {RECORD, *again.files}, "what was begun is gone"
     afresh(tmp_path / "run")
     assert set(os.listdir(tmp_path / "run")) <= {RECORD, LOCK}
 

@@ -49,9 +49,7 @@ def test_every_command_refuses_a_flipped_bit_in_any_file(run: Path, name: str) -
         with pytest.raises(StateError) as caught:
             act(run)
         told.add(str(caught.value))
-    assert told == {
-        f"{run / name}: damaged (its checksum is not the recorded one); restore it, or start over with FRESH=1"
-    }
+    assert told == {f"{run / name}: damaged (its checksum is not the recorded one); {REMEDY}"}
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "predictions/A_A.jsonl", "matrix.csv", "sequence.json"])
