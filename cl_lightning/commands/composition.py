@@ -50,8 +50,13 @@ def run() -> None:
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
     start = _start(module)
-    parent = continuation.read_parent(settings.continue_from, module, data, start) if settings.continue_from else None
+    parent = (
+        continuation.read_parent(settings.continue_from, module, data, start, cli.as_written("data", data.template))
+        if settings.continue_from
+        else None
+    )
     facts = facts_of(experiment, module, data, parent, start)
+    facts["template"] = cli.as_written("data", facts["template"])
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
