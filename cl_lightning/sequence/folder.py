@@ -9,7 +9,7 @@ The record before the last task is kept, for a run whose last files are damaged.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from cl_lightning.sequence.verify import LARGE, REMEDY, after, digest_fault, fil
 
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
+#: Permissions of files that give training texts away.
+PRIVATE = 0o600
 #: Stands for the untrained model in place of a finished task's name.
 ZERO_SHOT = "zero-shot"
 
@@ -98,17 +100,37 @@ class RunFolder:
         with report_disk_errors(self.path, StateError):
             self.check(fresh)
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(below(self.path, LOCK))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise StateError(f"{self.path}: another process is running this experiment") from None
-            self._lock = lock
+            self._acquire()
             try:
                 self._start(identity, fresh, begin)
             except BaseException:
                 self.close()
                 raise
+
+    def reopen(self) -> None:
+        """Lock a run's folder and read its record. Raises StateError: no run, damaged, or in use."""
+        self.record = read_record(self.path)
+        self._acquire()
+        self.files, self.large = dict(self.record["files"]), dict(self.record["large"])
+        self._committed = read_record(self.path)
+
+    def rewrite(self, files: Mapping[str, bytes]) -> None:
+        """Replace files of a finished task and commit them. The earlier state is forgotten, since it names the old."""
+        if files:
+            self._committed["writing"] = [*self._committed["writing"], *files]
+            self._put(RECORD, sealed(self._committed))
+            below(self.path, PREVIOUS).unlink(missing_ok=True)
+            for name, data in files.items():
+                self.files[name] = self._put(name, data, PRIVATE)
+            self.commit(self.record, self.record["writing"])
+
+    def _acquire(self) -> None:
+        lock = FileLock(below(self.path, LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StateError(f"{self.path}: another process is running this experiment") from None
+        self._lock = lock
 
     def _start(self, identity: str, fresh: bool, begin: dict[str, Any]) -> None:
         if not _is_run(self.path):
@@ -168,8 +190,8 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write one file, which becomes part of the state at the next `commit`.
+    def write(self, name: str, data: bytes, private: bool = False) -> None:
+        """Write one file, which becomes part of the state at the next `commit`. `private`: for its owner only.
 
         Raises:
             StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
@@ -185,7 +207,7 @@ class RunFolder:
             # Listed before it is written, so that the record accounts for it whatever happens.
             self._committed["writing"] = [*begun, name]
             self._put(RECORD, sealed(self._committed))
-        self.files[name] = self._put(name, data)
+        self.files[name] = self._put(name, data, PRIVATE if private else None)
         self.large.pop(name, None)
         if len(data) >= LARGE:
             self.large[name] = len(data)
@@ -208,12 +230,12 @@ class RunFolder:
         """Read a committed file and check it."""
         return read_checked(self.path, self.record, name)
 
-    def _put(self, name: str, data: bytes) -> str:
-        """Replace a file atomically. Returns the SHA-256 of `data`."""
+    def _put(self, name: str, data: bytes, mode: int | None = None) -> str:
+        """Replace a file atomically. Returns the SHA-256 of `data`. `mode`: see `replace_file`."""
         path = below(self.path, name)
         with report_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data, self.path / SCRATCH)
+            replace_file(path, data, self.path / SCRATCH, mode)
         return hashlib.sha256(data).hexdigest()
 
 

@@ -209,9 +209,9 @@ class SequenceRun:
         done, slots = len(self.record.matrix), {**self.boundary, **self.observers}
         for slot, callback in slots.items():
             if state := callback.state():
-                self.folder.write(state_file(slot, done), to_json(state))
+                self.folder.write(state_file(slot, done), to_json(state), callback.private)
             if tensors := callback.tensors():
-                self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
+                self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors), callback.private)
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
         stopping.set_message(status.saved(self.folder.path, done, self.data.order, self.settings.fresh))

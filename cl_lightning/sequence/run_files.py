@@ -13,7 +13,7 @@ from cl_lightning.common.paths import name_fault
 
 RECORD = "sequence.json"
 #: The record as it was before the last task.
-PREVIOUS = "sequence.previous.json"
+PREVIOUS = "previous.json"
 LOCK = ".cl_lightning.lock"
 #: Temporary file, replaced by the next write of any file.
 SCRATCH = ".cl_lightning.scratch"
