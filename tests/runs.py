@@ -1,5 +1,6 @@
 """Small runs of the smoke experiment for tests, and what they left in their folders."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from cl_lightning.sequence.record_file import CHECKSUM, sealed
 from tests.conftest import ROOT
 from tests.launch import launched, started
 
@@ -41,6 +43,19 @@ def killed(run: Path, moment: str, *options: str) -> None:
 def record(run: Path) -> dict[str, Any]:
     """The run's record."""
     return json.loads((run / "sequence.json").read_text())
+
+
+def put_record(run: Path, record: dict[str, Any]) -> None:
+    """Replace the run's record, with the checksum of what it then holds."""
+    (run / "sequence.json").write_bytes(sealed({key: value for key, value in record.items() if key != CHECKSUM}))
+
+
+def put_file(run: Path, name: str, data: bytes) -> None:
+    """Put other content into a file of the run, under its right checksum."""
+    there = record(run)
+    (run / name).write_bytes(data)
+    there["files"][name] = hashlib.sha256(data).hexdigest()
+    put_record(run, there)
 
 
 def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:

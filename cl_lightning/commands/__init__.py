@@ -22,12 +22,14 @@ COMMANDS = {
     "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
     "compare": Command("compare several runs in tables and charts", READ_ONLY),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
+    "verify": Command("check that a run folder is undamaged", READ_ONLY),
     "export": Command(
         "write a run's model for PEFT, transformers, llama.cpp or Ollama",
         "nothing was written; run the same command again",
     ),
     "predict": Command("answer the prompts of a file", "nothing was written; run the same command again"),
     "chat": Command("talk to a trained model", READ_ONLY),
+    "purge": Command("remove training texts from a run folder", "run the same command again to finish"),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(
         "download published data whose terms allow it", "what has arrived is kept; run the same command again to go on"

@@ -28,6 +28,7 @@ from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, START, RunFolder
 from cl_lightning.sequence.identity import run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+from cl_lightning.sequence.versions import check_versions
 
 
 def run() -> None:
@@ -49,8 +50,13 @@ def run() -> None:
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
     start = _start(module)
-    parent = continuation.read_parent(settings.continue_from, module, data, start) if settings.continue_from else None
+    parent = (
+        continuation.read_parent(settings.continue_from, module, data, start, cli.as_written("data", data.template))
+        if settings.continue_from
+        else None
+    )
     facts = facts_of(experiment, module, data, parent, start)
+    facts["template"] = cli.as_written("data", facts["template"])
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -60,6 +66,8 @@ def run() -> None:
         if _launches_here():
             begun = {CONFIG: resolved.encode()} | ({} if start is None else {START: start})
             _open(folder, sequence, parent, settings.fresh, begun)
+            for line in _version_warnings(folder, parent, settings.other_versions):
+                say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
             for line in (first_line(experiment, cli, data), *module.adapter.remarks):
@@ -124,6 +132,17 @@ def _open(
         for name, data in begun.items():
             folder.write(name, data)
         folder.commit(folder.record)
+
+
+def _version_warnings(folder: RunFolder, parent: continuation.Parent | None, allow: bool) -> list[str]:
+    """Compare the versions of a run that is resumed or continued. Raises StateError as `check_versions`."""
+    record = parent.record if parent is not None and not folder.record["attempts"] else folder.record
+    if not record["done"]:
+        return []
+    # The tasks of a parent are done, so that the new run's may differ from them.
+    unfinished = record is folder.record and record["done"] < len(record["order"])
+    warning = check_versions(record["versions"], unfinished, allow)
+    return [] if warning is None else [warning]
 
 
 def _check(

@@ -14,10 +14,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
 from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import USAGE
 from cl_lightning.common.errors import ConfigError, user_error_in
-from cl_lightning.common.yaml_files import dump_yaml
+from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
@@ -26,7 +27,24 @@ from cl_lightning.sequence.slots import SLOTS
 
 
 class _Parser(OptionParser, LightningArgumentParser):
-    """Lightning's parser with our errors."""
+    """Lightning's parser with our errors. What it dumps has no values of the environment."""
+
+    #: The configuration before interpolation, if it names the environment.
+    written: dict[str, Any] | None = None
+
+    def _parse_common(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._main and ENVIRONMENT in str(cfg):
+            self.written = parse_yaml(super().dump(cfg, skip_validation=True, skip_none=False), "configuration")
+        files = cfg.get("config")
+        parsed = super()._parse_common(cfg, *args, **kwargs)
+        if files is not None and "config" not in parsed:
+            parsed.config = files  # interpolation drops it, and it names the experiment
+        return parsed
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """See the base class."""
+        text = super().dump(*args, **kwargs)
+        return text if self.written is None else as_written(text, self.written)
 
 
 class ContinualCLI(LightningCLI):
@@ -72,6 +90,10 @@ class ContinualCLI(LightningCLI):
         config = self.config.clone()
         config.sequence.fresh = False
         return self.parser.dump(config, skip_none=False)
+
+    def as_written(self, section: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options of a section, with those that name the environment as they were written."""
+        return put_back(options, (self.parser.written or {}).get(section))
 
     def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
         """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""

@@ -84,7 +84,7 @@ def _jsonl(rows: list[Row], predictions: list[str]) -> bytes:
 
 def _csv(rows: list[Row], predictions: list[str]) -> bytes:
     cells = [[*row.values(), plain_cell(text)] for (_, row), text in zip(rows, predictions, strict=True)]
-    return to_csv([*rows[0][1], FIELD], cells)
+    return to_csv([*rows[0][1], FIELD], cells, plain=False)  # the user's own cells stay as they are
 
 
 #: The file's suffix -> the function that formats the answers.

@@ -24,7 +24,8 @@ PATH_ERRORS = {
 
 #: What a spreadsheet may take for the beginning of a formula, wide forms included.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+#: A number, alone or with a spread and an interval as in comparisons.
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( [±\[][-+\d ±\[\],.]*)?")
 
 
 def _concerns(error: OSError, path: Path) -> bool:
@@ -113,12 +114,14 @@ def from_jsonl(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.decode().split("\n") if line]
 
 
-def to_csv(columns: list[str], rows: list[list[Any]]) -> bytes:
-    """Serialise to CSV, with empty cells for None."""
+def to_csv(columns: list[str], rows: list[list[Any]], plain: bool = True) -> bytes:
+    """Serialise to CSV, with empty cells for None. `plain`: no text that a spreadsheet would run, see `plain_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    for row in (columns, *rows):
+        writer.writerow(
+            ["" if cell is None else plain_cell(cell) if plain and isinstance(cell, str) else cell for cell in row]
+        )
     return text.getvalue().encode()
 
 

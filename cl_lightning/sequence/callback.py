@@ -34,6 +34,11 @@ class TaskCallback(Callback):
 
     phase: ClassVar[int] = 50
 
+    @property
+    def private(self) -> bool:
+        """Whether `state` or `tensors` give training texts away; only the owner may read their files then."""
+        return False
+
     def check(self, slots: dict[str, TaskCallback], adapter: Any) -> list[str]:
         """Return reasons not to run with these slots and this strategy, one line each, before anything is loaded."""
         return []

@@ -18,6 +18,9 @@ from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_r
 OF_DATA = ("metric_of_task", "by_likelihood", "majority", "copy_prompt", "baseline_intervals", "budgets")
 
 
+Options = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Parent:
     """A finished run: its folder and record."""
@@ -53,8 +56,14 @@ def adapter_settings(module: ContinualLM, start: bytes | None = None) -> dict[st
     }
 
 
-def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes | None = None) -> Parent:
-    """Read and check the run to continue. `start`: see `adapter_settings`.
+def read_parent(
+    path: str, module: ContinualLM, data: TaskSequence, start: bytes | None = None, template: Options | None = None
+) -> Parent:
+    """Read and check the run to continue.
+
+    Args:
+        start: see `adapter_settings`.
+        template: `data.template` as a record holds it; None: as it is.
 
     Raises:
         StateError: the run is not finished, is damaged, or differs in base, adapter, order or data.
@@ -75,7 +84,9 @@ def read_parent(path: str, module: ContinualLM, data: TaskSequence, start: bytes
         raise StateError(
             f"sequence.continue_from: {folder} has another adapter (class, rank, alpha, layers or start_from)"
         )
-    if differing := [name for name, value in data.template.items() if record["template"].get(name) != value]:
+    if differing := [
+        name for name, value in (template or data.template).items() if record["template"].get(name) != value
+    ]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; use the same"
         )
@@ -99,7 +110,8 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
     Must be done before any other rank starts, since they read their state from disk.
     """
     for name in (name for name in parent.record["files"] if name != CONFIG):
-        folder.write(name, read_checked(parent.path, parent.record, name))
+        private = not (parent.path / name).stat().st_mode & 0o077
+        folder.write(name, read_checked(parent.path, parent.record, name), private)
     folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
     zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]

@@ -3,12 +3,13 @@
 sequence.json is the commit record and makes a folder a run's. It is written first, before any task, and then after each
 task, naming every file of the finished tasks with its checksum; other files do not count. A crash between any two
 writes leaves the previous record valid; files written since are listed under "writing" and removed at the next start.
+The record before the last task is kept, for a run whose last files are damaged.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cl_lightning.common.errors import ConfigError, StateError, first_three
-from cl_lightning.common.files import from_jsonl, replace_file, report_disk_errors, to_json
+from cl_lightning.common.files import from_jsonl, replace_file, report_disk_errors
 from cl_lightning.common.paths import below, name_fault, part_fault
-from cl_lightning.sequence.record_check import PREDICTION, record_fault
-from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, RECORD, REPORT, SCRATCH, delete, split_files
+from cl_lightning.common.terminal import say
+from cl_lightning.sequence.record_check import PREDICTION
+from cl_lightning.sequence.record_file import SCHEMA, read_record_file, sealed
+from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, PREVIOUS, RECORD, REPORT, SCRATCH, delete, split_files
+from cl_lightning.sequence.verify import LARGE, REMEDY, after, digest_fault, file_fault, previous_record, read_record
 
-SCHEMA = 2
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
-#: Advice when a file of a run folder is missing or damaged.
-REMEDY = "restore it, or start over with FRESH=1"
+#: Permissions of files that give training texts away.
+PRIVATE = 0o600
 #: Stands for the untrained model in place of a finished task's name.
 ZERO_SHOT = "zero-shot"
 
@@ -60,6 +63,8 @@ class RunFolder:
         self.path = path
         self.record: dict[str, Any] = {}
         self.files: dict[str, str] = {}
+        #: Sizes in bytes of the files of LARGE bytes or more.
+        self.large: dict[str, int] = {}
         self._lock: FileLock | None = None
         #: The record on disk; `record` is shared with the run, which changes its lists.
         self._committed: dict[str, Any] = {}
@@ -95,17 +100,37 @@ class RunFolder:
         with report_disk_errors(self.path, StateError):
             self.check(fresh)
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(below(self.path, LOCK))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise StateError(f"{self.path}: another process is running this experiment") from None
-            self._lock = lock
+            self._acquire()
             try:
                 self._start(identity, fresh, begin)
             except BaseException:
                 self.close()
                 raise
+
+    def reopen(self) -> None:
+        """Lock a run's folder and read its record. Raises StateError: no run, damaged, or in use."""
+        self.record = read_record(self.path)
+        self._acquire()
+        self.files, self.large = dict(self.record["files"]), dict(self.record["large"])
+        self._committed = read_record(self.path)
+
+    def rewrite(self, files: Mapping[str, bytes]) -> None:
+        """Replace files of a finished task and commit them. The earlier state is forgotten, since it names the old."""
+        if files:
+            self._committed["writing"] = [*self._committed["writing"], *files]
+            self._put(RECORD, sealed(self._committed))
+            below(self.path, PREVIOUS).unlink(missing_ok=True)
+            for name, data in files.items():
+                self.files[name] = self._put(name, data, PRIVATE)
+            self.commit(self.record, self.record["writing"])
+
+    def _acquire(self) -> None:
+        lock = FileLock(below(self.path, LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StateError(f"{self.path}: another process is running this experiment") from None
+        self._lock = lock
 
     def _start(self, identity: str, fresh: bool, begin: dict[str, Any]) -> None:
         if not _is_run(self.path):
@@ -115,24 +140,37 @@ class RunFolder:
             # Write the new record first, listing the files to delete: a half-deleted run never counts as a whole one.
             self.commit(begin, writing=old)
         else:
-            self.record, self._committed = read_record(self.path), read_record(self.path)
-            if self.record["identity"] != identity:
+            record = _record_or_none(self.path)
+            if record is not None and record["identity"] != identity:
                 raise StateError(
                     f"{self.path}: holds a run of another configuration, data or model; "
                     "choose another RUN_DIR=, or start over with FRESH=1"
                 )
-            self.files = dict(self.record["files"])
+            self._reopen()
+            self.files, self.large = dict(self.record["files"]), dict(self.record["large"])
         if left := [name for name in self.record["writing"] if name not in self.files]:
             for name in left:
                 if folder := name.rpartition("/")[0]:
                     below(self.path, folder)
             delete(self.path, left)
-            self.commit(self.record)
+            self.commit(self.record, writing=[name for name in self.record["writing"] if name in self.files])
+
+    def _reopen(self) -> None:
+        """Read the record; where it or a file is damaged, return to the state before the last task if it is whole."""
+        try:
+            self.record = read_record(self.path)
+        except StateError as error:
+            found = previous_record(self.path)
+            if found is None:
+                raise
+            say(f"{str(error).partition(';')[0]}; going on {after(found)}", error=True)
+            self.record = found
+        self._committed = json.loads(json.dumps(self.record))
 
     def _own_files(self) -> list[str]:
         """List the run's files in the folder. Raises StateError if it holds other files."""
         try:
-            record = read_record(self.path)
+            record = read_record_file(self.path)
         except StateError as error:
             raise StateError(f"{error}. FRESH=1 deletes nothing here, since the run's files are not known") from None
         ours, others = split_files(self.path, record, _record_or_none)
@@ -152,24 +190,27 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write one file, which becomes part of the state at the next `commit`.
+    def write(self, name: str, data: bytes, private: bool = False) -> None:
+        """Write one file, which becomes part of the state at the next `commit`. `private`: for its owner only.
 
         Raises:
             StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
             TrainingError: the disk is full or cannot be written.
         """
-        if name in (*KEPT, *EXPORTS, *REPORT):
+        if name in (*KEPT, PREVIOUS, *EXPORTS, *REPORT):
             raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
         path = below(self.path, name)
         begun = self._committed.get("writing", [])
         if name not in self.files and name not in begun and path.exists():
             raise StateError(f"{path}: exists, but is not a file of the run; move it away, then run again")
-        if self._committed and name not in self.files and name not in begun:
-            # Listed before it exists, so that the record accounts for it whatever happens.
+        if self._committed and name not in begun:
+            # Listed before it is written, so that the record accounts for it whatever happens.
             self._committed["writing"] = [*begun, name]
-            self._put(RECORD, to_json(self._committed))
-        self.files[name] = self._put(name, data)
+            self._put(RECORD, sealed(self._committed))
+        self.files[name] = self._put(name, data, PRIVATE if private else None)
+        self.large.pop(name, None)
+        if len(data) >= LARGE:
+            self.large[name] = len(data)
 
     def export(self, name: str, data: bytes) -> None:
         """Write one of EXPORTS, which are not part of the state."""
@@ -177,21 +218,24 @@ class RunFolder:
 
     def commit(self, record: dict[str, Any], writing: Sequence[str] = ()) -> None:
         """Make all files written so far the state of the run."""
-        self.record = {"schema": SCHEMA, **record, "files": dict(self.files), "writing": list(writing)}
-        data = to_json(self.record)
+        named = {"files": dict(self.files), "large": dict(self.large), "writing": list(writing)}
+        self.record = {"schema": SCHEMA, **record, **named}
+        data = sealed(self.record)
+        if "view" not in record and 0 < self._committed.get("done", 0) < record["done"]:
+            self._put(PREVIOUS, sealed(self._committed))  # its "writing" lists the files of the task since
         self._put(RECORD, data)
-        self._committed = json.loads(data)
+        self._committed = json.loads(json.dumps(self.record))
 
     def read(self, name: str) -> bytes:
         """Read a committed file and check it."""
         return read_checked(self.path, self.record, name)
 
-    def _put(self, name: str, data: bytes) -> str:
-        """Replace a file atomically. Returns the SHA-256 of `data`."""
+    def _put(self, name: str, data: bytes, mode: int | None = None) -> str:
+        """Replace a file atomically. Returns the SHA-256 of `data`. `mode`: see `replace_file`."""
         path = below(self.path, name)
         with report_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data, self.path / SCRATCH)
+            replace_file(path, data, self.path / SCRATCH, mode)
         return hashlib.sha256(data).hexdigest()
 
 
@@ -200,35 +244,17 @@ def _is_run(path: Path) -> bool:
     return os.path.lexists(path / RECORD)
 
 
+def records_below(path: Path) -> list[str]:
+    """List the views of a run that have a valid record, as names below its folder."""
+    names = ["evaluated", *(f"rescored/{found.name}" for found in sorted((path / "rescored").glob("*")))]
+    return [name for name in names if "view" in (_record_or_none(path / name) or {})]
+
+
 def _record_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        return read_record(path)
+        return read_record_file(path)
     except StateError:
         return None
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read sequence.json of a run folder.
-
-    Raises:
-        StateError: it is missing, damaged, of another schema version, or contains invalid file or task names.
-    """
-    file = below(path, RECORD)
-    damaged = "restore it, or move the folder away and run again"
-    try:
-        record = json.loads(file.read_bytes())
-        schema = record["schema"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise StateError(f"{path}: is not a run folder (no {RECORD})") from None
-    except OSError as error:
-        raise StateError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise StateError(f"{file}: damaged; {damaged}") from None
-    if schema != SCHEMA:
-        raise StateError(f"{file}: has schema {schema}, this version of the code reads schema {SCHEMA}")
-    if why := record_fault(record):
-        raise StateError(f"{file}: damaged ({why}); {damaged}")
-    return record
 
 
 def columns(record: dict[str, Any]) -> list[str]:
@@ -251,13 +277,13 @@ def read_checked(path: Path, record: dict[str, Any], name: str, remedy: str = RE
     if name not in record["files"]:
         raise StateError(f"{file}: not part of what {path} holds by its record")
     if not file.is_file():
-        raise StateError(f"{file}: missing; {remedy}")
+        raise StateError(f"{file}: {file_fault(file, record, name)}; {remedy}")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise StateError(f"{file}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != record["files"][name]:
-        raise StateError(f"{file}: damaged (its checksum is not the recorded one); {remedy}")
+    if why := digest_fault(data, record, name):
+        raise StateError(f"{file}: {why}; {remedy}")
     return data
 
 

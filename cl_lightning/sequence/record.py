@@ -1,7 +1,5 @@
 """The record of a run: its scores so far, the contents of sequence.json, and the exports for other programs."""
 
-import platform
-from importlib.metadata import version
 from typing import Any
 
 from cl_lightning.common import distributed
@@ -12,8 +10,7 @@ from cl_lightning.metrics.bootstrap import Interval, interval
 from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
 from cl_lightning.sequence.loggers import Clock
-
-VERSIONS = ("torch", "lightning", "transformers", "cl-lightning")
+from cl_lightning.sequence.versions import installed
 
 
 class Record:
@@ -91,7 +88,7 @@ class Record:
             "world_size": distributed.world_size(),
             "attempts": self.attempts,
             "clock": vars(self.clock),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+            "versions": installed(),
             "metrics": self.metrics(),
             "tables": {},
         }

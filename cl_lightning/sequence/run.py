@@ -50,6 +50,8 @@ class SequenceSettings:
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
         log_every_n_steps: optimiser steps between logged losses.
         report: write report.html and figures/ into the run folder at the end.
+        other_versions: continue an unfinished run with another release of torch, transformers, lightning or this
+            package than its finished tasks were trained with.
         threads: CPU threads per process; null: cores / processes. The same number gives the same rounding.
     """
 
@@ -61,6 +63,7 @@ class SequenceSettings:
     wandb: Wandb = "offline"
     log_every_n_steps: int = 1
     report: bool = True
+    other_versions: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -213,9 +216,9 @@ class SequenceRun:
         done, slots = len(self.record.matrix), {**self.boundary, **self.observers}
         for slot, callback in slots.items():
             if state := callback.state():
-                self.folder.write(state_file(slot, done), to_json(state))
+                self.folder.write(state_file(slot, done), to_json(state), callback.private)
             if tensors := callback.tensors():
-                self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors))
+                self.folder.write(state_file(slot, done, "safetensors"), save_tensors(tensors), callback.private)
         tables = {slot: [vars(t) for t in callback.tables()] for slot, callback in slots.items()}
         self.folder.commit({**self.record.content(), "attempts": self.record.attempts + 1, "tables": tables})
         stopping.set_message(status.saved(self.folder.path, done, self.data.order, self.settings.fresh))

@@ -12,6 +12,8 @@ from typing import Any
 from cl_lightning.common.paths import name_fault
 
 RECORD = "sequence.json"
+#: The record as it was before the last task.
+PREVIOUS = "previous.json"
 LOCK = ".cl_lightning.lock"
 #: Temporary file, replaced by the next write of any file.
 SCRATCH = ".cl_lightning.scratch"
@@ -48,7 +50,7 @@ def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[l
     Files in EXPORTED are in neither list. Everything in wandb's folder of this run is its own. The only links that are
     its own are those made by wandb.
     """
-    named = {*KEPT, *EXPORTS, *record["files"], *record["writing"]}
+    named = {*KEPT, PREVIOUS, *EXPORTS, *record["files"], *record["writing"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
     ours: list[str] = []
     others: list[str] = []

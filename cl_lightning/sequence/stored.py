@@ -89,6 +89,11 @@ def build(
         StateError: a class is neither this project's nor allowed, or the options do not fit.
     """
     name = option.rpartition(".")[2]
+    if "${" in json.dumps(options, default=str):
+        raise StateError(
+            f"{file}: {option} holds ${{...}}, which only the run's own command fills in from the environment; write "
+            "what it stands for into a copy of the configuration, and train with that"
+        )
     options = checked({option: options}, file, allow, trust_remote_code)[option]
     parser = ArgumentParser(exit_on_error=False)
     (parser.add_subclass_arguments if inspect.isabstract(kind) else parser.add_class_arguments)(kind, name)

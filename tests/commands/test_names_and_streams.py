@@ -1,6 +1,5 @@
 """What a shell hands over: names that are no text, and standard streams that are closed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.sequence.run import SequenceSettings
 from tests.commands.test_user_files import BEGIN
 from tests.conftest import ROOT
+from tests.runs import put_record
 
 NO_TEXT = "a\udcff"  # as Python reads the bytes a, 255
 
@@ -43,12 +43,12 @@ def test_names_that_come_from_elsewhere_are_reported_too(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
-    record = {**BEGIN, "schema": 2, "files": {}, "writing": []}
-    (tmp_path / "sequence.json").write_text(json.dumps(record))
+    put_record(tmp_path, {**BEGIN, "schema": 3, "files": {}, "large": {}, "writing": []})
+    before = (tmp_path / "sequence.json").read_bytes()
     line = f'exec "{sys.executable}" -m cl_lightning report "$0" --tables {closed}'
     done = subprocess.run(["sh", "-c", line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "sequence.json").read_text() == json.dumps(record)
+    assert (tmp_path / "sequence.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Files that are not ours: a folder is a run's by its record alone; nothing is deleted that no record accounts for."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,10 +14,11 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import RunFolder, read_record
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.run_files import LOCK, RECORD, SCRATCH, split_files
+from cl_lightning.sequence.run_files import LOCK, PREVIOUS, RECORD, SCRATCH, split_files
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on, intact
 from tests.commands.test_cli import Told, launch
+from tests.runs import put_record
 
 BEGIN = {
     "identity": "0123456789ab", "order": ["A", "B"], "done": 0, "R": [], "zero_shot": None, "clock": {}, "attempts": 0,
@@ -28,7 +28,7 @@ BEGIN = {
     },
     "columns": ["A", "B"], "protocol": "sequential", "tables": {}, "experiment": "x", "data": "x", "benchmark": "x",
     "base": "x", "seed": 0, "fingerprints": dict.fromkeys("AB", "x"), "sources": dict.fromkeys("AB", "x"),
-    "adapter": {}, "template": {}, "continues": None,
+    "adapter": {}, "template": {}, "continues": None, "versions": {},
 }  # fmt: skip
 #: What people keep, the first of which look like temporary files of some program.
 PRECIOUS = (
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
     again.open("0123456789ab", False, BEGIN)
     again.close()
     files = {n for n, data in contents(tmp_path / "run").items() if data is not None}
-    assert files - {LOCK, "matrix.csv"} == {RECORD, *again.files}, "what was begun is gone"
+    assert files - {LOCK, PREVIOUS, "matrix.csv"} == {RECORD, *again.files}, "what was begun is gone"
     afresh(tmp_path / "run")
     assert set(os.listdir(tmp_path / "run")) <= {RECORD, LOCK}
 
@@ -215,7 +215,7 @@ def re_line(told: Told) -> str:
 
 def test_a_run_stopped_before_its_configuration_was_kept(tmp_path: Path, begun: Path) -> None:
     state = {**read_record(begun), "files": {}, "writing": []}
-    (tmp_path / RECORD).write_text(json.dumps(state))
+    put_record(tmp_path, state)
     assert "0 of 2 tasks done" in str(tables(tmp_path)[0].title)
     for act in (lambda: load_run(tmp_path), lambda: rescore(tmp_path, "own")):
         with pytest.raises(StateError, match="was stopped before it began; run its command again"):
@@ -314,7 +314,7 @@ def test_a_record_that_names_what_lies_outside_is_damaged(run: Path, tmp_path: P
     (tmp_path / "victim").write_text("precious")
     state = read_record(run)
     state[key] = {**state["files"], victim: "0" * 64} if key == "files" else [victim]
-    (run / RECORD).write_text(json.dumps(state))
+    put_record(run, state)
     for fresh in (False, True):
         with pytest.raises(StateError, match="damaged"):
             RunFolder(run).open(state["identity"], fresh, BEGIN)

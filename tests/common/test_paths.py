@@ -1,7 +1,6 @@
 """Names that leave their folder: refused where they are read and where they are written, links included."""
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on
 from tests.commands.test_cli import launch
 from tests.commands.test_user_files import BEGIN, contents
+from tests.runs import put_record
 
 LEAVING = (
     "../victim", "/victim", "a/../../victim", "..", ".", "", "a//b", "a/", "./a", "a/./b", "...", "C:\\victim",
@@ -142,7 +142,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(whole: Path, to: Path, **changes: Any) -> Path:
     shutil.copytree(whole, to)
     state = read_record(to)
-    (to / "sequence.json").write_text(json.dumps({**state, **changes}))
+    put_record(to, {**state, **changes})
     return to
 
 

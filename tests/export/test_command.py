@@ -1,6 +1,5 @@
 """The command: where it writes, what it refuses, and that nothing is half-written or in a run's way."""
 
-import hashlib
 import shutil
 import stat
 from pathlib import Path
@@ -9,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from cl_lightning.common.files import to_json
 from cl_lightning.export import FORMATS, merged
 from cl_lightning.sequence.folder import RunFolder, adapter_file, read_record
 from tests.commands.test_cli import launch
 from tests.export.conftest import Runs
+from tests.runs import put_file, put_record
 
 
 @pytest.fixture
@@ -111,14 +110,6 @@ def test_a_damaged_branch_is_told(run: Path) -> None:
     assert "its checksum is not the recorded one" in launch("export", str(run), "--format=peft").line
 
 
-def rewritten(run: Path, name: str, data: bytes) -> None:
-    """Put other content into a file of the run, under its right checksum."""
-    (run / name).write_bytes(data)
-    there = read_record(run)
-    there["files"][name] = hashlib.sha256(data).hexdigest()
-    (run / "sequence.json").write_bytes(to_json(there))
-
-
 @pytest.mark.parametrize("wrong", ["shape", "part", "layer", "rank"])
 def test_a_branch_that_does_not_fit_is_told(wrong: str, run: Path) -> None:
     name = adapter_file("FOMC")
@@ -131,7 +122,7 @@ def test_a_branch_that_does_not_fit_is_told(wrong: str, run: Path) -> None:
                   torch.ones(64, 2)},
         "rank": {**tensors, key: torch.ones(3, 64)},
     }[wrong]  # fmt: skip
-    rewritten(run, name, save(changed))
+    put_file(run, name, save(changed))
     answer = launch("export", str(run), "--format=merged")
     assert answer.code == 2
     assert f"{run / name}: damaged" in answer.line
@@ -139,14 +130,14 @@ def test_a_branch_that_does_not_fit_is_told(wrong: str, run: Path) -> None:
 
 def test_a_strangers_class_is_not_imported(run: Path) -> None:
     config = (run / "config.yaml").read_text().replace("cl_lightning.adapters.IncLoRA", "tests.holding.Holding")
-    rewritten(run, "config.yaml", config.encode())
+    put_file(run, "config.yaml", config.encode())
     assert (
         "names tests.holding.Holding, not a class of this project" in launch("export", str(run), "--format=peft").line
     )
 
 
 def test_another_base_is_told(run: Path) -> None:
-    (run / "sequence.json").write_bytes(to_json({**read_record(run), "base": "0123456789abcdef"}))
+    put_record(run, {**read_record(run), "base": "0123456789abcdef"})
     assert "was trained on another base model" in launch("export", str(run), "--format=peft").line
 
 

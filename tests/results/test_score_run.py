@@ -19,7 +19,7 @@ from cl_lightning.results.reevaluate import evaluate, moved
 from cl_lightning.results.rescore import rescore
 from tests.callbacks.test_gainlora_run import OPTIONS as GATED
 from tests.conftest import ROOT
-from tests.runs import record, smoke
+from tests.runs import put_record, record, smoke
 from tests.sequence.test_protocols import PLAIN
 
 #: So large a rate that the random model's answers change with every task.
@@ -164,15 +164,13 @@ def test_gates_and_references_are_evaluated_again_too(tmp_path: Path, options: t
 
 def test_a_run_without_zero_shot_scores_gets_them(run: Path) -> None:
     state = record(run)
-    (run / "sequence.json").write_text(json.dumps({**state, "zero_shot": None}))
+    put_record(run, {**state, "zero_shot": None})
     assert record(evaluate(run))["zero_shot"] == state["zero_shot"]
 
 
 def test_adapters_on_other_data_are_refused(run: Path) -> None:
     state = record(run)
-    (run / "sequence.json").write_text(
-        json.dumps({**state, "fingerprints": {**state["fingerprints"], "FOMC": "other"}})
-    )
+    put_record(run, {**state, "fingerprints": {**state["fingerprints"], "FOMC": "other"}})
     with pytest.raises(StateError, match="FOMC: the data is not what the run had"):
         evaluate(run)
 

@@ -1,7 +1,6 @@
 """Damage that JSON and checksums do not reveal is reported in one line by everything that reads the run."""
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -22,8 +21,17 @@ from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.record_check import KEYS, METRICS, record_fault
 from tests.commands.test_bad_runs import go_on
 from tests.commands.test_user_files import BEGIN
+from tests.runs import put_file
 
-DONE: dict[str, Any] = {**BEGIN, "schema": 2, "files": {}, "writing": [], "done": 2, "R": [[1.0, None], [2, 3.5]]}
+DONE: dict[str, Any] = {
+    **BEGIN,
+    "schema": 3,
+    "files": {},
+    "large": {},
+    "writing": [],
+    "done": 2,
+    "R": [[1.0, None], [2, 3.5]],
+}
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -37,14 +45,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
-
-
-def damage(run: Path, name: str, data: bytes) -> None:
-    """Replace a file of the run by `data`, with the right checksum."""
-    (run / name).write_bytes(data)
-    record = json.loads((run / "sequence.json").read_text())
-    record["files"][name] = hashlib.sha256(data).hexdigest()
-    (run / "sequence.json").write_text(json.dumps(record))
 
 
 def put(*place: str, value: Any) -> Change:
@@ -130,7 +130,7 @@ def renamed(data: bytes) -> bytes:
 )
 def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[bytes], bytes], expected: str) -> None:
     name = adapter_file("FOMC")
-    damage(run, name, change((run / name).read_bytes()))
+    put_file(run, name, change((run / name).read_bytes()))
     with pytest.raises(StateError, match=expected) as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
@@ -140,7 +140,7 @@ def test_malformed_adapters_with_a_right_checksum(run: Path, change: Callable[[b
     "rows", [b"", b"{}\n", b"[1]\n", b"{", b'{"id": "x", "score": NaN}\n', b"[" * 100_000, b"\xff"]
 )
 def test_malformed_predictions_with_a_right_checksum(run: Path, rows: bytes) -> None:
-    damage(run, "predictions/FOMC_FOMC.jsonl", rows)
+    put_file(run, "predictions/FOMC_FOMC.jsonl", rows)
     for act in (tables, lambda run: rescore(run, "own"), lambda run: compare.render([str(run)])):
         with pytest.raises(StateError, match=r"FOMC_FOMC\.jsonl: damaged \(holds no predictions"):
             act(run)
@@ -152,7 +152,7 @@ def test_malformed_predictions_with_a_right_checksum(run: Path, rows: bytes) -> 
      "data: {}\nmodel: {backbone: {}}\n", "data: {}\nmodel: {backbone: {name: x}}\ntrainer: 3\n"],
 )  # fmt: skip
 def test_a_configuration_that_contains_itself_or_no_options(run: Path, text: str) -> None:
-    damage(run, "config.yaml", text.encode())
+    put_file(run, "config.yaml", text.encode())
     for act in (load_run, lambda run: compare.render([str(run)])):
         with pytest.raises(StateError, match=r"config\.yaml: "):
             act(run)

@@ -1,7 +1,6 @@
 """Starting over: the advice never leads to deleting what was saved, and no other run is deleted."""
 
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.sequence import status
 from cl_lightning.sequence.continuation import check_apart
 from cl_lightning.sequence.folder import RunFolder, read_record
-from cl_lightning.sequence.run_files import LOCK, RECORD
+from cl_lightning.sequence.run_files import LOCK
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_cli import launch
 from tests.commands.test_user_files import BEGIN, contents
+from tests.runs import put_record
 
 
 def begun(path: Path, **record: object) -> RunFolder:
@@ -83,7 +83,7 @@ def test_another_run_with_no_task_done_is_refused_unchanged(tmp_path: Path, key:
     begun(tmp_path).close()
     (tmp_path / "thesis.tex").write_text("precious")
     claim = {"files": {"thesis.tex": "0" * 64}, "writing": ["thesis.tex"]}[key]
-    (tmp_path / RECORD).write_text(json.dumps({**read_record(tmp_path), key: claim}))
+    put_record(tmp_path, {**read_record(tmp_path), key: claim})
     before = without_lock(tmp_path)
     with pytest.raises(StateError, match=r"another configuration, data or model; choose another RUN_DIR="):
         RunFolder(tmp_path).open("another", False, {**BEGIN, "identity": "another"})

@@ -1,7 +1,6 @@
 """Untrusted run folders: their classes are not imported and code of their model does not run unless allowed."""
 
 import copy
-import hashlib
 import json
 import shutil
 import sys
@@ -21,12 +20,12 @@ from cl_lightning.common.errors import ConfigError, UserError
 from cl_lightning.results import report
 from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.results.rescore import rescore
-from cl_lightning.sequence.folder import read_record
 from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.slots import PARTS, SLOTS
 from cl_lightning.sequence.stored import exported_classes, restricted_imports
 from tests.commands.test_bad_runs import go_on
 from tests.conftest import save_tiny_t5
+from tests.runs import put_file
 
 PLANTED = """
 from pathlib import Path
@@ -78,10 +77,7 @@ def foreign(whole: Path, tmp_path: Path) -> Foreign:
                 node = node[key]
             node[place[-1]] = copy.deepcopy(value)
             text = yaml.safe_dump(config)
-        (run / "config.yaml").write_text(text)
-        record = read_record(run)
-        record["files"]["config.yaml"] = hashlib.sha256(text.encode()).hexdigest()
-        (run / "sequence.json").write_text(json.dumps(record))
+        put_file(run, "config.yaml", text.encode())
         return run
 
     return make

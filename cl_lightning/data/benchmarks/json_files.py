@@ -14,7 +14,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(path: Path) -> str:
-    """Read a file as text, without a byte order mark. Raises DataError if it is missing, unreadable or not UTF-8."""
+    """Read a file as text, without a byte order mark. Raises DataError if it is no file, unreadable or not UTF-8."""
+    refuse_special(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -24,6 +25,12 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def refuse_special(path: Path) -> None:
+    """Raise DataError for a pipe, a device or a socket, which reading could wait for without end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: is not a regular file (a pipe, a device or a socket); copy its content to a file")
 
 
 def read_json(path: Path) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import ConfigError, DataError, nearest
-from cl_lightning.data.benchmarks.json_files import kind, parse_json, read_json, records_in
+from cl_lightning.data.benchmarks.json_files import kind, parse_json, read_json, records_in, refuse_special
 
 #: Place of a row ("FILE, row 3") and its fields.
 Row = tuple[str, dict[str, Any]]
@@ -31,6 +31,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read; its name must end in one of {', '.join(READERS)}")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a file of rows")
+    refuse_special(path)
     if path.is_symlink() and not path.exists():
         raise DataError(f"{path}: is a link that leads to no file")
     if not path.is_file():

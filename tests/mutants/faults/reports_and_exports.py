@@ -87,4 +87,18 @@ FAULTS = (
         "text] for",
         "tests/export/test_predict.py -k csv",
     ),
+    Fault(
+        "cells of tables are written as formulas",
+        "cl_lightning/common/files.py",
+        "plain_cell(cell) if plain and isinstance(cell, str) else cell",
+        "cell",
+        "tests/commands/test_untrusted.py -k formula",
+    ),
+    Fault(
+        "the memory can be read by anybody",
+        "cl_lightning/sequence/run.py",
+        "to_json(state), callback.private)",
+        "to_json(state))",
+        "tests/commands/test_untrusted.py -k owner",
+    ),
 )

@@ -28,6 +28,7 @@ from cl_lightning.results.page.sections import (
 from cl_lightning.results.page.source import Source
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.page.whole_run import whole_run
+from tests.runs import put_record
 
 Make = Callable[[Source], object]
 #: What a model may answer -> how it stands on the page.
@@ -158,7 +159,7 @@ def test_files_that_no_run_writes_are_told_in_one_line(tmp_path: Path, name: str
     path = whole_run(tmp_path / "run", ["A", "B"])
     record = json.loads((path / "sequence.json").read_text())
     record["files"][name] = sha256(data).hexdigest()
-    (path / "sequence.json").write_text(json.dumps(record))
+    put_record(path, record)
     (path / name).write_bytes(data)
     with pytest.raises(StateError, match=rf"{name}: does not hold what a run writes there \(.*\); restore it"):
         make(Source(path))
@@ -170,7 +171,7 @@ def test_tables_that_no_run_writes_are_told_in_one_line(tmp_path: Path, make: Ma
     record = json.loads((path / "sequence.json").read_text())
     for tables in record["tables"].values():
         tables[0]["rows"][0] = tables[0]["rows"][0][:1] + ["<b>"] * 9
-    (path / "sequence.json").write_text(json.dumps(record))
+    put_record(path, record)
     with pytest.raises(StateError, match=r"sequence\.json: does not hold what a run writes there"):
         make(Source(path))
 

@@ -21,6 +21,7 @@ from cl_lightning.results.page.write import write
 from cl_lightning.sequence.run_files import FIGURES
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.page.whole_run import whole_run, write_log
+from tests.runs import put_record
 
 TASKS = ("FOMC", "Py150", "ScienceQA")
 #: What a browser may ask others for.
@@ -146,7 +147,7 @@ def test_no_claim_without_an_interval(tmp_path: Path) -> None:
     path = whole_run(tmp_path / "run", TASKS)
     record = json.loads((path / "sequence.json").read_text())
     record["files"] = {name: sha for name, sha in record["files"].items() if not name.startswith("predictions/")}
-    (path / "sequence.json").write_text(json.dumps(record))
+    put_record(path, record)
     assert "no intervals" in verdict(Source(path)) and "Learnt" not in verdict(Source(path))
 
 
