@@ -3,6 +3,8 @@
 Imports every room; `commands.run` checks what it can before importing this.
 """
 
+import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 
 from cl_lightning.adapters.peft_lora import read_lora
+from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
+from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
 from cl_lightning.common.memory import gc_frozen
+from cl_lightning.common.options import hyperparameters, label
 from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
@@ -26,8 +30,11 @@ from cl_lightning.results.page.write import write_at_end
 from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, START, RunFolder
-from cl_lightning.sequence.identity import run_identity
+from cl_lightning.sequence.identity import is_computed, run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+
+#: Where an option was given, its name and its value.
+Given = tuple[str, str, Any]
 
 
 def run() -> None:
@@ -37,7 +44,8 @@ def run() -> None:
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
-    experiment = settings.experiment or _experiment(cli)
+    given = list(precheck.options(sys.argv[1:]))
+    experiment = settings.experiment or _experiment(given)
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -45,16 +53,20 @@ def run() -> None:
     tokenizer = module.backbone.load_tokenizer()
     module.load(tokenizer)
     data.prepare(tokenizer, module.encoder_decoder)
-    resolved = cli.resolved()
+    resolved = cli.resolved([leaf for _, *leaf in given])
     if settings.continue_from and not data.protocol.builds_on:
         raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
     start = _start(module)
     parent = continuation.read_parent(settings.continue_from, module, data, start) if settings.continue_from else None
     facts = facts_of(experiment, module, data, parent, start)
+    facts |= {"name": settings.name, "label": _label(given)}
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
-    sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
+    written = hyperparameters(cli.config.as_dict(), [leaf for _, *leaf in given])
+    sequence = SequenceRun(
+        module, data, folder, settings, boundary, observers, cli.task_trainer, facts, cli.loggers(), written
+    )
     sequence.check()
     with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # also loggers' and callbacks' files
         if _launches_here():
@@ -95,6 +107,8 @@ def facts_of(
     """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
     return {
         "experiment": experiment,
+        "name": None,
+        "label": "",
         "data": data.source,
         "benchmark": data.benchmark.describe(data.root),
         "base": module.base_hash,
@@ -162,10 +176,16 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(cli: ContinualCLI) -> str:
+def _experiment(given: Sequence[Given]) -> str:
     """Return the name of the last configuration file."""
-    files = cli.config.config
+    files = [where for where, *_ in given if where != precheck.COMMAND_LINE]
     return Path(files[-1]).stem if files else "default"
+
+
+def _label(given: Sequence[Given]) -> str:
+    """Name the options shortly that are neither in the experiment's own files nor without effect on results."""
+    ours = experiments.folder().absolute()
+    return label({o: v for where, o, v in given if ours not in Path(where).absolute().parents and is_computed(o)})
 
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
