@@ -84,7 +84,7 @@ def _value(value: Any) -> str:
     """Write a value shortly: 0.0003 as 3e-4."""
     if isinstance(value, Mapping) and "class_path" in value:
         value = str(value["class_path"]).rpartition(".")[2]
-    text = f"[{','.join(map(_value, value))}]" if isinstance(value, list) else str(value)
+    text = f"[{','.join(map(_value, value))}]" if isinstance(value, list) else str("null" if value is None else value)
     if isinstance(value, float):
         mantissa, _, exponent = f"{value:.6e}".partition("e")
         power = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if exponent else text

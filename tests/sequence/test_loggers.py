@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from cl_lightning.commands.dashboard import definition, pattern
 from cl_lightning.common.options import flat, hyperparameters, label
 from tests.runs import record, smoke
 from tests.wandb_offline import history, records
@@ -32,6 +34,11 @@ model:
   lr: ${{oc.env:CL_TEST_RATE}}
 sequence: {{wandb: offline, tags: [first, second], group: some, job_type: test, notes: a try, name: mine}}
 """
+#: Surgery, gates, a penalty and probes, so that everything that a dashboard shows is logged.
+METHOD = (
+    "--model.adapter=GainLoRA", "--model.adapter.branches=IncLoRA", "--model.adapter.branches.rank=2",
+    "--boundary.gates=GateOrthogonalization", "--boundary.lwf=LwF", "--observers.probes=Probes",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("CL_TEST_RATE", "0.002")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        smoke(folder / "run", f"--config={folder / 'mine.yaml'}", "--model.adapter=OLoRA", "--boundary.init=null")
+        smoke(folder / "run", f"--config={folder / 'mine.yaml'}", *METHOD)
     return folder
 
 
@@ -78,7 +85,7 @@ def test_the_log_has_losses_penalties_rates_and_scores_on_axes_that_never_go_bac
     wanted = {
         "train/loss",
         "train/lr",
-        "train/orthogonality",
+        "train/distillation",
         "val/loss",
         "lr-AdamW",
         "task/FOMC/score",
@@ -116,7 +123,7 @@ def test_tensorboard(logged: Path, own: Series) -> None:
     content = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     ).session_start_info.hparams
-    assert content["model.adapter"].string_value == "OLoRA"
+    assert content["model.adapter"].string_value == "GainLoRA"
     assert content["data.batch_size"].number_value == 7
 
 
@@ -130,7 +137,7 @@ def test_mlflow(logged: Path, own: Series, monkeypatch: pytest.MonkeyPatch) -> N
         for key in run.data.metrics
     }
     assert same({k: [(s, v) for s, v, _ in sorted(m)] for k, m in found.items()}, by_step(own))
-    assert run.data.params["model.adapter"] == "OLoRA"
+    assert run.data.params["model.adapter"] == "GainLoRA"
     assert run.info.status == "FINISHED"
     assert {f.path for f in client.list_artifacts(run.info.run_id, "scores/R")} == {"scores/R/5.csv", "scores/R/10.csv"}
 
@@ -152,9 +159,32 @@ def test_wandb(logged: Path, own: Series) -> None:
     assert (run.display_name, run.run_group, run.job_type, run.notes) == ("mine", "some", "test", "a try")
     assert [*run.tags][-2:] == ["first", "second"]
     settings = wandb_config(logged / "run")
-    assert settings["model.adapter"] == "OLoRA"
+    assert settings["model.adapter"] == "GainLoRA"
     assert settings["data.order"] == "FOMC, NumGLUE-cm"
     assert settings["sequence.group"] == "some"
+
+
+def shown(run: Path) -> set[str]:
+    """The keys under which an offline run holds numbers, tables and pictures."""
+    keys = {key for row in history(run) for key in row}
+    return keys | {key.rpartition("/")[0] for key in keys if key.endswith(("/_type", "/path"))}
+
+
+def test_wandb_shows_tables_pictures_and_the_plane_of_each_task(logged: Path) -> None:
+    assert {"scores/R", "scores/R_picture", "scores/predictions", "scores/plane_table"} <= shown(logged / "run")
+    assert {"surgery/NumGLUE-cm", "gates/NumGLUE-cm"} <= shown(logged / "run")
+    tables = [row for row in history(logged / "run") if "scores/R/nrows" in row]
+    assert [row["scores/R/nrows"] for row in tables] == [1, 2]
+    charts = [r for r in records(logged / "run") if "scores/plane" in str(r.config)]
+    assert charts, "the plane is a chart of wandb's own"
+
+
+def test_each_key_of_the_dashboard_is_logged(logged: Path) -> None:
+    keys = shown(logged / "run")
+    wanted = {key for panels in definition().values() for panel in panels for key in panel.keys}
+    assert {key for key in wanted if not any(re.fullmatch(pattern(key), found) for found in keys)} == set()
+    # Negative control: a key that nothing logs is found out.
+    assert not any(re.fullmatch(pattern("task/*/forgotten"), found) for found in keys)
 
 
 def wandb_config(run: Path) -> dict[str, Any]:

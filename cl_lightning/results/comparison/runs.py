@@ -39,6 +39,11 @@ class Run:
     base: str
 
     @property
+    def name(self) -> str:
+        """The name that the user gave it, or else its experiment's."""
+        return self.record.get("name") or self.record["experiment"]
+
+    @property
     def seed(self) -> int:
         """The seed of sampling, initialisation and training."""
         return self.record["seed"]
