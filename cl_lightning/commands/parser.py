@@ -97,7 +97,8 @@ class ContinualCLI(LightningCLI):
         for callback in stock:
             if isinstance(callback, ModelCheckpoint):
                 self._place(callback, task)
-        options["enable_checkpointing"] |= any(isinstance(callback, Checkpoint) for callback in stock)
+        checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
+        options["enable_checkpointing"] = bool(options["enable_checkpointing"] or checkpoints)
         options["log_every_n_steps"] = options["log_every_n_steps"] or self.config_init.sequence.log_every_n_steps
         return pl.Trainer(
             **{**options, "max_epochs": self.datamodule.epochs_per_task[task], "logger": loggers},

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from cl_lightning.commands import precheck
 from cl_lightning.commands.dashboard import definition, pattern
+from cl_lightning.commands.parser import make_cli
 from cl_lightning.common.options import flat, hyperparameters, label
-from tests.runs import record, smoke
+from tests.conftest import ROOT
+from tests.runs import BASE, record, smoke
 from tests.wandb_offline import history, records
 
 AXES = ("cl/step", "cl/tokens", "cl/task")
@@ -87,7 +91,7 @@ def test_the_log_has_losses_penalties_rates_and_scores_on_axes_that_never_go_bac
         "train/lr",
         "train/distillation",
         "val/loss",
-        "lr-AdamW",
+        "lr-AdamW/pg1",
         "task/FOMC/score",
         "cl/ap",
         *AXES,
@@ -149,7 +153,7 @@ def by_step(log: Series) -> Series:
 
 def test_wandb(logged: Path, own: Series) -> None:
     found: Series = defaultdict(list)
-    rows = [row for row in history(logged / "run") if not any(key.startswith("scores/") for key in row)]
+    rows = [row for row in history(logged / "run") if not any(key.endswith("/_type") for key in row)]
     for row in rows:
         for key, value in row.items():
             if not key.startswith("_") and key != "trainer/global_step" and isinstance(value, int | float):
@@ -158,6 +162,8 @@ def test_wandb(logged: Path, own: Series) -> None:
     run = next(r.run for r in records(logged / "run") if r.WhichOneof("record_type") == "run")
     assert (run.display_name, run.run_group, run.job_type, run.notes) == ("mine", "some", "test", "a try")
     assert [*run.tags][-2:] == ["first", "second"]
+    axes = {r.metric.name for r in records(logged / "run") if r.WhichOneof("record_type") == "metric"}
+    assert {*AXES} <= axes
     settings = wandb_config(logged / "run")
     assert settings["model.adapter"] == "GainLoRA"
     assert settings["data.order"] == "FOMC, NumGLUE-cm"
@@ -207,7 +213,7 @@ def test_no_secret_reaches_a_logger_or_the_run_folder(logged: Path) -> None:
 def test_a_run_keeps_its_name_and_is_labelled_by_what_differs(logged: Path) -> None:
     found = record(logged / "run")
     assert found["name"] == "mine"
-    assert found["label"] == "limit_val_batches=1 callbacks=[LearningRateMonito… +3 more"
+    assert found["label"] == "limit_val_batches=1 callbacks=[LearningRateMonito… +6 more"
 
 
 def test_hyperparameters_are_flat_and_keep_references() -> None:
@@ -230,3 +236,19 @@ def test_labels_are_short() -> None:
     assert len(many) <= 60
     assert many.endswith("more")
     assert label({"data." + "o" * 60: 1}) == "1 options"
+
+
+def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: x, name: '${oc.env:CL_TEST_SECRET}'}}}"
+    )
+    monkeypatch.setenv("CL_TEST_SECRET", SECRET)
+    monkeypatch.setattr(sys, "argv", ["cl-lightning", *BASE, f"--config={tmp_path / 'mine.yaml'}"])
+    monkeypatch.chdir(ROOT)
+    cli = make_cli()
+    given = [leaf for _, *leaf in precheck.options(sys.argv[1:])]
+    assert cli.loggers()[0].name == SECRET
+    assert "name: ${oc.env:CL_TEST_SECRET}" in cli.resolved(given)
+    assert SECRET not in cli.resolved(given)
+    # Negative control: without what was written, the reference is resolved.
+    assert SECRET in cli.resolved([])
