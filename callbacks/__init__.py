@@ -5,6 +5,7 @@ from cl_lightning.common.lazy import lazy_exports
 EXPORTS = {
     "AttentiveReflection": "attentive_reflection",
     "BranchInit": "branch_init",
+    "Charts": "charts",
     "EWC": "ewc",
     "GateOrthogonalization": "gate_orthogonalization",
     "GeneralAbility": "general_ability",
@@ -14,7 +15,6 @@ EXPORTS = {
     "Probes": "probes",
     "ProtectedSubspaces": "protected_subspaces",
     "ReplayBuffer": "replay_buffer",
-    "ScoreCharts": "score_charts",
     "ScoreMatrix": "score_matrix",
     "SliceInit": "slice_init",
     "TaskProgress": "progress",

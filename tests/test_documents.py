@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch.callbacks
+import lightning.pytorch.loggers
 import pytest
 import torch
 import yaml
@@ -173,7 +175,8 @@ def exported() -> dict[str, type]:
 def test_every_class_exists(path: Path) -> None:
     bases = {"AdapterStrategy", "Initializer", "SurgeryOperator", "RangeOperator", "Benchmark", "TaskCallback"}
     spans = {span for span in code(path) if re.fullmatch(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*", span)}
-    assert spans <= exported().keys() | bases | {"FrozenA"}
+    lightnings = {*lightning.pytorch.callbacks.__all__, *lightning.pytorch.loggers.__all__}
+    assert spans <= exported().keys() | bases | lightnings | {"FrozenA"}
 
 
 @each_present
@@ -225,7 +228,7 @@ def flags(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--config", "--help", "--preset", "--print_config", "--quick"}  # of `run`, and of the benchmarks
     known |= {flag for command in COMMANDS.keys() - {"run", "experiments"} for flag in flags(command, capsys)}
-    foreign = {"--no-deps", "--check"}  # of pip and ruff
+    foreign = {"--no-deps", "--check", "--append"}  # of pip, ruff and wandb
     foreign |= {"--apply_chat_template", "--batch_size", "--model_args", "--system_instruction", "--tasks"}  # lm-eval's
     for path in OF_THIS_STATE:
         plain = {*matches(path, r"(?<![\w-])(--[a-z][a-z_-]*)(?![\w.+-])")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cl_lightning.results.page.palette import SERIES
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section, label
 from cl_lightning.results.page.source import Source
+from cl_lightning.sequence.folder import RECORD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +20,11 @@ Costs = dict[str, dict[str, Any]]
 
 def section(run: Source) -> Section | Missing:
     """Build a chart of seconds by task and stage, a table of memory, and one of boundaries."""
+    with run.checked_content(RECORD):
+        return _section(run)
+
+
+def _section(run: Source) -> Section | Missing:
     costs: Costs = run.record.get("costs", {})
     tables = _boundaries(run)
     if not costs:
@@ -56,7 +62,7 @@ def _mebibytes(of: dict[str, int], stages: list[str]) -> list[float | None]:
 def _boundaries(run: Source) -> list[Rows]:
     """Build the table of seconds for gradients and surgery; none without such boundaries."""
     found = run.tables_with(BEFORE, SECONDS)
-    rows = list(zip(*found[0].values(), strict=True)) if found else []
+    rows = [(task, float(seconds)) for task, seconds in zip(*found[0].values(), strict=True)] if found else []
     return [Rows("Seconds for gradients and surgery at each task boundary", ["before", "seconds"], rows)] * bool(rows)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LEARNT, NOW = "when learnt", "now"
 
 
-class ScoreCharts(TaskCallback):
+class Charts(TaskCallback):
     """Give loggers that show more than numbers (wandb, TensorBoard, MLflow) what a report shows of the scores.
 
     Logs under `scores/R`, `scores/R_picture`, `scores/plane` and `scores/predictions`.
