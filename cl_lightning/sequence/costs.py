@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-#: Stages, in the order of a task. "gradients": passes over examples for gradients or inputs, wherever they are made;
-#: "start": other work before training; "probes": `observers.probes`; "end": other work after training.
-STAGES = ("zero-shot", "gradients", "start", "training", "probes", "end", "scoring")
-
 
 @dataclass
 class Costs:
     """Costs of the tasks done so far, by name of the task.
 
+    Stages: "zero-shot" scoring; "gradients", passes over examples for gradients or inputs, wherever they are made;
+    "start", other work before training; "training"; "probes"; "end", other work after training; "scoring".
     A stage that begins within another is not counted in that one. Peak memory is that of the process on rank 0: bytes
     allocated on its GPU or, without one, its resident memory (on Linux within the stage, elsewhere since its start).
 
@@ -31,16 +29,18 @@ class Costs:
         tasks: task -> {"seconds": {stage: s}, "peak_bytes": {stage: bytes}, "tokens_per_second": ...,
             "trained_parameters": ..., "stored_parameters": ..., "stored_bytes": ...}.
         task: the current task.
+        device: where it is trained.
     """
 
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _open: list[str] = field(default_factory=list)
     _since: float = 0.0
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: str, device: torch.device) -> None:
         """Begin to measure a task from nothing."""
-        self.task, self._open = task, []
+        self.task, self.device, self._open = task, device, []
         self.tasks[task] = {"seconds": {}, "peak_bytes": {}}
 
     @contextmanager
@@ -78,30 +78,30 @@ class Costs:
 
     def _count(self) -> None:
         """Count the time and the peak since the last change of stage for the innermost open one."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         now = time.monotonic()
         if self._open and self.task:
             stage, of = self._open[-1], self.tasks[self.task]
             of["seconds"][stage] = of["seconds"].get(stage, 0.0) + now - self._since
-            of["peak_bytes"][stage] = max(of["peak_bytes"].get(stage, 0), _peak())
-        _reset_peak()
+            of["peak_bytes"][stage] = max(of["peak_bytes"].get(stage, 0), _peak(self.device))
+        _reset_peak(self.device)
         self._since = now
 
 
-def _peak() -> int:
+def _peak(device: torch.device) -> int:
     """Highest memory in use since `_reset_peak`, in bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
         line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         reset = Path("/proc/self/clear_refs")
         if _is_writable(reset):

@@ -175,7 +175,7 @@ class SequenceRun:
         if distributed.rank() == 0:
             self.logs.begin_task()
         costs = self.record.costs
-        costs.begin_task(self.data.order[task])
+        costs.begin_task(self.data.order[task], trainer.strategy.root_device)
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
             with costs.stage("zero-shot"):
                 self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
