@@ -49,11 +49,11 @@ def _predictions(run: RunContext, after: str) -> Grid:
 
 def _plane(run: RunContext, task: int) -> Scatter:
     """A point for each task so far, their mean, and the untrained model's mean."""
-    R, order, zero = run.record.matrix, run.order, run.record.zero_shot
+    R, order, zero = run.record.matrix, run.order, (run.record.zero_shot or [])[: task + 1]
     points = [[order[j], R[j][j], R[task][j]] for j in range(task + 1)]
     points.append(["mean", *(fmean(point[side] for point in points) for side in (1, 2))])
-    if zero is not None:
-        points.append(["zero-shot, mean", *[fmean(zero[: task + 1])] * 2])
+    if zero and None not in zero:  # of a continued run, new tasks have none
+        points.append(["zero-shot, mean", *[fmean(zero)] * 2])
     title = f"Score {LEARNT} (plasticity) and {NOW} (stability), after task {task + 1}"
     return Scatter(["task", LEARNT, NOW], points, LEARNT, NOW, title)
 

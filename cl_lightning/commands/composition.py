@@ -45,7 +45,7 @@ def run() -> None:
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
     given = list(precheck.options(sys.argv[1:]))
-    experiment = settings.experiment or _experiment(given)
+    experiment = settings.experiment or _experiment(sys.argv[1:])
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -176,9 +176,9 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(given: Sequence[Given]) -> str:
+def _experiment(argv: list[str]) -> str:
     """Return the name of the last configuration file."""
-    files = [where for where, *_ in given if where != precheck.COMMAND_LINE]
+    files = precheck.config_files(argv)
     return Path(files[-1]).stem if files else "default"
 
 

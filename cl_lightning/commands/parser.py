@@ -78,7 +78,7 @@ class ContinualCLI(LightningCLI):
         given = self.config_init.trainer.logger
         return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
 
-    def resolved(self, given: Iterable[tuple[str, Any]]) -> str:
+    def resolved(self, given: Iterable[tuple[str, Any]] = ()) -> str:
         """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run.
 
         Of loggers, options that refer to something else stay as they are in `given`: they may be secrets.

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cl_lightning.commands import precheck
 from cl_lightning.commands.dashboard import definition, pattern
+from cl_lightning.commands.experiments import expanded
 from cl_lightning.commands.parser import make_cli
 from cl_lightning.common.options import flat, hyperparameters, label
 from tests.conftest import ROOT
@@ -236,6 +237,14 @@ def test_labels_are_short() -> None:
     assert len(many) <= 60
     assert many.endswith("more")
     assert label({"data." + "o" * 60: 1}) == "1 options"
+
+
+def test_a_run_by_name_keeps_its_experiment_whatever_file_comes_after() -> None:
+    given = expanded(["trace_slice", "--config", "mine.yaml"])
+    assert {o: v for _, o, v in precheck.options(given[:3])}["sequence.experiment"] == "trace_slice"
+    assert expanded(["trace_slice", "--preset", "official_v1"])[-1] == "--sequence.experiment=trace_slice_official_v1"
+    files = ["a.yaml", "b.yaml", "c.yaml"]
+    assert precheck.config_files(["--config", "a.yaml", "--model.lr=1", "-c=b.yaml", "--config=c.yaml"]) == files
 
 
 def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
