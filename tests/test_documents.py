@@ -228,7 +228,7 @@ def flags(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--config", "--help", "--preset", "--print_config", "--quick"}  # of `run`, and of the benchmarks
     known |= {flag for command in COMMANDS.keys() - {"run", "experiments"} for flag in flags(command, capsys)}
-    foreign = {"--no-deps", "--check", "--append"}  # of pip, ruff and wandb
+    foreign = {"--no-deps", "--check"}  # of pip and ruff
     foreign |= {"--apply_chat_template", "--batch_size", "--model_args", "--system_instruction", "--tasks"}  # lm-eval's
     for path in OF_THIS_STATE:
         plain = {*matches(path, r"(?<![\w-])(--[a-z][a-z_-]*)(?![\w.+-])")}

@@ -17,7 +17,7 @@ data: {{epochs: 3}}
 """
 
 
-@pytest.mark.parametrize("monitor", ["train/loss", "val/loss"])
+@pytest.mark.parametrize("monitor", ["val/loss", pytest.param("train/loss", marks=pytest.mark.long)])
 def test_early_stopping_checkpoints_and_a_profiler_work_per_task(tmp_path: Path, monitor: str) -> None:
     (tmp_path / "mine.yaml").write_text(SETTINGS.format(monitor=monitor, folder=tmp_path / "kept"))
     done = smoke(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}", "--boundary.init=null")
