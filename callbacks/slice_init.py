@@ -196,7 +196,8 @@ class SliceInit(BranchInit):
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Collect gradients, reconcile them, compute the starts, set them, report."""
         started = time.monotonic()
-        gradients = self._collect(run, task)
+        with run.record.costs.stage("gradients"):
+            gradients = self._collect(run, task)
         reconciled = self._reconcile(run, task, gradients)
         factors, owners, reports = self._start_all(run, task, reconciled, gradients)
         self.set(run, factors, owners)

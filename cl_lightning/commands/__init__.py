@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "predict": Command("answer the prompts of a file", "nothing was written; run the same command again"),
     "chat": Command("talk to a trained model", READ_ONLY),
+    "dashboard": Command("make a wandb workspace with panels for runs", READ_ONLY),
     "purge": Command("remove training texts from a run folder", "run the same command again to finish"),
     "mine": Command("find sequences of conflicting tasks in a pool", "nothing was written; run the same command again"),
     "data": Command(

@@ -3,6 +3,8 @@
 Imports every room; `commands.run` checks what it can before importing this.
 """
 
+import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 
 from cl_lightning.adapters.peft_lora import read_lora
+from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
+from cl_lightning.commands.parser import make_cli, quiet
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
 from cl_lightning.common.memory import gc_frozen
+from cl_lightning.common.options import hyperparameters, label
 from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
 from cl_lightning.common.terminal import say
+from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
@@ -26,9 +31,12 @@ from cl_lightning.results.page.write import write_at_end
 from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, START, RunFolder
-from cl_lightning.sequence.identity import run_identity
+from cl_lightning.sequence.identity import is_computed, run_identity
 from cl_lightning.sequence.run import SequenceRun, SequenceSettings
 from cl_lightning.sequence.versions import check_versions
+
+#: Where an option was given, its name and its value.
+Given = tuple[str, str, Any]
 
 
 def run() -> None:
@@ -38,7 +46,8 @@ def run() -> None:
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
-    experiment = settings.experiment or _experiment(cli)
+    given = list(precheck.options(sys.argv[1:]))
+    experiment = settings.experiment or _experiment(sys.argv[1:])
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -57,10 +66,14 @@ def run() -> None:
     )
     facts = facts_of(experiment, module, data, parent, start)
     facts["template"] = cli.as_written("data", facts["template"])
+    facts |= {"name": settings.name, "label": _label(given)}
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
-    sequence = SequenceRun(module, data, folder, settings, boundary, observers, cli.task_trainer, facts)
+    written = hyperparameters(parse_yaml(resolved, CONFIG))
+    sequence = SequenceRun(
+        module, data, folder, settings, boundary, observers, cli.task_trainer, facts, cli.loggers(), written
+    )
     sequence.check()
     with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # also loggers' and callbacks' files
         if _launches_here():
@@ -103,6 +116,8 @@ def facts_of(
     """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
     return {
         "experiment": experiment,
+        "name": None,
+        "label": "",
         "data": data.source,
         "benchmark": data.benchmark.describe(data.root),
         "base": module.base_hash,
@@ -181,10 +196,16 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(cli: ContinualCLI) -> str:
+def _experiment(argv: list[str]) -> str:
     """Return the name of the last configuration file."""
-    files = cli.config.config
+    files = precheck.config_files(argv)
     return Path(files[-1]).stem if files else "default"
+
+
+def _label(given: Sequence[Given]) -> str:
+    """Name the options shortly that are neither in the experiment's own files nor without effect on results."""
+    ours = experiments.folder().absolute()
+    return label({o: v for where, o, v in given if ours not in Path(where).absolute().parents and is_computed(o)})
 
 
 def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:

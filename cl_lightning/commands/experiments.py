@@ -43,15 +43,18 @@ def expanded(argv: list[str]) -> list[str]:
         close = get_close_matches(name.lower(), names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ConfigError(f"no experiment {name!r}; {hint}`cl-lightning experiments` lists them")
-    options = [f"--config={folder() / BASE}.yaml", f"--config={folder() / name}.yaml"]
+    options = [f"--config={file}" for file in (folder() / f"{BASE}.yaml", folder() / f"{name}.yaml")]
+    experiment = name
     if rest and rest[0].partition("=")[0] == "--preset":
         word, equals, preset = rest.pop(0).partition("=")
         if not equals:
             preset = rest.pop(0) if rest else ""
         if preset not in presets():
             raise ConfigError(f"{word}: no preset {preset!r}; {nearest(preset, presets())}")
-        options += [f"--config={folder() / 'presets' / preset}.yaml", f"--sequence.experiment={name}_{preset}"]
-    return [*options, *rest]
+        options.append(f"--config={folder() / 'presets' / preset}.yaml")
+        experiment = f"{name}_{preset}"
+    # By name, since a file of the user's own may come after these.
+    return [*options, f"--sequence.experiment={experiment}", *rest]
 
 
 def about(path: Path) -> str:

@@ -22,6 +22,19 @@ PLAIN = {
 }
 
 
+def misfit(message: str) -> str | None:
+    """Say why no object of an option's class could be built, in one line; None for other messages."""
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return None
+    value = re.search(r"Given value: (.*)", message)
+    reasons = re.findall(
+        r"^  - +(?:Problem with given class_path )?((?!Expected a|Not a valid).*(?:\n {4,}.*)*)", message, re.M
+    )
+    name = re.search(r"class_path='([\w.]+)'", value[1]) if value else None
+    why = " ".join(" ".join(reasons).split()) or "no such value"
+    return f"{name[1].rpartition('.')[2] if name else 'an option'} cannot be built: {why}"
+
+
 class OptionParser(ArgumentParser):
     """An ArgumentParser whose errors are ConfigErrors: one line, with the nearest valid names.
 

@@ -4,18 +4,19 @@ import copy
 import logging
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import transformers
 from jsonargparse import set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
-from cl_lightning.commands.option_errors import OptionParser
+from cl_lightning.commands.option_errors import OptionParser, misfit
 from cl_lightning.commands.precheck import USAGE
 from cl_lightning.common.errors import ConfigError, user_error_in
 from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
@@ -73,6 +74,8 @@ class ContinualCLI(LightningCLI):
         except (TypeError, ValueError) as error:
             if user_error := user_error_in(error):
                 raise user_error from None
+            if reason := misfit(str(error)):
+                raise ConfigError(reason) from None
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:
@@ -84,6 +87,11 @@ class ContinualCLI(LightningCLI):
 
     def slots(self, name: str) -> dict[str, TaskCallback]:
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
+
+    def loggers(self) -> list[Logger]:
+        """Return the loggers of the Trainer's options."""
+        given = self.config_init.trainer.logger
+        return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
 
     def resolved(self) -> str:
         """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run."""
@@ -99,13 +107,25 @@ class ContinualCLI(LightningCLI):
         """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
         options = vars(copy.copy(self.config_init.trainer))
         stock = [copy.deepcopy(c) for c in options.pop("callbacks") or []]
-        extra = options.pop("logger")
-        extra = extra if isinstance(extra, list) else [extra] if isinstance(extra, Logger) else []
+        for callback in stock:
+            if isinstance(callback, ModelCheckpoint):
+                self._place(callback, task)
+        checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
+        options["enable_checkpointing"] = bool(options["enable_checkpointing"] or checkpoints)
+        options["log_every_n_steps"] = options["log_every_n_steps"] or self.config_init.sequence.log_every_n_steps
         return pl.Trainer(
-            **{**options, "max_epochs": self.datamodule.epochs_per_task[task]},
+            **{**options, "max_epochs": self.datamodule.epochs_per_task[task], "logger": loggers},
             callbacks=[*stock, *ours],
-            logger=[*loggers, *extra],
         )
+
+    def _place(self, checkpoint: ModelCheckpoint, task: int) -> None:
+        """Give a task's checkpoints a folder of their own, since all tasks count their steps from 0."""
+        if checkpoint.dirpath is None:
+            raise ConfigError(
+                "trainer.callbacks: ModelCheckpoint has no dirpath; give it a folder outside the run's "
+                "(checkpoints hold the whole model, and are the user's own)"
+            )
+        checkpoint.dirpath = str(Path(checkpoint.dirpath, self.datamodule.order[task]))
 
 
 def make_cli() -> ContinualCLI:
@@ -129,9 +149,10 @@ def make_cli() -> ContinualCLI:
 
 
 def quiet() -> None:
-    """Silence notices of Lightning and transformers, so that the run's own lines stand out."""
+    """Silence notices of Lightning and transformers, so that the run's own lines stand out; profilers may speak."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="lightning")

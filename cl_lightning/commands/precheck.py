@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,17 @@ SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observer
 PARSER_OPTIONS = ("config", "help", "print_config")
 #: Options that cannot be null.
 FILLED = ("trainer", "model", "model.adapter", "data", "data.benchmark", "sequence")
+#: Where an option stands that is in no file.
+COMMAND_LINE = "the command line"
 USAGE = "cl-lightning run NAME [--preset PRESET] [--config FILE.yaml] [--option=value ...]"
 
+#: Loggers of Lightning -> the modules of which they need one, and the package to install.
+PACKAGES = {
+    "TensorBoardLogger": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "MLFlowLogger": (("mlflow",), "mlflow-skinny"),
+    "CometLogger": (("comet_ml",), "comet-ml"),
+    "LitLogger": (("litlogger",), "litlogger"),
+}
 PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 
 
@@ -34,9 +44,9 @@ def check(argv: list[str]) -> None:
     if not argv:
         raise ConfigError(f"nothing to run; use {USAGE}, or --help for all options")
     for word in argv:
-        check_utf8("the command line", word)
+        check_utf8(COMMAND_LINE, word)
     given: dict[str, Any] = {}  # the option set last comes last
-    for where, option, value in _options(argv):
+    for where, option, value in options(argv):
         section = option.split(".", 1)[0].rstrip("+")
         if section not in (*SECTIONS, *PARSER_OPTIONS):
             raise ConfigError(f"{where}: unknown option {option!r}; {nearest(section, SECTIONS)}")
@@ -51,11 +61,12 @@ def check(argv: list[str]) -> None:
         given[option] = value
         check_class(option, value)
     _check_trainer(given)
+    _check_loggers(given.get("trainer.logger"))
     _check_model(given.get("model.backbone.name"))
     _check_tasks(given)
 
 
-def _options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
+def options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
     """The options of a command line and of its files: where each is set, its name and its value."""
     words = list(argv)
     while words:
@@ -66,14 +77,24 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
         if not equals and words and not words[0].startswith("--"):
             value = words.pop(0)
         if option in ("--config", "-c") and value:
-            options = [leaf for key, node in _read(Path(value)).items() for leaf in _leaves(str(key), node)]
+            found = [leaf for key, node in _read(Path(value)).items() for leaf in _leaves(str(key), node)]
             # In one file, data.order holds whatever comes after it.
-            yield from ((value, *leaf) for leaf in sorted(options, key=lambda leaf: leaf[0] == "data.order"))
+            yield from ((value, *leaf) for leaf in sorted(found, key=lambda leaf: leaf[0] == "data.order"))
         elif option.startswith("--"):
             parsed: Any = value
             with suppress(ConfigError):  # a text need not be YAML
                 parsed = parse_yaml(value, option)
-            yield from (("the command line", *leaf) for leaf in _leaves(option[2:], parsed))
+            yield from ((COMMAND_LINE, *leaf) for leaf in _leaves(option[2:], parsed))
+
+
+def config_files(argv: list[str]) -> list[str]:
+    """The configuration files that a command line names, in order."""
+    words, found = iter(argv), []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            found.append(value if equals else next(words, ""))
+    return found
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -119,6 +140,15 @@ def _check_trainer(given: dict[str, Any]) -> None:
     accumulate = given.get("trainer.accumulate_grad_batches")
     if isinstance(accumulate, int) and accumulate < 1:
         raise ConfigError(f"trainer.accumulate_grad_batches: {accumulate} must be 1 or more")
+
+
+def _check_loggers(loggers: Any) -> None:
+    """Raise ConfigError for a logger of Lightning whose package is not installed."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        name = str(logger.get("class_path") if isinstance(logger, dict) else logger).rpartition(".")[2]
+        modules, package = PACKAGES.get(name, ((), ""))
+        if modules and not any(map(find_spec, modules)):
+            raise ConfigError(f"trainer.logger: {name} needs a package that is not installed: pip install {package}")
 
 
 def _check_model(name: Any) -> None:

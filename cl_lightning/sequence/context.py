@@ -17,6 +17,7 @@ from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.loggers import RunLogs
+from cl_lightning.sequence.media import Grid
 from cl_lightning.sequence.record import Record
 
 #: Examples and the factor of each one's summed NLL in the loss.
@@ -53,7 +54,7 @@ class RunContext:
             say(text)
 
     def log(self, values: dict[str, Any]) -> None:
-        """Log values over cl/step on rank 0."""
+        """Log numbers, tables and pictures (`sequence.media`) by name over cl/step, on rank 0."""
         if distributed.rank() == 0:
             self._logs.log(values)
 
@@ -62,10 +63,10 @@ class RunContext:
         distributed.on_main(lambda: self._folder.write(name, data))
 
     def write_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Write a table to `<name>.csv` in the run folder and log it to wandb, on rank 0."""
+        """Write a table to `<name>.csv` in the run folder and log it, on rank 0."""
         self.write(f"{name}.csv", to_csv(columns, rows))
         if distributed.rank() == 0:
-            self._logs.log_table(name, columns, rows)
+            self._logs.log({name: Grid(columns, rows)})
 
     def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
         """Yield this rank's batches of `examples`, on the model's device."""
@@ -93,7 +94,8 @@ class RunContext:
         Layers with the same input share a tensor. `with_new`: include the current branch; `with_padding`: include
         padding.
         """
-        moments = self.module.input_moments(_Batches(self, samples, batch_size), with_new, with_padding)
+        with self.record.costs.stage("gradients"):
+            moments = self.module.input_moments(_Batches(self, samples, batch_size), with_new, with_padding)
         # Ranks without a batch do not know which layers share an input; take it from one that does.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, Tensor] = {}

@@ -27,6 +27,12 @@ def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def is_computed(option: str) -> bool:
+    """Whether a flat option is among those of `computed`, where results may depend on it."""
+    section, _, name = option.rstrip("+").partition(".")
+    return section not in OTHER_SECTIONS and name.split(".")[0] not in OTHER_OPTIONS.get(section, ())
+
+
 def without(options: Any, name: str) -> Any:
     """Options less one of that name, at any depth."""
     if not isinstance(options, Mapping):

@@ -9,8 +9,12 @@ from cl_lightning.evaluation.baselines import BASELINES, baseline_items
 from cl_lightning.metrics.bootstrap import Interval, interval
 from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
+from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import Clock
 from cl_lightning.sequence.versions import installed
+
+#: Predictions of a task that loggers may show.
+SAMPLES = 8
 
 
 class Record:
@@ -23,6 +27,8 @@ class Record:
         intervals: 95 % bootstrap intervals of the scores, [after][task].
         further: mean and interval of further metrics, [after][task][metric], if a task has any.
         clock: the run's monotone axes.
+        costs: seconds, memory and parameters of each task; no part of the results.
+        samples: the first predictions of each task's last scoring, by task.
         attempts: number of earlier processes that worked on this run.
         facts: identity and provenance.
     """
@@ -35,6 +41,8 @@ class Record:
         self.intervals: dict[str, dict[str, Interval]] = {}
         self.further: dict[str, dict[str, Any]] = {}
         self.clock = Clock()
+        self.costs = Costs()
+        self.samples: dict[str, list[dict[str, Any]]] = {}
         self.attempts = 0
 
     def restore(self, stored: dict[str, Any]) -> None:
@@ -42,10 +50,12 @@ class Record:
         self.matrix, self.zero_shot, self.attempts = stored["R"], stored["zero_shot"], stored["attempts"]
         metrics = stored["metrics"]
         self.trained, self.intervals, self.further = metrics["trained"], metrics["intervals"], metrics["further"]
+        self.costs.tasks = stored.get("costs", {})  # a run of an earlier version has none
         vars(self.clock).update(stored["clock"])  # update in place: others hold a reference
 
     def add(self, after: str, task: str, scored: Scored) -> None:
-        """Store the interval and the further metrics of one cell."""
+        """Store the interval and the further metrics of one cell, and keep its first predictions for loggers."""
+        self.samples[task] = scored.rows[:SAMPLES]
         self.intervals.setdefault(after, {})[task] = scored.interval
         if scored.further:
             self.further.setdefault(after, {})[task] = scored.further
@@ -88,6 +98,7 @@ class Record:
             "world_size": distributed.world_size(),
             "attempts": self.attempts,
             "clock": vars(self.clock),
+            "costs": {name: of for name, of in self.costs.tasks.items() if name in self.data.order[: len(self.matrix)]},
             "versions": installed(),
             "metrics": self.metrics(),
             "tables": {},

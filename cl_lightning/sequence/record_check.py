@@ -47,6 +47,8 @@ def _with(**checks: Check) -> Check:
 
 
 SCORES = _each(_maybe(_number))
+#: Costs of a task: numbers by name, and by stage.
+COST = _by_name(lambda value: _number(value) or _by_name(_number)(value))
 INTERVAL = _each(_number, length=2)
 TABLE = _with(title=_text, columns=_each(_text), rows=_each(_list))
 #: A row of a prediction file.
@@ -84,6 +86,8 @@ KEYS: dict[str, Check] = {
     "template": _options,
     "continues": _maybe(_text),
 }
+#: Keys that a record may have.
+FURTHER: dict[str, Check] = {"name": _maybe(_text), "label": _text, "costs": _by_name(COST)}
 #: The same for its "metrics", besides the sequence metrics.
 METRICS: dict[str, Check] = {
     "metric_of_task": _by_name(_text),
@@ -102,7 +106,8 @@ def record_fault(record: dict[str, Any]) -> str | None:
     """Return the first fault of a record, or None: missing keys, wrong types, invalid names, wrong sizes of R."""
     if missing := [key for key in KEYS if key not in record]:
         return f"no {', '.join(missing)}"
-    if wrong := [key for key, check in KEYS.items() if not check(record[key])]:
+    known = {**KEYS, **{key: check for key, check in FURTHER.items() if key in record}}
+    if wrong := [key for key, check in known.items() if not check(record[key])]:
         return f"{wrong[0]} has the wrong type"
     metrics, order, tasks, done = (record[key] for key in ("metrics", "order", "columns", "done"))
     if lacking := [key for key in METRICS if key not in metrics]:

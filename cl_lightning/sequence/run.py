@@ -7,8 +7,8 @@ group exists only there, and parameters that are added after the DDP wrapper wou
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from cl_lightning.sequence import status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
 from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, check_names, prediction_file, state_file
-from cl_lightning.sequence.loggers import RunLogs, Wandb
+from cl_lightning.sequence.loggers import About, RunLogs, Wandb
 from cl_lightning.sequence.record import Record
 from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
 from cl_lightning.sequence.trainer_hooks import TrainerHooks
@@ -48,7 +48,10 @@ class SequenceSettings:
         continue_from: run folder of a finished sequence of the first tasks of `data.order`; only the rest is trained.
         zero_shot: score the base model on all tasks before the first.
         wandb: "offline" (no key, no network), "online" or "off". The CSV log is always written.
-        log_every_n_steps: optimiser steps between logged losses.
+        name: the run's name in loggers, reports and comparisons; null: the experiment's.
+        group, job_type, tags, notes: what wandb files the run under.
+        log_every_n_steps: optimiser steps between logged losses, and between Lightning's own values unless
+            `trainer.log_every_n_steps` says otherwise.
         report: write report.html and figures/ into the run folder at the end.
         other_versions: continue an unfinished run with another release of torch, transformers, lightning or this
             package than its finished tasks were trained with.
@@ -61,6 +64,11 @@ class SequenceSettings:
     continue_from: str | None = None
     zero_shot: bool = True
     wandb: Wandb = "offline"
+    name: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
     log_every_n_steps: int = 1
     report: bool = True
     other_versions: bool = False
@@ -74,6 +82,10 @@ class SequenceSettings:
 
 class SequenceRun:
     """One run of a sequence: the loop over tasks, resuming and committing.
+
+    Args:
+        loggers: those of the Trainer's options, which get what the run's own loggers get.
+        hyperparameters: the configuration for all loggers, flat.
 
     Attributes:
         context: the `run` argument of the task callbacks.
@@ -90,11 +102,13 @@ class SequenceRun:
         observers: dict[str, TaskCallback],
         make_trainer: Callable[[int, list[Callback], list[Logger]], pl.Trainer],
         facts: dict[str, Any],
+        loggers: Sequence[Logger] = (),
+        hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
         self.module, self.data, self.folder, self.settings = module, data, folder, settings
         self.boundary, self.observers, self.make_trainer = boundary, observers, make_trainer
         self.record = Record(data, facts)
-        self.logs = RunLogs(self.record.clock)
+        self.logs = RunLogs(self.record.clock, loggers, hyperparameters or {})
         self.context = RunContext(module, data, boundary, self.record, folder, self.logs)
         module.loss_terms = [callback.loss_terms for callback in boundary.values()]
 
@@ -125,7 +139,9 @@ class SequenceRun:
             pl.seed_everything(derive_seed(self.data.seed, "task", task) % 2**32, workers=True, verbose=False)
             self.data.activate(task)
             self.module.task_name, self.record.clock.task = order[task], task
-            hooks = TrainerHooks(partial(self.begin, task), partial(self.end, task), self.logs, every)
+            hooks = TrainerHooks(
+                partial(self.begin, task), partial(self.end, task), self.logs, self.record.costs, every
+            )
             trainer = self.make_trainer(task, [*self.callbacks, hooks], self.logs.loggers)
             stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
             trainer.fit(self.module, datamodule=self.data)
@@ -150,17 +166,15 @@ class SequenceRun:
                 if (name := state_file(slot, done, "safetensors")) in stored["files"]:
                     callback.load_tensors(read_tensors(self.folder.path, stored, name))
             distributed.on_main(self._export)
-        facts = self.record.facts
-        self.logs.open(
-            self.folder.path,
-            self.record.attempts,
-            facts["identity"],
-            facts["experiment"],
-            [f"data: {facts['data']}"[:64]],
-            self.settings.wandb,
-        )
+        self.logs.open(self.folder.path, self.record.attempts, self._about(), self.settings.wandb)
         for callback in self.callbacks:
             callback.on_sequence_start(self.context)
+
+    def _about(self) -> About:
+        facts, named = self.record.facts, self.settings
+        tags = [f"data: {facts['data']}"[:64], *named.tags]
+        name = named.name or " ".join(filter(None, (facts["experiment"], facts["label"])))
+        return About(facts["identity"], name, named.group, named.job_type, tags, named.notes)
 
     def begin(self, task: int, trainer: pl.Trainer) -> None:
         """Begin a task, in the setup stage of its fit."""
@@ -169,36 +183,49 @@ class SequenceRun:
             advice = status.resume_advice(self.settings.fresh)
             raise TrainingError(f"the ranks read different states of the run folder; {advice}")
         if distributed.rank() == 0:
-            self.logs.define_axes()
+            self.logs.begin_task()
+        costs = self.record.costs
+        costs.begin_task(self.data.order[task], trainer.strategy.root_device)
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
-            self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
+            with costs.stage("zero-shot"):
+                self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
         if task == 0:
             for callback in self.callbacks:
                 callback.on_base(self.context)
-        first = 0 if self.data.protocol.alone else task
-        self.module.adapter.begin_task(first, generator(self.data.seed, "adapter", task))
-        for callback in self.callbacks:
-            callback.on_task_start(self.context, task)
+        with costs.stage("start"):
+            first = 0 if self.data.protocol.alone else task
+            self.module.adapter.begin_task(first, generator(self.data.seed, "adapter", task))
+            for callback in self.callbacks:
+                callback.on_task_start(self.context, task)
 
     def end(self, task: int) -> None:
         """End a task after its last optimiser step: freeze the branch, score, commit."""
-        adapter, name = self.module.adapter, self.data.order[task]
-        for callback in self.callbacks:
-            callback.on_task_end(self.context, task)
+        adapter, name, costs = self.module.adapter, self.data.order[task], self.record.costs
+        with costs.stage("end"):
+            for callback in self.callbacks:
+                callback.on_task_end(self.context, task)
         state = {key: tensor.cpu().contiguous() for key, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {name}")
-        self.context.write(adapter_file(name), save_tensors(state))
+        stored = save_tensors(state)
+        self.context.write(adapter_file(name), stored)
         self.record.trained.append(sum(p.numel() for group in adapter.param_groups() for p in group["params"]))
+        costs.add(
+            trained_parameters=self.record.trained[-1],
+            stored_parameters=sum(tensor.numel() for tensor in state.values()),
+            stored_bytes=len(stored),
+        )
         alone, scored = self.data.protocol.alone, self.data.scored_after(task)
         if not alone:
             adapter.end_task(task)
         row: list[float | None] = [None] * len(self.data.columns)
-        row[scored.start : scored.stop] = self._score(name, scored)
+        with costs.stage("scoring"):
+            row[scored.start : scored.stop] = self._score(name, scored)
         self.record.matrix.append(row)
         if alone:
             adapter.discard()
         distributed.on_main(self._commit)
         distributed.on_main(self._export)
+        self.context.log(costs.values())
         for callback in self.callbacks:
             callback.on_task_scored(self.context, task)
         release_memory()

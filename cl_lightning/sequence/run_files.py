@@ -25,7 +25,7 @@ PAGE = "report.html"
 FIGURES = (
     "matrix", "plane", "curves", "summaries", "predictions", "losses", "surgery_cosine", "surgery_fired",
     "surgery_overlap", "surgery_energy", "gates", "gates_largest", "subspaces", "subspaces_gates", "replay",
-    "parameters",
+    "parameters", "times", "probes_loss", "probes_exact",
 )  # fmt: skip
 REPORT = {PAGE, *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png"))}
 MARK = "cl-lightning report"

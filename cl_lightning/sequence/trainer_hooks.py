@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from cl_lightning.common import distributed, stopping
+from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import RunLogs
 
 
@@ -18,13 +19,20 @@ class TrainerHooks(Callback):
         begin: called with the Trainer in its setup stage.
         end: called after the last optimiser step.
         logs: loggers of loss and learning rate.
+        costs: measures the training.
         log_every: optimiser steps between logged losses.
     """
 
     def __init__(
-        self, begin: Callable[[pl.Trainer], None], end: Callable[[], None], logs: RunLogs, log_every: int
+        self,
+        begin: Callable[[pl.Trainer], None],
+        end: Callable[[], None],
+        logs: RunLogs,
+        costs: Costs,
+        log_every: int,
     ) -> None:
-        self.begin, self.end, self.logs, self.log_every = begin, end, logs, log_every
+        self.begin, self.end, self.logs, self.costs, self.log_every = begin, end, logs, costs, log_every
+        self.first_token = logs.clock.tokens
         self.loss: Any = 0.0
         self.tokens: Any = 0
 
@@ -33,6 +41,7 @@ class TrainerHooks(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stopping.install_handlers()  # the Trainer has installed its own for the duration of fit
+        self.costs.enter("training")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,9 +56,14 @@ class TrainerHooks(Callback):
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
         clock.tokens += int(totals[1])
         self.loss, self.tokens = 0.0, 0
+        # For callbacks that monitor it; loggers get it below, over the sequence's axes.
+        pl_module.log("train/loss", float(totals[0]), on_step=True, on_epoch=True, logger=False, batch_size=1)
         if clock.step % self.log_every == 0 and distributed.rank() == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self.logs.log({"train/loss": float(totals[0]), "train/lr": rate})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.costs.leave()
+        tokens, seconds = self.logs.clock.tokens - self.first_token, self.costs.seconds("training")
+        self.costs.add(tokens_per_second=tokens / seconds)
         self.end()

@@ -137,6 +137,10 @@ EARLY: dict[str, tuple[list[str], str]] = {
         r"^trainer\.precision=bf17: use one of 32-true, bf16-mixed, 64",
     ),
     "epochs given to the trainer": (["--trainer.max_epochs=3"], r"^trainer\.max_epochs: .*use data\.epochs"),
+    "a logger without its package": (
+        ["--trainer.logger=[CSVLogger, {{class_path: CometLogger}}]"],
+        r"^trainer\.logger: CometLogger needs a package that is not installed: pip install comet-ml$",
+    ),
     "no micro-batches": (["--trainer.accumulate_grad_batches=0"], r"accumulate_grad_batches: 0 must be 1 or more"),
 }
 
@@ -197,6 +201,10 @@ def refused(tmp_path: Path, *options: str) -> str:
 
 
 LATER: dict[str, tuple[str, str]] = {
+    "a logger that cannot be built": (
+        "--trainer.logger={class_path: WandbLogger, init_args: {offline: true, log_model: true}}",
+        r"^WandbLogger cannot be built: .*log_model=True and offline=True.* is an invalid configuration",
+    ),
     "unknown option": ("--data.bach_size=3", r"^unknown option data\.bach_size; did you mean batch_size"),
     "unknown option among very many": (
         "--trainer.max_stepz=3",

@@ -203,7 +203,7 @@ def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
     assert {slot: type(c).__name__ for slot, c in cli.slots("boundary").items()} == {
         slot: c["class_path"].rpartition(".")[2] for slot, c in expected.items()
     }
-    assert set(cli.slots("observers")) == {"progress", "matrix"}
+    assert set(cli.slots("observers")) == {"progress", "matrix", "charts"}
 
 
 #: Published settings of models that the tiny Llama cannot stand for are trained in test_paper_experiment.

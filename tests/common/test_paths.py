@@ -14,7 +14,7 @@ from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.continuation import Parent, adopt
 from cl_lightning.sequence.folder import RunFolder, check_names, read_checked, read_record
-from cl_lightning.sequence.loggers import Clock, RunLogs
+from cl_lightning.sequence.loggers import About, Clock, RunLogs
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on
 from tests.commands.test_cli import launch
@@ -126,7 +126,7 @@ def test_loggers_do_not_write_through_links(tmp_path: Path, place: str) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(victim)
     with pytest.raises(StateError, match="is a link"):
-        RunLogs(Clock()).open(tmp_path / "run", 0, "x", "x", [], "off")
+        RunLogs(Clock()).open(tmp_path / "run", 0, About("x", "x"), "off")
 
 
 # ---- records -----------------------------------------------------------------------------------------------

@@ -157,6 +157,23 @@ def test_methods_of_one_name_are_rows_of_their_own(run: MakeRun) -> None:
     assert table.columns == ["A"]
 
 
+def test_a_method_of_other_classes_is_named_by_them_alone(run: MakeRun) -> None:
+    """All options of a class differ from what another class has; together they were names of 1,100 characters."""
+    many = {f"option_{i}": "x" * 30 for i in range(40)}
+    big, small = (
+        {"init": {"class_path": f"callbacks.{name}", "init_args": of}} for name, of in (("Big", many), ("Small", {}))
+    )
+    other = {"init": {"class_path": "callbacks.Big", "init_args": {**many, "option_7": 0.0003}}}
+    table = compare([run(f"m{i}", 1, facts={"experiment": "m"}, boundary=b) for i, b in enumerate((big, small, other))])
+    assert table.methods == [f"m (init=Big option_7={'x' * 19}…)", "m (init=Small)", "m (init=Big option_7=3e-4)"]
+    assert max(map(len, table.methods)) < 70
+
+
+def test_a_name_of_the_users_choice_stands_for_the_experiment(run: MakeRun) -> None:
+    table = compare([run("lora", 1, facts={"name": "my try"}), run("slice", 1, **OTHER)])
+    assert table.methods == ["my try", "slice"]
+
+
 def test_differences_are_paired(run: MakeRun) -> None:
     """Five points on every example: an interval without width, where an unpaired one would be wide."""
     table = compare([run("lora", 1, LOW), run("lora", 2, PLAIN), run("more", 1, shifted(LOW, 5.0), **OTHER)])

@@ -6,12 +6,13 @@ notes name the difference.
 
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import StateError
+from cl_lightning.common.options import Options, flat
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.sequence.folder import RECORD, metric_label, read_record
 from cl_lightning.sequence.identity import computed
@@ -19,7 +20,6 @@ from cl_lightning.sequence.stored import read_config
 
 #: Trainer options that limit the amount of training; they belong to the column, not to the method.
 BUDGET = ("max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
-Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Run:
     method: Options
     column: Options
     base: str
+
+    @property
+    def name(self) -> str:
+        """The name that the user gave it, or else its experiment's."""
+        return self.record.get("name") or self.record["experiment"]
 
     @property
     def seed(self) -> int:
@@ -129,23 +134,6 @@ def read(path: Path) -> Run:
         "trainer": {k: v for k, v in trainer.items() if k in BUDGET},
     }
     return Run(path, record, flat(method), flat(column), config["model"]["backbone"]["name"])
-
-
-def flat(options: Mapping[str, Any], prefix: str = "") -> Options:
-    """Flatten nested options to {"a.b": value}, without nulls; the level `init_args` is left out.
-
-    Example:
-        >>> flat({"a": {"b": 1, "init_args": {"c": 2}}, "d": None})
-        {'a.b': 1, 'a.c': 2}
-    """
-    found: Options = {}
-    for key, value in options.items():
-        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            found |= flat(value, name)
-        elif value is not None:
-            found[name] = value
-    return found
 
 
 def differing(options: Sequence[Options]) -> list[str]:

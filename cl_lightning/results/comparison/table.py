@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cl_lightning.common.errors import StateError
+from cl_lightning.common.options import Options, label
 from cl_lightning.metrics.bootstrap import Interval, percentiles
 from cl_lightning.metrics.matrix import FROM_START, REFERENCED, Matrix, Row
-from cl_lightning.results.comparison.runs import Options, Run, differing, read
+from cl_lightning.results.comparison.runs import Run, differing, read
 from cl_lightning.results.resampled import START, resampled_matrices
 from cl_lightning.sequence.folder import read_record
 
@@ -148,6 +149,8 @@ class Comparison:
         return lambda R, _: REFERENCED[metric](R, row)
 
 
+#: Last part of an option that names a class.
+CLASS = "class_path"
 #: Prefixes of a column's facts about single tasks.
 ABOUT_A_TASK = ("checksum.", "metric.")
 #: Options in which columns may differ and still be orders of the same tasks.
@@ -202,14 +205,23 @@ def _distinct(options: Sequence[Options]) -> list[Options]:
 
 
 def _row_names(rows: Sequence[Options], runs: Sequence[Run]) -> list[str]:
-    """Name methods by their experiments, plus the options in which methods of one name differ."""
-    names = [" / ".join(dict.fromkeys(r.record["experiment"] for r in runs if r.method == row)) for row in rows]
+    """Name methods by their runs' names or experiments, plus a short label where methods of one name differ."""
+    names = [" / ".join(dict.fromkeys(r.name for r in runs if r.method == row)) for row in rows]
     named = []
     for row, name in zip(rows, names, strict=True):
         twins = [other for other, theirs in zip(rows, names, strict=True) if theirs == name]
-        options = [f"{k.rpartition('.')[2]}={row.get(k)}" for k in differing(twins)]
-        named.append(f"{name} ({', '.join(options)})" if options else name)
-    return named
+        options = label({option: row.get(option) for option in differing(twins) if _tells(option, row, twins)})
+        named.append(f"{name} ({options})" if options else name)
+    # What a label leaves out may be all that tells two methods apart.
+    return [f"{n} #{named[:i].count(n) + 1}" if named.count(n) > 1 else n for i, n in enumerate(named)]
+
+
+def _tells(option: str, row: Options, twins: Sequence[Options]) -> bool:
+    """Whether an option tells a method from one of the same classes. Where classes differ, their names are enough."""
+    parts = option.split(".")
+    classes = [".".join([*parts[:n], CLASS]) for n in range(1, len(parts))]
+    alike = [twin for twin in twins if all(twin.get(c) == row.get(c) for c in classes if c != option)]
+    return len({repr(twin.get(option)) for twin in alike}) > 1
 
 
 def _about_columns(table: Comparison, columns: Sequence[Options]) -> list[str]:

@@ -23,7 +23,7 @@ def write(path: Path) -> Path:
         StateError: the folder is not a run, is damaged or not writable, or has another file of one of these names.
     """
     run = Source(path)
-    title = f"{run.record['experiment']} on {state_of(run.record)}"
+    title = f"{run.record.get('name') or run.record['experiment']} on {state_of(run.record)}"
     page, drawn = assembled(title, verdict(run), (make(run) for make in SECTIONS))
     files = {f"figures/{name}.{kind}": data for name, figure in drawn.items() for kind, data in figure.files().items()}
     for name in (*files, PAGE):

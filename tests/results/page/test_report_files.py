@@ -146,7 +146,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     options = (
         "--model.adapter=GainLoRA", "--model.adapter.branches=IncLoRA", "--model.adapter.branches.rank=2",
         "--boundary.gates=GateOrthogonalization", "--boundary.lwf=LwF", "--trainer.log_every_n_steps=1",
-        "--sequence.report=true",
+        "--sequence.report=true", "--observers.probes=Probes",
     )  # fmt: skip
     told = launch(*BASE, *options, f"--sequence.run_dir={run}")
     assert told.code == 0, told.err

@@ -20,6 +20,10 @@ from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, pre
 from cl_lightning.surgery.report import BOUNDARY_COLUMNS, COLUMNS
 from tests.results.test_compare import CONFIG, NOTHING_MORE
 
+COST = {
+    "seconds": {"training": 2.5, "scoring": 1.5}, "peak_bytes": {"training": 2**20, "scoring": 2**21},
+    "tokens_per_second": 100.0, "trained_parameters": 14, "stored_parameters": 14, "stored_bytes": 56,
+}  # fmt: skip
 #: (task, what it was trained last, example) -> what the model answered.
 Answer = Callable[[str, str, int], str]
 
@@ -72,7 +76,8 @@ def whole_run(
         kept = {name: [{"id": "x", "prompt": "SECRET", "answer": "SECRET"}] * (8 // (n + 1)) for name in seen}
         folder.write(f"state/memory-{n + 1}.json", to_json({"examples": kept}))
         folder.write(adapter_file(task), save({"A": np.zeros((2, 3), np.float32), "B": np.zeros((4, 2), np.float32)}))
-    write_log(path, 0, [(step, step // 3, 5.0 / (step + 1)) for step in range(3 * len(finished))])
+    probed = [f"probe/{task}/{kind}" for task in finished for kind in ("loss", "exact")]
+    write_log(path, 0, [(step, step // 3, 5.0 / (step + 1)) for step in range(3 * len(finished))], probed)
 
     tables = {
         "init": [{"title": "boundaries", "columns": BOUNDARY_COLUMNS, "rows": [[t, *[0.5] * 10] for t in finished]}],
@@ -89,6 +94,7 @@ def whole_run(
         "R": R, "zero_shot": zero_shot, "clock": {"step": 3 * len(finished), "tokens": 1000}, "attempts": 1,
         "tables": tables, "adapter": {}, "benchmark": "sample", "template": {}, "metrics": metrics,
         "experiment": "whole", "data": "sample", "base": "b" * 16, "seed": 1, "continues": None, "versions": {},
+        "costs": {task: {**COST} for task in finished},
         "fingerprints": dict.fromkeys(order, "x"), "sources": dict.fromkeys(order, "x"),
     }  # fmt: skip
     folder.commit({**record, **(facts or {})})
@@ -96,11 +102,15 @@ def whole_run(
     return path
 
 
-def write_log(path: Path, attempt: int, steps: Sequence[tuple[int, int, float]]) -> None:
-    """The CSV log of an attempt: (step, task, loss) each, with a line of Lightning's own after the first."""
-    heads = ["cl/step", "cl/task", "cl/tokens", "train/loss", "train/lr", "train/penalty"]
-    rows: list[list[Any]] = [[step + 1, task, 10 * (step + 1), loss, 0.1, None] for step, task, loss in steps]
-    rows.insert(1, [None, None, None, None, None, 0.5])
+def write_log(path: Path, attempt: int, steps: Sequence[tuple[int, int, float]], probed: Sequence[str] = ()) -> None:
+    """The CSV log of an attempt: (step, task, loss) each, with a line of Lightning's own after the first.
+
+    `probed`: names of further values.
+    """
+    heads = ["cl/step", "cl/task", "cl/tokens", "train/loss", "train/lr", "train/penalty", *probed]
+    probes = [2.5] * len(probed)
+    rows: list[list[Any]] = [[step + 1, task, 10 * (step + 1), loss, 0.1, None, *probes] for step, task, loss in steps]
+    rows.insert(1, [None, None, None, None, None, 0.5, *[None] * len(probed)])
     folder = path / f"logs/attempt_{attempt}"
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_bytes(to_csv(heads, rows))

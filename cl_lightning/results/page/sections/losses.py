@@ -23,7 +23,7 @@ def section(run: Source) -> Section | Missing:
     lines = {name.removeprefix(PREFIX): run.log.series(name) for name in run.log.names(PREFIX)}
     if "loss" not in lines:
         return Missing("losses: the folder holds no log of them (logs/)")
-    borders = _borders(run)
+    at = borders(run)
     rows = [
         [name, f"{len(values):,}", *(f"{v:.4g}" for v in (values[0], values[-1], min(values), max(values)))]
         for name, (_, values) in lines.items()
@@ -34,7 +34,7 @@ def section(run: Source) -> Section | Missing:
         "What training logged, over the optimiser steps (lines: where a task begins)",
         f"Line charts of {', '.join(lines)}. The loss begins at {first:.3g} and ends at {last:.3g}.",
         Rows("", ["value", "logged", "first", "last", "lowest", "highest"], rows),
-        lambda figure: _draw(figure, lines, borders),
+        lambda figure: _draw(figure, lines, at),
         (3.4, 0.6 + 1.3 * len(lines)),
     )
     most = max(len(values) for _, values in lines.values())
@@ -44,7 +44,7 @@ def section(run: Source) -> Section | Missing:
     return Section("Losses and penalties", text, charts=[chart], tables=_of_tasks(run))
 
 
-def _borders(run: Source) -> list[float]:
+def borders(run: Source) -> list[float]:
     """Return the steps at which tasks begin, except the first task."""
     found: dict[float, float] = {}
     for row in run.log.rows:

@@ -19,6 +19,8 @@ def _facts(run: Source) -> list[tuple[str, str]]:
     backbone, trainer = config["model"]["backbone"], config.get("trainer") or {}
     slots = {f"boundary.{slot}": _named(of) for slot, of in (config.get("boundary") or {}).items() if of is not None}
     facts = {
+        "name": record.get("name"),
+        "options": record.get("label"),
         "data": state_of(record),
         "benchmark": record["benchmark"],
         "tasks": f"{len(run.done)} of {len(record['order'])} done: {', '.join(record['order'])}",

@@ -1,0 +1,87 @@
+"""Scores small samples of earlier tasks every few steps of a task, by likelihood: curves of forgetting within tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.evaluation.likelihood import log_likelihoods
+from cl_lightning.sequence.callback import Table, TaskCallback
+
+if TYPE_CHECKING:
+    from cl_lightning.data.prompt import Encoded
+    from cl_lightning.sequence.context import RunContext
+
+COLUMNS = ["while learning", "probes", "tasks probed", "seconds", "% of training"]
+
+
+class Probes(TaskCallback):
+    """Log `probe/<task>/loss` and `probe/<task>/exact` of each earlier task and the current one.
+
+    loss: mean negative log-likelihood of an answer token, in nats. exact: percent of the answers that greedy decoding
+    would give, found without decoding. Probes are at a task's first step, every `every` steps, and at its end. They
+    draw no random number and change no bit of training; their cost is in the record under "probes".
+
+    Args:
+        every: optimiser steps between probes.
+        samples: test examples of each task, always the first ones.
+        batch_size: examples per forward pass on each rank.
+    """
+
+    def __init__(self, every: int = 20, samples: int = 8, batch_size: int = 8) -> None:
+        for name, value in (("every", every), ("samples", samples), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"observers.probes.{name}: {value} must be 1 or more")
+        self.every, self.samples, self.batch_size = every, samples, batch_size
+        self.rows: list[list[Any]] = []
+        self.count = 0
+
+    def on_task_start(self, run: RunContext, task: int) -> None:
+        self._run, self._task, self.count = run, task, 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Probe before the first micro-batch of a step."""
+        if trainer.global_step % self.every == 0 and index % trainer.accumulate_grad_batches == 0:
+            self._probe()
+
+    def on_task_end(self, run: RunContext, task: int) -> None:
+        self._probe()
+        costs = run.record.costs
+        seconds, training = costs.seconds("probes"), costs.seconds("training")
+        share = 100 * seconds / training if training else None
+        self.rows.append([run.order[task], self.count, len(self._probed()), seconds, share])
+
+    def _probed(self) -> dict[str, tuple[Encoded, ...]]:
+        """Return the samples by task."""
+        tasks = self._run.data.evaluated
+        last = len(tasks) if self._run.data.protocol.together else self._task + 1
+        first = self._task if self._run.data.protocol.alone else 0
+        return {task.spec.name: task.test[: self.samples] for task in tasks[first:last]}
+
+    def _probe(self) -> None:
+        run, self.count = self._run, self.count + 1
+        with run.record.costs.stage("probes"):
+            run.log({key: v for name, sample in self._probed().items() for key, v in self._score(name, sample).items()})
+
+    def _score(self, name: str, sample: tuple[Encoded, ...]) -> dict[str, float]:
+        """Score a sample, of which each rank takes its share."""
+        module = self._run.module
+        mine = sample[distributed.rank() :: distributed.world_size()]
+        pad = module.tokenizer.pad_token_id
+        found = log_likelihoods(module.llm, module.answer_logits, pad, mine, self.batch_size)
+        found = [each for part in distributed.gather(found) for each in part]
+        tokens = sum(len(e.answer_ids) for e in sample)
+        loss, exact = -sum(value for value, _ in found) / tokens, 100 * sum(right for _, right in found) / len(found)
+        return {f"probe/{name}/loss": loss, f"probe/{name}/exact": exact}
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+    def tables(self) -> list[Table]:
+        return [Table("probes of tasks within training, and their cost", COLUMNS, self.rows)] if self.rows else []
