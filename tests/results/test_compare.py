@@ -82,6 +82,7 @@ def run(tmp_path: Path) -> MakeRun:
             "done": len(R[:done]), "R": R[:done],
             "zero_shot": zero_shot and [float(np.mean(values)) for values in zero_shot],
             "clock": {}, "attempts": 1, "tables": {}, "adapter": {}, "benchmark": "TRACE files", "template": {},
+            "versions": {},
             "metrics": {**NOTHING_MORE, "metric_of_task": dict.fromkeys(order, "accuracy")},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
