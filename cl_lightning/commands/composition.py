@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import make_cli, quiet
+from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
@@ -47,7 +47,7 @@ def run() -> None:
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
     _check(module, data, boundary, observers)
     given = list(precheck.options(sys.argv[1:]))
-    experiment = settings.experiment or _experiment(sys.argv[1:])
+    experiment = settings.experiment or _experiment(cli)
     run_dir = _run_dir(settings, experiment)
     devices = cli.config_init.trainer.devices
     set_threads(devices if isinstance(devices, int) else 1, settings.threads)
@@ -196,9 +196,9 @@ def _check(
         raise ConfigError("; ".join(reasons))
 
 
-def _experiment(argv: list[str]) -> str:
+def _experiment(cli: ContinualCLI) -> str:
     """Return the name of the last configuration file."""
-    files = precheck.config_files(argv)
+    files = cli.config.config
     return Path(files[-1]).stem if files else "default"
 
 

@@ -87,16 +87,6 @@ def options(argv: list[str]) -> Iterator[tuple[str, str, Any]]:
             yield from ((COMMAND_LINE, *leaf) for leaf in _leaves(option[2:], parsed))
 
 
-def config_files(argv: list[str]) -> list[str]:
-    """The configuration files that a command line names, in order."""
-    words, found = iter(argv), []
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option in ("--config", "-c"):
-            found.append(value if equals else next(words, ""))
-    return found
-
-
 def _read(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         there = [p.stem for p in path.parent.glob("*.yaml")]
