@@ -83,7 +83,8 @@ def run() -> None:
                 say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
-            for line in (first_line(experiment, cli, data), *module.adapter.remarks):
+            unwritten = [f"{name}: {lost}" for name, lost in data.lost.items()]
+            for line in (first_line(experiment, cli, data), *unwritten, *module.adapter.remarks):
                 say(line)
             if line := status.resumed(done, data.order):
                 say(line)

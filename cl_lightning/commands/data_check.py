@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.audit.check import changed, check, found, in_folders, table, unknown_sizes
-from cl_lightning.data.audit.profile import Limits, Measure, words
+from cl_lightning.data.audit.profile import Find, Limits, Measure, words
 from cl_lightning.data.base import Benchmark, Example, check_order, data_root
 from cl_lightning.data.benchmarks.json_files import read_text
 from cl_lightning.data.benchmarks.user_tasks import UserTasks
 from cl_lightning.data.budget import Budget
+from cl_lightning.data.writable import lost_characters
 from cl_lightning.model.names import EMBEDDED
 from cl_lightning.sequence.folder import check_names
 
@@ -71,8 +73,9 @@ def ordered_tasks(benchmark: Benchmark, root: Path | None, order: Any) -> list[t
     return [(kind, benchmark, name) for name in names]
 
 
-def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, int]:
-    """Return a function that measures lengths in a model's tokens, and the length of its chat template."""
+def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, int, Find]:
+    """Return functions that measure lengths in a model's tokens and find what it cannot write, and between them the
+    length of its chat template."""
     from cl_lightning.data.chat import DAY
     from cl_lightning.data.prompt import PromptEncoder
     from cl_lightning.model.backbone import Backbone
@@ -84,7 +87,7 @@ def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, i
     def measure(texts: Sequence[str]) -> list[int]:
         return [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
 
-    return measure, len(ids) - (own[1] - own[0])
+    return measure, len(ids) - (own[1] - own[0]), partial(lost_characters, tokenizer)
 
 
 def budget(text: str) -> Budget:
@@ -113,7 +116,8 @@ def run(options: argparse.Namespace) -> None:
         tasks = list(found(root))
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; see docs/tasks.md")
-    measure, template = (words, 0) if options.words else _tokens(options.model, options.trust_remote_code, said)
+    measured = (words, 0, Limits.lost) if options.words else _tokens(options.model, options.trust_remote_code, said)
+    measure, template, lost = measured
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
         _limit(given, "max_prompt_tokens", Limits.prompt),
@@ -121,6 +125,7 @@ def run(options: argparse.Namespace) -> None:
         given.get("max_new_tokens"),
         template,
         end=0 if options.words else 1,
+        lost=lost,
     )
     screen = console.console(width=200)
     if own is not None:

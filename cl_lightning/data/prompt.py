@@ -1,5 +1,6 @@
 """Encodes examples as token ids: chat template, truncation in the middle, answer plus end token.
 
+A task's texts hold no control tokens: what is spelled like one is encoded as the text it is, in prompts and answers.
 Prompt and answer are tokenised separately and then joined, so the label mask is exact by construction. A prompt over
 the budget loses the middle of its content, but keeps the template around it, the instruction at its start and the
 answer cue at its end (`Example.instruction`, `Example.cue`). Answers are never truncated.
@@ -65,6 +66,7 @@ class PromptEncoder:
         if variables and self.chat is None:
             raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)
+        self._control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
         prompt_ids, cut, own = self.prompt(example, spec.keep_head)
@@ -73,7 +75,7 @@ class PromptEncoder:
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode an answer, with the end token last."""
         # Without a template, nothing else separates cue and answer.
-        answer_ids = self.tokenizer(text if self.chat else f" {text}", add_special_tokens=False).input_ids
+        answer_ids = self._tokens(text if self.chat else f" {text}", True, add_special_tokens=False)[0]
         return *answer_ids, self.end
 
     def prompt(self, example: Example, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
@@ -84,8 +86,7 @@ class PromptEncoder:
                 tokenizer drops all of the content.
         """
         text, start, end = self._placed(example)
-        encoding = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
-        ids, offsets = encoding.input_ids, encoding.offset_mapping
+        ids, offsets = self._rendered(text, start, end)
         excess = max(0, len(ids) - self.max_prompt_tokens)
         inside = [i for i, (a, b) in enumerate(offsets) if max(a, start) < min(b, end)]
         if not inside and example.prompt.strip():
@@ -110,6 +111,30 @@ class PromptEncoder:
         head = round(keep * keep_head)
         first, last = context[head], context[head + excess - 1]
         return ids[:first] + ids[last + 1 :], excess, own
+
+    def _rendered(self, text: str, start: int, end: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode a rendered prompt with its content at `start` to `end`: token ids, and each token's span in the text.
+
+        Control tokens are those of the template alone; spelled out in the content they are plain text.
+        """
+        if self.chat is None:
+            return self._tokens(text, True, add_special_tokens=True)
+        if not any(token in text[start:end] for token in self._control):
+            return self._tokens(text, False, add_special_tokens=False)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for first, last, plain in ((0, start, False), (start, end, True), (end, len(text), False)):
+            part, spans = self._tokens(text[first:last], plain, add_special_tokens=False)
+            ids += part
+            offsets += [(first + a, first + b) for a, b in spans]
+        return ids, offsets
+
+    def _tokens(self, text: str, plain: bool, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode a text; `plain`: what is spelled like a control token is text."""
+        encoding = self.tokenizer(
+            text, add_special_tokens=add_special_tokens, split_special_tokens=plain, return_offsets_mapping=True
+        )
+        return encoding.input_ids, encoding.offset_mapping
 
     def _placed(self, example: Example) -> tuple[str, int, int]:
         """Render the prompt and find the span of the content in it, without surrounding whitespace."""

@@ -21,6 +21,7 @@ from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
 from cl_lightning.data.sampler import StepSampler
 from cl_lightning.data.task_data import ALL_TASKS, TaskData, joined, official_task
+from cl_lightning.data.writable import SAMPLE, Lost, lost_characters
 
 
 class TaskSequence(LightningDataModule):
@@ -246,6 +247,15 @@ class TaskSequence(LightningDataModule):
         elif any(r != Removed() for r in self.removed.values()):  # by the benchmark itself
             removed = f", {removal_summary(self.removed)}"
         return f"{self.benchmark.describe(self.root)}{left_out}{removed}"
+
+    @property
+    def lost(self) -> dict[str, Lost]:
+        """Tasks with characters that the tokenizer cannot write; once prepared."""
+        found = {}
+        for task in self.evaluated:
+            examples = [e.example for e in (*task.train[:SAMPLE], *task.test[:SAMPLE])]
+            found[task.spec.name] = lost_characters(self.tokenizer, (f"{e.prompt}{e.answer}" for e in examples))
+        return {name: lost for name, lost in found.items() if lost is not None}
 
     @property
     def template(self) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from math import ceil
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.budget import Budget
 from cl_lightning.data.prompt_parts import LEAST_CONTEXT
+from cl_lightning.data.writable import SAMPLE, Lost
 
 #: Lengths of texts, in words or tokens.
 Measure = Callable[[Sequence[str]], list[int]]
+#: Finds what cannot be written of texts.
+Find = Callable[[Sequence[str]], Lost | None]
 
 #: Metrics that read only the beginning of an answer, so that a budget cuts off just its rationale.
 READ_THE_OPENING = ("first_letter",)
@@ -30,6 +33,7 @@ class Limits:
         generated: `data.max_new_tokens`.
         template: tokens that the chat template takes of every prompt.
         end: tokens that the end token takes of every answer.
+        lost: what the tokenizer cannot write of some texts.
     """
 
     prompt: int = 256
@@ -37,6 +41,7 @@ class Limits:
     generated: Budget = None
     template: int = 0
     end: int = 0
+    lost: Find = lambda texts: None
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Profile:
         expected: numbers of examples in the published train and test files, None if not known.
         unlearnt: test examples with no answer that occurs in train, if train has few distinct answers.
         commonest: share of the commonest training answer, if there are few distinct answers; else 0.
+        lost: what the tokenizer cannot write of the texts, in words.
         source: origin and licence of the data, including the licence stated in its file.
     """
 
@@ -86,6 +92,7 @@ class Profile:
     dropped: int = 0
     unlearnt: int = 0
     commonest: float = 0.0
+    lost: str = ""
     source: str = ""
 
     def flaws(self) -> list[str]:
@@ -114,6 +121,7 @@ class Profile:
             f"{self.long_answers} of {self.train} training answers are over data.max_answer_tokens: training "
             "refuses them, or leaves them out with data.long_answers=drop": self.long_answers,
             f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
+            self.lost: self.lost,
         }
         return [text for text, holds in said.items() if holds]
 
@@ -160,6 +168,7 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         dropped=splits.leaked,
         unlearnt=sum(not {a.strip() for a in e.accepted} & learnt for e in splits.test) if few else 0,
         commonest=max(Counter(said).values()) / len(said) if few else 0.0,
+        lost=str(limits.lost([f"{e.prompt}{e.answer}" for e in (*splits.train[:SAMPLE], *splits.test[:SAMPLE])]) or ""),
         source=f"{spec.source}; its file says {splits.licence}" if splits.licence else spec.source,
     )
 
