@@ -12,6 +12,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
@@ -42,6 +43,8 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 80
 
 HERE = Path(__file__).parent
+#: Style of a formula on a line of its own: a wide one is scrolled, not the page.
+BLOCK = "overflow: auto hidden; padding: 0.6em 0"
 LINK = re.compile(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)")
 API = re.compile(r"<!-- api: ([\w. ]+) -->")
 
@@ -112,17 +115,15 @@ def escape(app: Sphinx, what: str, name: str, thing: object, options: Any, lines
 
 
 def inline(writer: Any, node: Any) -> None:
-    """An inline formula as MathML."""
+    """Write an inline formula as MathML."""
     writer.body.append(tex2mathml(node.astext()))
+    raise SkipNode
 
 
 def display(writer: Any, node: Any) -> None:
-    """A formula on a line of its own as MathML."""
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
-
-
-def skip(self: Any, node: Any) -> None:
-    """Nothing is left to write."""
+    """Write a formula on a line of its own as MathML."""
+    writer.body.append(f'<div style="{BLOCK}">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise SkipNode
 
 
 def begin(app: Sphinx, error: Exception | None) -> None:
@@ -137,4 +138,4 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
     app.connect("build-finished", begin)
-    app.add_html_math_renderer("mathml", (inline, skip), (display, skip))
+    app.add_html_math_renderer("mathml", (inline, None), (display, None))

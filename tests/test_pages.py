@@ -110,7 +110,7 @@ TRIED = {
     r"(make|cl-lightning) (run|mine|sweep) ": "test_every_run_that_is_shown_is_accepted",
     r"cl-lightning (predict|export|compare|score|chat) ": "test_arguments_that_are_shown_are_accepted",
     r"make (compare|score) ": "test_arguments_that_are_shown_are_accepted",
-    r"make (setup|test|test-all|lint|mutants|bench)\b": "CI, or a person: they take minutes",
+    r"make (setup|test|test-all|lint|mutants|bench|docs)\b": "CI, or a person: they take minutes",
     r"python -m cl_lightning\.export\.lm_eval ": "tests/export/test_lm_eval.py",
     r"\.venv/bin/python -m pytest -n 0 tests/contracts": "tests/contracts/test_extending.py",
 }
@@ -184,8 +184,9 @@ def test_the_files_of_the_tour_are_accepted(tour: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(480)
 def test_the_tour_goes_as_it_says(tour: Path) -> None:
-    """On the tiny model: every command of the page, in its order. Long: three runs."""
+    """On the tiny model: every command of the page, in its order."""
     tiny = ["--model.backbone.name=random-llama", "--model.backbone.dtype=float32", "--sequence.wandb=off"]
     tiny += ["--model.adapter.init_args.rank=2", "--sequence.threads=1", "--data.epochs=1", "--data.train_samples=16"]
     prompt = "Which team answers: billing, delivery or technical?\nthe app crashes, on Friday\nTeam: "
