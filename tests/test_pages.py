@@ -128,12 +128,20 @@ def shown() -> Iterator[tuple[Path, str, str]]:
                         yield path, line, before + found[2]
 
 
+def untried(line: str, around: str) -> bool:
+    """Whether a command is neither tried by a test nor marked."""
+    return not MARK.search(around) and not any(re.match(pattern, line) for pattern in TRIED)
+
+
 def test_every_command_in_a_block_is_tried_or_marked() -> None:
     commands = [each for each in shown() if each[0] != TOUR and each[0].name != "REPRODUCIBILITY.md"]
     assert len(commands) >= 20
-    unmarked = [line for _, line, around in commands if not MARK.search(around)]
-    untried = [line for line in unmarked if not any(re.match(pattern, line) for pattern in TRIED)]
-    assert untried == []
+    assert [line for _, line, around in commands if untried(line, around)] == []
+
+
+def test_the_control_a_command_without_test_or_mark_is_noticed() -> None:
+    assert untried("torchrun --nnodes=2 -m cl_lightning run trace_slice", "On two machines:")
+    assert not untried("torchrun --nnodes=2 -m cl_lightning run trace_slice", "On two machines (needs GPUs):")
 
 
 def test_arguments_that_are_shown_are_accepted() -> None:
