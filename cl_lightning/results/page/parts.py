@@ -44,7 +44,7 @@ class Section:
     Attributes:
         facts: (name, value) pairs.
         charts, tables: shown in this order.
-        folded: tables that are closed at first.
+        folded: (name, table) pairs that are closed at first, each called by the name and the table's title.
         listings: (title, text) pairs, shown verbatim.
     """
 
@@ -53,7 +53,7 @@ class Section:
     facts: Sequence[tuple[str, str]] = ()
     charts: Sequence[Chart] = ()
     tables: Sequence[Rows] = ()
-    folded: Sequence[Rows] = ()
+    folded: Sequence[tuple[str, Rows]] = ()
     listings: Sequence[tuple[str, str]] = ()
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from select import select
 from typing import Any, Self
@@ -16,6 +17,20 @@ PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 READS, WRITES = 3, 4
 #: Seconds to wait for an answer.
 PATIENCE = 30
+#: Package that holds the script of axe-core, which finds what keeps people out of a page. It is not imported.
+AXE_PACKAGE = "axe-playwright-python"
+AXE = "axe_playwright_python/axe.min.js"
+#: Rules of WCAG 2.2, levels A and AA, and what is held to be good practice (landmarks, the order of headings).
+AUDIT = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
+  rule => rule.nodes.map(node => `${rule.id}: ${node.html.slice(0, 200)}`)))"""
+
+
+def axe() -> str | None:
+    """The script of axe-core, if its package is installed."""
+    try:
+        return distribution(AXE_PACKAGE).locate_file(AXE).read_text()
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass
@@ -24,11 +39,13 @@ class Seen:
 
     Attributes:
         widths: of the page's content and of the window, in pixels.
+        faults: what axe finds, where it was asked: "rule: the part of the page".
         requests: URLs other than the page's own and those that hold their data.
         messages: of the console.
     """
 
     widths: tuple[int, int] = (0, 0)
+    faults: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
@@ -69,8 +86,8 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
-    def open(self, page: Path, width: int, dark: bool = False) -> Seen:
-        """Open a page in a window of this width, with all that is folded unfolded."""
+    def open(self, page: Path, width: int, dark: bool = False, axe: str | None = None) -> Seen:
+        """Open a page in a window of this width, with all that is folded unfolded, and run axe's script on it."""
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Network", "Log", "Runtime", "Page"):
@@ -89,6 +106,10 @@ class Browser:
         )
         found = self._ask("Runtime.evaluate", session, expression=script, returnByValue=True)
         seen = Seen(tuple(found["result"]["value"]))
+        if axe is not None:
+            self._ask("Runtime.evaluate", session, expression=axe)
+            audit = {"expression": AUDIT, "awaitPromise": True, "returnByValue": True}
+            seen.faults = self._ask("Runtime.evaluate", session, **audit)["result"]["value"]
         for event in self._events:
             self._note(event["method"], event["params"], page, seen)
         self._ask("Target.closeTarget", targetId=target)

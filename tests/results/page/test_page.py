@@ -207,11 +207,16 @@ def test_tables_have_heads_and_can_be_scrolled_by_keyboard(page: Element) -> Non
     assert tables
     for each in tables:
         assert each.one("thead").rows()[0] and {e.attributes["scope"] for e in each.all("th")} == {"col", "row"}
-    regions = [e for e in page.all("div") if e.attributes.get("class") == "scroll"]
-    assert all(e.attributes["tabindex"] == "0" and e.attributes["role"] == "region" for e in regions)
-    assert len(regions) == len(tables) + len(FIGURES)
+    scrolled = [e for e in page.all("div") if e.attributes.get("class") == "scroll"]
+    assert all(e.attributes["tabindex"] == "0" and e.attributes["role"] == "group" for e in scrolled)
+    assert len(scrolled) == len(tables) + len(FIGURES)
     closed = [e.one("summary").text for e in page.all("details") if not [*e.all("svg")]]
     assert sum("examples that changed, of 20 in all" in title for title in closed) == 2, "opened on demand"
+
+
+def test_a_name_in_a_fold_does_not_turn_the_text_beside_it(page: Element) -> None:
+    closed = [e.one("summary") for e in page.all("details") if "examples that changed" in e.one("summary").text]
+    assert [e.one("bdi").text for e in closed] == [e.text.partition(":")[0] for e in closed] and len(closed) == 2
 
 
 def test_both_colour_schemes_and_paper_are_provided_for(page: Element) -> None:

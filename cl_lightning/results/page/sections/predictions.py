@@ -83,7 +83,7 @@ def section(run: Source) -> Section | Missing:
         "Answers before and after",
         text,
         charts=[chart],
-        folded=[_table(each) for each in compared if any(each.changes)],
+        folded=[(each.task, _table(each)) for each in compared if any(each.changes)],
     )
 
 
@@ -97,7 +97,7 @@ def _compared(run: Source, task: str) -> Compared | None:
 def _table(each: Compared) -> Rows:
     rows, changed = each.rows(), sum(change != 0 for change in each.changes)
     heads = ["example", "reference", "untrained", "when learnt", "at the end", "score then", "score now"]
-    title = f"{each.task}: {len(rows)} of {changed:,} examples that changed, of {len(each.end):,} in all"
+    title = f"{len(rows)} of {changed:,} examples that changed, of {len(each.end):,} in all"
     return Rows(title, heads, rows)
 
 
