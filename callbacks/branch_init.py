@@ -76,7 +76,6 @@ class BranchInit(TaskCallback):
         """See the base class."""
         statistics: dict[str, Tensor] = {}
         if self.initializer.needs == "inputs":
-            run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: inputs")
             examples = run.data.draw(task, self.samples, "gradient")
             statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
         layers = run.module.adapter.layers

@@ -134,8 +134,9 @@ class GateOrthogonalization(GrownSubspaces):
             key.data.copy_(distributed.broadcast_(direction.contiguous(), 0))
         if self._outside < LITTLE:
             run.say(
-                f"  warning: only {100 * self._outside:.2g} % of the energy of {name}'s gate features lies outside "
-                "earlier tasks' subspace: its gate can hardly open. Lower boundary.gates.share to protect less"
+                f"only {100 * self._outside:.2g} % of the energy of {name}'s gate features lies outside "
+                "earlier tasks' subspace: its gate can hardly open. Lower boundary.gates.share to protect less",
+                warning=True,
             )
         self._started = [w.detach().clone() for w in gates.new]
 

@@ -88,7 +88,6 @@ class InputSubspaces(GrownSubspaces):
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         name, adapter = run.order[task], run.module.adapter
-        run.say(f"boundary {task + 1}/{len(run.order)} {name}: input subspaces")
         owned = self._covariances(run, task, with_new=False)
         self._outside = []
 
@@ -109,8 +108,9 @@ class InputSubspaces(GrownSubspaces):
                 adapter.set_factors(layer, A, torch.zeros_like(adapter.layers[layer].lora_B))
         if (least := min(self._outside)) < LITTLE:
             run.say(
-                f"  warning: in one layer only {100 * least:.2g} % of {name}'s input energy lies outside earlier "
-                "tasks' subspaces: its branch can hardly learn. Lower boundary.subspaces.share to protect less"
+                f"in one layer only {100 * least:.2g} % of {name}'s input energy lies outside earlier "
+                "tasks' subspaces: its branch can hardly learn. Lower boundary.subspaces.share to protect less",
+                warning=True,
             )
 
     def on_task_end(self, run: RunContext, task: int) -> None:

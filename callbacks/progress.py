@@ -1,73 +1,113 @@
-"""Shows a progress bar over each task's steps, with the loss and the time left of the task and of the run."""
+"""Shows the progress of a whole sequence: task, stage, steps, loss, tokens per second, and the time left."""
 
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
-from tqdm import tqdm
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
-from cl_lightning.common.terminal import printable
+from cl_lightning.common import distributed
+from cl_lightning.common.console import Screen
+from cl_lightning.common.terminal import is_quiet, printable, say
+from cl_lightning.common.wording import duration
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.stages import Stages
+
+#: Cells of the names, of which longer ones end in an ellipsis, and refreshes per second.
+NAMES, REFRESHES = 30, 2
 
 
 class TaskProgress(TaskCallback):
-    """A tqdm bar on standard error, rank 0 only; redrawn rarely if standard error is not a terminal.
+    """One display for all tasks on a terminal; a line for each stage if standard error is none. Rank 0 only.
 
-    The time left of the run is the mean time of the tasks finished by this process times the number of tasks left,
-    so it appears from the second task on; later tasks score more cells and may take longer.
+    The time left is shown once this process has finished a task: by the measured cost of each stage, and of scoring
+    each task. It ends with the last task's scores. Nothing is shown with --quiet.
     """
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
-        self.durations: list[float] = []
+        self.display: Display | None = None
+        self.said: tuple[int, str] | None = None
 
-    def on_task_start(self, run: RunContext, task: int) -> None:
-        self.run, self.task, self.started = run, task, time.monotonic()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            terminal = sys.stderr.isatty()
-            self.bar = tqdm(
-                total=int(trainer.estimated_stepping_batches),
-                desc=printable(f"task {self.task + 1}/{len(self.run.order)} {self.run.order[self.task]}"),
-                unit="step",
-                mininterval=0.2 if terminal else 20.0,
-                dynamic_ncols=terminal,
-                leave=True,
-            )
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.bar is None or trainer.global_step == self.bar.n:
+    def on_stage(self, run: RunContext, stages: Stages) -> None:
+        stage = stages.current
+        if is_quiet() or distributed.rank() or stage is None:
             return
-        loss = outputs["loss"].item() * trainer.accumulate_grad_batches
-        self.bar.set_postfix_str(f"loss {loss:.3f}{self._run_left(trainer)}", refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
+        if Screen(error=True).is_terminal:
+            if self.display is None:
+                self.display = Display(stages)
+                self.display.start()
+        elif stage.total and (stages.task, stage.name) != self.said:
+            self.said = stages.task, stage.name
+            amount = f", {stage.total:.0f} steps" if stage.name == "training" else ""
+            say(f"{task_of(stages)}: {stage.name}{amount}{left_of(stages, ', ')}", error=True)
 
-    def _run_left(self, trainer: pl.Trainer) -> str:
-        if not self.durations:
-            return ""
-        mean = sum(self.durations) / len(self.durations)
-        left = mean * (len(self.run.order) - self.task) - (time.monotonic() - self.started)
-        return f", run left {tqdm.format_interval(max(0.0, left))}"
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sequence_end(self, run: RunContext) -> None:
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._close()
 
     def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        if self.display is not None:
+            self.display.stop()
+            self.display = None
 
-    def on_task_scored(self, run: RunContext, task: int) -> None:
-        self.durations.append(time.monotonic() - self.started)
+
+class Display(Progress):
+    """Two lines of the stages: the task within the sequence, and the stage within the task."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages = stages  # the base class draws at once
+        name = Column(width=NAMES, no_wrap=True, overflow="ellipsis")
+        super().__init__(
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(bar_width=14),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
+            console=Screen(error=True),
+            refresh_per_second=REFRESHES,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self.add_task("", total=len(stages.order), note="")
+        self.add_task("", note="")
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the two lines as the stages are now."""
+        stages, stage = self.stages, self.stages.current
+        if len(self.tasks) == 2:
+            sequence, part = self.tasks
+            sequence.description, sequence.completed = task_of(stages), max(0, stages.task)
+            sequence.fields["note"], part.fields["note"] = left_of(stages), note_of(stages)
+            if stage is not None:
+                part.description = f"  {printable(f'{stage.name} {stage.item}'.strip())}"
+                part.total, part.completed = stage.total, stage.done
+        yield from super().get_renderables()
+
+
+def task_of(stages: Stages) -> str:
+    """Return number and name of the task."""
+    return printable(f"task {stages.task + 1}/{len(stages.order)} {stages.order[stages.task]}")
+
+
+def left_of(stages: Stages, before: str = "") -> str:
+    """Return the time left, after `before`; "" before it is known."""
+    left = stages.left()
+    return "" if left is None else f"{before}about {duration(left)} left"
+
+
+def note_of(stages: Stages) -> str:
+    """Return what is known of the stage: units done, loss, tokens per second."""
+    stage, rate = stages.current, stages.rate()
+    if stage is None:
+        return ""
+    done = f"{stage.done:.0f}/{stage.total:.0f}" if stage.total else ""
+    loss = "" if stage.loss is None else f"loss {stage.loss:.3f}"
+    return "  ".join(filter(None, (done, loss, "" if rate is None else f"{rate:,.0f} tokens/s")))

@@ -216,7 +216,6 @@ class SliceInit(BranchInit):
 
     def _collect(self, run: RunContext, task: int) -> Gradients:
         """Take the gradients of the new task and of each memory group."""
-        run.say(f"boundary {task + 1}/{len(run.order)} {run.order[task]}: gradients")
         chosen = self._plan(run)
         if not self.boundaries:
             run.say(f"  {chosen.line()}")

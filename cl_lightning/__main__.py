@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from cl_lightning.common import stopping
 
+#: The option of all commands that leaves out progress and notes.
+QUIET = "--quiet"
+
 
 def main() -> int:
     """Run the command that `sys.argv` names; without a name, the options are those of `run`.
@@ -19,22 +22,36 @@ def main() -> int:
             closed by its reader.
     """
     from importlib import import_module
+    from importlib.metadata import version
 
     from cl_lightning.commands import COMMANDS, READ_ONLY
     from cl_lightning.commands.own_callbacks import load_own_callbacks
     from cl_lightning.common.errors import ConfigError, UserError, nearest
-    from cl_lightning.common.terminal import say, say_error
+    from cl_lightning.common.terminal import be_quiet, say, say_error
 
-    name, *argv = sys.argv[1:] or ["help"]
+    given = [word for word in sys.argv[1:] if word != QUIET]
+    if len(given) < len(sys.argv) - 1:
+        be_quiet()
+    sys.argv[1:] = given
+    name, *argv = given or ["help"]
     try:
         if name in ("--help", "-h", "help") and not argv:
             say("usage: cl-lightning COMMAND [...]; cl-lightning COMMAND --help says more")
             for listed, command in COMMANDS.items():
-                say(f"  {listed:<12} {command.about}")
+                say(f"  {listed:<12} {command.about}", hang=13)
+            say(f"  {QUIET:<12} with any command: no progress and no notes; results and errors only", hang=13)
+            say(f"  {'--version':<12} print the version", hang=13)
+            return 0
+        if name == "--version" and not argv:
+            say(f"cl-lightning {version('cl-lightning')}")
             return 0
         if name.startswith("-"):
             name, argv = "run", [name, *argv]
         if name not in COMMANDS:
+            from cl_lightning.commands.experiments import names
+
+            if name in names():
+                raise ConfigError(f"no command {name!r}, but an experiment: cl-lightning run {name}")
             raise ConfigError(f"no command {name!r}; {nearest(name, COMMANDS)}")
         stopping.set_message(COMMANDS[name].stopped)
         load_own_callbacks()

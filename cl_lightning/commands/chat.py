@@ -133,10 +133,10 @@ ACTIONS: dict[str, Callable[[Chat, str], bool | None]] = {
 def main(argv: list[str]) -> None:
     """Chat as `argv` specifies, reading standard input line by line."""
     options = parser().parse_args(argv)
-    from cl_lightning.commands.parser import quiet
+    from cl_lightning.common.noise import silence
     from cl_lightning.export.load import load
 
-    quiet()
+    silence()
     chat = Chat(
         partial(load, options.run, allow=options.allow, trust_remote_code=options.trust_remote_code),
         options.after,

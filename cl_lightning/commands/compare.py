@@ -4,18 +4,20 @@ Runs that differ only in their seed are averaged. Runs with other data, budgets,
 their own, and the notes below the table list the differences.
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from cl_lightning.commands.arguments import Arguments
+from cl_lightning.common.console import Screen
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import write_output
-from cl_lightning.common.terminal import say
+from cl_lightning.common.terminal import say, say_text
 from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.results.comparison.runs import find
 from cl_lightning.results.comparison.table import Comparison, compare
-from cl_lightning.results.comparison.write import FORMATS
+from cl_lightning.results.comparison.write import DEFAULT, FORMATS, show
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS
 from cl_lightning.results.page.comparing.selection import Selection
@@ -44,7 +46,9 @@ def parser() -> Arguments:
     made.add_argument(
         "--baseline", metavar="METHOD", help="method from which differences are taken (default: the first)"
     )
-    made.add_argument("--format", choices=FORMATS, default="markdown")
+    made.add_argument(
+        "--format", choices=FORMATS, help="default: markdown, but tables in the terminal's width on a terminal"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing; its folder is made")
     made.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts and all tables")
     made.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the page's charts as SVG and PNG")
@@ -76,7 +80,7 @@ def render(argv: Sequence[str]) -> tuple[str, Path | None]:
     """Format the comparison; return it with the output file (None: print it). Raises UserError like `select`."""
     options = parser().parse_args(argv)
     found = select(options)
-    return FORMATS[options.format](found.table, found.metrics, found.baseline), options.out
+    return FORMATS[options.format or DEFAULT](found.table, found.metrics, found.baseline), options.out
 
 
 def _baseline(table: Comparison, name: str | None) -> int:
@@ -92,12 +96,13 @@ def main(argv: list[str]) -> None:
     options = parser().parse_args(argv)
     found = select(options)
     files = _page(options, found) if options.html or options.figures else {}
-    made = FORMATS[options.format](found.table, found.metrics, found.baseline)
-    if options.out is None:
-        for line in made.removesuffix("\n").split("\n"):
-            say(line)
-    else:
+    made = FORMATS[options.format or DEFAULT](found.table, found.metrics, found.baseline)
+    if options.out is not None:
         _write(options.out, made.encode())
+    elif options.format is None and sys.stdout.isatty():
+        show(found.table, found.metrics, found.baseline, Screen())
+    else:
+        say_text(made)
     for file, data in files.items():
         _write(file, data)
 

@@ -13,15 +13,16 @@ from safetensors.torch import save as save_tensors
 
 from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands import experiments, precheck
-from cl_lightning.commands.first_line import first_line
-from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
+from cl_lightning.commands.first_lines import INDENT, first_lines
+from cl_lightning.commands.parser import ContinualCLI, make_cli
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
 from cl_lightning.common.memory import gc_frozen
+from cl_lightning.common.noise import silence
 from cl_lightning.common.options import hyperparameters, label
 from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
-from cl_lightning.common.terminal import say
+from cl_lightning.common.terminal import inform, say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
@@ -41,7 +42,7 @@ Given = tuple[str, str, Any]
 
 def run() -> None:
     """Parse `sys.argv`, check it, open the run folder, run or continue the sequence, and print the report."""
-    quiet()
+    silence()
     cli = make_cli()
     module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
     boundary, observers = cli.slots("boundary"), cli.slots("observers")
@@ -83,11 +84,12 @@ def run() -> None:
                 say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
-            unwritten = [f"{name}: {lost}" for name, lost in data.lost.items()]
-            for line in (first_line(experiment, cli, data), *unwritten, *module.adapter.remarks):
-                say(line)
+            for line in first_lines(experiment, cli, data):
+                inform(line, hang=INDENT - 2)
+            for name, lost in data.lost.items():
+                inform(f"{name}: {lost}")
             if line := status.resumed(done, data.order):
-                say(line)
+                inform(line)
         else:
             folder.attach()
         sequence.run()

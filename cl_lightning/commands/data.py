@@ -15,7 +15,14 @@ def main(argv: list[str]) -> int:
     parser = Arguments("data", __doc__)
     parser.add_argument("root", nargs="?", default=str(CACHE), help=f"destination (default: {CACHE})")
     uses = [use for use in get_args(Use) if use != "open"]
-    parser.add_argument("--accept", nargs="+", choices=uses, default=[], help="terms that you accept")
+    parser.add_argument(
+        "--accept",
+        nargs="+",
+        choices=uses,
+        default=[],
+        metavar="TERMS",
+        help=f"terms that you accept: {', '.join(uses)}",
+    )
     parser.add_argument(
         "--subset",
         nargs="+",

@@ -8,18 +8,18 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from rich.progress import track
 
 import cl_lightning.data
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import check_class
-from cl_lightning.common import console
+from cl_lightning.common.console import Screen
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.files import to_csv, write_output
-from cl_lightning.common.terminal import say
+from cl_lightning.common.terminal import is_quiet, say
 from cl_lightning.common.yaml_files import parse_yaml
-from cl_lightning.data.audit.check import changed, check, found, in_folders, table, unknown_sizes
+from cl_lightning.data.audit.check import changed, check, found, in_folders, show, unknown_sizes
 from cl_lightning.data.audit.profile import Find, Limits, Measure, words
 from cl_lightning.data.base import Benchmark, Example, check_order, data_root
 from cl_lightning.data.benchmarks.json_files import read_text
@@ -127,14 +127,15 @@ def run(options: argparse.Namespace) -> None:
         end=0 if options.words else 1,
         lost=lost,
     )
-    screen = console.console(width=200)
     if own is not None:
         say(f"DATA = {own.describe(root)}")
-    watched = tqdm(tasks, "reading", leave=False, disable=not (sys.stderr and sys.stderr.isatty()))
-    checked = [check(root, *task, measure, limits) for task in watched]
-    screen.print(table(checked, "words" if options.words else "tokens", limits))
+    terminal = Screen(error=True)
+    bar = track(tasks, "reading", console=terminal, transient=True, disable=is_quiet() or not terminal.is_terminal)
+    checked = [check(root, *task, measure, limits) for task in bar]
+    show(checked, "words" if options.words else "tokens", limits, Screen())
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
     findings += [] if options.config or root is None else changed(root)
+    say("")
     say("findings" if findings else "nothing found")
     for line in findings:
         say(f"  {line}")

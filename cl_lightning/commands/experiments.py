@@ -6,6 +6,7 @@ import textwrap
 from difflib import get_close_matches
 from pathlib import Path
 
+from cl_lightning.commands.precheck import USAGE
 from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.terminal import say
 
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
     """Print the experiments, grouped by the benchmark in their names, and the presets."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ConfigError(f"experiments takes no arguments, not {argv[0]!r}")
-    say("cl-lightning run NAME [--preset PRESET] [--option=value ...]")
+    say(USAGE)
     group = None
     for name in names():
         benchmark = re.match(r"long_sequence|[^_]+", name)[0]

@@ -54,10 +54,10 @@ def main(argv: list[str]) -> None:
     out = options.out or below(options.run, name)
     _refuse_inside(options.run, out)
     refuse_filled(out)
-    from cl_lightning.commands.parser import quiet
+    from cl_lightning.common.noise import silence
     from cl_lightning.export.trained import Request
 
-    quiet()
+    silence()
     chosen = {n: v for n, v in vars(options).items() if n not in ("format", "out")}
     with written_whole(out) as scratch:
         facts = import_module(FORMATS[options.format]).export(Request(**chosen), scratch)

@@ -95,11 +95,12 @@ def main(argv: list[str]) -> None:
         _check_stored(Path(options.run), options)
     refuse_results(Path(options.out))
     precheck.check(rest)
-    from cl_lightning.commands.parser import make_cli, quiet
+    from cl_lightning.commands.parser import make_cli
+    from cl_lightning.common.noise import silence
     from cl_lightning.mining.mine import mine
     from cl_lightning.sequence.stored import restricted_imports
 
-    quiet()
+    silence()
     sys.argv[1:] = rest
     with restricted_imports(options.allow) if options.run else nullcontext():
         cli = make_cli()

@@ -1,14 +1,11 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
 import copy
-import logging
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import transformers
 from jsonargparse import set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
@@ -146,14 +143,3 @@ def make_cli() -> ContinualCLI:
             "description": "Train an LLM on a sequence of tasks.",
         },
     )
-
-
-def quiet() -> None:
-    """Silence notices of Lightning and transformers, so that the run's own lines stand out; profilers may speak."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", category=UserWarning, message=".*does not have many workers.*")

@@ -27,7 +27,7 @@ PARSER_OPTIONS = ("config", "help", "print_config")
 FILLED = ("trainer", "model", "model.adapter", "data", "data.benchmark", "sequence")
 #: Where an option stands that is in no file.
 COMMAND_LINE = "the command line"
-USAGE = "cl-lightning run NAME [--preset PRESET] [--config FILE.yaml] [--option=value ...]"
+USAGE = "cl-lightning run NAME [--preset PRESET] [--config FILE] [--option=value]"
 
 #: Loggers of Lightning -> the modules of which they need one, and the package to install.
 PACKAGES = {

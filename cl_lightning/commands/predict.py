@@ -44,10 +44,10 @@ def main(argv: list[str]) -> None:
     _check_files(options)
     rows = list(read_rows(options.file))
     prompts = [_prompt(row, where, options.prompt_field) for where, row in rows]
-    from cl_lightning.commands.parser import quiet
+    from cl_lightning.common.noise import silence
     from cl_lightning.export.load import load
 
-    quiet()
+    silence()
     loaded = load(options.run, options.after, allow=options.allow, trust_remote_code=options.trust_remote_code)
     say(f"{counted(len(rows), 'prompt')} of {options.file}, answered by {loaded.description}")
     with print_cut_warnings():

@@ -5,15 +5,17 @@ from pathlib import Path
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.common.terminal import say
 from cl_lightning.results.page.write import write
-from cl_lightning.results.report import show
+from cl_lightning.results.report import show, show_all
 
 
 def main(argv: list[str]) -> None:
     """Print the tables of the run folder that `argv` names, and write its page and figures into it."""
     parser = Arguments("report", "Print a run's tables, and write report.html and figures/ into its folder.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a view below one")
-    parser.add_argument("--tables", action="store_true", help="print the tables alone, write nothing")
+    parser.add_argument("--tables", action="store_true", help="print all tables in full, write nothing")
     options = parser.parse_args(argv)
-    show(options.run)
-    if not options.tables:
+    if options.tables:
+        show_all(options.run)
+    else:
+        show(options.run)
         say(f"report: {write(options.run)}")

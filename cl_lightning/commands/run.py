@@ -1,4 +1,4 @@
-"""Runs an experiment: `cl-lightning run NAME [--preset PRESET] [--option=value ...]`.
+"""Runs an experiment: `cl-lightning run NAME [--preset PRESET] [--config FILE] [--option=value]`.
 
 Imports torch only after the options have passed `precheck`.
 """

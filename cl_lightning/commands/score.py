@@ -55,8 +55,10 @@ def run(options: Namespace) -> None:
         raise ConfigError(f"say which run, and --evaluate or --metrics ({SCHEMES})")
     source = options.run
     if options.evaluate:
+        from cl_lightning.common.noise import silence
         from cl_lightning.results.reevaluate import evaluate, moved
 
+        silence()
         source = evaluate(
             options.run,
             options.root,

@@ -9,3 +9,15 @@ def counted(count: int, noun: str, plural: str = "") -> str:
         ('1 prompt', '2 branches')
     """
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in hours, minutes and seconds.
+
+    Example:
+        >>> duration(45), duration(252), duration(3852)
+        ('0:45', '4:12', '1:04:12')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -25,7 +25,7 @@ class Protocol:
 
     Attributes:
         name: as in `data.protocol` and in the record.
-        opening: format of the task count in the first line of a run.
+        opening: format of the task count in the first lines of a run.
         scored: (task, number of tasks) -> the columns scored after training `task`.
         summarise: computes the sequence metrics once a task is done.
         metrics: the metrics that need only R, by name.

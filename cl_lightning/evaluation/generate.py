@@ -33,6 +33,7 @@ def generate(
     extra: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     temperature: float = 0.0,
     streamer: BaseStreamer | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Generate continuations as strings, in the order of `prompts`, without special tokens.
 
@@ -40,7 +41,16 @@ def generate(
     metrics handle it. Arguments are those of `continuations`.
     """
     made = continuations(
-        llm, tokenizer, prompts, max_new_tokens, batch_size, own, extra, temperature=temperature, streamer=streamer
+        llm,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        batch_size,
+        own,
+        extra,
+        temperature=temperature,
+        streamer=streamer,
+        advance=advance,
     )
     blank = answer_blank(tokenizer)
     return [text.removeprefix(blank) for text in detokenize(llm, tokenizer, made)]
@@ -69,6 +79,7 @@ def continuations(
     stop: Sequence[str] = (),
     temperature: float = 0.0,
     streamer: BaseStreamer | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Generate the token ids of continuations, in the order of `prompts`.
 
@@ -84,6 +95,7 @@ def continuations(
         temperature: 0 takes the most likely token each time; above 0, tokens are drawn from softmax(logits /
             temperature) with torch's global generator.
         streamer: receives the tokens of the only prompt as they are generated.
+        advance: called after each batch with the number of its prompts.
 
     Raises:
         ConfigError: `extra` without `own`.
@@ -131,6 +143,8 @@ def continuations(
             new = out[:, inputs["input_ids"].shape[1] if left else 1 :]
             for i, row in zip(chunk, new.tolist(), strict=True):
                 made[i] = row
+            if advance is not None:
+                advance(len(chunk))
     finally:
         llm.train(training)
     return made

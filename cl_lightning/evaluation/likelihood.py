@@ -20,7 +20,12 @@ LabelLogits = Callable[[dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
 
 @torch.no_grad()
 def log_likelihoods(
-    llm: PreTrainedModel, answer_logits: LabelLogits, pad_id: int, samples: Sequence[Encoded], batch_size: int
+    llm: PreTrainedModel,
+    answer_logits: LabelLogits,
+    pad_id: int,
+    samples: Sequence[Encoded],
+    batch_size: int,
+    advance: Callable[[int], None] | None = None,
 ) -> list[tuple[float, bool]]:
     """Compute log p(answer | prompt) of each sample in nats, and whether the answer is the greedy continuation.
 
@@ -30,6 +35,7 @@ def log_likelihoods(
     Args:
         answer_logits: the model's forward pass with the head at labels only, gates included.
         batch_size: sequences per forward pass.
+        advance: called after each forward pass with the number of samples in it.
     """
     alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for index, sample in enumerate(samples):
@@ -53,6 +59,8 @@ def log_likelihoods(
                 for index in group:
                     token = samples[index].answer_ids[-1]
                     found[index] = float(before + last[token]), greedy and int(last.argmax()) == token
+            if advance is not None:
+                advance(sum(map(len, chunk)))
     finally:
         llm.train(training)
     return found
@@ -65,13 +73,16 @@ def most_likely(
     prompts: Sequence[Encoded],
     labels: Mapping[str, tuple[int, ...]],
     batch_size: int,
+    advance: Callable[[float], None] | None = None,
 ) -> list[str]:
     """Choose the label of highest log p(label and end token | prompt) for each prompt; the first one in a tie.
 
     Args:
         labels: the closed label set with token ids that end in the end token, so that a label which is a prefix of
             another has no advantage.
+        advance: called after each forward pass with the number of prompts in it.
     """
     samples = [replace(prompt, answer_ids=ids) for prompt in prompts for ids in labels.values()]
-    found = iter(log_likelihoods(llm, answer_logits, pad_id, samples, batch_size))
+    share = None if advance is None else lambda count: advance(count / len(labels))
+    found = iter(log_likelihoods(llm, answer_logits, pad_id, samples, batch_size, share))
     return [max([(label, next(found)[0]) for label in labels], key=lambda pair: pair[1])[0] for _ in prompts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cl_lightning.common.distributed import gather, rank, world_size
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from cl_lightning.model.module import ContinualLM
 
 
-def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
+def score_task(
+    module: ContinualLM, task: TaskData, batch_size: int, advance: Callable[[float], None] | None = None
+) -> Scored:
     """Predict the answers to the task's test prompts and score each against its best reference.
 
     Predictions are generated greedily, or are the most likely of the task's `labels` if it has them.
+
+    Args:
+        advance: called after each batch with the number of its prompts on this rank.
     """
-    own = _predict(module, task, task.test[rank() :: world_size()], batch_size)
+    own = _predict(module, task, task.test[rank() :: world_size()], batch_size, advance)
     predictions = [""] * len(task.test)
     for r, part in enumerate(gather(own)):
         predictions[r :: world_size()] = part
@@ -33,11 +38,17 @@ def score_task(module: ContinualLM, task: TaskData, batch_size: int) -> Scored:
     return score_predictions(task.spec.metric, rows, [e.prompt for e in examples], task.spec.also)
 
 
-def _predict(module: ContinualLM, task: TaskData, share: Sequence[Encoded], batch_size: int) -> list[str]:
+def _predict(
+    module: ContinualLM,
+    task: TaskData,
+    share: Sequence[Encoded],
+    batch_size: int,
+    advance: Callable[[float], None] | None,
+) -> list[str]:
     llm, tokenizer, adapter = module.llm, module.tokenizer, module.adapter
     if task.labels:
         pad = tokenizer.pad_token_id
-        return most_likely(llm, module.answer_logits, pad, share, task.labels, batch_size)
+        return most_likely(llm, module.answer_logits, pad, share, task.labels, batch_size, advance)
     extra = adapter.forward_kwargs if adapter.per_sample else None
     prompts, own = [e.prompt_ids for e in share], [e.own for e in share]
-    return generate(llm, tokenizer, prompts, task.spec.max_new_tokens, batch_size, own, extra)
+    return generate(llm, tokenizer, prompts, task.spec.max_new_tokens, batch_size, own, extra, advance=advance)

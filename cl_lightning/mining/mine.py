@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from cl_lightning.common import stopping
+from cl_lightning.common.console import Screen, tables
 from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import say
@@ -185,7 +186,8 @@ def _print_cosines(conflicts: Conflicts, learnt: str) -> None:
     others = sorted(
         (i for i in range(len(conflicts.tasks)) if i != row), key=lambda i: float(conflicts.cosines[row, i])
     )
-    width = max(map(len, conflicts.tasks))
-    for i in others:
-        cosine, share = float(conflicts.cosines[row, i]), float(conflicts.negative[row, i])
-        say(f"  {conflicts.tasks[i]:<{width}} {cosine:+.3f}  {100 * share:3.0f} %")
+    cosines, shares = conflicts.cosines[row].tolist(), conflicts.negative[row].tolist()
+    rows = [[conflicts.tasks[i], f"{cosines[i]:+.3f}", f"{100 * shares[i]:.0f} %"] for i in others]
+    screen = Screen()
+    for made in tables(["task", "cosine", "negative"], rows, width=screen.width):
+        screen.print(made)

@@ -40,7 +40,7 @@ class Backbone:
         name: "smollm2-135m-instruct" (embedded), "random-llama" (tiny, untrained, for tests), a folder, a
             .gguf file, or a hub name.
         dtype: of the frozen base. Adapters are always float32 or wider. bfloat16 is held in float32 on a machine
-            without bf16 units (see `model.precision.held_dtype`); the run's first line then states it. float64 is
+            without bf16 units (see `model.precision.held_dtype`); the run's first lines then state it. float64 is
             meant for comparisons with exact references: norms, softmaxes and position angles are then float64 too.
         load_in_4bit: bitsandbytes nf4 with double quantisation; `dtype` is then the compute dtype.
         gradient_checkpointing: trade a second forward pass for activation memory.
@@ -50,7 +50,7 @@ class Backbone:
         config: overrides of the configuration of "random-llama", e.g. {hidden_size: 64}.
         generation: "neutral": greedy decoding in scoring takes the most likely token each time; "model": it follows
             the model's own generation settings (repetition_penalty, suppress_tokens, forced_bos_token_id, ..).
-            Likelihoods do not depend on it. The run's first line states the choice if the model has such settings.
+            Likelihoods do not depend on it. The run's first lines state the choice if the model has such settings.
         own_generation: not an option: the model's own generation settings by name, known once it is loaded.
     """
 

@@ -5,6 +5,8 @@ transformers initialises missing weights at random and attaches a PEFT adapter f
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +22,10 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from cl_lightning.common.errors import ConfigError, first_three
+from cl_lightning.common.noise import silence_loading
 
 #: Text after "For" in the names of architectures that generate text.
 GENERATES = ("CausalLM", "ConditionalGeneration", "Seq2SeqLM", "TextToText", "Generation")
@@ -84,7 +87,8 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
         GenerationConfig.from_pretrained(source)  # the model's own loading ignores a damaged one
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        llm, found = kind.from_pretrained(source, **options, output_loading_info=True, ignore_mismatched_sizes=True)
+        with no_bars():
+            llm, found = kind.from_pretrained(source, **options, output_loading_info=True, ignore_mismatched_sizes=True)
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):
             raise
@@ -108,6 +112,19 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
         if PreTrainedConfig.get_config_dict(source, **described)[0].get("tie_word_embeddings") is False:
             _refuse(f"the checkpoint of {name} lacks the output head, which is not tied according to its configuration")
     return llm
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Show no bars over weights inside, and leave out the library's messages that say nothing."""
+    silence_loading()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_kind(name: str, config: PreTrainedConfig) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.terminal import say
-from cl_lightning.model.checkpoint import load_whole, refuse_adapter
+from cl_lightning.model.checkpoint import load_whole, no_bars, refuse_adapter
 from cl_lightning.model.names import EMBEDDED
 
 
@@ -78,7 +78,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(scratch)
         llm = load_whole(str(gguf), str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
         _forget_quantizer(llm)
-        llm.save_pretrained(scratch)
+        with no_bars():
+            llm.save_pretrained(scratch)
         os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

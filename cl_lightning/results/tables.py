@@ -7,7 +7,11 @@ from typing import Any
 from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import Interval, format_interval
 from cl_lightning.metrics.matrix import CONVENTIONS
+from cl_lightning.results.compact import references
 from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label
+
+#: Headings of the table of sequence metrics.
+SEQUENCE = ("name", "value", "95 % interval", "meaning")
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,10 @@ def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[R
     metrics, order = record["metrics"], record["order"]
     values = PROTOCOLS[record["protocol"]].summary(record["R"], record["zero_shot"])
     rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
-    references = {"zero-shot": "zero_shot", "majority answer": "majority", "copy of the prompt": "copy_prompt"}
-    for label, key in references.items():
-        scores = record[key] if key == "zero_shot" else metrics[key]
-        if scores is not None:
-            rows.append([label, *scores])
-            if found := _reference_intervals(record, key):
-                rows.append(["  95 % interval", *map(format_interval, found)])
+    for label, key, scores in references(record):
+        rows.append([label, *scores])
+        if found := _reference_intervals(record, key):
+            rows.append(["  95 % interval", *map(format_interval, found)])
     tasks = columns(record)
     if metrics["trained"] and len(tasks) == len(order):
         rows.append(["trained parameters", *[f"{n:,}" for n in metrics["trained"]]])
@@ -112,7 +113,7 @@ def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[R
         ),
         Rows(
             "sequence metrics (95 % bootstrap intervals over the test examples)",
-            ["name", "value", "95 % interval", "meaning"],
+            SEQUENCE,
             [
                 [name, values[name], format_interval(ends.get(name)), meaning]
                 for name, meaning in CONVENTIONS.items()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cl_lightning.model.module import Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.stages import Stages
 
 
 @dataclass
@@ -62,6 +63,10 @@ class TaskCallback(Callback):
     def loss_terms(self, step: Step) -> dict[str, Tensor]:
         """Return the terms to add to the loss of this micro-batch, by name."""
         return {}
+
+    def on_stage(self, run: RunContext, stages: Stages) -> None:
+        """Called when a stage begins (gradients, training, scoring, ...); `stages` counts what is done, and knows the
+        time left."""
 
     def on_task_end(self, run: RunContext, task: int) -> None:
         """Called after the last optimiser step, before the branch is frozen."""

@@ -1,7 +1,10 @@
 """The interface of a run for its task callbacks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from cl_lightning.common import distributed
 from cl_lightning.common.files import to_csv
-from cl_lightning.common.terminal import say
+from cl_lightning.common.terminal import inform, say
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.gradients.gradient_pass import GradientPass
@@ -19,6 +22,7 @@ from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.loggers import RunLogs
 from cl_lightning.sequence.media import Grid
 from cl_lightning.sequence.record import Record
+from cl_lightning.sequence.stages import Stages
 
 #: Examples and the factor of each one's summed NLL in the loss.
 WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
@@ -43,15 +47,16 @@ class RunContext:
         record: Record,
         folder: RunFolder,
         logs: RunLogs,
+        stages: Stages | None = None,
     ) -> None:
         self.module, self.data, self.order = module, data, data.order
         self.boundary, self.record = boundary, record
-        self._folder, self._logs = folder, logs
+        self._folder, self._logs, self._stages = folder, logs, stages or Stages()
 
-    def say(self, text: str) -> None:
-        """Print one line on rank 0."""
+    def say(self, text: str, warning: bool = False) -> None:
+        """Print one line on rank 0; with --quiet, only a warning."""
         if distributed.rank() == 0:
-            say(text)
+            (say if warning else inform)(f"  warning: {text}" if warning else text)
 
     def log(self, values: dict[str, Any]) -> None:
         """Log numbers, tables and pictures (`sequence.media`) by name over cl/step, on rank 0."""
@@ -70,7 +75,7 @@ class RunContext:
 
     def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
         """Yield this rank's batches of `examples`, on the model's device."""
-        yield from _Batches(self, (examples, [1.0] * len(examples)), batch_size)
+        yield from self._batches("batches", (examples, [1.0] * len(examples)), batch_size)
 
     def gradient_pass(
         self,
@@ -84,7 +89,7 @@ class RunContext:
 
         See `ContinualLM.gradient_pass` for the loss, `gated` and `with_new`.
         """
-        return self.module.gradient_pass(_Batches(self, samples, batch_size, loss_on), gated, with_new)
+        return self.module.gradient_pass(self._batches("gradients", samples, batch_size, loss_on), gated, with_new)
 
     def input_moments(
         self, samples: WeightedSamples, batch_size: int, with_new: bool = False, with_padding: bool = False
@@ -95,7 +100,7 @@ class RunContext:
         padding.
         """
         with self.record.costs.stage("gradients"):
-            moments = self.module.input_moments(_Batches(self, samples, batch_size), with_new, with_padding)
+            moments = self.module.input_moments(self._batches("inputs", samples, batch_size), with_new, with_padding)
         # Ranks without a batch do not know which layers share an input; take it from one that does.
         owners = next(filter(None, distributed.gather(moments.owners)))
         means: dict[str, Tensor] = {}
@@ -106,21 +111,30 @@ class RunContext:
             means[name] = distributed.sum_(total).div_(sum(distributed.gather(moments.tokens.get(name, 0))))
         return {name: means[owner] for name, owner in owners.items()}
 
+    def _batches(self, stage: str, samples: WeightedSamples, batch_size: int, loss_on: str = "answer") -> _Batches:
+        return _Batches(self, samples, batch_size, loss_on, partial(self._stages.counted, stage))
+
 
 @dataclass(frozen=True)
 class _Batches:
-    """This rank's batches of weighted samples, on the model's device; can be iterated again."""
+    """This rank's batches of weighted samples, on the model's device; can be iterated again.
+
+    `counted` gets the batches and their number, and yields them.
+    """
 
     run: RunContext
     samples: WeightedSamples
     batch_size: int
-    loss_on: str = "answer"
+    loss_on: str
+    counted: Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         module, (examples, weights) = self.run.module, self.samples
         dtype = torch.promote_types(torch.float32, module.llm.dtype)
         weight = torch.tensor(weights, dtype=torch.float64)
         rank, world_size = distributed.rank(), distributed.world_size()
-        for batch in self.run.data.boundary_loader(examples, self.batch_size, rank, world_size, self.loss_on):
+        loader = self.run.data.boundary_loader(examples, self.batch_size, rank, world_size, self.loss_on)
+        mine = len(range(rank * self.batch_size, len(examples), world_size * self.batch_size))
+        for batch in self.counted(loader, mine):
             batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
             yield module.transfer_batch_to_device(batch, module.llm.device, 0)

@@ -5,6 +5,7 @@ under the same keys: a CSV log that is always written, wandb, which is offline b
 those of the Trainer's option `logger`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogg
 from cl_lightning.common import stopping
 from cl_lightning.common.paths import below
 from cl_lightning.sequence.media import Media, show
+from cl_lightning.sequence.wandb_notices import without_notices
 
 Wandb = Literal["offline", "online", "off"]
 
@@ -111,9 +113,16 @@ class RunLogs:
         for logger in self.loggers:
             logger.finalize("success")
 
+    def end(self) -> None:
+        """End wandb's run, if there is one. Otherwise wandb's service ends it, with notices of its own."""
+        if "wandb" in sys.modules:
+            import wandb
+
+            wandb.finish()
+
 
 def _wandb(folder: Path, about: About, mode: Wandb) -> WandbLogger:
-    return WandbLogger(
+    logger = WandbLogger(
         name=about.name,
         id=about.id,
         project="cl_lightning",
@@ -125,6 +134,8 @@ def _wandb(folder: Path, about: About, mode: Wandb) -> WandbLogger:
         notes=about.notes,
         resume="allow" if mode == "online" else None,
     )
+    without_notices(logger, mode)
+    return logger
 
 
 def _put_on_axes(logger: Logger, clock: Clock) -> None:
@@ -141,4 +152,5 @@ def _close_wandb(exit_code: int) -> None:
     """Make wandb write its buffered data and end its service."""
     import wandb
 
+    wandb.finish(exit_code)
     wandb.teardown(exit_code)

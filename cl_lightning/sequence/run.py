@@ -33,7 +33,10 @@ from cl_lightning.sequence.context import RunContext
 from cl_lightning.sequence.folder import ZERO_SHOT, RunFolder, adapter_file, check_names, prediction_file, state_file
 from cl_lightning.sequence.loggers import About, RunLogs, Wandb
 from cl_lightning.sequence.record import Record
+from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
+from cl_lightning.sequence.time_left import SCORING, TRAINING, Key
+from cl_lightning.sequence.time_left import ZERO_SHOT as UNTRAINED
 from cl_lightning.sequence.trainer_hooks import TrainerHooks
 
 
@@ -109,7 +112,8 @@ class SequenceRun:
         self.boundary, self.observers, self.make_trainer = boundary, observers, make_trainer
         self.record = Record(data, facts)
         self.logs = RunLogs(self.record.clock, loggers, hyperparameters or {})
-        self.context = RunContext(module, data, boundary, self.record, folder, self.logs)
+        self.stages = Stages(data.order, watch=self._on_stage)
+        self.context = RunContext(module, data, boundary, self.record, folder, self.logs, self.stages)
         module.loss_terms = [callback.loss_terms for callback in boundary.values()]
 
     @property
@@ -133,14 +137,21 @@ class SequenceRun:
         Raises:
             UserError: something the user can fix; finished tasks are kept.
         """
+        try:
+            self._run()
+        finally:
+            self.logs.end()
+
+    def _run(self) -> None:
         self._restore()
         order, every = self.data.order, self.settings.log_every_n_steps
+        self.stages.plan = [self._plan(task) for task in range(len(order))]
         for task in range(len(self.record.matrix), len(order)):
             pl.seed_everything(derive_seed(self.data.seed, "task", task) % 2**32, workers=True, verbose=False)
             self.data.activate(task)
             self.module.task_name, self.record.clock.task = order[task], task
             hooks = TrainerHooks(
-                partial(self.begin, task), partial(self.end, task), self.logs, self.record.costs, every
+                partial(self.begin, task), partial(self.end, task), self.logs, self.record.costs, every, self.stages
             )
             trainer = self.make_trainer(task, [*self.callbacks, hooks], self.logs.loggers)
             stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
@@ -184,11 +195,14 @@ class SequenceRun:
             raise TrainingError(f"the ranks read different states of the run folder; {advice}")
         if distributed.rank() == 0:
             self.logs.begin_task()
+        self.stages.begin_task(task)
         costs = self.record.costs
         costs.begin_task(self.data.order[task], trainer.strategy.root_device)
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None:
             with costs.stage("zero-shot"):
                 self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
+        self.context.say(f"task {task + 1}/{len(self.data.order)} {self.data.order[task]}")
+        self.stages.begin("start")
         if task == 0:
             for callback in self.callbacks:
                 callback.on_base(self.context)
@@ -201,6 +215,7 @@ class SequenceRun:
     def end(self, task: int) -> None:
         """End a task after its last optimiser step: freeze the branch, score, commit."""
         adapter, name, costs = self.module.adapter, self.data.order[task], self.record.costs
+        self.stages.begin("boundary")
         with costs.stage("end"):
             for callback in self.callbacks:
                 callback.on_task_end(self.context, task)
@@ -223,21 +238,40 @@ class SequenceRun:
         self.record.matrix.append(row)
         if alone:
             adapter.discard()
+        self.stages.begin("saving")
         distributed.on_main(self._commit)
         distributed.on_main(self._export)
         self.context.log(costs.values())
         for callback in self.callbacks:
             callback.on_task_scored(self.context, task)
         release_memory()
+        self.stages.end_task()
 
     def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
         scores = []
         for j in tasks:
-            scored = score_task(self.module, self.data.evaluated[j], self.data.eval_batch_size)
+            prompts, ranks = len(self.data.evaluated[j].test), distributed.world_size()
+            self.stages.begin(UNTRAINED if after == ZERO_SHOT else SCORING, prompts, self.data.columns[j])
+            scored = score_task(
+                self.module,
+                self.data.evaluated[j],
+                self.data.eval_batch_size,
+                lambda count, ranks=ranks: self.stages.advance(count * ranks),
+            )
             self.context.write(prediction_file(after, self.data.columns[j]), to_jsonl(scored.rows))
             self.record.add(after, self.data.columns[j], scored)
             scores.append(scored.score)
         return scores
+
+    def _plan(self, task: int) -> dict[Key, float]:
+        """Return the work on a task that is known before: training examples, and prompts of each task to score."""
+        new, scored = self.data.tasks[task], self.data.scored_after(task)
+        cells = {(SCORING, self.data.columns[j]): len(self.data.evaluated[j].test) for j in scored}
+        return {(TRAINING, ""): new.epochs * len(new.train), **cells}
+
+    def _on_stage(self, stages: Stages) -> None:
+        for callback in self.callbacks:
+            callback.on_stage(self.context, stages)
 
     def _commit(self) -> None:
         done, slots = len(self.record.matrix), {**self.boundary, **self.observers}

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from cl_lightning.common import distributed, stopping
 from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import RunLogs
+from cl_lightning.sequence.stages import Stages
+from cl_lightning.sequence.time_left import TRAINING
 
 
 class TrainerHooks(Callback):
@@ -21,6 +23,7 @@ class TrainerHooks(Callback):
         logs: loggers of loss and learning rate.
         costs: measures the training.
         log_every: optimiser steps between logged losses.
+        stages: is told of the training and its steps.
     """
 
     def __init__(
@@ -30,9 +33,10 @@ class TrainerHooks(Callback):
         logs: RunLogs,
         costs: Costs,
         log_every: int,
+        stages: Stages,
     ) -> None:
         self.begin, self.end, self.logs, self.costs, self.log_every = begin, end, logs, costs, log_every
-        self.first_token = logs.clock.tokens
+        self.stages, self.first_token = stages, logs.clock.tokens
         self.loss: Any = 0.0
         self.tokens: Any = 0
 
@@ -41,6 +45,7 @@ class TrainerHooks(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stopping.install_handlers()  # the Trainer has installed its own for the duration of fit
+        self.stages.begin(TRAINING, int(trainer.estimated_stepping_batches))
         self.costs.enter("training")
 
     def on_train_batch_end(
@@ -55,6 +60,7 @@ class TrainerHooks(Callback):
         totals = torch.tensor([float(self.loss) / trainer.world_size, float(self.tokens)], dtype=torch.float64)
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
         clock.tokens += int(totals[1])
+        self.stages.step(float(totals[0]), int(totals[1]))
         self.loss, self.tokens = 0.0, 0
         # For callbacks that monitor it; loggers get it below, over the sequence's axes.
         pl_module.log("train/loss", float(totals[0]), on_step=True, on_epoch=True, logger=False, batch_size=1)

@@ -231,7 +231,7 @@ def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     assert len([score for row in state["R"] for score in row if isinstance(score, float)]) == scores
     names = {"superni": "Super-NI", "long_sequence": "Long Sequence", "niseq": "NI-Seq"}
     absent = next((name for start, name in names.items() if path.stem.startswith(start)), "TRACE")
-    assert f"{path.stem}: DATA = built-in sample, NOT {absent}; " in told.out.splitlines()[0]
-    assert "2 tasks" in told.out.splitlines()[0]
+    assert f"{path.stem}: DATA = built-in sample, NOT {absent}" in told.out.splitlines()[0]
+    assert "2 tasks" in told.out.splitlines()[1]
     assert f"{path.stem}: scores 0..100 on built-in sample, NOT {absent}" in " ".join(told.out.split())
     assert told.out.rstrip().endswith(f"run folder: {tmp_path}")

@@ -28,6 +28,6 @@ def test_the_cursor_is_never_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     data_check.main([str(tmp_path), "--words"])
-    assert "reading: " in err.getvalue()
+    assert "reading " in err.getvalue()
     assert "\x1b[?25" not in out.getvalue() + err.getvalue()
     assert "Mine" in out.getvalue()

@@ -152,16 +152,16 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
     again = "run the same command again to"
     _, line = stopped(signal.SIGHUP, lambda out, err: "smoke: DATA" in out)
     assert line == f"stopped: none of 2 tasks was finished; {again} begin"
-    _, line = stopped(signal.SIGTERM, lambda out, err: "task 1/2 FOMC:" in err)  # in training
+    _, line = stopped(signal.SIGTERM, lambda out, err: "task 1/2 FOMC: training" in err)  # in training
     assert line == f"stopped: none of 2 tasks was finished; {again} begin"
     scoring = run / "predictions/NumGLUE-cm_FOMC.jsonl"
     _, line = stopped(signal.SIGINT, lambda out, err: scoring.exists())
     assert line == f"stopped: task 1 of 2 is saved in {run}; {again} continue from there"
     out, line = stopped(signal.SIGTERM, lambda out, err: "continuing" in out)
-    assert out[1] == "continuing after task 1 of 2 (FOMC)"
+    assert out[5] == "continuing after task 1 of 2 (FOMC)"
     assert line == f"stopped: task 1 of 2 is saved in {run}; {again} continue from there"
     done = launched(argv, ROOT)
-    assert done.stdout.splitlines()[1] == "continuing after task 1 of 2 (FOMC)"
+    assert done.stdout.splitlines()[5] == "continuing after task 1 of 2 (FOMC)"
     R, clock = ([json.loads((r / "sequence.json").read_text())[k] for r in (run, finished)] for k in ("R", "clock"))
     assert R[0] == R[1]
     assert clock[0] == clock[1]

@@ -1,7 +1,12 @@
 """Help and listings keep to the terminal's width, and to one line each where there is none."""
 
+import re
+import sys
+from importlib.metadata import version
+
 import pytest
 
+from cl_lightning.__main__ import main
 from cl_lightning.commands import experiments
 from cl_lightning.commands.arguments import Arguments
 
@@ -31,3 +36,23 @@ def test_a_description_is_wrapped_by_paragraphs(monkeypatch: pytest.MonkeyPatch)
     text = Arguments("export", ABOUT).format_help()
     assert max(map(len, text.splitlines())) <= 60 < max(map(len, ABOUT.splitlines()))
     assert "\n\nA second paragraph of one line.\n" in text
+
+
+def test_the_version_and_names_that_are_no_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*argv: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", *argv])
+        code = main()
+        return code, "".join(capsys.readouterr())
+
+    assert told("--version") == (0, f"cl-lightning {version('cl-lightning')}\n")
+    assert told("smoke") == (2, "error: no command 'smoke', but an experiment: cl-lightning run smoke\n")
+    assert "did you mean report or export?" in told("repot")[1]
+    code, listing = told("--help")
+    assert code == 0 and "--quiet" in listing and "--version" in listing
+
+
+def test_no_description_speaks_of_make(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    experiments.main([])
+    assert not re.search(r"\b(ARGS|DATA)=", capsys.readouterr().out)

@@ -36,7 +36,7 @@ def dated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_date_is_said_kept_and_held_to(dated: Path, tmp_path: Path) -> None:
     told = run(dated, tmp_path / "one", "--data.order=[FOMC]", "--data.date=2023-05-06")
     assert told.code == 0, told.err
-    assert "the chat template writes the date 2023-05-06 (data.date)" in told.out.splitlines()[0]
+    assert "  template  the chat template writes the date 2023-05-06 (data.date)" in told.out.splitlines()[:6]
     record = json.loads((tmp_path / "one/sequence.json").read_text())
     assert record["template"] == {"system_prompt": "", "date": "2023-05-06", "template_args": {}}
     more = ("--data.order=[FOMC, NumGLUE-cm]", f"--sequence.continue_from={tmp_path / 'one'}")

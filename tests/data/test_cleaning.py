@@ -76,7 +76,9 @@ def test_a_run_says_what_was_left_out(tmp_path: Path) -> None:
     done = launch(*configs("smoke"), *options, *clean_up, "--boundary.memory=null", f"--sequence.run_dir={run}")
     assert done.code == 0, done.err
     source = "TRACE files, cleaned (left out: Mine 2 repeated and 2 leaked)"
-    assert f"DATA = {source}; 1 tasks, each 5 training examples" in done.out.splitlines()[0]
+    first, tasks, *_ = done.out.splitlines()
+    assert first.endswith(f"DATA = {source}")
+    assert tasks.startswith("  tasks     1 tasks, each 5 training examples; ")
     assert record(run)["data"] == source
     assert f"scores 0..100 on {source}" in " ".join(done.out.split())
 

@@ -16,6 +16,7 @@ from cl_lightning.metrics.scored import score_predictions
 from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.results.report import tables
 from cl_lightning.results.rescore import rescore
+from cl_lightning.results.tables import cell
 from tests.runs import record, smoke
 from tests.sequence.test_protocols import PLAIN
 from tests.wandb_offline import history
@@ -97,8 +98,7 @@ def lines(run: Path, after: str, task: str) -> list[dict[str, Any]]:
 def table(run: Path, title: str = "further metrics") -> dict[tuple[str, str], list[str]]:
     """A report's rows by task and metric."""
     (found,) = [t for t in tables(run) if str(t.title).startswith(title)]
-    columns = [[str(cell) for cell in column.cells] for column in found.columns]
-    return {(task, metric): list(rest) for task, metric, *rest in zip(*columns, strict=True)}
+    return {(task, metric): [cell(value) for value in rest] for task, metric, *rest in found.rows}
 
 
 def long_answers(run: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.commands.first_line import decoded
+from cl_lightning.commands.first_lines import decoded
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.evaluation.generate import continuations, generate
@@ -145,9 +145,11 @@ def test_the_first_lines_report_the_mode_and_unadapted_weights(tmp_path: Path) -
     random_tokenizer().save_pretrained(tmp_path / "model")
     options = (f"--model.backbone.name={tmp_path / 'model'}", "--boundary.init=null", "--boundary.memory=null",
                "--data.order=[FOMC]", "--data.train_samples=7", "--data.test_samples=2")  # fmt: skip
-    first, second, *_ = smoke(tmp_path / "run", *options).stdout.splitlines()
-    assert first.endswith(", seed 42; greedy, without the model's own repetition_penalty=1.05")
-    assert second.startswith("not adapted, since not nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, ")
+    *_, base, adapter = smoke(tmp_path / "run", *options).stdout.splitlines()[:6]
+    assert base.endswith(" in float32; greedy, without the model's own repetition_penalty=1.05")
+    assert adapter.startswith(
+        "  adapter   not adapted, since not nn.Linear: mlp.experts.gate_up_proj, mlp.experts.down_proj, "
+    )
 
 
 def test_the_first_line_reports_the_option_only_for_models_with_settings(tmp_path: Path) -> None:

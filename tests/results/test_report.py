@@ -12,6 +12,7 @@ from cl_lightning.evaluation.baselines import BASELINES
 from cl_lightning.results.comparison.table import compare
 from cl_lightning.results.report import tables
 from cl_lightning.results.resampled import metric_intervals
+from cl_lightning.results.tables import cell
 from cl_lightning.sequence.folder import RunFolder, check_names, read_record
 from tests.results.test_compare import INDEPENDENT, JOINT, NOTHING_MORE, PLAIN, START, WHOLE, MakeRun, run
 from tests.runs import record, smoke
@@ -22,8 +23,8 @@ METRICS = {**NOTHING_MORE, "metric_of_task": dict.fromkeys(("FOMC", "Py150"), "a
 
 def cells(path: Path, title: str) -> list[list[str]]:
     """The rows of one of a run's tables."""
-    (table,) = (table for table in tables(path) if title in str(table.title))
-    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    (table,) = (table for table in tables(path) if title in table.title)
+    return [list(map(cell, row)) for row in table.rows]
 
 
 def metric_rows(path: Path) -> dict[str, list[str]]:
@@ -121,6 +122,6 @@ def test_every_table_says_which_data_it_is_of(run: MakeRun) -> None:
     metrics = {**METRICS, "further": {"Py150": {"Py150": {"bleu": {"score": 5.0, "interval": [1.0, 9.0]}}}}}
     own = {"title": "what surgery did", "columns": ["task"], "rows": [["Py150"]]}
     facts = {"metrics": metrics, "tables": {"slice": [own]}, "data": "TRACE files, without C-STANCE (no data)"}
-    titles = [str(table.title) for table in tables(run("lora", 1, facts=facts))]
+    titles = [table.title for table in tables(run("lora", 1, facts=facts))]
     assert len(titles) == 5
     assert all(title.endswith(" on TRACE files, without C-STANCE (no data)") for title in titles)

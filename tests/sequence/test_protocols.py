@@ -17,7 +17,7 @@ THREE = "--data.order=[FOMC,NumGLUE-cm,Sentiment]"
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "alone"
     result = smoke(run, *PLAIN, THREE, "--data.protocol=independent")
-    assert "3 tasks, each from the base model," in result.stdout.splitlines()[0]
+    assert "3 tasks, each from the base model," in result.stdout.splitlines()[1]
     return run
 
 
@@ -51,7 +51,7 @@ def test_no_task_sees_another_with_any_strategy(adapter: str, tmp_path: Path) ->
 
 def test_joint_training_scores_all_tasks_once(tmp_path: Path) -> None:
     result = smoke(tmp_path / "run", *PLAIN, THREE, "--data.protocol=joint", "--sequence.zero_shot=true")
-    assert "joint training on 3 tasks together, 90 training examples" in result.stdout.splitlines()[0]
+    assert "joint training on 3 tasks together, 90 training examples" in result.stdout.splitlines()[1]
     state = record(tmp_path / "run")
     assert state["order"] == ["joint"]
     assert state["columns"] == ["FOMC", "NumGLUE-cm", "Sentiment"]

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 import cl_lightning.data
 from cl_lightning.common import console
 from cl_lightning.common.errors import DataError, UserError
@@ -138,8 +136,8 @@ def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
     return [f"{benchmark}: published size not known of {', '.join(tasks)}" for benchmark, tasks in found.items()]
 
 
-def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
-    """Build a table with one row per readable task."""
+def show(checked: Sequence[Checked], unit: str, limits: Limits, screen: console.Screen) -> None:
+    """Print a table with one row per readable task, in the terminal's width."""
     columns = ("train/dev/test", "repeated", "contradicted", "test in train", "dev in test", "labels", f"prompt {unit}",
                f"answer {unit}", "cut", "long", "over budget")  # fmt: skip
     cut, long = limits.prompt - limits.template, limits.answer - limits.end
@@ -151,4 +149,4 @@ def table(checked: Sequence[Checked], unit: str, limits: Limits) -> Table:
                      _labels(p.labels), "/".join(map(str, p.prompts)), "/".join(map(str, p.answers)),
                      p.cut_prompts, p.long_answers, p.over_budget)  # fmt: skip
             rows.append((f"{c.benchmark} {c.task}", *cells))
-    return console.table(title, ("task", *columns), rows, left=("labels",))
+    screen.show(title, console.tables(("task", *columns), rows, ("labels",), width=screen.width))

@@ -4,6 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.text import Text
+
+from cl_lightning.common import console
 from cl_lightning.common.files import to_csv
 from cl_lightning.common.terminal import printable
 from cl_lightning.metrics.bootstrap import Interval
@@ -94,6 +97,17 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(printable(cell).replace('|', '/') for cell in cells)} |"
 
 
+def show(table: Comparison, metrics: Sequence[str], baseline: int | None, screen: console.Screen) -> None:
+    """Print tables in the terminal's width, with the notes below them."""
+    for grid in grids(table, metrics, baseline):
+        names = [name for name, width in grid.groups for _ in range(width)]
+        heads = [f"{name}: {head}" for name, head in zip(names, grid.heads, strict=True)]
+        screen.show(grid.title, console.tables(["method", *heads], grid.rows, width=screen.width))
+    screen.print()
+    for note in notes(table, metrics):
+        screen.print(Text(printable(f"- {note}")))
+
+
 def latex(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
     """Format as LaTeX tabulars for the package booktabs, with the notes below them."""
     lines: list[str] = []
@@ -147,6 +161,8 @@ def csv(table: Comparison, metrics: Sequence[str], baseline: int | None) -> str:
     return to_csv(columns, rows).decode()
 
 
+#: The format of a file or a pipe.
+DEFAULT = "markdown"
 FORMATS: dict[str, Callable[[Comparison, Sequence[str], int | None], str]] = {
     "markdown": markdown,
     "csv": csv,

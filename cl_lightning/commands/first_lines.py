@@ -1,0 +1,75 @@
+"""Writes the first lines of a run: experiment, data, training length and precision."""
+
+from collections.abc import Iterator
+
+from callbacks.replay_buffer import ReplayBuffer
+from cl_lightning.commands.parser import ContinualCLI
+from cl_lightning.data.sampler import memory_per_step
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.generation_settings import describe
+from cl_lightning.model.module import ContinualLM
+
+#: Columns before the facts.
+INDENT = 12
+
+
+def first_lines(experiment: str, cli: ContinualCLI, data: TaskSequence) -> Iterator[str]:
+    """Describe what is trained, on which data, for how long, and in which precision, a line for each."""
+    yield f"{experiment}: DATA = {data.source}"
+    facts = {
+        "tasks": _tasks(data),
+        "training": _training(cli, data),
+        "prompts": _prompts(data),
+        "base": _base(cli.model),
+    }
+    if date := data.template["date"]:
+        facts["template"] = f"the chat template writes the date {date} (data.date)"
+    if cli.model.adapter.remarks:
+        facts["adapter"] = "; ".join(cli.model.adapter.remarks)
+    for name, fact in facts.items():
+        yield f"  {name:<{INDENT - 2}}{fact}"
+
+
+def _tasks(data: TaskSequence) -> str:
+    examples, prompts = _span([len(t.train) for t in data.tasks]), _span([len(t.test) for t in data.evaluated])
+    return (
+        f"{data.protocol.opening.format(len(data.columns))} {examples} training examples; "
+        f"{prompts} scored prompts per task"
+    )
+
+
+def _training(cli: ContinualCLI, data: TaskSequence) -> str:
+    memory = cli.slots("boundary").get("memory")
+    replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
+    # The first task has nothing to replay; later tasks still see every new example once per epoch.
+    steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(data.tasks)]
+    batches = f"batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''}"
+    return f"{_span(steps)} steps per task in {batches}, lr {cli.model.lr:g}, seed {data.seed}"
+
+
+def _prompts(data: TaskSequence) -> str:
+    cut = sum(e.cut > 0 for t in data.tasks for e in t.train)
+    dropped = sum(t.dropped for t in data.tasks)
+    return f"up to {data.max_prompt_tokens} tokens; {cut} cut in the middle, {dropped} long answers dropped"
+
+
+def _base(module: ContinualLM) -> str:
+    return f"{module.backbone.name} in {module.backbone.dtype}{_held(module)}{decoded(module)}"
+
+
+def _held(module: ContinualLM) -> str:
+    if module.backbone.load_in_4bit:
+        return " 4-bit"
+    held = str(module.llm.dtype).removeprefix("torch.")
+    return "" if held == module.backbone.dtype else f" values held in {held} (this CPU has no bf16 units)"
+
+
+def decoded(module: ContinualLM) -> str:
+    """Describe the decoding if the model has generation settings of its own; else ""."""
+    own, kept = module.backbone.own_generation, module.backbone.generation == "model"
+    return f"; greedy, {'with' if kept else 'without'} the model's own {describe(own)}" if own else ""
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"

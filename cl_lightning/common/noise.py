@@ -1,0 +1,62 @@
+"""Messages of libraries that say nothing to a user, by name. All others are printed."""
+
+import logging
+import re
+import warnings
+
+#: Logged messages.
+LOGGED = (
+    # 4-bit products run without this kernel, which needs another package and a network.
+    r"Failed to load CPU gemm_4bit_forward",
+    # Missing weights are refused in one line, which this report would precede. Unused weights are reported.
+    r"(?s).* LOAD REPORT.*(MISSING|MISMATCH)",
+    # Prompts are cut to their limit after they have been measured.
+    r"Token indices sequence length is longer than",
+    # Our options are set on purpose beside the model's own settings.
+    r"Both `max_new_tokens` .* and `max_length`",
+    r"The following generation flags are not valid and may be ignored",
+    # A GGUF file is converted once, and its weights are not kept packed.
+    r"Loading a GGUF checkpoint with its weights packed is fastest in float32",
+    # Keys and values are not cached where activations are checkpointed.
+    r"(Caching|`use_cache=True`) is incompatible with gradient checkpointing",
+)
+#: Warnings.
+WARNED = (
+    r".*does not have many workers",
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Experiment logs directory .* exists and is not empty",
+)
+
+
+class _Named(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not any(re.match(pattern, text) for pattern in LOGGED)
+
+
+_FILTER = _Named()
+
+
+def silence() -> None:
+    """Leave out the messages named here, transformers' bars, and Lightning's notices (tips, devices found).
+
+    For commands. Call after both are imported.
+    """
+    silence_loading()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what a profiler found is asked for
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    for pattern in WARNED:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def silence_loading() -> None:
+    """Leave out the logged messages named here. Call after transformers is imported."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_FILTER)
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(_FILTER)
