@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from cl_lightning.adapters.linear import BOTH, AdaptedLinear
 from cl_lightning.adapters.targets import chosen_layers, left_out
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 
 
 def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
@@ -53,10 +54,10 @@ class AdapterStrategy(nn.Module, ABC):
 
     def __init__(
         self,
-        rank: int = 8,
-        alpha: float = 16.0,
+        rank: Integer = 8,
+        alpha: Finite = 16.0,
         rslora: bool = False,
-        dropout: float = 0.0,
+        dropout: Finite = 0.0,
         targets: Literal["all-linear"] | list[str] = "all-linear",
         offset: Literal["displacement", "baked"] = "displacement",
     ) -> None:

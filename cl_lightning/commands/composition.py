@@ -12,6 +12,7 @@ from safetensors.torch import save as save_tensors
 from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands.first_line import first_line
 from cl_lightning.commands.parser import ContinualCLI, make_cli, quiet
+from cl_lightning.commands.task_trainer import cut
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
@@ -57,6 +58,7 @@ def run() -> None:
     )
     facts = facts_of(experiment, module, data, parent, start)
     facts["template"] = cli.as_written("data", facts["template"])
+    facts["data"] += cut(vars(cli.config_init.trainer))
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -70,7 +72,7 @@ def run() -> None:
                 say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
-            for line in (first_line(experiment, cli, data), *module.adapter.remarks):
+            for line in (first_line(experiment, cli, data, facts["data"]), *module.adapter.remarks):
                 say(line)
             if line := status.resumed(done, data.order):
                 say(line)

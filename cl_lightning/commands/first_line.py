@@ -8,8 +8,8 @@ from cl_lightning.model.generation_settings import describe
 from cl_lightning.model.module import ContinualLM
 
 
-def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
-    """Describe in one line what is trained, on which data, for how long, and in which precision."""
+def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence, source: str) -> str:
+    """Describe in one line what is trained, on which data (`source`), for how long, and in which precision."""
     tasks = data.tasks
     memory = cli.slots("boundary").get("memory")
     replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
@@ -18,7 +18,7 @@ def first_line(experiment: str, cli: ContinualCLI, data: TaskSequence) -> str:
     cut = sum(e.cut > 0 for t in tasks for e in t.train)
     date = data.template["date"]
     return (
-        f"{experiment}: DATA = {data.source}; {data.protocol.opening.format(len(data.columns))} "
+        f"{experiment}: DATA = {source}; {data.protocol.opening.format(len(data.columns))} "
         f"{_span([len(t.train) for t in tasks])} training "
         f"examples in batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''} = "
         f"{_span(steps)} steps, "

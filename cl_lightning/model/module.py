@@ -22,6 +22,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.gradients.capture import dropout_off
@@ -74,11 +75,11 @@ class ContinualLM(LightningModule):
         self,
         backbone: Backbone = Backbone(),  # noqa: B008
         adapter: AdapterStrategy = SeqLoRA(),  # noqa: B008
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Finite = 1e-4,
+        weight_decay: NonNegative = 0.0,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.999),
         schedule: Literal["linear", "cosine", "constant"] = "linear",
-        warmup: float = 0.01,
+        warmup: Finite = 0.01,
         adam: Literal["torch", "transformers4"] = "torch",
     ) -> None:
         super().__init__()

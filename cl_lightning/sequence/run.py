@@ -21,6 +21,7 @@ from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
 from cl_lightning.common.memory import release_memory
+from cl_lightning.common.numbers import Count, Threads
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.audit.suitability import check_context_length, check_metrics
 from cl_lightning.data.task_sequence import TaskSequence
@@ -60,10 +61,10 @@ class SequenceSettings:
     continue_from: str | None = None
     zero_shot: bool = True
     wandb: Wandb = "offline"
-    log_every_n_steps: int = 1
+    log_every_n_steps: Count = 1
     report: bool = True
     other_versions: bool = False
-    threads: int | None = None
+    threads: Threads | None = None
 
 
 class SequenceRun:
