@@ -56,7 +56,7 @@ class OptionParser(ArgumentParser):
         where = message.split(":", 1)[0]
         if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
             return f"{where}: no class {found[1]!r} ({found[2]})"
-        wanted = [getattr(numbers, name).__doc__ for name in re.findall(r"Not of type (\w+):", message)]
+        wanted = [_kind(*found) for found in re.findall(r"Not of type (\w+): (.*)", message)]
         if found := re.search(r"(?:Got|Given) value: (.*)", message) or OUTSIDE.search(message):
             kinds = wanted + re.findall(
                 r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE
@@ -76,3 +76,13 @@ class OptionParser(ArgumentParser):
         close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
         hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
         return f"unknown option {owner}{name}; {hint}"
+
+
+def _kind(name: str, why: str) -> str:
+    """Describe a type of `common.numbers`: its range to a number outside of it, its base to anything else."""
+    kind = getattr(numbers, name)
+    return (
+        kind.__doc__
+        if "does not conform" in why or issubclass(kind, str)
+        else next(base.__name__ for base in (int, float) if issubclass(kind, base))
+    )

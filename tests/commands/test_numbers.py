@@ -13,7 +13,7 @@ REFUSED = {
     "--data.train_samples+=1": "data.train_samples+: += adds to lists only; write data.train_samples=VALUE",
     "--model.weight_decay=-1": "model.weight_decay: expected a finite number of 0 or more, not '-1'",
     "--model.betas=[2,2]": "model.betas: expected a factor of 0 to below 1, not '2'",
-    "--model.lr=.nan": "model.lr: expected a finite number, not '.nan'",
+    "--model.lr=.nan": "model.lr: expected float, not '.nan'",
     "--trainer.gradient_clip_val=-1": "trainer.gradient_clip_val: expected a finite number of 0 or more or null",
     "--sequence.log_every_n_steps=0": "sequence.log_every_n_steps: expected a count of 1 or more, not '0'",
     "--sequence.threads=100000": "sequence.threads: expected a number of threads, 1 to 1024 or null, not '100000'",
