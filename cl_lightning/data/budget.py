@@ -9,7 +9,7 @@ from cl_lightning.common.numbers import Integer
 from cl_lightning.data.base import Benchmark, TaskSpec
 
 #: None: each task's own; else a number for all tasks, the benchmark's published one, or a number per task.
-Budget = Integer | Literal["official"] | dict[str, Integer] | None
+Budget = Integer | Literal["official"] | dict[str, int] | None
 
 
 def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Budget) -> dict[str, TaskSpec]:
