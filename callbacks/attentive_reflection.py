@@ -18,6 +18,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.sapt import SAPTLoRA
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class AttentiveReflection(TaskCallback):
 
     phase = 30
 
-    def __init__(self, strength: float = 1.0, samples: int = 64, batch_size: int = 32) -> None:
+    def __init__(self, strength: Finite = 1.0, samples: Integer = 64, batch_size: Integer = 32) -> None:
         if not strength >= 0:
             raise ConfigError(f"boundary.reflection.strength: {strength} must not be negative")
         for name, value in (("samples", samples), ("batch_size", batch_size)):

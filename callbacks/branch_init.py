@@ -13,6 +13,7 @@ from torch import Tensor
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Integer
 from cl_lightning.common.seeding import generator
 from cl_lightning.initializers.base import Initializer, Needs
 from cl_lightning.initializers.kaiming import Kaiming
@@ -40,7 +41,7 @@ class BranchInit(TaskCallback):
     #: Step taken before training; see `SliceInit`.
     warm_start = 0.0
 
-    def __init__(self, initializer: Initializer = Kaiming(), samples: int = 32, batch_size: int = 8) -> None:  # noqa: B008
+    def __init__(self, initializer: Initializer = Kaiming(), samples: Integer = 32, batch_size: Integer = 8) -> None:  # noqa: B008
         for name, value in (("samples", samples), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"boundary.init.{name}: {value} must be 1 or more")

@@ -27,6 +27,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.sequence.callback import TaskCallback
 
@@ -66,7 +67,9 @@ class EWC(TaskCallback):
 
     phase = 25
 
-    def __init__(self, strength: float = 1.0, over: Over = "product", samples: int = 64, decay: float = 1.0) -> None:
+    def __init__(
+        self, strength: Finite = 1.0, over: Over = "product", samples: Integer = 64, decay: Finite = 1.0
+    ) -> None:
         if not strength >= 0:
             raise ConfigError(f"boundary.ewc.strength: {strength} must not be negative")
         if samples < 1:

@@ -24,6 +24,7 @@ from cl_lightning.adapters.gainlora import GainLoRA
 from cl_lightning.adapters.gates import constrain
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
@@ -65,17 +66,17 @@ class GateOrthogonalization(GrownSubspaces):
 
     def __init__(
         self,
-        share: float = 0.995,
-        tasks: int | None = None,
+        share: Finite = 0.995,
+        tasks: Integer | None = None,
         energy: Energy = "eigen",
         count: Count = "reach",
         key: Design = "pca",
-        key_norm: float | None = None,
-        chunks: int = 1,
+        key_norm: Finite | None = None,
+        chunks: Integer = 1,
         counting: Literal["equal", "published"] = "equal",
-        samples: int = 256,
-        probes: int = 32,
-        batch_size: int = 32,
+        samples: Integer = 256,
+        probes: Integer = 32,
+        batch_size: Integer = 32,
         ablation: Literal["no_init", "no_update", "none"] | None = None,
         row_norms: bool = False,
     ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import to_csv, to_jsonl
+from cl_lightning.common.numbers import Integer
 from cl_lightning.evaluation.general.presets import MEAN, read_preset
 from cl_lightning.evaluation.general.scores import Figure, Score, average, figure, item_rows, score_from
 from cl_lightning.metrics.bootstrap import format_interval
@@ -58,9 +59,9 @@ class GeneralAbility(TaskCallback):
         self,
         preset: str = "slice_core",
         when: Literal["ends", "each"] = "ends",
-        limit: int | None = None,
+        limit: Integer | None = None,
         data_dir: str | None = None,
-        batch_size: int = 8,
+        batch_size: Integer = 8,
         chat: bool = False,
     ) -> None:
         for name, value in (("limit", limit), ("batch_size", batch_size)):

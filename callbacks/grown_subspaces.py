@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.linalg.subspaces import Count, Energy, energy_share, grow
 from cl_lightning.sequence.callback import TaskCallback
@@ -26,13 +27,13 @@ class GrownSubspaces(TaskCallback):
 
     def __init__(
         self,
-        share: float,
-        tasks: int | None,
+        share: Finite,
+        tasks: Integer | None,
         energy: Energy,
         count: Count,
-        chunks: int,
-        samples: int,
-        batch_size: int,
+        chunks: Integer,
+        samples: Integer,
+        batch_size: Integer,
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"boundary.{self.slot}.share: {share} is a share of energy, above 0 and up to 1")

@@ -19,6 +19,7 @@ from callbacks.grown_subspaces import GrownSubspaces
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import query_of
 from cl_lightning.common import distributed
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.linalg.subspaces import Count, Design, Energy, Subspace, captured_energy, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
@@ -54,16 +55,16 @@ class InputSubspaces(GrownSubspaces):
 
     def __init__(
         self,
-        share: float = 0.995,
-        tasks: int | None = None,
+        share: Finite = 0.995,
+        tasks: Integer | None = None,
         energy: Energy = "eigen",
         count: Count = "reach",
         design: Design = "pca",
-        chunks: int = 1,
+        chunks: Integer = 1,
         positions: Literal["tokens", "all"] = "tokens",
         cross: Literal["own", "query"] = "own",
-        samples: int = 256,
-        batch_size: int = 8,
+        samples: Integer = 256,
+        batch_size: Integer = 8,
     ) -> None:
         super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
         self.design, self.positions, self.cross = design, positions, cross
@@ -148,7 +149,10 @@ class InputSubspaces(GrownSubspaces):
     # ---- state -------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {"rows": self.rows, "by_complement": {owner: s.by_complement for owner, s in self.seen.items()}}
+        return {
+            "rows": self.rows,
+            "by_complement": {owner: self.seen[owner].by_complement for owner in sorted(self.seen)},
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self.rows, self._by_complement = state["rows"], state["by_complement"]

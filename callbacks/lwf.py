@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.sequence.callback import TaskCallback
 
@@ -32,7 +33,7 @@ class LwF(TaskCallback):
 
     phase = 25
 
-    def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
+    def __init__(self, strength: Finite = 1.0, temperature: Finite = 2.0) -> None:
         if not strength >= 0:
             raise ConfigError(f"boundary.lwf.strength: {strength} must not be negative")
         if not temperature > 0:

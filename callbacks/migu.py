@@ -23,6 +23,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.sequence.callback import TaskCallback
 
 
@@ -35,7 +36,7 @@ class MIGU(TaskCallback):
 
     phase = 25
 
-    def __init__(self, masked: float = 0.7) -> None:
+    def __init__(self, masked: Finite = 0.7) -> None:
         if not 0.0 <= masked < 1.0:
             raise ConfigError(f"boundary.migu.masked: {masked} is a share of rows, 0 to below 1")
         self.masked = masked

@@ -26,6 +26,7 @@ from cl_lightning.adapters.inflora import InfLoRA
 from cl_lightning.adapters.linear import BRANCH, AdaptedLinear
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.linalg.subspaces import project_out
 from cl_lightning.linalg.svd import all_singular
 from cl_lightning.sequence.callback import Table, TaskCallback
@@ -49,7 +50,7 @@ class ProtectedSubspaces(TaskCallback):
     phase = 45
 
     def __init__(
-        self, share: Literal["tasks"] | float = 0.5, side: Literal["input", "output", "both"] = "both"
+        self, share: Literal["tasks"] | Finite = 0.5, side: Literal["input", "output", "both"] = "both"
     ) -> None:
         if not isinstance(share, str) and not 0 <= share < 1:
             raise ConfigError(f"boundary.protection.share: {share} must be at least 0 and below 1")

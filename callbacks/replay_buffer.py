@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import Encoded
@@ -40,7 +41,9 @@ class ReplayBuffer(TaskCallback):
 
     phase = 10
 
-    def __init__(self, capacity: int = 256, train_ratio: float = 0.0, keep: Literal["text", "ids"] = "text") -> None:
+    def __init__(
+        self, capacity: Integer = 256, train_ratio: Finite = 0.0, keep: Literal["text", "ids"] = "text"
+    ) -> None:
         if capacity < 1:
             raise ConfigError(f"boundary.memory.capacity: {capacity} must be 1 or more")
         if not 0.0 <= train_ratio < 1.0:

@@ -25,6 +25,7 @@ from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.gradients.collector import Collected, GradientCollector
@@ -90,18 +91,18 @@ class SliceInit(BranchInit):
         self,
         initializer: Initializer = SLICE(),  # noqa: B008
         operator: SurgeryOperator | RangeOperator | None = PCGrad(),  # noqa: B008
-        strength: float = 1.0,
+        strength: Finite = 1.0,
         scope: Scope = "matrix",
         preserve_norm: bool = False,
         memory_gradient: MemoryGradient = "mean",
-        reliability: float | None = None,
-        samples: int = 32,
-        memory_samples: int = 32,
-        batch_size: int = 8,
+        reliability: Finite | None = None,
+        samples: Integer = 32,
+        memory_samples: Integer = 32,
+        batch_size: Integer = 8,
         loss_on: Literal["answer", "full"] = "answer",
-        memory_budget: int | None = None,
-        oversampling: int = 10,
-        warm_start: float = 0.0,
+        memory_budget: Integer | None = None,
+        oversampling: Integer = 10,
+        warm_start: Finite = 0.0,
         gate_weighting: Literal["none", "new", "both"] = "new",
     ) -> None:
         if not 0.0 <= strength <= 1.0:

@@ -41,13 +41,13 @@ def killed(run: Path, moment: str, *options: str) -> None:
 
 
 def record(run: Path) -> dict[str, Any]:
-    """The run's record."""
-    return json.loads((run / "sequence.json").read_text())
+    """The run's record, without its checksum."""
+    return {k: v for k, v in json.loads((run / "sequence.json").read_text()).items() if k != CHECKSUM}
 
 
 def put_record(run: Path, record: dict[str, Any]) -> None:
     """Replace the run's record, with the checksum of what it then holds."""
-    (run / "sequence.json").write_bytes(sealed({key: value for key, value in record.items() if key != CHECKSUM}))
+    (run / "sequence.json").write_bytes(sealed(record))
 
 
 def put_file(run: Path, name: str, data: bytes) -> None:

@@ -19,6 +19,7 @@ from cl_lightning.adapters.linear_layers import as_linear
 from cl_lightning.adapters.selection import selected
 from cl_lightning.adapters.targets import Targets, check_targets
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 
 
 def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
@@ -58,10 +59,10 @@ class AdapterStrategy(nn.Module, ABC):
 
     def __init__(
         self,
-        rank: int = 8,
-        alpha: float = 16.0,
+        rank: Integer = 8,
+        alpha: Finite = 16.0,
         rslora: bool = False,
-        dropout: float = 0.0,
+        dropout: Finite = 0.0,
         targets: Targets = "all-linear",
         offset: Literal["displacement", "baked"] = "displacement",
     ) -> None:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear import AdaptedLinear
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 
 
 class CLoRA(IncLoRA):
@@ -25,7 +26,7 @@ class CLoRA(IncLoRA):
         lambda_overlap: weight of the penalty.
     """
 
-    def __init__(self, lambda_overlap: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, lambda_overlap: Finite = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not lambda_overlap >= 0:
             raise ConfigError(f"model.adapter.lambda_overlap: {lambda_overlap} must not be negative")

@@ -22,6 +22,7 @@ from cl_lightning.adapters.gated import GatedBranches
 from cl_lightning.adapters.gates import TEMPERATURE, Gates, Head, Output, pool
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 
 
 class GainLoRA(GatedBranches):
@@ -46,15 +47,15 @@ class GainLoRA(GatedBranches):
     def __init__(
         self,
         branches: AdapterStrategy = IncLoRA(),  # noqa: B008
-        width: int = 100,
-        layers: int = 2,
+        width: Integer = 100,
+        layers: Integer = 2,
         output: Output = "sigmoid",
         head: Head = "cosine",
-        temperature: float = TEMPERATURE,
+        temperature: Finite = TEMPERATURE,
         inner: Literal["silu", "none"] = "silu",
         pooling: Literal["task", "prompt", "padded"] = "task",
         detach_old: bool = False,
-        skip_token: int | None = None,
+        skip_token: Integer | None = None,
     ) -> None:
         for name, value in (("width", width), ("layers", layers)):
             if value < 1:

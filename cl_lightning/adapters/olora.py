@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 
 
 class OLoRA(IncLoRA):
@@ -24,7 +25,7 @@ class OLoRA(IncLoRA):
         lambda_norm: lambda_2, weight of the norms (not squared).
     """
 
-    def __init__(self, lambda_orthogonal: float = 0.5, lambda_norm: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, lambda_orthogonal: Finite = 0.5, lambda_norm: Finite = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name, value in (("lambda_orthogonal", lambda_orthogonal), ("lambda_norm", lambda_norm)):
             if not value >= 0:

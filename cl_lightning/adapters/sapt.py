@@ -23,12 +23,13 @@ from cl_lightning.adapters.gated import GatedBranches
 from cl_lightning.adapters.gates import pool, pool_max
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Integer
 
 
 class Router(nn.Module):
     """The shared query and each task's key. `size`: d; `width`: h."""
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: Integer, width: int) -> None:
         super().__init__()
         self.size, self.width = size, width
         self.query: nn.Sequential | None = None
@@ -92,7 +93,7 @@ class SAPTLoRA(GatedBranches):
     def __init__(
         self,
         branches: AdapterStrategy = IncLoRA(),  # noqa: B008
-        width: int = 100,
+        width: Integer = 100,
         pooling: Literal["max", "mean"] = "max",
     ) -> None:
         if width < 1:

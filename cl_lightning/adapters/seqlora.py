@@ -14,6 +14,7 @@ from torch import Tensor
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.targets import Targets
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 
 
 class SeqLoRA(IncLoRA):
@@ -30,10 +31,10 @@ class SeqLoRA(IncLoRA):
 
     def __init__(
         self,
-        rank: int = 8,
-        alpha: float = 16.0,
+        rank: Integer = 8,
+        alpha: Finite = 16.0,
         rslora: bool = False,
-        dropout: float = 0.0,
+        dropout: Finite = 0.0,
         targets: Targets = "all-linear",
         offset: Literal["displacement", "baked"] = "displacement",
         per_task: Literal["fresh_folded", "continue"] = "fresh_folded",

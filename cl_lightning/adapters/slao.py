@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.adapters.targets import Targets
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.initializers.kaiming import Kaiming
 
 #: Weight of the i-th task (from 1) in the merge of B.
@@ -43,14 +45,14 @@ class SLAO(SeqLoRA):
 
     def __init__(
         self,
-        rank: int = 8,
-        alpha: float = 16.0,
+        rank: Integer = 8,
+        alpha: Finite = 16.0,
         rslora: bool = False,
-        dropout: float = 0.0,
-        targets: Literal["all-linear"] | list[str] = "all-linear",
+        dropout: Finite = 0.0,
+        targets: Targets = "all-linear",
         start: Literal["trained", "merged", "random"] = "trained",
         orthonormal: bool = True,
-        merge_weight: Literal["root", "mean"] | float = "root",
+        merge_weight: Literal["root", "mean"] | Finite = "root",
     ) -> None:
         super().__init__(rank, alpha, rslora, dropout, targets, per_task="continue")
         if not isinstance(merge_weight, str) and not 0 <= merge_weight <= 1:

@@ -15,6 +15,7 @@ from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.first_lines import INDENT, first_lines
 from cl_lightning.commands.parser import ContinualCLI, make_cli
+from cl_lightning.commands.task_trainer import cut
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
@@ -68,6 +69,7 @@ def run() -> None:
     facts = facts_of(experiment, module, data, parent, start)
     facts["template"] = cli.as_written("data", facts["template"])
     facts |= {"name": settings.name, "label": _label(given)}
+    facts["data"] += cut(vars(cli.config_init.trainer))
     facts["identity"] = run_identity(cli.config.as_dict(), facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
@@ -84,7 +86,7 @@ def run() -> None:
                 say(line, error=True)
             done = folder.record.get("done", 0)
             stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
-            for line in first_lines(experiment, cli, data):
+            for line in first_lines(experiment, cli, data, facts["data"]):
                 inform(line, hang=INDENT - 2)
             for name, lost in data.lost.items():
                 inform(f"{name}: {lost}")

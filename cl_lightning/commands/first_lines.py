@@ -13,9 +13,9 @@ from cl_lightning.model.module import ContinualLM
 INDENT = 12
 
 
-def first_lines(experiment: str, cli: ContinualCLI, data: TaskSequence) -> Iterator[str]:
-    """Describe what is trained, on which data, for how long, and in which precision, a line for each."""
-    yield f"{experiment}: DATA = {data.source}"
+def first_lines(experiment: str, cli: ContinualCLI, data: TaskSequence, source: str) -> Iterator[str]:
+    """Describe what is trained, on which data (`source`), for how long, and in which precision, a line for each."""
+    yield f"{experiment}: DATA = {source}"
     facts = {
         "tasks": _tasks(data),
         "training": _training(cli, data),

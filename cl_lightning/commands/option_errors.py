@@ -6,12 +6,15 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from cl_lightning.common import numbers
 from cl_lightning.common.errors import ConfigError, nearest, user_error_in
 
 #: Of more valid names than these, an error lists the nearest alone.
 MANY = 25
 
 UNKNOWN = re.compile(r"unrecognized arguments: --([\w.+-]+)|(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
+#: The value in a message on a type of `common.numbers`.
+OUTSIDE = re.compile(r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not conform.*)?$")
 #: Patterns of jsonargparse's messages, and what an error says instead.
 PLAIN = {
     r"Expected a path but .*\n": "",  # any value could be the path of a file of values
@@ -48,6 +51,10 @@ class OptionParser(ArgumentParser):
         self._main = main
         super().__init__(*args, **kwargs)
 
+    def validate(self, namespace: Any, skip_unset: bool = True, **kwargs: Any) -> None:
+        """See the base class, which lets null pass for any option of a class."""
+        super().validate(namespace, skip_unset=skip_unset and self._main, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the UserError that `ex` wraps, or else a ConfigError that says what `message` does."""
         raise user_error_in(ex) or ConfigError(self._one_line(message)) from None
@@ -62,8 +69,11 @@ class OptionParser(ArgumentParser):
         where = message.split(":", 1)[0]
         if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
             return f"{where}: no class {found[1]!r} ({found[2]})"
-        if found := re.search(r"(?:Got|Given) value: (.*)", message):
-            kinds = re.findall(r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+        wanted = [_kind(*found) for found in re.findall(r"Not of type (\w+): (.*)", message)]
+        if found := re.search(r"(?:Got|Given) value: (.*)", message) or OUTSIDE.search(message):
+            kinds = wanted + re.findall(
+                r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE
+            )
             off = " (YAML reads a bare off as False: quote it)" if found[1] == "False" and "'off'" in message else ""
             return f"{where}: expected {' or '.join(dict.fromkeys(kinds))}, not {found[1]!r}{off}"
         text = " ".join(filter(None, (line.strip(" -") for line in message.splitlines())))
@@ -71,9 +81,21 @@ class OptionParser(ArgumentParser):
 
     def _unknown(self, owner: str, name: str) -> str:
         """Report an unknown option, with the valid names in its group."""
+        if name.endswith("+"):
+            return f"{owner}{name}: += adds to lists only; write {owner}{name[:-1]}=VALUE"
         group, dot, last = name.rpartition(".")
         options = self.get_defaults(skip_validation=True).keys()
         beside = {o.removeprefix(group + dot).split(".")[0] for o in options if o.startswith(group + dot)}
         close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
         hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
         return f"unknown option {owner}{name}; {hint}"
+
+
+def _kind(name: str, why: str) -> str:
+    """Describe a type of `common.numbers`: its range to a number outside of it, its base to anything else."""
+    kind = getattr(numbers, name)
+    return (
+        kind.__doc__
+        if "does not conform" in why or issubclass(kind, str)
+        else next(base.__name__ for base in (int, float) if issubclass(kind, base))
+    )

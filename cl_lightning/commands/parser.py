@@ -15,7 +15,9 @@ from lightning.pytorch.loggers import Logger
 from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
 from cl_lightning.commands.option_errors import OptionParser, misfit
 from cl_lightning.commands.precheck import USAGE
+from cl_lightning.commands.task_trainer import TaskTrainer
 from cl_lightning.common.errors import ConfigError, user_error_in
+from cl_lightning.common.numbers import Seed
 from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
@@ -55,6 +57,9 @@ class ContinualCLI(LightningCLI):
             "-c", "--config", action="config", help="a configuration file; later ones override earlier ones"
         )
         return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help="see data.seed")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         slots = dict[str, TaskCallback | None]
@@ -110,7 +115,7 @@ class ContinualCLI(LightningCLI):
         checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
         options["enable_checkpointing"] = bool(options["enable_checkpointing"] or checkpoints)
         options["log_every_n_steps"] = options["log_every_n_steps"] or self.config_init.sequence.log_every_n_steps
-        return pl.Trainer(
+        return TaskTrainer(
             **{**options, "max_epochs": self.datamodule.epochs_per_task[task], "logger": loggers},
             callbacks=[*stock, *ours],
         )
@@ -133,6 +138,7 @@ def make_cli() -> ContinualCLI:
     return ContinualCLI(
         ContinualLM,
         TaskSequence,
+        trainer_class=TaskTrainer,
         run=False,
         save_config_callback=None,
         seed_everything_default=0,

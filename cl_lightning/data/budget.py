@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Literal
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.numbers import Integer
 from cl_lightning.data.base import Benchmark, TaskSpec
 
 #: None: each task's own; else a number for all tasks, the benchmark's published one, or a number per task.
-Budget = int | Literal["official"] | dict[str, int] | None
+Budget = Integer | Literal["official"] | dict[str, int] | None
 
 
 def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Budget) -> dict[str, TaskSpec]:

@@ -71,11 +71,13 @@ def _own_mask(lengths: Sequence[int], spans: Sequence[tuple[int, int]], left: bo
 
 
 class Collated(Dataset):
-    """Turns the sampler's micro-batches into tensors."""
+    """Turns the sampler's micro-batches into tensors, with the examples' ids."""
 
     def __init__(self, examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool) -> None:
         self.examples, self.pad_id, self.encoder_decoder = examples, pad_id, encoder_decoder
 
     def __getitem__(self, micro: MicroBatch) -> dict[str, Any]:
-        batch = training_batch([self.examples[i] for i in micro.indices], self.pad_id, self.encoder_decoder)
-        return {**batch, "step_tokens": micro.step_tokens, "weight": micro.weight}
+        chosen = [self.examples[i] for i in micro.indices]
+        batch = training_batch(chosen, self.pad_id, self.encoder_decoder)
+        ids = [e.example.id for e in chosen]
+        return {**batch, "ids": ids, "step_tokens": micro.step_tokens, "weight": micro.weight}

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.base import Benchmark, check_order, data_root, digest
 from cl_lightning.data.benchmarks.trace import TRACE
@@ -69,14 +70,14 @@ class TaskSequence(LightningDataModule):
         skip_missing: bool = False,
         dedup: bool = False,
         drop_leaks: bool = False,
-        train_samples: int | None = None,
-        validation_samples: int = 16,
-        test_samples: int | None = None,
-        batch_size: int = 8,
-        epochs: int | list[int] | Literal["published"] = 1,
-        eval_batch_size: int = 32,
-        max_prompt_tokens: int = 256,
-        max_answer_tokens: int = 256,
+        train_samples: Integer | None = None,
+        validation_samples: Integer = 16,
+        test_samples: Integer | None = None,
+        batch_size: Integer = 8,
+        epochs: Integer | list[Integer] | Literal["published"] = 1,
+        eval_batch_size: Integer = 32,
+        max_prompt_tokens: Integer = 256,
+        max_answer_tokens: Integer = 256,
         long_answers: Literal["refuse", "drop"] = "refuse",
         max_new_tokens: Budget = None,
         system_prompt: str | None = None,
@@ -84,7 +85,7 @@ class TaskSequence(LightningDataModule):
         template_args: dict[str, Any] | None = None,
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
-        seed: int = 0,
+        seed: Seed = 0,
         protocol: ProtocolName = "sequential",
     ) -> None:
         super().__init__()

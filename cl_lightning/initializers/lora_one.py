@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.directions import check_gradient
 from cl_lightning.linalg.low_rank import LowRank
@@ -31,7 +32,7 @@ class LoRAOne(Initializer):
     displaced = False
     takes_sketch = True
 
-    def __init__(self, gamma: float = 128.0) -> None:
+    def __init__(self, gamma: Finite = 128.0) -> None:
         if not gamma > 0:
             raise ConfigError(f"LoRAOne gamma must be positive, not {gamma}")
         self.gamma = gamma

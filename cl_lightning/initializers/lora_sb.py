@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.directions import check_gradient
 from cl_lightning.linalg.svd import top_singular
@@ -30,7 +31,7 @@ class LoRASB(Initializer):
     displaced = False
     trains = frozenset({"R"})
 
-    def __init__(self, step: float = 1e-4) -> None:
+    def __init__(self, step: Finite = 1e-4) -> None:
         if not step > 0:
             raise ConfigError(f"LoRASB step must be positive, not {step}")
         self.step = step

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.numbers import Finite
 from cl_lightning.initializers.base import Initializer
 from cl_lightning.initializers.directions import DIRECTIONS, Directions, unit_factors
 from cl_lightning.linalg.svd import top_singular
@@ -67,7 +68,7 @@ class LoRAGA(Initializer):
     directions_per_rank = 2
     takes_sketch = True
 
-    def __init__(self, directions: Directions = "ArB2r", scale: Scale = "stable", gamma: float = 16.0) -> None:
+    def __init__(self, directions: Directions = "ArB2r", scale: Scale = "stable", gamma: Finite = 16.0) -> None:
         if directions not in DIRECTIONS:
             raise ConfigError(f"LoRAGA directions {directions!r}: {nearest(str(directions), DIRECTIONS)}")
         if scale not in SCALES:

@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.common.errors import ConfigError, TrainingError
+from cl_lightning.common import distributed
+from cl_lightning.common.errors import ConfigError, TrainingError, first_three
+from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.gradients.accumulate import Exact
@@ -75,11 +77,11 @@ class ContinualLM(LightningModule):
         self,
         backbone: Backbone = Backbone(),  # noqa: B008
         adapter: AdapterStrategy = SeqLoRA(),  # noqa: B008
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Finite = 1e-4,
+        weight_decay: NonNegative = 0.0,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.999),
         schedule: Literal["linear", "cosine", "constant"] = "linear",
-        warmup: float = 0.01,
+        warmup: Finite = 0.01,
         adam: Literal["torch", "transformers4"] = "torch",
     ) -> None:
         super().__init__()
@@ -93,6 +95,8 @@ class ContinualLM(LightningModule):
         self.task_name = ""
         #: Loss terms of the task callbacks, set by the run.
         self.loss_terms: list[LossTerms] = []
+        #: Micro-batches of the current step.
+        self._step: list[dict[str, Any]] = []
 
     # ---- the model ---------------------------------------------------------------------------------------
 
@@ -220,6 +224,7 @@ class ContinualLM(LightningModule):
         self.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self._step.append(batch)
         weight = self.step_weight(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
         logits, labels, _ = self.answer_logits(batch)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") * weight
@@ -264,9 +269,23 @@ class ContinualLM(LightningModule):
         if not torch.isfinite(torch.stack(norms).sum()):
             raise TrainingError(
                 f"non-finite loss or gradient in task {self.task_name} at step {self.trainer.global_step + 1}; "
-                "finished tasks are kept. Lower model.lr, or look at the task's data"
+                f"finished tasks are kept. Lower model.lr, or look at the task's data ({self._suspects()})"
             )
+        self._step = []
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    @torch.no_grad()
+    def _suspects(self) -> str:
+        """Name the step's examples, of all ranks, whose own loss is not finite; or else all of them."""
+        finite = [self.sample_nll(batch, share_prefix=False).isfinite().tolist() for batch in self._step]
+        named = [
+            pair
+            for batch, each in zip(self._step, finite, strict=True)
+            for pair in zip(batch["ids"], each, strict=True)
+        ]
+        pairs = [pair for part in distributed.gather(named) for pair in part]
+        wrong = [name for name, good in pairs if not good]
+        return f"{'not finite: ' if wrong else 'in the batch: '}{first_three(wrong or [name for name, _ in pairs])}"
 
     # ---- boundary work -----------------------------------------------------------------------------------
 

@@ -110,8 +110,9 @@ def adopt(parent: Parent, folder: RunFolder, facts: dict[str, Any], order: list[
     Must be done before any other rank starts, since they read their state from disk.
     """
     for name in (name for name in parent.record["files"] if name != CONFIG):
+        data = read_checked(parent.path, parent.record, name)
         private = not (parent.path / name).stat().st_mode & 0o077
-        folder.write(name, read_checked(parent.path, parent.record, name), private)
+        folder.write(name, data, private)
     folder.write(CONFIG, config)
     new = len(order) - parent.record["done"]
     zero_shot, metrics = parent.record["zero_shot"], folder.record["metrics"]

@@ -21,7 +21,8 @@ RESTORE = "restore it, or move the folder away and run again"
 
 
 def sealed(record: dict[str, Any]) -> bytes:
-    """Serialise a record with the SHA-256 of the rest as its last entry."""
+    """Serialise a record with the SHA-256 of the rest as its last entry, instead of one that it may have."""
+    record = {key: value for key, value in record.items() if key != CHECKSUM}
     return to_json({**record, CHECKSUM: hashlib.sha256(to_json(record)).hexdigest()})
 
 

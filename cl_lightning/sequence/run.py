@@ -22,6 +22,7 @@ from cl_lightning.common import distributed, stopping
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.common.files import to_json, to_jsonl
 from cl_lightning.common.memory import release_memory
+from cl_lightning.common.numbers import Count, Threads
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.audit.suitability import check_context_length, check_metrics, check_tokens
 from cl_lightning.data.task_sequence import TaskSequence
@@ -72,10 +73,10 @@ class SequenceSettings:
     job_type: str | None = None
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
-    log_every_n_steps: int = 1
+    log_every_n_steps: Count = 1
     report: bool = True
     other_versions: bool = False
-    threads: int | None = None
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
         for name in ("run_dir", "continue_from"):

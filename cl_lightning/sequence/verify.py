@@ -29,7 +29,7 @@ def digest_fault(data: bytes, record: dict[str, Any], name: str) -> str | None:
 def file_fault(file: Path, record: dict[str, Any], name: str, whole: bool = True) -> str | None:
     """Return what is wrong with a file that the record names, or None. `whole`: read large files too."""
     if not file.is_file():
-        return "missing" if not file.exists() else "is not a file"
+        return "missing" if not file.exists() else "missing (what is there is no file)"
     try:
         if not whole and name in record["large"]:
             same = file.stat().st_size == record["large"][name]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.surgery.base import ROUNDING, SurgeryOperator, no_surgery
 from cl_lightning.surgery.nonnegative import nearest_to_origin, nonnegative_least_squares
 
@@ -49,7 +50,7 @@ class CAGrad(SurgeryOperator):
 
     memories = "each"
 
-    def __init__(self, c: float = 0.5) -> None:
+    def __init__(self, c: Finite = 0.5) -> None:
         if not 0 <= c < math.inf:
             raise ConfigError(f"CAGrad c: {c} must be 0 or more")
         self.c = c

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.surgery.base import SurgeryOperator, no_surgery
 from cl_lightning.surgery.nonnegative import nonnegative_least_squares
 
@@ -35,7 +36,7 @@ class GEM(SurgeryOperator):
 
     memories = "each"
 
-    def __init__(self, margin: float = 0.0) -> None:
+    def __init__(self, margin: Finite = 0.0) -> None:
         if not 0 <= margin < 1:
             raise ConfigError(f"GEM margin: {margin} must be at least 0 and below 1")
         self.margin = margin

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.linalg.gram import cosine
 from cl_lightning.surgery.base import SurgeryOperator, no_surgery, refuse_several
 
@@ -27,7 +28,7 @@ class GradVac(SurgeryOperator):
     threshold (0 unless set) too; they clamp both cosines to +-0.999.
     """
 
-    def __init__(self, phi: float = 0.0) -> None:
+    def __init__(self, phi: Finite = 0.0) -> None:
         if not -1 < phi < 1:
             raise ConfigError(f"GradVac phi: {phi} must lie between -1 and 1")
         self.phi = phi

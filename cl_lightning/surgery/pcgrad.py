@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Finite
 from cl_lightning.linalg.gram import cosine
 from cl_lightning.surgery.base import SurgeryOperator, no_surgery, refuse_several
 
@@ -31,7 +32,7 @@ class PCGrad(SurgeryOperator):
     is handled separately. Its per-layer threshold is `threshold` = upper median of the matrices' cosines - delta.
     """
 
-    def __init__(self, threshold: float = 0.0, always: bool = False) -> None:
+    def __init__(self, threshold: Finite = 0.0, always: bool = False) -> None:
         if not -1 <= threshold <= 1:
             raise ConfigError(f"PCGrad threshold: {threshold} is not a cosine; it must lie in -1..1")
         if always and threshold != 0:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.numbers import Integer
 from cl_lightning.common.seeding import generator
 from cl_lightning.linalg.gram import Gradient
 from cl_lightning.linalg.low_rank import LowRank
@@ -42,7 +43,7 @@ class RangeRemoval(RangeOperator):
     nothing and k >= min(m, n) is refused. Their relative cut-off of singular values is left out.
     """
 
-    def __init__(self, count: int = 8, sides: Sides = "both") -> None:
+    def __init__(self, count: Integer = 8, sides: Sides = "both") -> None:
         if count < 1:
             raise ConfigError(f"RangeRemoval count: {count} must be 1 or more")
         if sides not in SIDES:

@@ -228,7 +228,10 @@ LATER: dict[str, tuple[str, str]] = {
         r"^SliceInit\.strength: expected float, not 'x'$",
     ),
     "text for a number": ("--model.lr=abc", r"^model\.lr: expected float, not 'abc'$"),
-    "one of several types": ("--trainer.gradient_clip_val=x", r"^trainer\.gradient_clip_val: expected int or float or"),
+    "one of several types": (
+        "--trainer.gradient_clip_val=x",
+        r"^trainer\.gradient_clip_val: expected float or null, not",
+    ),
     "a name that is none of the choices": (
         "--model.schedule=liner",
         r"^model\.schedule: expected 'linear' or 'cosine' or 'constant', not 'liner'$",

@@ -93,7 +93,7 @@ def test_without_predictions_the_column_is_empty_and_damaged_ones_are_reported(r
     with pytest.raises(StateError, match=r"Py150_FOMC\.jsonl: damaged"):
         tables(path)
     folder = RunFolder(path)
-    folder.record = read_record(path)
+    folder.record = record(path)
     folder.files = {name: sha for name, sha in folder.record["files"].items() if not name.startswith("predictions/")}
     folder.commit(folder.record)
     assert metric_rows(path)["fp"] == ["65.00", ""]

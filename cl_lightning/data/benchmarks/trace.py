@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from cl_lightning.common.errors import DataError, nearest
+from cl_lightning.common.numbers import Integer
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.json_files import kind, read_json, records_in, text_of
@@ -177,7 +178,7 @@ class TRACE(FileBenchmark):
     }
     official_max_new_tokens = 512
 
-    def __init__(self, subset: int | None = None, order: Order | None = None) -> None:
+    def __init__(self, subset: Integer | None = None, order: Order | None = None) -> None:
         self.subset, self.order = subset, order
 
     def tasks_at(self, root: Path) -> Mapping[str, TaskSpec]:

@@ -11,6 +11,7 @@ from string import Formatter
 from typing import Any
 
 from cl_lightning.common.errors import ConfigError, DataError, nearest
+from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.benchmarks.json_files import kind
 from cl_lightning.data.benchmarks.tables import Row, hub_rows, read_rows
@@ -57,12 +58,12 @@ class UserTask:
     metric: str
     train: str
     test: str | None = None
-    test_share: float | None = None
+    test_share: Finite | None = None
     hub: str | None = None
     hub_config: str | None = None
     labels: dict[str, str | bool] | None = None
-    max_new_tokens: int = 32
-    keep_head: float = 0.5
+    max_new_tokens: Integer = 32
+    keep_head: Finite = 0.5
     language: str = "en"
     source: str = ""
     also: list[str] | None = None
