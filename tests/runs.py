@@ -1,17 +1,22 @@
 """Small runs of the smoke experiment for tests, and what they left in their folders."""
 
 import hashlib
+import io
 import json
+import os
 import signal
 import subprocess
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
 
+from cl_lightning.results import report
 from cl_lightning.sequence.record_file import CHECKSUM, sealed
 from tests.conftest import ROOT
 from tests.launch import launched, started
@@ -25,6 +30,14 @@ def smoke(run: Path, *options: str, check: bool = True, ranks: int = 1) -> subpr
     done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, ranks)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def all_tables(run: Path) -> str:
+    """What `cl-lightning report RUN --tables` prints, in a wide terminal."""
+    shown = io.StringIO()
+    with patch.dict(os.environ, COLUMNS="200"), redirect_stdout(shown):
+        report.show_all(run)
+    return shown.getvalue()
 
 
 def killed(run: Path, moment: str, *options: str) -> None:

@@ -27,6 +27,8 @@ WARNED = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Experiment logs directory .* exists and is not empty",
+    # The loss that callbacks monitor is summed over ranks before it is given to Lightning.
+    r"It is recommended to use `self.log\('train/loss'",
 )
 
 

@@ -128,6 +128,7 @@ def _wandb(folder: Path, about: About, mode: Wandb) -> WandbLogger:
         project="cl_lightning",
         save_dir=folder,
         offline=mode == "offline",
+        mode=mode,  # wandb reads the variable that Lightning sets only where nobody has used it in this process
         group=about.group,
         job_type=about.job_type,
         tags=list(about.tags),

@@ -126,6 +126,6 @@ class Stages:
     def _close(self) -> None:
         if self.current is not None:
             stage = self.current
-            planned = self.plan[self.task].get(stage.key) if self.task < len(self.plan) else None
+            planned = self.plan[self.task].get(stage.key) if 0 <= self.task < len(self.plan) else None
             self.costs.add(stage.key, self.clock() - stage.started, planned or stage.total or stage.done)
             self.current = None

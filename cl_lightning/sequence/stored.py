@@ -152,8 +152,11 @@ def _misfit(message: str) -> str | None:
     where = ".".join(re.findall(r'Parser key "([\w.]+)"', message) or re.findall(r"Group '([\w.]+)'", message))
     if found := re.search(r"[Oo]ption '([\w.]+)'", message):
         return f"{where} has no option {found[1]!r}"
-    if found := re.search(r"(?:Got|Given) value: (.*)", message):
-        return f"{where} cannot be {shorten(found[1], 100)}"
+    # The second form is that of numbers: no number at all, or one outside its range.
+    if found := re.search(
+        r"(?:Got|Given) value: (.*)|Not of type \w+: (?:.*: '(.*)'$|(\S+) does not conform)", message
+    ):
+        return f"{where} cannot be {shorten(next(filter(None, found.groups())), 100)}"
     return None
 
 

@@ -295,7 +295,7 @@ def test_reported_before_training(tmp_path: Path, name: str) -> None:
             "sequence: {wandb: off}",
             r"^sequence\.wandb: expected 'offline' or 'online' or 'off', not 'False' \(YAML reads a bare off",
         ),
-        ("seed_everything: abc", r"^seed_everything: expected bool or int, not 'abc'$"),
+        ("seed_everything: abc", r"^seed_everything: expected int, not 'abc'$"),
     ],
 )
 def test_a_wrong_file_is_reported_as_a_wrong_option_is(tmp_path: Path, content: str, expected: str) -> None:

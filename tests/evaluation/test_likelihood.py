@@ -15,7 +15,7 @@ from cl_lightning.evaluation.likelihood import log_likelihoods, most_likely
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import random_examples, save_tiny_t5
-from tests.runs import record, smoke
+from tests.runs import all_tables, record, smoke
 
 PAD = 0
 
@@ -88,8 +88,8 @@ def test_label_sets_are_few_and_repeated() -> None:
 
 
 def test_a_run_reports_which_tasks_are_scored_by_likelihood(tmp_path: Path) -> None:
-    said = smoke(tmp_path / "run", "--data.score_by=likelihood").stdout
-    assert "accuracy by likelihood" in said
+    smoke(tmp_path / "run", "--data.score_by=likelihood")
+    assert "accuracy by likelihood" in all_tables(tmp_path / "run")
     found = record(tmp_path / "run")
     assert found["metrics"]["by_likelihood"] == ["FOMC"]
     made = {

@@ -47,7 +47,7 @@ def test_published_setting_runs(small_llama: Path, tmp_path: Path) -> None:
     assert record["done"] == 2
     assert record["adapter"]["rank"] == 64
     assert record["clock"]["step"] == 2 * 3 * 2  # tasks x epochs x steps of at most 16 examples
-    assert "batches of 16 = 6 steps" in done.stdout
+    assert "6 steps per task in batches of 16" in done.stdout
 
 
 @pytest.mark.parametrize(

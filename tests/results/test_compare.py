@@ -85,7 +85,6 @@ def run(tmp_path: Path) -> MakeRun:
             "versions": {},
             "metrics": {**NOTHING_MORE, "metric_of_task": dict.fromkeys(order, "accuracy")},
             "experiment": name, "data": "TRACE files", "base": "b" * 16, "seed": seed, "continues": None,
-            "versions": {},
             "fingerprints": dict.fromkeys(order, f"drawn by {seed}"), "sources": dict.fromkeys(order, "whole"),
         }  # fmt: skip
         metrics = {**record["metrics"], **(facts or {}).get("metrics", {})}

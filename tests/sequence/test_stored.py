@@ -109,7 +109,7 @@ ATTACKS: dict[str, tuple[tuple[str, ...], Any]] = {
     "a dotted key inside": (ADAPTER, {"class_path": GATED, "init_args": {"branches.class_path": "planted.Evil"}}),
     "of another slot": (ADAPTER, {"class_path": "cl_lightning.data.TRACE"}),
     "in a list": (("model", "adapter", "init_args", "targets"), ["q_proj", {"class_path": "planted.made"}]),
-    "in a text": (("model", "adapter", "init_args", "targets"), "[{class_path: planted.made}]"),
+    "in a text": (("model", "adapter", "init_args", "offset"), "[{class_path: planted.made}]"),
     "extra arguments": (("model", "adapter", "dict_kwargs"), {"a": {"class_path": "planted.made"}}),
     "the section itself": (("model", "class_path"), "planted.Evil"),
     "a section that is a data class": (("model", "backbone"), {"class_path": "planted.made"}),
@@ -131,6 +131,14 @@ def test_no_class_of_an_untrusted_configuration_is_imported(foreign: Foreign, ma
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
     assert not marker.exists() and "planted" not in sys.modules
     assert not (run / "evaluated").exists()
+
+
+def test_a_class_in_a_regular_expression_is_text(foreign: Foreign, marker: Path) -> None:
+    run = foreign(("model", "adapter", "init_args", "targets"), "[{class_path: planted.made}]")
+    for act in (load_run, evaluate):
+        with pytest.raises(UserError, match=r"^model\.adapter\.targets: .* matches no linear layer of the model"):
+            act(run)
+    assert not marker.exists() and "planted" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_allowing_is_advised_for_importable_classes(tmp_path: Path, monkeypatch:
     [
         (("lr",), "x", "model.lr cannot be x"),
         (("adapter", "init_args", "rank"), "a", "model.adapter.rank cannot be a"),
+        (("adapter", "init_args", "rank"), 2**40, "model.adapter.rank cannot be 1099511627776"),
         (("adapter", "init_args", "targets"), {"a": {"b": 1}}, "model.adapter.targets cannot be {'a': {'b': 1}}"),
         (("backbone", "dtype"), "f99", "model.backbone.dtype cannot be f99"),
         (("adapter",), 3, "model.adapter cannot be 3"),

@@ -114,10 +114,12 @@ def test_a_view_has_a_page_of_its_own(run: Path) -> None:
 
 def test_the_command_prints_tables_and_where_the_page_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main([str(run), "--tables"])
-    assert "sequence metrics" in (tables := capsys.readouterr().out)
+    assert "sequence metrics" in capsys.readouterr().out
     assert not (run / PAGE).exists()
     report.main([str(run)])
-    assert capsys.readouterr().out == f"{tables}report: {run / PAGE}\n"
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"run folder: {run}\nreport: {run / PAGE}\n")
+    assert (run / PAGE).exists()
 
 
 def test_a_fault_at_the_end_of_a_run_is_told_and_fails_nothing(
