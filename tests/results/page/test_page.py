@@ -263,4 +263,4 @@ def test_fifteen_tasks_of_500_predictions_stay_under_3_megabytes(tmp_path: Path)
     path = whole_run(tmp_path / "run", tasks, 500, lambda task, after, k: f"{task} {after} {k} " + "long " * 60, 32)
     page, _ = assembled("x", "x", (make(Source(path)) for make in SECTIONS))
     assert 1_000_000 < len(page) < 3_000_000
-    assert re.search(r"task00: 8 of \d+ examples that changed, of 500 in all", page.decode())
+    assert re.search(r"<bdi>task00</bdi>: 8 of \d+ examples that changed, of 500 in all", page.decode())
