@@ -50,7 +50,7 @@ class Record:
         self.matrix, self.zero_shot, self.attempts = stored["R"], stored["zero_shot"], stored["attempts"]
         metrics = stored["metrics"]
         self.trained, self.intervals, self.further = metrics["trained"], metrics["intervals"], metrics["further"]
-        self.costs.tasks = stored.get("costs", {})  # a run of an earlier version has none
+        self.costs.tasks = stored.get("costs", {})  # optional, as record_check has it
         vars(self.clock).update(stored["clock"])  # update in place: others hold a reference
 
     def add(self, after: str, task: str, scored: Scored) -> None:
