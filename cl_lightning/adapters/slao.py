@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.adapters.targets import Targets
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.numbers import Finite, Integer
+from cl_lightning.common.numbers import Finite
 from cl_lightning.initializers.kaiming import Kaiming
 
 #: Weight of the i-th task (from 1) in the merge of B.
@@ -38,23 +37,19 @@ class SLAO(SeqLoRA):
             merged ones ("merged"), or a new draw with B = 0 ("random").
         orthonormal: orthonormalise the rows of A at the start.
         merge_weight: lambda_i: "root" for i^(-1/2), "mean" for 1 / i, or a constant in [0, 1].
-        rank, alpha, rslora, dropout, targets: see `AdapterStrategy`.
+        kwargs: those of `SeqLoRA`, without `per_task`.
     """
 
     stored_extras = frozenset({"trained_B"})
 
     def __init__(
         self,
-        rank: Integer = 8,
-        alpha: Finite = 16.0,
-        rslora: bool = False,
-        dropout: Finite = 0.0,
-        targets: Targets = "all-linear",
         start: Literal["trained", "merged", "random"] = "trained",
         orthonormal: bool = True,
         merge_weight: Literal["root", "mean"] | Finite = "root",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(rank, alpha, rslora, dropout, targets, per_task="continue")
+        super().__init__(per_task="continue", **kwargs)
         if not isinstance(merge_weight, str) and not 0 <= merge_weight <= 1:
             raise ConfigError(f"model.adapter.merge_weight: {merge_weight} must be at least 0 and at most 1")
         self.start, self.orthonormal, self.merge_weight = start, orthonormal, merge_weight
