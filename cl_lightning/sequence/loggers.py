@@ -5,7 +5,6 @@ under the same keys: a CSV log that is always written, wandb, which is offline b
 those of the Trainer's option `logger`.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -114,8 +113,8 @@ class RunLogs:
             logger.finalize("success")
 
     def end(self) -> None:
-        """End wandb's run, if there is one. Otherwise wandb's service ends it, with notices of its own."""
-        if "wandb" in sys.modules:
+        """End wandb's run, if a logger has one. Otherwise wandb's service ends it, with notices of its own."""
+        if any(isinstance(logger, WandbLogger) for logger in self.loggers):
             import wandb
 
             wandb.finish()
