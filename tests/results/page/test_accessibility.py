@@ -1,6 +1,5 @@
 """Pages of a run and of a comparison in a browser with axe: contrast, labels, landmarks, headings, names of tables."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ pytestmark = [
 HEBREW = "\u05de\u05e9\u05d9\u05de\u05d4"
 BAD = """<!doctype html><html lang="en"><title>bad</title><main><h1>one</h1><h3>three</h3>
 <p style="color: #bbb; background: #fff">pale</p><input><img src="data:,"></main><p>outside</p></html>"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

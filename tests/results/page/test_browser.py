@@ -1,6 +1,5 @@
 """Pages in a browser: nothing is wider than the window, nothing is asked for, nothing is complained of."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ WIDTHS = (360, 800, 1600)
 LONG = "a_task_whose_name_is_longer_than_a_phone_is_wide"
 BAD = """<!doctype html><img src="http://127.0.0.1:9/x.png"><div style="width: 5000px">wide</div>
 <script>console.error("a fault")</script>"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
