@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.numbers import Integer
 from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.sequence.callback import Table, TaskCallback
 
@@ -31,7 +32,7 @@ class Probes(TaskCallback):
         batch_size: examples per forward pass on each rank.
     """
 
-    def __init__(self, every: int = 20, samples: int = 8, batch_size: int = 8) -> None:
+    def __init__(self, every: Integer = 20, samples: Integer = 8, batch_size: Integer = 8) -> None:
         for name, value in (("every", every), ("samples", samples), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"observers.probes.{name}: {value} must be 1 or more")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from cl_lightning.common.errors import ConfigError, nearest
-from cl_lightning.common.numbers import Integer
+from cl_lightning.common.numbers import BEYOND, Integer
 from cl_lightning.data.base import Benchmark, TaskSpec
 
 #: None: each task's own; else a number for all tasks, the benchmark's published one, or a number per task.
@@ -30,7 +30,8 @@ def with_budget(specs: Mapping[str, TaskSpec], benchmark: Benchmark, chosen: Bud
     for name, tokens in budgets.items():
         if name not in specs:
             raise ConfigError(f"data.max_new_tokens: unknown task {name!r}; {nearest(str(name), specs)}")
-        if tokens < 1:
+        if not 1 <= tokens < BEYOND:
             of = f" of {name}" if isinstance(chosen, dict) else ""
-            raise ConfigError(f"data.max_new_tokens: {tokens}{of} must be 1 or more")
+            limit = "1 or more" if tokens < 1 else "below 2^31"
+            raise ConfigError(f"data.max_new_tokens: {tokens}{of} must be {limit}")
     return {name: replace(spec, max_new_tokens=budgets.get(name, spec.max_new_tokens)) for name, spec in specs.items()}

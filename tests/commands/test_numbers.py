@@ -1,8 +1,16 @@
 """Numbers and pairs that no run can use are refused by the parser, each in one line, before anything is loaded."""
 
+from importlib import import_module
+from typing import get_args, get_type_hints
+
 import pytest
 
-from cl_lightning.commands.task_trainer import cut
+from cl_lightning.commands.task_trainer import TaskTrainer, cut
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.run import SequenceSettings
+from cl_lightning.sequence.slots import SLOTS
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_cli import launch
 
@@ -38,3 +46,28 @@ def test_what_cuts_training_is_named() -> None:
     assert cut(whole) == cut({**whole, "limit_train_batches": 1.0}) == ""
     assert cut({**whole, "max_steps": 3}) == "; TRAINING CUT by trainer.max_steps=3"
     assert cut({**whole, "limit_train_batches": 1}) == "; TRAINING CUT by trainer.limit_train_batches=1"
+
+
+def has_plain_numbers(kind: type) -> list[str]:
+    """Options of a class that take any number of Python, infinities and NaN included."""
+
+    def plain(annotation: object) -> bool:
+        return annotation in (int, float) or any(map(plain, get_args(annotation)))
+
+    return [name for name, annotation in get_type_hints(kind.__init__).items() if plain(annotation)]
+
+
+def test_every_number_of_every_section_and_class_is_held_to_its_kind() -> None:
+    sections = [Backbone, ContinualLM, SequenceSettings, TaskSequence, TaskTrainer]
+    packages = map(import_module, set(SLOTS.values()))
+    classes = [getattr(package, name) for package in packages for name in package.EXPORTS]
+    kinds = [*sections, *(kind for kind in classes if isinstance(kind, type))]
+    assert len(kinds) > 50
+    found = {kind.__name__: names for kind in kinds if (names := has_plain_numbers(kind))}
+    assert found == {"TaskSequence": ["max_new_tokens"]}, "those by task are held by data.budget"
+
+    class Unchecked:
+        def __init__(self, rate: float | None = None, counts: list[int] | str = "all", name: str = "") -> None:
+            pass
+
+    assert has_plain_numbers(Unchecked) == ["rate", "counts"], "the control"

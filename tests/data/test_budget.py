@@ -57,6 +57,7 @@ def test_the_command_line_takes_each_form(option: str, chosen: int | dict[str, i
     ("option", "said"),
     [
         ("=0", "data.max_new_tokens: 0 must be 1 or more"),
+        ("={FOMC: 2147483648}", "data.max_new_tokens: 2147483648 of FOMC must be below 2^31"),
         ("={FOMC: -1}", "data.max_new_tokens: -1 of FOMC must be 1 or more"),
         ("={FMOC: 8}", "data.max_new_tokens: unknown task 'FMOC'; did you mean FOMC?"),
         ("=offical", "data.max_new_tokens: expected int or 'official' or dict or null, not 'offical'"),
