@@ -214,6 +214,15 @@ class GateOrthogonalization(GrownSubspaces):
 
     # ---- state -------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state inside a task, for a checkpoint: with `row_norms`, the weights after the last update."""
+        return {"started": self._started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the output of `state_dict`."""
+        for weight, stored in zip(self._started, state["started"], strict=True):
+            weight.copy_(stored)
+
     def state(self) -> dict[str, Any]:
         return {"rows": self.rows}
 

@@ -78,6 +78,14 @@ class Probes(TaskCallback):
         loss, exact = -sum(value for value, _ in found) / tokens, 100 * sum(right for _, right in found) / len(found)
         return {f"probe/{name}/loss": loss, f"probe/{name}/exact": exact}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state inside a task, for a checkpoint."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the output of `state_dict`."""
+        self.count = state["count"]
+
     def state(self) -> dict[str, Any]:
         return {"rows": self.rows}
 

@@ -19,7 +19,8 @@ from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import RunFolder
-from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.settings import SequenceSettings
 
 TASKS = ("one", "two", "three", "four", "five")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -27,7 +27,7 @@ from cl_lightning.metrics.registry import METRICS
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.load import LoadedRun, load_run
-from cl_lightning.sequence.run import SequenceSettings
+from cl_lightning.sequence.settings import SequenceSettings
 from tests.conftest import ROOT, batch_of, random_examples
 
 README = ROOT / "README.md"

@@ -34,7 +34,9 @@ from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import CONFIG, START, RunFolder
 from cl_lightning.sequence.identity import is_computed, run_identity
-from cl_lightning.sequence.run import SequenceRun, SequenceSettings
+from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.settings import SequenceSettings
+from cl_lightning.sequence.unfinished import unfinished_of
 from cl_lightning.sequence.versions import check_versions
 
 #: Where an option was given, its name and its value.
@@ -84,13 +86,13 @@ def run() -> None:
             _open(folder, sequence, parent, settings.fresh, begun)
             for line in _version_warnings(folder, parent, settings.other_versions):
                 say(line, error=True)
-            done = folder.record.get("done", 0)
-            stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh))
+            done, inside = folder.record["done"], unfinished_of(folder.record)
+            stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh, inside))
             for line in first_lines(experiment, cli, data, facts["data"]):
                 inform(line, hang=INDENT - 2)
             for name, lost in data.lost.items():
                 inform(f"{name}: {lost}")
-            if line := status.resumed(done, data.order):
+            if line := status.resumed(done, data.order, inside):
                 inform(line)
         else:
             folder.attach()
@@ -157,7 +159,7 @@ def _open(
 def _version_warnings(folder: RunFolder, parent: continuation.Parent | None, allow: bool) -> list[str]:
     """Compare the versions of a run that is resumed or continued. Raises StateError as `check_versions`."""
     record = parent.record if parent is not None and not folder.record["attempts"] else folder.record
-    if not record["done"]:
+    if not record["done"] and record["unfinished"] is None:
         return []
     # The tasks of a parent are done, so that the new run's may differ from them.
     unfinished = record is folder.record and record["done"] < len(record["order"])

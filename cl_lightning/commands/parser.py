@@ -22,7 +22,7 @@ from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
-from cl_lightning.sequence.run import SequenceSettings
+from cl_lightning.sequence.settings import SequenceSettings
 from cl_lightning.sequence.slots import SLOTS
 
 
@@ -125,7 +125,7 @@ class ContinualCLI(LightningCLI):
         if checkpoint.dirpath is None:
             raise ConfigError(
                 "trainer.callbacks: ModelCheckpoint has no dirpath; give it a folder outside the run's "
-                "(checkpoints hold the whole model, and are the user's own)"
+                "(checkpoints are the user's own)"
             )
         checkpoint.dirpath = str(Path(checkpoint.dirpath, self.datamodule.order[task]))
 

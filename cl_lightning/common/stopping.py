@@ -2,7 +2,9 @@
 
 An exception raised by a signal handler is lost where Python ignores exceptions (destructors, callbacks of the garbage
 collector) or other code catches it, and no handler runs before the main thread returns from C code. Therefore a thread
-that the signal wakes up ends the process, without clean-up: everything a run has committed is on disk.
+that the signal wakes up ends the process, without clean-up: everything a run has committed is on disk. While a task
+trains, SIGTERM waits for the end of the optimiser step, whose state is then saved, but not longer than STEP seconds;
+a second one does not wait.
 
 Imports the standard library only: a command calls `end_on_signals` before it imports anything else.
 """
@@ -22,6 +24,8 @@ from typing import NoReturn, Protocol
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that child processes have to exit by themselves, and that the main thread waits for the process to end.
 PATIENCE, GRACE = 2.0, 5.0
+#: Seconds that SIGTERM waits for the end of an optimiser step and its save.
+STEP = 25.0
 #: Environment variables in which launchers set the rank, in the order in which Lightning reads them.
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -42,6 +46,10 @@ class _Command:
     closing: list[Callable[[int], None]] = []
     reporter: Process | None = None
     code: int | None = None
+    #: SIGTERM waits for `end_now`, and has come.
+    postponing: bool = False
+    asked: bool = False
+    lock: threading.Lock = threading.Lock()
 
 
 def end_on_signals(text: str = _Command.message) -> None:
@@ -75,6 +83,42 @@ def set_message(text: str) -> None:
 def end_ranks(processes: Callable[[], Sequence[Process]]) -> None:
     """End these processes together with this one; `processes` is called at that time."""
     _Command.ranks.append(processes)
+
+
+def postpone() -> None:
+    """Let SIGTERM wait from now on, until the process calls `end_now`, or `carry_on` without waiting any longer."""
+    with _Command.lock:
+        _Command.postponing = True
+
+
+def is_asked() -> bool:
+    """Return whether a SIGTERM waits."""
+    return _Command.asked
+
+
+def end_now() -> NoReturn:
+    """End as on SIGTERM."""
+    _end(signal.SIGTERM)
+
+
+def carry_on() -> None:
+    """End if a SIGTERM waits; the next one does not."""
+    with _Command.lock:
+        _Command.postponing = False
+    if _Command.asked:
+        end_now()
+
+
+def _waits(signum: int) -> bool:
+    """Note a signal that waits, or return False."""
+    with _Command.lock:
+        if signum != signal.SIGTERM or not _Command.postponing or _Command.asked:
+            return False
+        _Command.asked = True
+    late = threading.Timer(STEP, end_now)
+    late.daemon = True
+    late.start()
+    return True
 
 
 def exit_process(code: int) -> NoReturn:
@@ -119,12 +163,14 @@ def _watch(reading: int) -> None:
     """Run in the thread that ends the process; its pipe receives the number of each signal immediately."""
     while True:
         for signum in os.read(reading, 64):
-            if signum in _Command.held:
+            if signum in _Command.held and not _waits(signum):
                 _end(signum)
 
 
 def _wait(signum: int, frame: FrameType | None) -> None:
     """Block the main thread while the process ends, so that it reports no error about a rank that ended first."""
+    if signum == signal.SIGTERM and _Command.postponing:
+        return
     time.sleep(GRACE)
     os._exit(128 + signum)
 

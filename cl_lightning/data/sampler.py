@@ -7,6 +7,7 @@ communication. Replay is a second source that fills a fixed share of every globa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.utils.data import Sampler
@@ -44,6 +45,7 @@ class StepSampler(Sampler[MicroBatch]):
         batch_size: examples per optimiser step over all ranks and micro-batches.
         replay_ratio: share of each batch drawn from memory; new examples are still all seen once per epoch.
         seed: determines the order, e.g. (run seed, task).
+        start: (epoch, micro-batches of it that are done): where a task that was not finished goes on.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class StepSampler(Sampler[MicroBatch]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.lengths, self.answer_lengths = lengths, answer_lengths
         self.new, self.replayed = len(lengths) - replayed, replayed
         self.per_step_memory = memory_per_step(batch_size, replay_ratio) if replayed else 0
         self.per_step_new = batch_size - self.per_step_memory
         self.seed, self.rank, self.world_size, self.accumulate = tuple(seed), rank, world_size, accumulate
+        self.start = start
         self.epoch = 0
 
     @property
@@ -101,6 +105,10 @@ class StepSampler(Sampler[MicroBatch]):
         return iter(drawn)
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        epoch, done = self.start
+        yield from islice(self._all(), done if self.epoch == epoch else 0, None)
+
+    def _all(self) -> Iterator[MicroBatch]:
         for batch in self.global_batches():
             tokens = sum(self.answer_lengths[i] for i in batch)
             share = batch[self.rank :: self.world_size]

@@ -25,6 +25,16 @@ from cl_lightning.data.task_data import ALL_TASKS, TaskData, joined, official_ta
 from cl_lightning.data.writable import SAMPLE, Lost, lost_characters
 
 
+class TrainLoader(DataLoader):
+    """Declares to Lightning that a task can go on inside an epoch. Its place is known before, see `StepSampler`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See the class."""
+
+
 class TaskSequence(LightningDataModule):
     """Ordered tasks of one benchmark.
 
@@ -116,6 +126,7 @@ class TaskSequence(LightningDataModule):
         self.evaluated: list[TaskData] = []
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
+        self._start = (0, 0)
         self._check()
         self._leave_out_missing(skip_missing)
         if random_order:
@@ -282,6 +293,11 @@ class TaskSequence(LightningDataModule):
         """Serve this task from now on; there is no replay until `set_replay` is called."""
         self.current = task
         self._replay, self._replay_ratio = (), 0.0
+        self._start = (0, 0)
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Begin the training of the current task after so many of a rank's micro-batches of an epoch."""
+        self._start = (epoch, batches)
 
     def set_replay(self, examples: Sequence[Encoded], ratio: float) -> None:
         """Fill `ratio` of each training batch of the current task with these examples of earlier tasks."""
@@ -300,13 +316,14 @@ class TaskSequence(LightningDataModule):
             rank,
             world_size,
             accumulate,
+            self._start,
         )
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         sampler = self.sampler(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
         data = Collated([*self.tasks[self.current].train, *self._replay], self._pad, self.encoder_decoder)
-        return DataLoader(data, batch_size=None, sampler=sampler)
+        return TrainLoader(data, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
         """Serve this rank's batches of the validation examples."""

@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.layer_names import sees_decoder
+from cl_lightning.adapters.linear import BRANCH
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common import distributed
-from cl_lightning.common.errors import ConfigError, TrainingError, first_three
+from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
 from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.data.end_tokens import trained_end
@@ -85,6 +86,7 @@ class ContinualLM(LightningModule):
         adam: Literal["torch", "transformers4"] = "torch",
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints hold what is trained, see `training_tensors`
         if not lr > 0:
             raise ConfigError(f"model.lr: {lr} must be positive")
         if not 0.0 <= warmup <= 1.0:
@@ -219,6 +221,26 @@ class ContinualLM(LightningModule):
         """
         return batch["weight"] * world_size * accumulate / batch["step_tokens"]
 
+    def training_tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds of the model: the trained parameters and the frozen ones of their branch."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad or name.rpartition(".")[2] in BRANCH
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen LLM and earlier branches out of a checkpoint."""
+        checkpoint["state_dict"] = self.training_tensors()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint holds this branch. Raises StateError."""
+        wanted, found = self.training_tensors(), checkpoint["state_dict"]
+        if {n: t.shape for n, t in wanted.items()} != {n: t.shape for n, t in found.items()}:
+            raise StateError(
+                f"the checkpoint holds another branch than the one of task {self.task_name}; start over with FRESH=1"
+            )
+
     def on_train_start(self) -> None:
         """Set train mode: a loaded model is in eval mode, which the Trainer keeps."""
         self.train()
@@ -244,9 +266,9 @@ class ContinualLM(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         # Lightning refuses to clip a fused optimiser under mixed precision.
         fused = "mixed" not in str(self.trainer.precision)
-        optimizer = AdamW(
-            self.adapter.param_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
-        )
+        # Plain numbers, not the parser's: a checkpoint holds nothing else.
+        plain = {"lr": float(self.lr), "betas": tuple(map(float, self.betas)), "weight_decay": float(self.weight_decay)}
+        optimizer = AdamW(self.adapter.param_groups(), fused=fused, **plain)
         if self.adam == "transformers4":
             optimizer.register_step_pre_hook(eps_before_correction)
         total = int(self.trainer.estimated_stepping_batches)

@@ -38,10 +38,10 @@ class Costs:
     _open: list[str] = field(default_factory=list)
     _since: float = 0.0
 
-    def begin_task(self, task: str, device: torch.device) -> None:
-        """Begin to measure a task from nothing."""
+    def begin_task(self, task: str, device: torch.device, before: dict[str, Any] | None = None) -> None:
+        """Begin to measure a task; `before`: what it has cost in an earlier process."""
         self.task, self.device, self._open = task, device, []
-        self.tasks[task] = {"seconds": {}, "peak_bytes": {}}
+        self.tasks[task] = before or {"seconds": {}, "peak_bytes": {}}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

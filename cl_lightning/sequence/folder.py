@@ -3,13 +3,14 @@
 sequence.json is the commit record and makes a folder a run's. It is written first, before any task, and then after each
 task, naming every file of the finished tasks with its checksum; other files do not count. A crash between any two
 writes leaves the previous record valid; files written since are listed under "writing" and removed at the next start.
-The record before the last task is kept, for a run whose last files are damaged.
+The record before the last task is kept, for a run whose last files are damaged. What is saved inside a task is an
+entry of the record of the last finished one, with files of its own; if one of them is damaged, the task begins again.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from cl_lightning.common.terminal import say
 from cl_lightning.sequence.record_check import PREDICTION
 from cl_lightning.sequence.record_file import SCHEMA, read_record_file, sealed
 from cl_lightning.sequence.run_files import EXPORTS, KEPT, LOCK, PREVIOUS, RECORD, REPORT, SCRATCH, delete, split_files
-from cl_lightning.sequence.verify import LARGE, REMEDY, after, digest_fault, file_fault, previous_record, read_record
+from cl_lightning.sequence.verify import (
+    LARGE,
+    REMEDY,
+    after,
+    digest_fault,
+    file_fault,
+    previous_record,
+    read_record,
+    unfinished_faults,
+)
 
 #: The resolved configuration, in a run folder.
 CONFIG = "config.yaml"
@@ -68,6 +78,7 @@ class RunFolder:
         self._lock: FileLock | None = None
         #: The record on disk; `record` is shared with the run, which changes its lists.
         self._committed: dict[str, Any] = {}
+        self._discarded: list[str] = []
 
     def check(self, fresh: bool) -> None:
         """Check that the folder may be written to, before anything in it is changed.
@@ -111,8 +122,8 @@ class RunFolder:
         """Lock a run's folder and read its record. Raises StateError: no run, damaged, or in use."""
         self.record = read_record(self.path)
         self._acquire()
-        self.files, self.large = dict(self.record["files"]), dict(self.record["large"])
-        self._committed = read_record(self.path)
+        self._take_files()
+        self._committed = json.loads(json.dumps(self.record))
 
     def rewrite(self, files: Mapping[str, bytes]) -> None:
         """Replace files of a finished task and commit them. The earlier state is forgotten, since it names the old."""
@@ -122,7 +133,8 @@ class RunFolder:
             below(self.path, PREVIOUS).unlink(missing_ok=True)
             for name, data in files.items():
                 self.files[name] = self._put(name, data, PRIVATE)
-            self.commit(self.record, self.record["writing"])
+            own = {**self.record["files"], **{name: self.files[name] for name in files if name in self.record["files"]}}
+            self._store({**self.record, "files": own}, self.record["writing"], self.record["unfinished"])
 
     def _acquire(self) -> None:
         lock = FileLock(below(self.path, LOCK))
@@ -147,13 +159,14 @@ class RunFolder:
                     "choose another RUN_DIR=, or start over with FRESH=1"
                 )
             self._reopen()
-            self.files, self.large = dict(self.record["files"]), dict(self.record["large"])
+            self._take_files()
         if left := [name for name in self.record["writing"] if name not in self.files]:
             for name in left:
                 if folder := name.rpartition("/")[0]:
                     below(self.path, folder)
             delete(self.path, left)
-            self.commit(self.record, writing=[name for name in self.record["writing"] if name in self.files])
+            still = [name for name in self.record["writing"] if name in self.files]
+            self._store(self.record, still, self.record["unfinished"])
 
     def _reopen(self) -> None:
         """Read the record; where it or a file is damaged, return to the state before the last task if it is whole."""
@@ -165,7 +178,23 @@ class RunFolder:
                 raise
             say(f"{str(error).partition(';')[0]}; going on {after(found)}", error=True)
             self.record = found
+        inside = self.record["unfinished"]
+        if inside is not None and (why := next(unfinished_faults(self.path, self.record), None)):
+            say(f"{why}; the task that was not finished begins again", error=True)
+            writing = [*self.record["writing"], *inside["files"]]
+            self.record = {**self.record, "unfinished": None, "writing": writing}
         self._committed = json.loads(json.dumps(self.record))
+
+    def _take_files(self) -> None:
+        self.files, self.large = dict(self.state["files"]), dict(self.state["large"])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The record with the files that are saved of an unfinished task among its own."""
+        inside = self.record["unfinished"]
+        if inside is None:
+            return self.record
+        return {**self.record, **{key: {**self.record[key], **inside[key]} for key in ("files", "large")}}
 
     def _own_files(self) -> list[str]:
         """List the run's files in the folder. Raises StateError if it holds other files."""
@@ -197,6 +226,40 @@ class RunFolder:
             StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
             TrainingError: the disk is full or cannot be written.
         """
+        self._announce(name)
+        self.files[name] = self._put(name, data, PRIVATE if private else None)
+        self._note_size(name, len(data))
+
+    def prepare(self, name: str) -> None:
+        """Announce a file that something else writes to `path / name`, before `take`. Raises: see `write`."""
+        self._announce(name)
+        path = below(self.path, name)
+        with report_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+
+    def take(self, name: str) -> None:
+        """Let a file that was written after `prepare` become part of the state, like those of `write`."""
+        path = below(self.path, name)
+        with report_disk_errors(path), path.open("rb") as file:
+            os.fsync(file.fileno())
+            self.files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        self._note_size(name, path.stat().st_size)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Let the next commit leave out these files and delete them."""
+        for name in names:
+            self.files.pop(name)
+            self.large.pop(name, None)
+            self._discarded.append(name)
+
+    def _note_size(self, name: str, size: int) -> None:
+        self.large.pop(name, None)
+        if size >= LARGE:
+            self.large[name] = size
+
+    def _announce(self, name: str) -> None:
+        """List a file in the record before it is written, so that the record accounts for it whatever happens."""
         if name in (*KEPT, PREVIOUS, *EXPORTS, *REPORT):
             raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
         path = below(self.path, name)
@@ -204,31 +267,44 @@ class RunFolder:
         if name not in self.files and name not in begun and path.exists():
             raise StateError(f"{path}: exists, but is not a file of the run; move it away, then run again")
         if self._committed and name not in begun:
-            # Listed before it is written, so that the record accounts for it whatever happens.
             self._committed["writing"] = [*begun, name]
             self._put(RECORD, sealed(self._committed))
-        self.files[name] = self._put(name, data, PRIVATE if private else None)
-        self.large.pop(name, None)
-        if len(data) >= LARGE:
-            self.large[name] = len(data)
 
     def export(self, name: str, data: bytes) -> None:
         """Write one of EXPORTS, which are not part of the state."""
         self._put(name, data)
 
     def commit(self, record: dict[str, Any], writing: Sequence[str] = ()) -> None:
-        """Make all files written so far the state of the run."""
-        named = {"files": dict(self.files), "large": dict(self.large), "writing": list(writing)}
-        self.record = {"schema": SCHEMA, **record, **named}
-        data = sealed(self.record)
+        """Make all files written so far the state of the run after its last finished task."""
         if "view" not in record and 0 < self._committed.get("done", 0) < record["done"]:
-            self._put(PREVIOUS, sealed(self._committed))  # its "writing" lists the files of the task since
-        self._put(RECORD, data)
+            before = {**self._committed, "unfinished": None}
+            since = [name for name in self.files if name not in before["files"]]
+            before["writing"] = list(dict.fromkeys([*before["writing"], *since]))
+            self._put(PREVIOUS, sealed(before))
+        self._store(record, writing, None)
+
+    def save_inside(self, unfinished: dict[str, Any]) -> None:
+        """Make all files written since the last commit the state inside a task, beside that after the last one."""
+        self._store(self._committed, (), unfinished)
+
+    def _store(self, record: dict[str, Any], writing: Sequence[str], unfinished: dict[str, Any] | None) -> None:
+        """Write a record. With `unfinished`, its files stay as they are, and what was written since goes there."""
+        named = {"files": dict(self.files), "large": dict(self.large)}
+        if unfinished is not None:
+            since = {name for name, digest in self.files.items() if record["files"].get(name) != digest}
+            unfinished = {**unfinished, **{key: {n: of for n, of in named[key].items() if n in since} for key in named}}
+            named = {key: record[key] for key in named}
+            writing = [*writing, *sorted(since & record["files"].keys())]
+        writing = list(dict.fromkeys([*writing, *self._discarded]))
+        self.record = {"schema": SCHEMA, **record, **named, "unfinished": unfinished, "writing": writing}
+        self._put(RECORD, sealed(self.record))
         self._committed = json.loads(json.dumps(self.record))
+        delete(self.path, self._discarded)
+        self._discarded = []
 
     def read(self, name: str) -> bytes:
         """Read a committed file and check it."""
-        return read_checked(self.path, self.record, name)
+        return read_checked(self.path, self.state, name)
 
     def _put(self, name: str, data: bytes, mode: int | None = None) -> str:
         """Replace a file atomically. Returns the SHA-256 of `data`. `mode`: see `replace_file`."""

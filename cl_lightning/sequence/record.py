@@ -1,5 +1,6 @@
 """The record of a run: its scores so far, the contents of sequence.json, and the exports for other programs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from cl_lightning.common import distributed
@@ -11,6 +12,7 @@ from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
 from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import Clock
+from cl_lightning.sequence.unfinished import Unfinished
 from cl_lightning.sequence.versions import installed
 
 #: Predictions of a task that loggers may show.
@@ -29,6 +31,7 @@ class Record:
         clock: the run's monotone axes.
         costs: seconds, memory and parameters of each task; no part of the results.
         samples: the first predictions of each task's last scoring, by task.
+        cells: the cells of the task that is worked on, as in `Unfinished.cells`.
         attempts: number of earlier processes that worked on this run.
         facts: identity and provenance.
     """
@@ -43,6 +46,7 @@ class Record:
         self.clock = Clock()
         self.costs = Costs()
         self.samples: dict[str, list[dict[str, Any]]] = {}
+        self.cells: dict[str, dict[str, dict[str, Any]]] = {}
         self.attempts = 0
 
     def restore(self, stored: dict[str, Any]) -> None:
@@ -53,12 +57,29 @@ class Record:
         self.costs.tasks = stored.get("costs", {})  # optional, as record_check has it
         vars(self.clock).update(stored["clock"])  # update in place: others hold a reference
 
+    def restore_inside(self, inside: Unfinished) -> None:
+        """Restore what was saved inside a task, after `restore`."""
+        self.attempts, self.cells = inside.attempts, inside.cells
+        vars(self.clock).update(inside.clock)
+
     def add(self, after: str, task: str, scored: Scored) -> None:
-        """Store the interval and the further metrics of one cell, and keep its first predictions for loggers."""
-        self.samples[task] = scored.rows[:SAMPLES]
-        self.intervals.setdefault(after, {})[task] = scored.interval
-        if scored.further:
-            self.further.setdefault(after, {})[task] = scored.further
+        """Add one cell, and keep its first predictions for loggers."""
+        cell = {"score": scored.score, "interval": scored.interval, "further": scored.further}
+        self.cells.setdefault(after, {})[task] = cell
+        self.show(task, scored.rows)
+
+    def show(self, task: str, rows: list[dict[str, Any]]) -> None:
+        """Keep a task's first predictions for loggers."""
+        self.samples[task] = rows[:SAMPLES]
+
+    def scores(self, after: str, tasks: Iterable[str]) -> list[float]:
+        """Return the scores of complete cells after a task, and keep their intervals and further metrics."""
+        cells = {task: self.cells[after][task] for task in tasks}
+        for task, cell in cells.items():
+            self.intervals.setdefault(after, {})[task] = cell["interval"]
+            if cell["further"]:
+                self.further.setdefault(after, {})[task] = cell["further"]
+        return [cell["score"] for cell in cells.values()]
 
     def summary(self) -> dict[str, float | None]:
         """Compute the sequence metrics of the finished tasks; None for those that the protocol leaves undefined."""
@@ -102,6 +123,7 @@ class Record:
             "versions": installed(),
             "metrics": self.metrics(),
             "tables": {},
+            "unfinished": None,
         }
 
     def exports(self) -> dict[str, bytes]:

@@ -58,6 +58,23 @@ PREDICTION = _with(
     reference=lambda value: _text(value) or _each(_text)(value),
     score=_number,
 )
+#: What is saved inside a task, see `sequence.unfinished`.
+UNFINISHED = _with(
+    task=_whole,
+    stage=lambda value: value in ("start", "training", "scoring"),
+    step=_whole,
+    epoch=_whole,
+    batches=_whole,
+    checkpoint=_maybe(_text),
+    measured_base=lambda value: isinstance(value, bool),
+    trained=_maybe(_whole),
+    attempts=_whole,
+    clock=_by_name(_whole),
+    costs=COST,
+    cells=_by_name(_by_name(_with(score=_number, interval=INTERVAL, further=_options))),
+    files=_by_name(_text),
+    large=_by_name(_whole),
+)
 #: Keys that a record must have, with the check of their values.
 KEYS: dict[str, Check] = {
     "identity": _text,
@@ -75,6 +92,7 @@ KEYS: dict[str, Check] = {
     "large": _by_name(_whole),
     "writing": _each(_text),
     "tables": _by_name(_each(TABLE)),
+    "unfinished": _maybe(UNFINISHED),
     "experiment": _text,
     "data": _text,
     "benchmark": _text,
@@ -116,7 +134,8 @@ def record_fault(record: dict[str, Any]) -> str | None:
         return f"metrics.{wrong[0]} has the wrong type"
     if record["protocol"] not in PROTOCOLS:
         return f"there is no protocol {record['protocol']!r}"
-    for name in (*record["files"], *record["writing"]):
+    inside = record["unfinished"] or {"files": {}, "checkpoint": None, "task": record["done"]}
+    for name in (*record["files"], *record["writing"], *inside["files"]):
         if why := name_fault(name):
             return f"the file name {name!r} {why}"
     for name in (*order, *tasks):
@@ -127,6 +146,8 @@ def record_fault(record: dict[str, Any]) -> str | None:
             return f"{key} lacks {', '.join(lacking)}"
     if not 0 <= done <= len(order):
         return f"done is {done}, order has {len(order)} tasks"
+    if inside["task"] != done or inside["checkpoint"] not in (None, *inside["files"]):
+        return "unfinished does not go with the finished tasks"
     return _scores_fault(record)
 
 

@@ -15,7 +15,7 @@ from cl_lightning.common.paths import below
 from cl_lightning.sequence.record_check import record_fault
 from cl_lightning.sequence.run_files import PREVIOUS, RECORD
 
-SCHEMA = 3
+SCHEMA = 4
 CHECKSUM = "checksum"
 RESTORE = "restore it, or move the folder away and run again"
 

@@ -50,14 +50,15 @@ def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[l
     Files in EXPORTED are in neither list. Everything in wandb's folder of this run is its own. The only links that are
     its own are those made by wandb.
     """
-    named = {*KEPT, PREVIOUS, *EXPORTS, *record["files"], *record["writing"]}
+    inside, attempts = record["unfinished"] or {"files": {}}, attempts_of(record)
+    named = {*KEPT, PREVIOUS, *EXPORTS, *record["files"], *record["writing"], *inside["files"]}
     wandb = re.compile(rf"wandb/(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(record['identity'])}/.+")
     ours: list[str] = []
     others: list[str] = []
     views: dict[str, dict[str, Any]] = {}
     for name, link in _files(path, lambda folder: folder == EXPORTED or _view(path, folder, read, views)):
         log = CSV_LOG.fullmatch(name)
-        logged = log is not None and int(log[1]) <= record["attempts"]
+        logged = log is not None and int(log[1]) <= attempts
         shown = not link and (REPORT_SCRATCH.fullmatch(name) or (name in REPORT and is_report(path / name)))
         mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged or shown)
         (ours if mine and name_fault(name) is None else others).append(name)
@@ -66,6 +67,11 @@ def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[l
         ours += [f"{folder}/{name}" for name in own]
         others += [f"{folder}/{name}" for name in other]
     return ours, others
+
+
+def attempts_of(record: dict[str, Any]) -> int:
+    """Return the number of processes that have worked on a run, as far as they saved something."""
+    return max(record["attempts"], (record["unfinished"] or record)["attempts"])
 
 
 def is_report(path: Path) -> bool:

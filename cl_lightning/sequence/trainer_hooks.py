@@ -1,4 +1,4 @@
-"""Run a task's boundary work from its Trainer, and count steps and tokens."""
+"""Run a task's boundary work from its Trainer, count steps and tokens, and save the state inside the task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,22 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from cl_lightning.common import distributed, stopping
+from cl_lightning.common.seeding import random_streams, set_random_streams
 from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import RunLogs
+from cl_lightning.sequence.save_every import Pace
 from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.time_left import TRAINING
+
+
+class SetupHook(Callback):
+    """Calls `begin` with the Trainer in its setup stage, where the process group exists."""
+
+    def __init__(self, begin: Callable[[pl.Trainer], None]) -> None:
+        self.begin = begin
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.begin(trainer)
 
 
 class TrainerHooks(Callback):
@@ -24,6 +36,9 @@ class TrainerHooks(Callback):
         costs: measures the training.
         log_every: optimiser steps between logged losses.
         stages: is told of the training and its steps.
+        save: called after an optimiser step that `pace` says is due, or after SIGTERM, with the Trainer and the number
+            of this rank's micro-batches in this epoch. Not after the last one of an epoch, but after the next step.
+        pace: tells rank 0 when to save.
     """
 
     def __init__(
@@ -34,19 +49,36 @@ class TrainerHooks(Callback):
         costs: Costs,
         log_every: int,
         stages: Stages,
+        save: Callable[[pl.Trainer, int], None],
+        pace: Pace,
     ) -> None:
         self.begin, self.end, self.logs, self.costs, self.log_every = begin, end, logs, costs, log_every
         self.stages, self.first_token = stages, logs.clock.tokens
+        self.save, self.pace = save, pace
         self.loss: Any = 0.0
         self.tokens: Any = 0
+        self._due = self._asked = False
+        self._device = torch.device("cpu")
+        self._streams: list[dict[str, Any]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.begin(trainer)
+        self._device = trainer.strategy.root_device
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stopping.install_handlers()  # the Trainer has installed its own for the duration of fit
-        self.stages.begin(TRAINING, int(trainer.estimated_stepping_batches))
+        stopping.postpone()
+        self.stages.begin(TRAINING, int(trainer.estimated_stepping_batches) - trainer.global_step)
+        self.pace.begin(trainer.global_step)
         self.costs.enter("training")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Restore the random streams where a task goes on: whatever has drawn from them since had no part in it."""
+        if self._streams:
+            set_random_streams(self._streams[distributed.rank()], self._device)
+            self._streams = []
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,7 +89,9 @@ class TrainerHooks(Callback):
             return
         clock = self.logs.clock
         clock.step += 1
-        totals = torch.tensor([float(self.loss) / trainer.world_size, float(self.tokens)], dtype=torch.float64)
+        due = distributed.rank() == 0 and self.pace.is_due(trainer.global_step)
+        own = [float(self.loss) / trainer.world_size, float(self.tokens), float(due), float(stopping.is_asked())]
+        totals = torch.tensor(own, dtype=torch.float64)
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
         clock.tokens += int(totals[1])
         self.stages.step(float(totals[0]), int(totals[1]))
@@ -67,9 +101,25 @@ class TrainerHooks(Callback):
         if clock.step % self.log_every == 0 and distributed.rank() == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self.logs.log({"train/loss": float(totals[0]), "train/lr": rate})
+        self._due, self._asked = self._due or bool(totals[2]), self._asked or bool(totals[3])
+        if (self._due or self._asked) and batch_idx + 1 < trainer.num_training_batches:
+            self._due = False
+            self.save(trainer, batch_idx + 1)
+            self.pace.begin(trainer.global_step)
+            if self._asked:
+                stopping.end_now()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.costs.leave()
         tokens, seconds = self.logs.clock.tokens - self.first_token, self.costs.seconds("training")
         self.costs.add(tokens_per_second=tokens / seconds)
         self.end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the random streams of all ranks, and the tokens before the task."""
+        return {"streams": distributed.gather(random_streams(self._device)), "first_token": self.first_token}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the output of `state_dict`. Another number of ranks draws other numbers."""
+        self.first_token = state["first_token"]
+        self._streams = state["streams"] if len(state["streams"]) == distributed.world_size() else []

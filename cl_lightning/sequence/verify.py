@@ -55,6 +55,12 @@ def faults(path: Path, record: dict[str, Any], whole: bool = False) -> Iterator[
             yield f"{path / name}: is not a file"
 
 
+def unfinished_faults(path: Path, record: dict[str, Any], whole: bool = False) -> Iterator[str]:
+    """Yield the same for the files that are saved of an unfinished task. They are no damage to the run."""
+    if (inside := record["unfinished"]) is not None:
+        yield from faults(path, {**inside, "writing": record["writing"]}, whole)
+
+
 def previous_record(path: Path) -> dict[str, Any] | None:
     """Return the record of the state before the last task, if it and all its files are whole."""
     try:

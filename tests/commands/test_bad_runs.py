@@ -150,11 +150,11 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> Non
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"schema": 3, "done"', "damaged; restore it, or move the folder away and run again"),
+        ('{"schema": 4, "done"', "damaged; restore it, or move the folder away and run again"),
         ('[1, "schema"]', "damaged; restore it"),
         ("\x00\x01", "damaged; restore it"),
-        ('{"schema": 3, "identity": "x"}', r"damaged \(no order, columns, protocol, done, R,"),
-        ('{"schema": 1}', "has schema 1, this version of the code reads schema 3"),
+        ('{"schema": 4, "identity": "x"}', r"damaged \(no order, columns, protocol, done, R,"),
+        ('{"schema": 1}', "has schema 1, this version of the code reads schema 4"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:

@@ -11,7 +11,7 @@ from cl_lightning.__main__ import main
 from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.composition import _run_dir
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.sequence.run import SequenceSettings
+from cl_lightning.sequence.settings import SequenceSettings
 from tests.commands.test_user_files import BEGIN
 from tests.conftest import ROOT
 from tests.runs import put_record
@@ -43,7 +43,7 @@ def test_names_that_come_from_elsewhere_are_reported_too(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
-    put_record(tmp_path, {**BEGIN, "schema": 3, "files": {}, "large": {}, "writing": []})
+    put_record(tmp_path, {**BEGIN, "schema": 4, "files": {}, "large": {}, "writing": []})
     before = (tmp_path / "sequence.json").read_bytes()
     line = f'exec "{sys.executable}" -m cl_lightning report "$0" --tables {closed}'
     done = subprocess.run(["sh", "-c", line, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)

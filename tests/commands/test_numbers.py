@@ -9,7 +9,7 @@ from cl_lightning.commands.task_trainer import TaskTrainer, cut
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.run import SequenceSettings
+from cl_lightning.sequence.settings import SequenceSettings
 from cl_lightning.sequence.slots import SLOTS
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_cli import launch

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cl_lightning.sequence import status
+from cl_lightning.sequence.unfinished import Unfinished
 from tests.conftest import ROOT
 from tests.launch import launched, started
 from tests.runs import BASE
@@ -139,6 +140,8 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
 
     def stopped(signum: signal.Signals, reached: Callable[[str, str], bool]) -> tuple[list[str], str]:
         """Start, send `signum` once it prints or writes what is waited for; what it printed, and its last line."""
+        for name in ("out", "err"):  # of the process before
+            (tmp_path / name).unlink(missing_ok=True)
         process, out, err = started(argv, ROOT, tmp_path, entry="command")
         wait_for(lambda: out.exists() and err.exists() and reached(out.read_text(), err.read_text()), process)
         os.kill(process.pid, signum)
@@ -152,10 +155,10 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
     again = "run the same command again to"
     _, line = stopped(signal.SIGHUP, lambda out, err: "smoke: DATA" in out)
     assert line == f"stopped: none of 2 tasks was finished; {again} begin"
-    _, line = stopped(signal.SIGTERM, lambda out, err: "task 1/2 FOMC: training" in err)  # in training
-    assert line == f"stopped: none of 2 tasks was finished; {again} begin"
-    scoring = run / "predictions/NumGLUE-cm_FOMC.jsonl"
-    _, line = stopped(signal.SIGINT, lambda out, err: scoring.exists())
+    _, line = stopped(signal.SIGINT, lambda out, err: "task 1/2 FOMC: training" in err)  # before the first save
+    assert line == f"stopped: scores of the untrained model are saved in {run}; {again} continue from there"
+    out, line = stopped(signal.SIGINT, lambda out, err: "task 2/2 NumGLUE-cm: training" in err)
+    assert out[5] == "continuing after the scores of the untrained model"
     assert line == f"stopped: task 1 of 2 is saved in {run}; {again} continue from there"
     out, line = stopped(signal.SIGTERM, lambda out, err: "continuing" in out)
     assert out[5] == "continuing after task 1 of 2 (FOMC)"
@@ -184,7 +187,8 @@ def test_no_rank_is_left_behind(everyone: bool, tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int(rank.read_text()), 0)
     told = [line for line in err.read_text().splitlines() if line.strip() and not line.startswith("task ")]
-    assert told == ["stopped: none of 2 tasks was finished; run the same command again to begin"]
+    saved = f"scores of the untrained model are saved in {tmp_path / 'run'}"
+    assert told == [f"stopped: {saved}; run the same command again to continue from there"]
 
 
 def test_what_is_said_of_a_run() -> None:
@@ -197,3 +201,17 @@ def test_what_is_said_of_a_run() -> None:
     told = [status.resumed(done, order) for done in range(4)]
     after = "continuing after task {} of 3 ({})"
     assert told == [None, after.format(1, "a"), after.format(2, "b"), "finished: showing its result"]
+    trained = Unfinished(1, "training", step=4, checkpoint="x")
+    scored = Unfinished(2, "scoring", cells={"c": {"a": {}}})
+    untrained = Unfinished(0, cells={"zero-shot": {"a": {}}})
+    inside = {1: trained, 2: scored, 0: untrained}
+    assert [status.saved(folder, done, order, inside=of).split(" in ")[0] for done, of in inside.items()] == [
+        "task 1 of 3 and task 2 of 3 up to step 4 are saved",
+        "tasks 1 to 2 of 3 and task 3 of 3 up to its scores are saved",
+        "scores of the untrained model are saved",
+    ]
+    assert [status.resumed(done, order, of) for done, of in inside.items()] == [
+        "continuing task 2 of 3 (b) after step 4",
+        "continuing with the scores after task 3 of 3 (c)",
+        "continuing after the scores of the untrained model",
+    ]

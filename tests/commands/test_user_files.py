@@ -21,6 +21,7 @@ from tests.commands.test_cli import Told, launch
 from tests.runs import put_record
 
 BEGIN = {
+    "unfinished": None,
     "identity": "0123456789ab", "order": ["A", "B"], "done": 0, "R": [], "zero_shot": None, "clock": {}, "attempts": 0,
     "metrics": {
         "metric_of_task": dict.fromkeys("AB", "accuracy"), "by_likelihood": [], "trained": [], "intervals": {},

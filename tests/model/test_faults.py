@@ -224,7 +224,7 @@ def test_positions_of_encoder_and_decoder_are_counted_apart(tmp_path: Path) -> N
 
 
 def test_a_home_in_run_dir_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl_lightning.sequence.run import SequenceSettings
+    from cl_lightning.sequence.settings import SequenceSettings
 
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = SequenceSettings(run_dir="~/one", continue_from="~/two")

@@ -25,7 +25,7 @@ from tests.runs import put_file
 
 DONE: dict[str, Any] = {
     **BEGIN,
-    "schema": 3,
+    "schema": 4,
     "files": {},
     "large": {},
     "writing": [],

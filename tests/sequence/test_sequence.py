@@ -24,7 +24,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder_has_the_documented_files(finished: Path) -> None:
     state = record(finished)
-    assert state["schema"] == 3
+    assert state["schema"] == 4
     assert state["done"] == 2
     assert state["order"] == ["FOMC", "NumGLUE-cm"]
     assert {"torch", "lightning", "transformers", "python"} <= state["versions"].keys()

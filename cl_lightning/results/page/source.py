@@ -19,7 +19,7 @@ from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.metrics.bootstrap import Interval, percentiles
 from cl_lightning.results.resampled import has_predictions, metric_intervals, resampled_matrices
 from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_checked, read_predictions, read_record
-from cl_lightning.sequence.run_files import CSV_LOG
+from cl_lightning.sequence.run_files import CSV_LOG, attempts_of
 from cl_lightning.sequence.stored import read_config
 
 #: The value that is logged at each optimiser step.
@@ -149,7 +149,7 @@ class Source:
         found = {int(match[1]): name for name in names if (match := CSV_LOG.fullmatch(name))}
         for attempt, name in sorted(found.items()):
             file = below(self.path, name)
-            if attempt <= self.record["attempts"] and file.is_file():
+            if attempt <= attempts_of(self.record) and file.is_file():
                 log.add(file)
         return log
 
@@ -158,8 +158,8 @@ class Log:
     """Logged values over the sequence's step, cl/step.
 
     Attributes:
-        rows: rows in order, each with "cl/step". Rows that an attempt logged after its last saved task are left out,
-            because the next attempt repeated these steps.
+        rows: rows in order, each with "cl/step". Rows that an attempt logged after its last saved step are left out,
+            because the next attempt repeated them.
         left_out: number of incomplete lines, which a killed process may leave.
     """
 
@@ -190,7 +190,9 @@ class Log:
             step = row.setdefault("cl/step", step)
             found.append(row)
         again = next((row["cl/step"] for row in found if LOSS in row), float("inf"))
-        self.rows = [row for row in self.rows if row["cl/step"] < again] + found
+        repeated = {(row["cl/step"], *row) for row in found}  # logged between the last saved step and the next
+        kept = [row for row in self.rows if row["cl/step"] < again and (row["cl/step"], *row) not in repeated]
+        self.rows = kept + found
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return (steps, values) of a logged name."""

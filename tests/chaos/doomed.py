@@ -1,0 +1,111 @@
+"""Runs that end by SIGKILL at a chosen moment: the nth of the events at which a process may leave something half done.
+
+Events are what the process does to files (fsync, rename, unlink, before and after), its optimiser steps, checkpoints,
+boundaries, and scored cells. They are the same, in the same order, in every run of the same command.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests import launch
+from tests.conftest import ROOT
+from tests.runs import BASE
+
+#: Where events happen: an object, the name of its function, and what it is for a reader.
+PLACES: list[tuple[str, str, str]] = [
+    ("os", "fsync", "fsync"),
+    ("os", "replace", "rename"),
+    ("pathlib.Path", "unlink", "unlink"),
+    ("torch.optim.AdamW", "step", "optimiser step"),
+    ("lightning.pytorch.Trainer", "save_checkpoint", "checkpoint"),
+    ("cl_lightning.sequence.run.SequenceRun", "begin", "boundary"),
+    ("cl_lightning.sequence.run.SequenceRun", "end", "end of a task"),
+    ("cl_lightning.sequence.run", "score_task", "scoring"),
+    ("cl_lightning.sequence.folder.RunFolder", "_store", "state"),
+]
+
+
+def _found(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        return getattr(importlib.import_module(module), name)
+
+
+def _watch(happens: Callable[[str], None]) -> None:
+    """Call `happens` before and after each event of this process."""
+
+    def watched(function: Callable, what: str) -> Callable:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            happens(f"before {what}")
+            result = function(*args, **kwargs)
+            happens(f"after {what}")
+            return result
+
+        return call
+
+    for owner, name, what in PLACES:
+        place = _found(owner)
+        setattr(place, name, watched(getattr(place, name), what))
+
+
+def _run(moment: int, signum: int, listed: str, *arguments: Any) -> None:
+    events: list[str] = []
+
+    def happens(what: str) -> None:
+        events.append(what)
+        if len(events) == moment:
+            os.kill(os.getpid(), signum)
+
+    _watch(happens)
+    try:
+        launch._run(*arguments)
+    finally:
+        if not moment:
+            Path(listed).write_text(json.dumps(events))
+        sys.stdout.flush()
+
+
+def _start(run: Path, options: Sequence[str], moment: int, signum: int = signal.SIGKILL) -> tuple[int, str, list[str]]:
+    with TemporaryDirectory() as folder:
+        listed, out, err = (Path(folder, name) for name in ("events", "out", "err"))
+        argv = [*BASE, f"--sequence.run_dir={run}", *options]
+        paths = (str(ROOT), dict(os.environ), str(out), str(err))
+        entry = "main" if signum == signal.SIGKILL else "command"
+        process = launch._forks.Process(target=_run, args=(moment, signum, str(listed), entry, argv, *paths))
+        process.start()
+        process.join(launch.TIMEOUT)
+        if process.exitcode is None:
+            process.kill()
+        events = json.loads(listed.read_text()) if listed.exists() else []
+        return process.exitcode, out.read_text() + err.read_text(), events
+
+
+def events_of(run: Path, *options: str) -> list[str]:
+    """Run into the folder `run` to the end, and return what happened."""
+    code, shown, events = _start(run, options, 0)
+    assert code == 0, shown
+    return events
+
+
+def killed_at(run: Path, moment: int, *options: str) -> None:
+    """Run into the folder `run`, and kill the process at an event: the first is 1."""
+    code, shown, _ = _start(run, options, moment)
+    assert code == -signal.SIGKILL, shown
+
+
+def terminated_at(run: Path, moment: int, *options: str) -> str:
+    """Run into the folder `run`, send SIGTERM at an event, and return what the process printed."""
+    code, shown, _ = _start(run, options, moment, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, (code, shown)
+    return shown

@@ -1,0 +1,119 @@
+"""A run that is killed at any moment ends, after the same command, as if it had not been."""
+
+import hashlib
+import random
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+
+from cl_lightning.sequence import status
+from cl_lightning.sequence.unfinished import unfinished_of
+from tests.chaos.doomed import events_of, killed_at, terminated_at
+from tests.chaos.traces import traces
+from tests.runs import put_record, record, smoke
+
+EVERY_STEP = ("--sequence.save_every=1 step", "--sequence.wandb=off")
+#: A run of two tasks, and what is special about it.
+JOBS = {
+    # Dropout draws random numbers at every step; the second epoch is resumed, too.
+    "SLICE and replay": (*EVERY_STEP, "--data.epochs=2", "--model.adapter.init_args.dropout=0.1"),
+    "GainLoRA": ("--config=experiments/trace_gainlora.yaml", "--config=experiments/smoke.yaml", *EVERY_STEP),
+    "micro-batches and probes": (
+        "--sequence.save_every=2 steps",
+        "--sequence.wandb=off",
+        "--trainer.accumulate_grad_batches=2",
+        "--observers.probes=Probes",
+        "--observers.probes.every=2",
+    ),
+    "joint": (*EVERY_STEP, "--boundary.memory=null", "--boundary.init=null", "--data.protocol=joint"),
+    "independent": (*EVERY_STEP, "--boundary.memory=null", "--boundary.init=null", "--data.protocol=independent"),
+}
+#: Events besides those of files, at which half of the moments are aimed.
+AIMED = ("optimiser step", "checkpoint", "boundary", "end of a task", "scoring", "state", "rename")
+#: Moments of each job; 60 in all with those of the short version.
+MOMENTS = 11
+
+
+@cache
+def whole(job: str) -> tuple[list[str], dict[str, Any]]:
+    """The events and the traces of a job that nothing interrupts."""
+    run = Path(mkdtemp()) / "whole"
+    events = events_of(run, *JOBS[job])
+    return events, traces(run)
+
+
+def moments(job: str, count: int) -> list[int]:
+    """Moments by a seed: every other one is aimed, the rest are anywhere."""
+    events, draw = whole(job)[0], random.Random(job)
+    aimed = [k for k, event in enumerate(events, start=1) if event.split(" ", 1)[1] in AIMED]
+    return [draw.choice(aimed) if k % 2 else draw.randint(1, len(events)) for k in range(count)]
+
+
+def survives(job: str, moment: int, run: Path) -> None:
+    killed_at(run, moment, *JOBS[job])
+    smoke(run, *JOBS[job])
+    assert traces(run) == whole(job)[1], f"after {whole(job)[0][moment - 1]}, event {moment}"
+
+
+@pytest.mark.parametrize("job", ["SLICE and replay", "GainLoRA"])
+def test_a_killed_run_goes_on_to_the_same_end(job: str, tmp_path: Path) -> None:
+    """Over 5 s: three whole processes each. In the middle of the second task's training, where most is at stake."""
+    events = whole(job)[0]
+    steps = [k for k, event in enumerate(events, start=1) if event == "after optimiser step"]
+    survives(job, steps[-2], tmp_path / "run")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("job", JOBS)
+def test_it_does_at_any_moment(job: str, tmp_path: Path) -> None:
+    for k, moment in enumerate(moments(job, MOMENTS)):
+        survives(job, moment, tmp_path / f"run{k}")
+
+
+@pytest.mark.long
+def test_it_does_after_being_killed_again_and_again(tmp_path: Path) -> None:
+    job, run, kills = "SLICE and replay", tmp_path / "run", 0
+    draw = random.Random(1)
+    while True:
+        try:
+            killed_at(run, draw.randint(60, 200), *JOBS[job])
+            kills += 1
+        except AssertionError:  # the process came to its end
+            break
+    assert kills >= 3
+    smoke(run, *JOBS[job])
+    assert traces(run) == whole(job)[1]
+
+
+def test_sigterm_saves_the_step_and_the_traces_find_what_is_not_restored(tmp_path: Path) -> None:
+    """Over 5 s: processes. Saves are due in 10 minutes only, so what is saved, SIGTERM has saved."""
+    job = ("--data.epochs=2", "--sequence.wandb=off", "--model.adapter.init_args.dropout=0.1")
+    events, run = events_of(tmp_path / "whole", *job), tmp_path / "run"
+    seventh = [k for k, event in enumerate(events, start=1) if event == "before optimiser step"][6]
+    shown = terminated_at(run, seventh, *job)
+    inside = unfinished_of(record(run))
+    assert (inside.stage, inside.step) == ("training", 7)
+    assert shown.splitlines()[-1] == f"stopped: {status.saved(run, 0, ['FOMC', 'NumGLUE-cm'], inside=inside)}"
+    # Negative control: the checkpoint without its random streams gives other dropout masks.
+    wrong = tmp_path / "wrong"
+    terminated_at(wrong, seventh, *job)
+    forget_streams(wrong)
+    for folder in (run, wrong):
+        assert "continuing task 1 of 2 (FOMC) after step 7" in smoke(folder, *job).stdout
+    assert traces(run) == traces(tmp_path / "whole")
+    assert traces(wrong)["log"] != traces(run)["log"]
+
+
+def forget_streams(run: Path) -> None:
+    """Seed the random streams in a run's checkpoint anew."""
+    state = record(run)
+    name = state["unfinished"]["checkpoint"]
+    checkpoint = torch.load(run / name, weights_only=True)
+    checkpoint["callbacks"]["TrainerHooks"]["streams"][0]["torch"] = torch.Generator().manual_seed(1).get_state()
+    torch.save(checkpoint, run / name)
+    state["unfinished"]["files"][name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
+    put_record(run, state)
