@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,22 @@ class Stateful(pl.Callback):
 
 def digest(*values: Any) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+class Die(TaskCallback):
+    """Ends the process of a rank by SIGKILL after an optimiser step of the sequence, if no such process did before."""
+
+    def __init__(self, rank: int, step: int, once: str) -> None:
+        self.rank, self.step, self.once = rank, step, Path(once)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        done = self.first + trainer.global_step
+        if distributed.rank() == self.rank and done == self.step and not self.once.exists():
+            self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_task_start(self, run: Any, task: int) -> None:
+        self.first = task * len(run.data.sampler(0, 1, 1))
 
 
 class Batches(TaskCallback):

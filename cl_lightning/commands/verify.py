@@ -11,9 +11,11 @@ from cl_lightning.commands.arguments import Arguments
 from cl_lightning.common.errors import StateError
 from cl_lightning.common.terminal import say
 from cl_lightning.common.wording import counted
+from cl_lightning.sequence import status
 from cl_lightning.sequence.folder import records_below
 from cl_lightning.sequence.record_file import read_record_file
-from cl_lightning.sequence.verify import REMEDY, faults, previous_record, read_record
+from cl_lightning.sequence.unfinished import unfinished_of
+from cl_lightning.sequence.verify import REMEDY, faults, previous_record, read_record, unfinished_faults
 from cl_lightning.sequence.versions import differences, installed
 
 
@@ -38,6 +40,11 @@ def _verify(path: Path) -> None:
     say(f"{path}: whole ({of})")
     for line in (text for texts in differences(record["versions"], installed()) for text in texts):
         say(f"note: trained with {line}")
+    for line in unfinished_faults(path, record, whole=True):
+        say(f"damaged: {line}; the task that was not finished begins again")
+    inside = unfinished_of(record)
+    if inside is not None and (line := status.resumed(record["done"], record["order"], inside)):
+        say(f"note: the run's own command goes on, {line}")
     if (earlier := previous_record(path)) is not None:
         say(f"note: the state after task {earlier['done']} is kept, too")
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from cl_lightning.common.errors import TrainingError, UserError
+
+#: Signs in the errors of gloo, which have no class of their own, that another process has ended.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -122,3 +126,19 @@ def assert_in_sync(tensors: Iterable[Tensor], what: str) -> None:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     if len(set(gather(digest.hexdigest()))) != 1:
         raise RuntimeError(f"the ranks hold different {what}")
+
+
+@contextmanager
+def lost_ranks(advice: str) -> Iterator[None]:
+    """Raise what a collective raises after another rank has ended as one line.
+
+    Raises:
+        TrainingError: the connection to a rank is lost, and not because this one failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or any(sign in text for sign in LOST)):
+            raise
+        raise TrainingError(f"another rank has ended, so rank {rank()} cannot go on; {advice}") from error

@@ -107,8 +107,10 @@ class SequenceRun:
         Raises:
             UserError: something the user can fix; finished tasks are kept.
         """
+        advice = f"what was saved is kept; {status.resume_advice(self.settings.fresh)} to continue"
         try:
-            self._run()
+            with distributed.lost_ranks(advice):
+                self._run()
         finally:
             self.logs.end()
 

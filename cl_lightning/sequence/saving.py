@@ -1,13 +1,19 @@
 """Saves a run to its folder: the state inside a task, and after it."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
 
 import lightning.pytorch as pl
+import torch
 from safetensors.torch import save as save_tensors
 
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.files import to_json
+from cl_lightning.common.terminal import say
 from cl_lightning.sequence import status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import RunFolder, prediction_file, read_predictions, state_file
@@ -65,8 +71,11 @@ class Saving:
         self.cell()
 
     def training(self, trainer: pl.Trainer, batches: int) -> None:
-        """Save the state after an optimiser step, `batches` of this rank's micro-batches into the epoch."""
-        inside, before = self.inside, self.inside.checkpoint
+        """Save the state after an optimiser step, `batches` of this rank's micro-batches into the epoch.
+
+        A file from elsewhere must not run code when it is read, so what needs that is not saved, with a warning.
+        """
+        inside, before = self.inside, replace(self.inside)
         name = f"unfinished/step_{trainer.global_step}.ckpt"
         distributed.on_main(partial(self.folder.prepare, name))
         trainer.save_checkpoint(self.folder.path.absolute() / name, weights_only=False)
@@ -74,10 +83,15 @@ class Saving:
         inside.step, inside.epoch, inside.batches = trainer.global_step, trainer.current_epoch, batches
         distributed.on_main(partial(self._take, before))
 
-    def _take(self, before: str | None) -> None:
-        self.folder.take(self.inside.checkpoint)
-        if before not in (None, self.inside.checkpoint):
-            self.folder.discard([before])
+    def _take(self, before: Unfinished) -> None:
+        name = self.inside.checkpoint
+        self.folder.take(name)
+        if why := _not_plain(self.folder.path / name):
+            say(f"warning: {why}; an interrupted task begins again, since checkpoints hold numbers and texts only")
+            self.folder.discard([name])
+            self.inside = before
+        elif before.checkpoint not in (None, name):
+            self.folder.discard([before.checkpoint])
         self._save()
 
     def trained(self) -> None:
@@ -136,3 +150,13 @@ class Saving:
     def _set_message(self) -> None:
         done = len(self.record.matrix)
         stopping.set_message(status.saved(self.folder.path, done, self.order, self.fresh, self.inside))
+
+
+def _not_plain(checkpoint: Path) -> str | None:
+    """Say what keeps a checkpoint from being read as plain values and tensors, or None."""
+    try:
+        torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    except UnpicklingError as error:
+        kind = re.search(r"GLOBAL (\S+)", str(error))
+        return f"a callback or the optimiser keeps {kind[1] if kind else 'objects of classes'} in its state"
+    return None

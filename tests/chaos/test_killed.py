@@ -29,21 +29,33 @@ JOBS = {
         "--observers.probes=Probes",
         "--observers.probes.every=2",
     ),
-    "joint": (*EVERY_STEP, "--boundary.memory=null", "--boundary.init=null", "--data.protocol=joint"),
+    "continued": (*EVERY_STEP, "--data.order+=Sentiment"),
     "independent": (*EVERY_STEP, "--boundary.memory=null", "--boundary.init=null", "--data.protocol=independent"),
 }
 #: Events besides those of files, at which half of the moments are aimed.
 AIMED = ("optimiser step", "checkpoint", "boundary", "end of a task", "scoring", "state", "rename")
 #: Moments of each job; 60 in all with those of the short version.
-MOMENTS = 11
+MOMENTS = 12
 
 
 @cache
 def whole(job: str) -> tuple[list[str], dict[str, Any]]:
     """The events and the traces of a job that nothing interrupts."""
     run = Path(mkdtemp()) / "whole"
-    events = events_of(run, *JOBS[job])
+    events = events_of(run, *options(job))
     return events, traces(run)
+
+
+@cache
+def parent() -> Path:
+    """A finished run of the first two tasks."""
+    run = Path(mkdtemp()) / "parent"
+    smoke(run)
+    return run
+
+
+def options(job: str) -> tuple[str, ...]:
+    return (*JOBS[job], f"--sequence.continue_from={parent()}") if job == "continued" else JOBS[job]
 
 
 def moments(job: str, count: int) -> list[int]:
@@ -54,8 +66,8 @@ def moments(job: str, count: int) -> list[int]:
 
 
 def survives(job: str, moment: int, run: Path) -> None:
-    killed_at(run, moment, *JOBS[job])
-    smoke(run, *JOBS[job])
+    killed_at(run, moment, *options(job))
+    smoke(run, *options(job))
     assert traces(run) == whole(job)[1], f"after {whole(job)[0][moment - 1]}, event {moment}"
 
 
