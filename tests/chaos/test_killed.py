@@ -34,8 +34,8 @@ JOBS = {
 }
 #: Events besides those of files, at which half of the moments are aimed.
 AIMED = ("optimiser step", "checkpoint", "boundary", "end of a task", "scoring", "state", "rename")
-#: Moments of each job; 60 in all with those of the short version.
-MOMENTS = 12
+#: Moments of each job, 60 in all, and how many a test tries.
+MOMENTS, AT_ONCE = 12, 4
 
 
 @cache
@@ -80,9 +80,10 @@ def test_a_killed_run_goes_on_to_the_same_end(job: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("first", range(0, MOMENTS, AT_ONCE))
 @pytest.mark.parametrize("job", JOBS)
-def test_it_does_at_any_moment(job: str, tmp_path: Path) -> None:
-    for k, moment in enumerate(moments(job, MOMENTS)):
+def test_it_does_at_any_moment(job: str, first: int, tmp_path: Path) -> None:
+    for k, moment in enumerate(moments(job, MOMENTS)[first : first + AT_ONCE]):
         survives(job, moment, tmp_path / f"run{k}")
 
 
