@@ -58,7 +58,7 @@ def main() -> int:
         return import_module(f"cl_lightning.commands.{name.replace('-', '_')}").main(argv) or 0
     except UserError as error:
         # Under DDP every rank has the same error; one line is enough.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0" or error.of_one_rank:
             say_error(error)
         return error.exit_code
     except BrokenPipeError:

@@ -14,7 +14,9 @@ MANY = 25
 
 UNKNOWN = re.compile(r"unrecognized arguments: --([\w.+-]+)|(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 #: The value in a message on a type of `common.numbers`.
-OUTSIDE = re.compile(r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not conform.*)?$")
+OUTSIDE = re.compile(
+    r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not (?:conform|match regular).*)?$"
+)
 #: Patterns of jsonargparse's messages, and what an error says instead.
 PLAIN = {
     r"Expected a path but .*\n": "",  # any value could be the path of a file of values

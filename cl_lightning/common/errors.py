@@ -13,6 +13,8 @@ class UserError(Exception):
     """An error reported in one line: what is wrong, where, what to do. Exit code 2: bad input, before training."""
 
     exit_code = 2
+    #: Raised on one rank while the others go on; every error else is the same on all ranks.
+    of_one_rank = False
 
 
 class ConfigError(UserError):

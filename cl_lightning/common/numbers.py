@@ -27,3 +27,6 @@ NoLimit = restricted_number_type("NoLimit", int, [("==", -1)], docstring="-1, no
 Duration = restricted_string_type(
     "Duration", r"^(?![0:]+$)\d+:\d\d:\d\d:\d\d$", docstring="a duration above 0 as DD:HH:MM:SS"
 )
+SaveEvery = restricted_string_type(
+    "SaveEvery", r"^[1-9]\d{0,8} (steps?|minutes?)$", docstring="a number of steps or minutes, as in '10 minutes'"
+)

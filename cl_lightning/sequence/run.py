@@ -40,12 +40,14 @@ from cl_lightning.sequence.folder import (
     state_file,
 )
 from cl_lightning.sequence.loggers import About, RunLogs
+from cl_lightning.sequence.out_of_memory import report_out_of_memory
 from cl_lightning.sequence.record import Record
 from cl_lightning.sequence.save_every import Pace
 from cl_lightning.sequence.saving import Saving
 from cl_lightning.sequence.settings import SequenceSettings
 from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
+from cl_lightning.sequence.strategies import check_strategy
 from cl_lightning.sequence.time_left import SCORING, TRAINING, Key
 from cl_lightning.sequence.time_left import ZERO_SHOT as UNTRAINED
 from cl_lightning.sequence.trainer_hooks import SetupHook, TrainerHooks
@@ -98,6 +100,7 @@ class SequenceRun:
             check_metrics(task.spec, [e.example for e in task.test])
             check_tokens(task, self.module.vocabulary)
             check_context_length(task, self.module.context, self.module.positions)
+        check_strategy(self.make_trainer(0, [], []).strategy)
         for callback in self.callbacks:
             callback.check_run(self.context)
 
@@ -107,9 +110,9 @@ class SequenceRun:
         Raises:
             UserError: something the user can fix; finished tasks are kept.
         """
-        advice = f"what was saved is kept; {status.resume_advice(self.settings.fresh)} to continue"
+        again = f"{status.resume_advice(self.settings.fresh)} to continue"
         try:
-            with distributed.lost_ranks(advice):
+            with distributed.lost_ranks(f"what was saved is kept; {again}"), report_out_of_memory(self.stages, again):
                 self._run()
         finally:
             self.logs.end()

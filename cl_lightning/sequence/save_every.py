@@ -4,19 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jsonargparse.typing import restricted_string_type
-
-SaveEvery = restricted_string_type(
-    "SaveEvery", r"^[1-9]\d{0,8} (steps?|minutes?)$", docstring="a number of steps or minutes, as in '10 minutes'"
-)
-
 
 @dataclass
 class Pace:
     """Tells when the next save is due.
 
     Args:
-        every: see `SaveEvery`.
+        every: see `common.numbers.SaveEvery`.
         clock: returns seconds.
     """
 

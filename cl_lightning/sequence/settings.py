@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cl_lightning.common.numbers import Count, Threads
+from cl_lightning.common.numbers import Count, SaveEvery, Threads
 from cl_lightning.sequence.loggers import Wandb
-from cl_lightning.sequence.save_every import SaveEvery
 
 
 @dataclass

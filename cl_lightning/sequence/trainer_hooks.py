@@ -1,6 +1,7 @@
 """Run a task's boundary work from its Trainer, count steps and tokens, and save the state inside the task."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.seeding import random_streams, set_random_streams
+from cl_lightning.common.terminal import say
 from cl_lightning.sequence.costs import Costs
+from cl_lightning.sequence.learning import Learning
 from cl_lightning.sequence.loggers import RunLogs
 from cl_lightning.sequence.save_every import Pace
 from cl_lightning.sequence.stages import Stages
@@ -58,6 +61,7 @@ class TrainerHooks(Callback):
         self.loss: Any = 0.0
         self.tokens: Any = 0
         self._due = self._asked = False
+        self.learning = Learning()
         self._device = torch.device("cpu")
         self._streams: list[dict[str, Any]] = []
 
@@ -70,6 +74,7 @@ class TrainerHooks(Callback):
         stopping.postpone()
         self.stages.begin(TRAINING, int(trainer.estimated_stepping_batches) - trainer.global_step)
         self.pace.begin(trainer.global_step)
+        self.learning.steps = int(trainer.estimated_stepping_batches)
         self.costs.enter("training")
 
     def on_train_batch_start(
@@ -95,6 +100,7 @@ class TrainerHooks(Callback):
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
         clock.tokens += int(totals[1])
         self.stages.step(float(totals[0]), int(totals[1]))
+        self.learning.add(trainer.global_step, float(totals[0]))
         self.loss, self.tokens = 0.0, 0
         # For callbacks that monitor it; loggers get it below, over the sequence's axes.
         pl_module.log("train/loss", float(totals[0]), on_step=True, on_epoch=True, logger=False, batch_size=1)
@@ -113,13 +119,16 @@ class TrainerHooks(Callback):
         self.costs.leave()
         tokens, seconds = self.logs.clock.tokens - self.first_token, self.costs.seconds("training")
         self.costs.add(tokens_per_second=tokens / seconds)
+        if distributed.rank() == 0 and (warning := self.learning.warning(pl_module.task_name)):
+            say(f"  warning: {warning}")
         self.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random streams of all ranks, and the tokens before the task."""
-        return {"streams": distributed.gather(random_streams(self._device)), "first_token": self.first_token}
+        """Return the random streams of all ranks, the tokens before the task, and its first losses."""
+        streams = distributed.gather(random_streams(self._device))
+        return {"streams": streams, "first_token": self.first_token, "learning": asdict(self.learning)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the output of `state_dict`. Another number of ranks draws other numbers."""
-        self.first_token = state["first_token"]
+        self.first_token, self.learning = state["first_token"], Learning(**state["learning"])
         self._streams = state["streams"] if len(state["streams"]) == distributed.world_size() else []
