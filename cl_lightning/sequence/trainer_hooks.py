@@ -40,7 +40,8 @@ class TrainerHooks(Callback):
         log_every: optimiser steps between logged losses.
         stages: is told of the training and its steps.
         save: called after an optimiser step that `pace` says is due, or after SIGTERM, with the Trainer and the number
-            of this rank's micro-batches in this epoch. Not after the last one of an epoch, but after the next step.
+            of this rank's micro-batches in this epoch. If an epoch or the task ends there, or is validated, a later
+            step is saved.
         pace: tells rank 0 when to save.
     """
 
@@ -108,12 +109,19 @@ class TrainerHooks(Callback):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self.logs.log({"train/loss": float(totals[0]), "train/lr": rate})
         self._due, self._asked = self._due or bool(totals[2]), self._asked or bool(totals[3])
-        if (self._due or self._asked) and batch_idx + 1 < trainer.num_training_batches:
+        if (self._due or self._asked) and self._goes_on(trainer, batch_idx + 1):
             self._due = False
             self.save(trainer, batch_idx + 1)
             self.pace.begin(trainer.global_step)
             if self._asked:
                 stopping.end_now()
+
+    def _goes_on(self, trainer: pl.Trainer, batches: int) -> bool:
+        """Whether the next thing is a training batch of this epoch: only there does Lightning go on exactly."""
+        last = trainer.global_step >= self.learning.steps or batches >= trainer.num_training_batches
+        interval = trainer.val_check_batch if trainer.enable_validation else None
+        validates = interval not in (None, float("inf")) and batches % interval == 0
+        return not last and not validates
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.costs.leave()

@@ -30,6 +30,8 @@ JOBS = {
         "--observers.probes.every=2",
     ),
     "continued": (*EVERY_STEP, "--data.order+=Sentiment"),
+    "validated": (*EVERY_STEP, "--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=2"),
+    "cut": (*EVERY_STEP, "--trainer.max_steps=3"),
     "independent": (*EVERY_STEP, "--boundary.memory=null", "--boundary.init=null", "--data.protocol=independent"),
 }
 #: Events besides those of files, at which half of the moments are aimed.
@@ -81,10 +83,20 @@ def test_a_killed_run_goes_on_to_the_same_end(job: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(0, MOMENTS, AT_ONCE))
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("validated", "cut")])
 def test_it_does_at_any_moment(job: str, first: int, tmp_path: Path) -> None:
     for k, moment in enumerate(moments(job, MOMENTS)[first : first + AT_ONCE]):
         survives(job, moment, tmp_path / f"run{k}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("job", ["validated", "cut"])
+def test_it_does_where_lightning_has_more_to_do(job: str, tmp_path: Path) -> None:
+    """Between steps with a validation after them, and where the last step is not the epoch's last."""
+    events = whole(job)[0]
+    steps = [k for k, event in enumerate(events, start=1) if event == "after optimiser step"]
+    for moment in steps[1:4]:
+        survives(job, moment + 1, tmp_path / f"run{moment}")
 
 
 @pytest.mark.long
