@@ -76,10 +76,12 @@ def _run(moment: int, signum: int, listed: str, *arguments: Any) -> None:
         sys.stdout.flush()
 
 
-def _start(run: Path, options: Sequence[str], moment: int, signum: int = signal.SIGKILL) -> tuple[int, str, list[str]]:
+def _start(
+    run: Path, options: Sequence[str], moment: int, signum: int = signal.SIGKILL, base: Sequence[str] = BASE
+) -> tuple[int, str, list[str]]:
     with TemporaryDirectory() as folder:
         listed, out, err = (Path(folder, name) for name in ("events", "out", "err"))
-        argv = [*BASE, f"--sequence.run_dir={run}", *options]
+        argv = [*base, f"--sequence.run_dir={run}", *options]
         paths = (str(ROOT), dict(os.environ), str(out), str(err))
         entry = "main" if signum == signal.SIGKILL else "command"
         process = launch._forks.Process(target=_run, args=(moment, signum, str(listed), entry, argv, *paths))
@@ -91,16 +93,16 @@ def _start(run: Path, options: Sequence[str], moment: int, signum: int = signal.
         return process.exitcode, out.read_text() + err.read_text(), events
 
 
-def events_of(run: Path, *options: str) -> list[str]:
-    """Run into the folder `run` to the end, and return what happened."""
-    code, shown, events = _start(run, options, 0)
+def events_of(run: Path, *options: str, base: Sequence[str] = BASE) -> list[str]:
+    """Run into the folder `run` to the end, and return what happened. `base`: the experiment, before the options."""
+    code, shown, events = _start(run, options, 0, base=base)
     assert code == 0, shown
     return events
 
 
-def killed_at(run: Path, moment: int, *options: str) -> None:
+def killed_at(run: Path, moment: int, *options: str, base: Sequence[str] = BASE) -> None:
     """Run into the folder `run`, and kill the process at an event: the first is 1."""
-    code, shown, _ = _start(run, options, moment)
+    code, shown, _ = _start(run, options, moment, base=base)
     assert code == -signal.SIGKILL, shown
 
 
