@@ -1,6 +1,7 @@
 """The data module: samples, encodes and checks the ordered tasks, and serves one task at a time."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -206,6 +207,8 @@ class TaskSequence(LightningDataModule):
     def _task(self, name: str, epochs: int) -> TaskData:
         spec = self.specs[name]
         splits, self.removed[name] = clean(self.benchmark.load(self.root, name), self.dedup, self.drop_leaks)
+        if self.encoder_decoder and any(e.every_turn for e in splits.train):
+            raise ConfigError(f"{name}: loss_on=every needs a decoder; an encoder reads earlier turns, so use last")
         rng = generator(self.seed, "samples", name)
         shuffled = [splits.train[i] for i in torch.randperm(len(splits.train), generator=rng).tolist()]
         if self.validation_samples >= len(shuffled):
@@ -215,23 +218,23 @@ class TaskSequence(LightningDataModule):
             )
         kept, dropped = [], 0
         wanted = len(shuffled) if self.train_samples is None else self.train_samples + self.validation_samples
-        for example in shuffled:
-            if len(kept) == wanted:
-                break
-            encoded = self.encoder.encode(example, spec)
-            if len(encoded.answer_ids) <= self.max_answer_tokens:
-                kept.append(encoded)
-            elif self.long_answers == "drop":
-                dropped += 1
-            else:
-                raise DataError(
-                    f"{example.id}: the answer has {len(encoded.answer_ids)} tokens, data.max_answer_tokens is "
-                    f"{self.max_answer_tokens}; raise it, or leave such examples out with data.long_answers=drop"
-                )
+        left = iter(shuffled)
+        while chosen := list(islice(left, wanted - len(kept))):
+            for encoded in self.encoder.encode_all(chosen, spec):
+                if len(encoded.answer_ids) <= self.max_answer_tokens:
+                    kept.append(encoded)
+                elif self.long_answers == "drop":
+                    dropped += 1
+                else:
+                    raise DataError(
+                        f"{encoded.example.id}: the answer has {len(encoded.answer_ids)} tokens, "
+                        f"data.max_answer_tokens is {self.max_answer_tokens}; raise it, or leave such examples out "
+                        "with data.long_answers=drop"
+                    )
         if len(kept) <= self.validation_samples:
             raise DataError(f"{name}: only {len(kept)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
         chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
-        test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
+        test = list(self.encoder.encode_all([splits.test[i] for i in sorted(chosen[: self.test_samples])], spec))
         carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
         train, validation = tuple(kept[carved:]), tuple(kept[:carved])
         found = label_set(splits.train) if self.score_by == "likelihood" else []
@@ -292,7 +295,7 @@ class TaskSequence(LightningDataModule):
         examples = [*self.tasks[self.current].train, *self._replay]
         return StepSampler(
             [e.length for e in examples],
-            [len(e.answer_ids) for e in examples],
+            [e.labelled for e in examples],
             len(self._replay),
             self.batch_size,
             self._replay_ratio,
