@@ -82,7 +82,9 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of one task. The data module takes validation examples from `train`, never from `test`.
+    """The examples of one task, tuples or `data.streamed.Streamed`.
+
+    The data module takes validation examples from `train`, never from `test`.
 
     Attributes:
         blank: training examples left out because their answer is blank.
@@ -90,8 +92,8 @@ class Splits:
         licence: licence of the texts as stated in the task's file; "" if the file states none.
     """
 
-    train: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    test: Sequence[Example]
     blank: int = 0
     leaked: int = 0
     licence: str = ""

@@ -9,16 +9,20 @@ from typing import Any, Literal
 from cl_lightning.common.errors import ConfigError, DataError, nearest
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
-from cl_lightning.data.files.read import hub_rows, read_rows
+from cl_lightning.data.cleaning import fingerprint
+from cl_lightning.data.files.read import files_of, hub_rows, read_rows
 from cl_lightning.data.files.rows import Reading, Row
 from cl_lightning.data.files.text import checked_encoding
 from cl_lightning.data.layouts import LAYOUTS
 from cl_lightning.data.layouts.base import Layout, text
+from cl_lightning.data.streamed import Streamed, changed, only
 
 #: Advice about words that YAML reads as booleans.
 QUOTES = "quote words like yes, no, on, off, true, false in YAML"
 #: Most bytes in a task's name: file names, of at most 255 bytes, contain two of them.
 LONGEST_NAME = 100
+#: Most bytes of files whose examples are held in memory, where they take some three times as many.
+HELD = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -169,26 +173,32 @@ class UserTasks(Benchmark):
             ConfigError: a library for this kind of data is not installed, or an option has no effect on it.
         """
         task = self.by_name[name]
-        train = tuple(_examples(task, self._rows(root, task, task.train), "train"))
+        train = self._examples(root, task, task.train, "train")
         if task.test is not None:
-            test = tuple(_examples(task, self._rows(root, task, task.test), "test"))
+            test = self._examples(root, task, task.test, "test")
         else:
-            held_out = [_hash_share(e.prompt) < (task.test_share or 0) for e in train]
-            rows, (train, test) = (
-                train,
-                (tuple(e for e, out in zip(train, held_out, strict=True) if out is side) for side in (False, True)),
-            )
-            if not train or not test:
+            flags = bytes(_hash_share(e.prompt) < (task.test_share or 0) for e in train)
+            if sum(flags) in (0, len(flags)):
                 raise DataError(
-                    f"{name}: test_share={task.test_share} of {len(rows)} rows leaves one side empty; they have "
-                    f"{len({e.prompt for e in rows})} different prompts, and a prompt is never on both sides"
+                    f"{name}: test_share={task.test_share} of {len(flags)} rows leaves one side empty; they have "
+                    f"{len({fingerprint(e.prompt) for e in train})} different prompts, and a prompt is never on both "
+                    "sides"
                 )
-        return Splits(train, tuple(replace(e, every_turn=False) for e in test))
+            train, test = only(train, bytes(1 - out for out in flags)), only(train, flags)
+        return Splits(train, changed(test, lambda e: replace(e, every_turn=False)) if task.loss_on == "every" else test)
 
-    def _rows(self, root: Path | None, task: UserTask, what: str) -> Iterator[Row]:
+    def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
+        """Read examples; of large files hold none, but read them through once, so that every fault shows."""
         if task.hub is not None:
-            return hub_rows(task.hub, task.hub_config, what)
-        return read_rows((root or Path()) / what, task.reading)
+            return tuple(_examples(task, hub_rows(task.hub, task.hub_config, what), split))
+        path = (root or Path()) / what
+
+        def read() -> Iterator[Example]:
+            return _examples(task, read_rows(path, task.reading), split)
+
+        if sum(file.stat().st_size for file in files_of(path)) <= HELD:
+            return tuple(read())
+        return Streamed(read, b"\1" * sum(1 for _ in read()))
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
         """Return the train file; none for hub data sets."""
