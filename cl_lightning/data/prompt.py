@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from cl_lightning.common.ahead import ahead
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.chat import DAY, ChatPrompt
@@ -85,6 +87,8 @@ class PromptEncoder:
             raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)
         self._control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        #: Held while the tokenizer has the settings of one call.
+        self._settings = Lock()
         self._chats: dict[str, ChatPrompt | None] = {}
         self._placings: dict[ChatPrompt | None, Placing] = {}
 
@@ -101,24 +105,27 @@ class PromptEncoder:
         """
         placing, budget = self._placing(spec), spec.max_prompt_tokens or self.max_prompt_tokens
         left = iter(examples)
-        while chunk := list(islice(left, CHUNK)):
-            prompts = self._prompts(placing, chunk)
-            texts = [e.answer if placing.chat else f" {e.answer}" for e in chunk]
-            answers = self._tokens(texts, plain=True)
-            for example, (placed, tokens), answer in zip(chunk, prompts, answers, strict=True):
+        chunks = ((chunk, placing.all(chunk)) for chunk in iter(lambda: list(islice(left, CHUNK)), []))
+        # Placing is Python's work, encoding is not: they run side by side.
+        for (chunk, all_placed), (prompts, answers) in ahead(lambda item: self._chunk(placing, *item), chunks):
+            for example, placed, tokens in zip(chunk, all_placed, prompts, strict=True):
                 made = self._fitted(placing, example, placed, tokens, budget, spec.keep_head)
-                yield Encoded(example, made[0], (*answer.ids, self.end), *made[1:])
+                yield Encoded(example, made[0], answers[example.answer], *made[1:])
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode an answer, with the end token last."""
+        return self._answers([text])[text]
+
+    def _answers(self, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        given = list(texts)
         # Without a template, nothing else separates cue and answer.
-        (encoding,) = self._tokens([text if self.chat else f" {text}"], plain=True)
-        return *encoding.ids, self.end
+        encodings = self._tokens([text if self.chat else f" {text}" for text in given], plain=True)
+        return {text: (*e.ids, self.end) for text, e in zip(given, encodings, strict=True)}
 
     def prompt(self, example: Example, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
         """Encode a prompt: its token ids, the number of tokens cut, and the span of the content. Raises ConfigError."""
         placing = self._placing(None)
-        ((placed, tokens),) = self._prompts(placing, [example])
+        placed, tokens = self._alone(placing, example)
         ids, cut, own, _ = self._fitted(placing, example, placed, tokens, self.max_prompt_tokens, keep_head)
         return list(ids), cut, own
 
@@ -139,27 +146,37 @@ class PromptEncoder:
             self._chats[prompt] = made
         return self._chats[prompt]
 
-    def _prompts(self, placing: Placing, examples: Sequence[Example]) -> list[tuple[Placed, Tokens]]:
-        """Place and encode prompts.
+    def _chunk(
+        self, placing: Placing, examples: Sequence[Example], all_placed: Sequence[Placed]
+    ) -> tuple[list[Tokens], dict[str, tuple[int, ...]]]:
+        """Encode the prompts and the different answers of some examples."""
+        return self._prompts(placing, all_placed), self._answers(dict.fromkeys(e.answer for e in examples))
+
+    def _alone(self, placing: Placing, example: Example) -> tuple[Placed, Tokens]:
+        (placed,) = placing.all([example])
+        (tokens,) = self._prompts(placing, [placed])
+        return placed, tokens
+
+    def _prompts(self, placing: Placing, all_placed: Sequence[Placed]) -> list[Tokens]:
+        """Encode prompts.
 
         Control tokens are those of the template alone; spelled out in a text they are plain text. The assistant's turns
         are encoded apart, as the model writes them.
         """
-        all_placed = placing.all(examples)
         if placing.chat is None:
             encodings = self._tokens([placed.text for placed in all_placed], plain=True, special=True)
-            return [(p, Tokens(e.ids, e.offsets)) for p, e in zip(all_placed, encodings, strict=True)]
+            return [Tokens(e.ids, e.offsets) for e in encodings]
         parts = [self._parts(placed) for placed in all_placed]
         found = {
             plain: iter(self._tokens([t for each in parts for t, _, _, p in each if p is plain], plain))
             for plain in (False, True)
         }
         prompts = []
-        for placed, each in zip(all_placed, parts, strict=True):
+        for each in parts:
             tokens = Tokens([], [])
             for _, start, turn, plain in each:
                 tokens.add(next(found[plain]), start, turn)
-            prompts.append((placed, tokens))
+            prompts.append(tokens)
         return prompts
 
     def _parts(self, placed: Placed) -> list[tuple[str, int, int | None, bool]]:
@@ -177,11 +194,13 @@ class PromptEncoder:
 
     def _tokens(self, texts: Sequence[str], plain: bool, special: bool = False) -> list[Encoding]:
         """Encode texts; `plain`: what is spelled like a control token is text."""
-        if not texts:
-            return []
-        return self.tokenizer(
-            list(texts), add_special_tokens=special, split_special_tokens=plain, return_attention_mask=False
-        ).encodings
+        # Not by a call of the tokenizer, which takes as long again to turn these into lists.
+        backend = self.tokenizer.backend_tokenizer
+        with self._settings:
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = plain
+            return backend.encode_batch(list(texts), add_special_tokens=special)
 
     def _fitted(
         self, placing: Placing, example: Example, placed: Placed, tokens: Tokens, budget: int, keep_head: float
@@ -195,7 +214,7 @@ class PromptEncoder:
             raise ConfigError(f"{example.id}: loss_on=every needs a chat template, and the model has none; use last")
         while not plain and len(tokens.ids) > budget and (turns := without_oldest(example.turns)) != example.turns:
             example = replace(example, turns=turns)
-            ((placed, tokens),) = self._prompts(placing, [example])
+            placed, tokens = self._alone(placing, example)
         targets = self._targets(placed, tokens) if every else ()
         # What decides about a token with a loss (gates read their own span) must not come after it.
         own = placed.spans[placed.first][0], placed.spans[placed.first if targets else -1][1]
@@ -229,13 +248,13 @@ class PromptEncoder:
         """
         ids, offsets, (start, end) = tokens.ids, tokens.offsets, own
         excess = max(0, len(ids) - budget)
-        inside = [i for i, (a, b) in enumerate(offsets) if max(a, start) < min(b, end)]
+        inside = _inside(offsets, start, end)
         if not inside and example.prompt.strip():
             raise ConfigError(
                 f"{example.id}: model.backbone.name: the model's tokenizer leaves this text out; use another model"
             )
         if not excess:
-            return ids, (inside[0], inside[-1] + 1) if inside else (0, len(ids))
+            return ids, (inside.start, inside.stop) if inside else (0, len(ids))
         low, high = own if example.turns and not plain else self._between(example, own, budget, plain)
         whole, low, high = _whole(offsets), max(low, start), min(high, end)
         # Tokens that cross a border are kept.
@@ -250,7 +269,7 @@ class PromptEncoder:
             )
         head = round(keep * keep_head)
         first, last = context[head], context[head + excess - 1]
-        return ids[:first] + ids[last + 1 :], (inside[0], inside[-1] + 1 - excess)
+        return ids[:first] + ids[last + 1 :], (inside.start, inside.stop - excess)
 
     @staticmethod
     def _between(example: Example, own: tuple[int, int], budget: int, plain: bool) -> tuple[int, int]:
@@ -294,6 +313,16 @@ class Tokens:
         """Return the text of a token."""
         start, end = self.offsets[index]
         return whole[start:end]
+
+
+def _inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> range:
+    """Return the range of tokens from the first to the last with a part of the text from `start` to `end`."""
+
+    def first(indices: range) -> int | None:
+        return next((i for i in indices if max(offsets[i][0], start) < min(offsets[i][1], end)), None)
+
+    low, high = first(range(len(offsets))), first(range(len(offsets) - 1, -1, -1))
+    return range(0) if low is None or high is None else range(low, high + 1)
 
 
 def _whole(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
