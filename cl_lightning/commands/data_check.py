@@ -20,6 +20,7 @@ from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import is_quiet, say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.audit.check import changed, check, found, in_folders, show, unknown_sizes
+from cl_lightning.data.audit.links import links_out
 from cl_lightning.data.audit.profile import Find, Limits, Measure, words
 from cl_lightning.data.base import Benchmark, Example, TaskSpec, check_order, data_root
 from cl_lightning.data.benchmarks.json_files import read_text
@@ -160,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
     say("findings" if findings else "nothing found")
     for line in findings:
         say(f"  {line}")
-    for line in unknown_sizes(checked):
+    for line in [*unknown_sizes(checked), *(links_out(root) if root is not None else [])]:
         say(f"note: {line}")
     if options.csv is not None:
         rows = [c.row() for c in checked]
