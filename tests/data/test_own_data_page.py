@@ -91,7 +91,7 @@ def test_options_of_single_tasks(tmp_path: Path) -> None:
         name: TaskOptions(**given) for name, given in yaml.safe_load(file.read_text())["data"]["per_task"].items()
     }
     (argument,) = re.findall(r"`ARGS='(--data\.per_task[^']+)'`", PAGE.read_text())
-    assert parse(*configs("smoke"), argument).datamodule.per_task == {"FOMC": TaskOptions(train_samples=64)}
+    assert parse(*configs("smoke"), argument).datamodule.per_task == {"ScienceQA": TaskOptions(train_samples=64)}
 
 
 def test_links_that_lead_out_are_followed_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
