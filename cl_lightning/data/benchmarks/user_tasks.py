@@ -14,7 +14,7 @@ from cl_lightning.data.files.read import files_of, hub_rows, read_rows
 from cl_lightning.data.files.rows import Reading, Row
 from cl_lightning.data.files.text import checked_encoding
 from cl_lightning.data.layouts import LAYOUTS
-from cl_lightning.data.layouts.base import Layout, text
+from cl_lightning.data.layouts.base import Layout, brief, text
 from cl_lightning.data.streamed import Streamed, changed, only
 
 #: Advice about words that YAML reads as booleans.
@@ -244,7 +244,8 @@ def _answer(task: UserTask, name: str, value: Any, where: str) -> str:
     answer = text({name: value}, name, where)
     if task.labels is not None:
         if answer not in task.labels:
-            raise DataError(f"{where}: {name!r} is {answer!r}, which labels has no word for; {_some(task.labels)}")
+            said = brief(answer)
+            raise DataError(f"{where}: {name!r} is {said!r}, which labels has no word for; {_some(task.labels)}")
         answer = str(task.labels[answer])
     if not answer.strip():
         raise DataError(f"{where}: {name!r} is empty")

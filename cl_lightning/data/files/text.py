@@ -58,7 +58,7 @@ def lines(path: Path, encoding: str | None) -> Iterator[str]:
         text = io.TextIOWrapper(binary, codec, newline="")
         try:
             yield from text
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise _not_text(path, codec, skipped, known=encoding is not None or skipped > 0) from None
 
 
@@ -92,6 +92,8 @@ def _codec(file: IO[bytes], path: Path, encoding: str | None) -> tuple[str, int]
     named = codecs.lookup(encoding).name if encoding is not None else None
     if named is not None and not announced.startswith(named):
         mark, announced = b"", named
+        if named in ("utf-16", "utf-32"):
+            raise DataError(f"{path}: does not begin with a byte order mark; name {named}-le or {named}-be instead")
     if named is None and not mark and b"\0" in head:
         raise DataError(
             f"{path}: holds zero bytes, as UTF-16 without a byte order mark does; name the encoding, for example "
@@ -117,6 +119,8 @@ def _not_text(path: Path, codec: str, skipped: int, known: bool) -> DataError:
                 remedy = "" if known else "; if it is in another encoding, name it, for example encoding: latin-1"
                 called = "UTF-8" if codec == "utf-8" else codec
                 return DataError(f"{place}: not {called} text (byte {read - pending + error.start}){remedy}")
+            except UnicodeError as error:  # of encodings that find no place
+                return DataError(f"{path}, line {line}: not {codec} text ({error})")
             line, read = line + _ends(text), read + len(chunk)
 
 

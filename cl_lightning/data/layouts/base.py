@@ -15,6 +15,9 @@ from cl_lightning.data.benchmarks.json_files import kind
 #: Types of a field that have one obvious text. A datetime is a date, a boolean an int.
 WRITTEN = (str, int, float, Decimal, date, time)
 
+#: Most characters of a text of the data that a message shows.
+LONGEST = 60
+
 
 class Options(Protocol):
     """The options of a task that layouts read; see `UserTask`."""
@@ -65,8 +68,13 @@ class Layout(ABC):
 def field(row: Mapping[str, Any], name: str, where: str) -> Any:
     """Return the value of a field. Raises DataError if there is none."""
     if name not in row:
-        raise DataError(f"{where} has no field {name!r}; {nearest(name, map(str, row))}")
+        raise DataError(f"{where} has no field {name!r}; {nearest(name, (brief(str(other)) for other in row))}")
     return row[name]
+
+
+def brief(said: str) -> str:
+    """Shorten a text for a message."""
+    return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:

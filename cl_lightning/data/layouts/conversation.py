@@ -6,7 +6,7 @@ from typing import Any
 from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Turn
 from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.layouts.base import Asked, field
+from cl_lightning.data.layouts.base import Asked, brief, field
 
 #: Names of the speakers where a model has no chat template.
 SPEAKERS = {"user": "User: ", "assistant": "Assistant: "}
@@ -48,8 +48,8 @@ def turns_of(
             raise DataError(f"{place} is {kind(item)}, expected an object with {keys[0]!r} and {keys[1]!r}")
         role = roles.get(speaker) if isinstance(speaker := field(item, keys[0], place), str) else None
         if role is None:
-            shown = repr(speaker) if isinstance(speaker, str) else kind(speaker)
-            raise DataError(f"{place} is by {shown}; {nearest(str(speaker), roles)}")
+            shown = repr(brief(speaker)) if isinstance(speaker, str) else kind(speaker)
+            raise DataError(f"{place} is by {shown}; {nearest(brief(str(speaker)), roles)}")
         if item.get("tool_calls"):
             raise DataError(f"{place} calls tools, which cannot be trained on; write the call as text, or leave it out")
         said = _said(field(item, keys[1], place), place, keys[1])
@@ -82,6 +82,6 @@ def _said(value: Any, place: str, key: str) -> str:
         return value
     for part in value:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            what = repr(part["type"]) if isinstance(part, dict) and "type" in part else kind(part)
+            what = repr(brief(str(part["type"]))) if isinstance(part, dict) and "type" in part else kind(part)
             raise DataError(f"{place}: {key!r} has a part of type {what}; only parts of type 'text' can be read")
     return "".join(part["text"] for part in value)
