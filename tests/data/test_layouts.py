@@ -1,6 +1,7 @@
 """Layouts of rows: conversations, ShareGPT, Alpaca; what is wrong with a row is one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,10 @@ def test_options_that_do_not_suit_the_layout_are_refused(options: dict[str, Any]
 
 def test_every_layout_is_tried_here() -> None:
     assert {*LAYOUTS} == {"fields", "messages", "sharegpt", "alpaca"}
+
+
+def test_a_message_shows_names_of_the_data_on_one_line_and_short(tmp_path: Path) -> None:
+    for name, shown in (("a\nb", "a\\nb"), ("x" * 99, f"{'x' * 57}...")):
+        with pytest.raises(DataError, match=rf"has no field 'output'; .*valid: .*{re.escape(shown)}") as caught:
+            one(tmp_path, {"instruction": "a", name: "b"}, layout="alpaca")
+        assert "\n" not in str(caught.value)

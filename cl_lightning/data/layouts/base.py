@@ -73,7 +73,8 @@ def field(row: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def brief(said: str) -> str:
-    """Shorten a text for a message."""
+    """Shorten a text for a message, on one line."""
+    said = said if said.isprintable() else said.encode("unicode_escape").decode()
     return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
 
 
