@@ -119,10 +119,7 @@ class ReplayBuffer(TaskCallback):
     def load(self, state: dict[str, Any]) -> None:
         known = {name: kept for name, kept in state["examples"].items() if not _is_ids(kept)}
         self._ids = {name: kept for name, kept in state["examples"].items() if _is_ids(kept)}
-        self.examples = {
-            name: [Example(**{**e, "references": tuple(e.get("references", ()))}) for e in kept]
-            for name, kept in known.items()
-        }
+        self.examples = {name: [Example.restored(e) for e in kept] for name, kept in known.items()}
 
 
 def ids_only(state: dict[str, Any]) -> dict[str, Any]:

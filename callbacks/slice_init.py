@@ -245,7 +245,7 @@ class SliceInit(BranchInit):
         for chosen in by_task.values():
             full = self.loss_on == "full"
             # A full sequence of length L has L - 1 predicted tokens.
-            tokens = sum(e.length - 1 if full else len(e.answer_ids) for e in chosen)
+            tokens = sum(e.length - 1 if full else e.labelled for e in chosen)
             examples += chosen
             weights += [1.0 / (len(by_task) * tokens)] * len(chosen)
         return examples, weights

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -20,18 +20,25 @@ from cl_lightning.common.files import to_csv, write_output
 from cl_lightning.common.terminal import is_quiet, say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.audit.check import changed, check, found, in_folders, show, unknown_sizes
+from cl_lightning.data.audit.links import links_out
 from cl_lightning.data.audit.profile import Find, Limits, Measure, words
-from cl_lightning.data.base import Benchmark, Example, check_order, data_root
+from cl_lightning.data.base import Benchmark, Example, TaskSpec, check_order, data_root
 from cl_lightning.data.benchmarks.json_files import read_text
 from cl_lightning.data.benchmarks.user_tasks import UserTasks
 from cl_lightning.data.budget import Budget
+from cl_lightning.data.per_task import TaskOptions, check_per_task
 from cl_lightning.data.writable import lost_characters
 from cl_lightning.model.names import EMBEDDED
 from cl_lightning.sequence.folder import check_names
 
+#: Options of `data` that are read as a run reads them.
+TYPED = ("max_new_tokens", "per_task", "system_prompt")
+
 
 def read_benchmark(config: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Read the benchmark (UserTasks if no class is named) and the section `data` of a configuration file.
+
+    Options in `TYPED` are checked and have their type.
 
     Raises:
         ConfigError, DataError: the message names the file.
@@ -53,10 +60,14 @@ def read_benchmark(config: Path) -> tuple[Benchmark, dict[str, Any]]:
     for name in cl_lightning.data.EXPORTS:
         getattr(cl_lightning.data, name)  # class_path takes the short names of imported classes
     parser = OptionParser()
-    parser.add_argument("--benchmark", type=Benchmark, required=True)
+    parser.add_argument("--data.benchmark", type=Benchmark, required=True)
+    for name in TYPED:
+        parser.add_argument(f"--data.{name}", type=options[name].annotation)
+    typed = {name: data[name] for name in TYPED if name in data}
     try:
         check_class("data.benchmark", benchmark["class_path"] if isinstance(benchmark, dict) else benchmark)
-        return parser.instantiate(parser.parse_object({"benchmark": benchmark})).benchmark, data
+        made = parser.instantiate(parser.parse_object({"data": {"benchmark": benchmark, **typed}})).data
+        return made.benchmark, {**data, **{name: getattr(made, name) for name in typed}}
     except ConfigError as error:
         raise ConfigError(f"{config}: {error}") from None
 
@@ -73,21 +84,25 @@ def ordered_tasks(benchmark: Benchmark, root: Path | None, order: Any) -> list[t
     return [(kind, benchmark, name) for name in names]
 
 
-def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, int, Find]:
-    """Return functions that measure lengths in a model's tokens and find what it cannot write, and between them the
-    length of its chat template."""
+def _tokens(model: str, trusted: bool, said: dict[str, Any]) -> tuple[Measure, Callable[[str | None], int], Find]:
+    """Return functions that measure lengths in a model's tokens, the chat template under a task's own system prompt (if
+    any), and what the tokenizer cannot write."""
     from cl_lightning.data.chat import DAY
     from cl_lightning.data.prompt import PromptEncoder
     from cl_lightning.model.backbone import Backbone
 
     tokenizer = Backbone(model, trust_remote_code=trusted).load_tokenizer()
     given = said.get("system_prompt", ""), str(said.get("date", DAY)), said.get("template_args")
-    ids, _, own = PromptEncoder(tokenizer, sys.maxsize, *given).prompt(Example("", "x", "x"), keep_head=0.5)
+    encoder = PromptEncoder(tokenizer, sys.maxsize, *given)
+
+    def template(system_prompt: str | None) -> int:
+        found = encoder.encode(Example("", "x", "x"), TaskSpec("", "", 1, system_prompt=system_prompt))
+        return len(found.prompt_ids) - (found.own[1] - found.own[0])
 
     def measure(texts: Sequence[str]) -> list[int]:
         return [len(i) for i in tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
 
-    return measure, len(ids) - (own[1] - own[0]), partial(lost_characters, tokenizer)
+    return measure, template, partial(lost_characters, tokenizer)
 
 
 def budget(text: str) -> Budget:
@@ -116,14 +131,18 @@ def run(options: argparse.Namespace) -> None:
         tasks = list(found(root))
     if not tasks:
         raise ConfigError(f"{root}: no data of {', '.join(in_folders())} there; see docs/tasks.md")
-    measured = (words, 0, Limits.lost) if options.words else _tokens(options.model, options.trust_remote_code, said)
+    measured = (
+        (words, lambda system_prompt: 0, Limits.lost)
+        if options.words
+        else _tokens(options.model, options.trust_remote_code, said)
+    )
     measure, template, lost = measured
     given = {**said, **{name: value for name, value in vars(options).items() if value is not None}}
     limits = Limits(
         _limit(given, "max_prompt_tokens", Limits.prompt),
         _limit(given, "max_answer_tokens", Limits.answer),
         given.get("max_new_tokens"),
-        template,
+        template(None),
         end=0 if options.words else 1,
         lost=lost,
     )
@@ -131,7 +150,10 @@ def run(options: argparse.Namespace) -> None:
         say(f"DATA = {own.describe(root)}")
     terminal = Screen(error=True)
     bar = track(tasks, "reading", console=terminal, transient=True, disable=is_quiet() or not terminal.is_terminal)
-    checked = [check(root, *task, measure, limits) for task in bar]
+    per_task = said.get("per_task") or {}
+    if own is not None:
+        check_per_task(per_task, own.tasks(root))
+    checked = [check(root, *task, measure, limits, per_task.get(task[2], TaskOptions()), template) for task in bar]
     show(checked, "words" if options.words else "tokens", limits, Screen())
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
     findings += [] if options.config or root is None else changed(root)
@@ -139,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
     say("findings" if findings else "nothing found")
     for line in findings:
         say(f"  {line}")
-    for line in unknown_sizes(checked):
+    for line in [*unknown_sizes(checked), *(links_out(root) if root is not None else [])]:
         say(f"note: {line}")
     if options.csv is not None:
         rows = [c.row() for c in checked]

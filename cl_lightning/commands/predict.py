@@ -18,7 +18,7 @@ from cl_lightning.common.files import plain_cell, to_csv, to_jsonl, write_output
 from cl_lightning.common.terminal import say
 from cl_lightning.common.wording import counted
 from cl_lightning.data.benchmarks.json_files import text_of
-from cl_lightning.data.benchmarks.tables import Row, read_rows
+from cl_lightning.data.files.read import Row, read_rows
 
 #: Name of the added field.
 FIELD = "prediction"

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cl_lightning.common.errors import ConfigError, nearest
+
+#: Who speaks ("system", "user" or "assistant"), and the text.
+Turn = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Example:
         references: all correct answers, including `answer`; empty if `answer` is the only one.
         instruction: number of characters at the start of the prompt that are instruction; truncation keeps them.
         cue: number of characters at the end of the prompt that ask for the answer; truncation keeps them too.
+        turns: the turns of a conversation, up to the user's that is answered. A chat template writes them; `prompt` is
+            the same as one text. Empty for a prompt that is a single message of the user.
+        every_turn: whether training has a loss on the assistant's earlier turns too.
     """
 
     id: str
@@ -29,6 +35,14 @@ class Example:
     references: tuple[str, ...] = ()
     instruction: int = 0
     cue: int = 0
+    turns: tuple[Turn, ...] = ()
+    every_turn: bool = False
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> "Example":
+        """Make an example of its fields as JSON has them."""
+        lists = {"references": tuple(stored.get("references", ())), "turns": tuple(map(tuple, stored.get("turns", ())))}
+        return cls(**{**stored, **lists})
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -49,6 +63,8 @@ class TaskSpec:
             from its end.
         language: ISO 639-1 code, or "code".
         source: where the data comes from, one line, with its licence.
+        system_prompt: system message of the task's prompts; None: `data.system_prompt`.
+        max_prompt_tokens: length limit of the task's prompts; None: `data.max_prompt_tokens`.
         published: numbers of examples in the published train and test files, for `data-check`; None if not known.
     """
 
@@ -60,11 +76,15 @@ class TaskSpec:
     source: str = ""
     published: tuple[int | None, int | None] = (None, None)
     also: tuple[str, ...] = ()
+    system_prompt: str | None = None
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of one task. The data module takes validation examples from `train`, never from `test`.
+    """The examples of one task, tuples or `data.streamed.Streamed`.
+
+    The data module takes validation examples from `train`, never from `test`.
 
     Attributes:
         blank: training examples left out because their answer is blank.
@@ -72,8 +92,8 @@ class Splits:
         licence: licence of the texts as stated in the task's file; "" if the file states none.
     """
 
-    train: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    test: Sequence[Example]
     blank: int = 0
     leaked: int = 0
     licence: str = ""
@@ -124,10 +144,11 @@ class Benchmark(ABC):
 
 
 def digest(examples: Iterable[Example]) -> str:
-    """Hash the content of examples (id, prompt, answers) to 16 hex digits."""
+    """Hash the content of examples (id, prompt, answers, turns) to 16 hex digits."""
     hashed = hashlib.blake2b(digest_size=8)
-    for example in examples:
-        hashed.update("\0".join((example.id, example.prompt, example.answer, *example.references, "")).encode())
+    for e in examples:
+        turns = [*(part for turn in e.turns for part in turn), *(["every turn"] if e.every_turn else [])]
+        hashed.update("\0".join((e.id, e.prompt, e.answer, *e.references, *turns, "")).encode())
     return hashed.hexdigest()
 
 

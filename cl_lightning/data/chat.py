@@ -135,6 +135,18 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **op
         ) from error
 
 
+def render_all(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], **options: Any
+) -> list[str]:
+    """Render several conversations. Raises ConfigError as `render` does, without saying which of them failed."""
+    try:
+        return tokenizer.apply_chat_template(list(map(list, conversations)), tokenize=False, **options)
+    except Exception as error:
+        raise ConfigError(
+            f"model.backbone.name: {_model(tokenizer)}'s chat template fails ({_one_line(error)})"
+        ) from error
+
+
 def tried(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
 ) -> tuple[str | None, ConfigError | None]:
@@ -208,17 +220,6 @@ class ChatPrompt:
         """Render the prompt for `content`, up to the beginning of the assistant's turn."""
         messages = [*self.system, {"role": "user", "content": content}]
         return render(self.tokenizer, messages, add_generation_prompt=True, **options)
-
-    def placed(self, content: str) -> tuple[str, int, int]:
-        """Render the prompt for `content` and find its span, without surrounding whitespace.
-
-        Raises:
-            ConfigError: the template writes other text around this content than around others, or leaves it out.
-        """
-        text = self.text(content)
-        if not content.strip():
-            return text, len(self.before), len(self.before)
-        return text, *between(text, self.before, self.after)
 
     def _on(self, day: str, variables: Mapping[str, Any]) -> str:
         return _before(parsed_day(day), variables) + _own(self.tokenizer)

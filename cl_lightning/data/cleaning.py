@@ -1,9 +1,11 @@
 """Removes training examples whose prompt is repeated or also in the test split. Imports no torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cl_lightning.data.base import Example, Splits
+from cl_lightning.data.base import Splits
+from cl_lightning.data.streamed import only
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,23 @@ def clean(splits: Splits, dedup: bool, drop_leaks: bool) -> tuple[Splits, Remove
         dedup: keep only the first of the training examples with the same prompt, whatever their answers.
         drop_leaks: remove training examples whose prompt is in the test split. Prompts are compared exactly.
     """
-    first: dict[str, Example] = {}
+    if not dedup and not drop_leaks:
+        return splits, Removed(leaked=splits.leaked)
+    tested = {fingerprint(e.prompt) for e in splits.test} if drop_leaks else set()
+    seen: set[bytes] = set()
+    flags, repeated, leaked = bytearray(), 0, splits.leaked
     for example in splits.train:
-        first.setdefault(example.prompt, example)
-    unique = tuple(first.values()) if dedup else splits.train
-    tested = {e.prompt for e in splits.test} if drop_leaks else set()
-    train = tuple(e for e in unique if e.prompt not in tested)
-    return replace(splits, train=train), Removed(
-        len(splits.train) - len(unique), splits.leaked + len(unique) - len(train)
-    )
+        mark = fingerprint(example.prompt)
+        again, in_test = dedup and mark in seen, mark in tested
+        seen |= {mark} if dedup else set()
+        repeated, leaked = repeated + again, leaked + (in_test and not again)
+        flags.append(not again and not in_test)
+    return replace(splits, train=only(splits.train, bytes(flags))), Removed(repeated, leaked)
+
+
+def fingerprint(text: str) -> bytes:
+    """Hash a text to 16 bytes, which are held in its place."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def removal_summary(removed: Mapping[str, Removed]) -> str:

@@ -23,7 +23,7 @@ def _pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tenso
 def training_batch(
     examples: Sequence[Encoded], pad_id: int, encoder_decoder: bool = False, loss_on: str = "answer"
 ) -> dict[str, Any]:
-    """Build a right-padded batch with labels on the answer and end tokens only.
+    """Build a right-padded batch with labels on the answer and end tokens, and on `Encoded.targets` of decoders.
 
     Shapes: input_ids, attention_mask, prompt_mask, own_mask, labels (B, L); for encoder-decoders labels are
     (B, L_answer). prompt_mask is 1 on the prompt, own_mask is 1 on the task's own text in it (not the template's).
@@ -34,7 +34,7 @@ def training_batch(
         inputs, labels = prompts, answers
     else:
         inputs = [(*p, *a) for p, a in zip(prompts, answers, strict=True)]
-        masked = [tuple(p) if loss_on == "full" else (IGNORE,) * len(p) for p in prompts]
+        masked = [tuple(e.prompt_ids) if loss_on == "full" else _targets(e) for e in examples]
         labels = [(*m, *a) for m, a in zip(masked, answers, strict=True)]
     return {
         "input_ids": _pad(inputs, pad_id),
@@ -43,6 +43,14 @@ def training_batch(
         "own_mask": _own_mask([len(r) for r in inputs], [e.own or (0, len(e.prompt_ids)) for e in examples], False),
         "labels": _pad(labels, IGNORE),
     }
+
+
+def _targets(example: Encoded) -> tuple[int, ...]:
+    """Return the labels of a prompt."""
+    labels = [IGNORE] * len(example.prompt_ids)
+    for start, end in example.targets:
+        labels[start:end] = example.prompt_ids[start:end]
+    return tuple(labels)
 
 
 def prompt_batch(

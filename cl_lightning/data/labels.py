@@ -21,5 +21,9 @@ def are_labels(different: Sequence[str], examples: int) -> bool:
 
 def label_set(train: Sequence[Example]) -> list[str]:
     """Return the closed label set, sorted; empty for a task with free-text answers."""
-    different = answers(train)
-    return different if are_labels(different, len(train)) else []
+    different: set[str] = set()
+    for example in train:
+        different.add(example.answer.strip())
+        if len(different) > MOST_LABELS:
+            return []
+    return sorted(different) if are_labels([*different], len(train)) else []

@@ -1,23 +1,35 @@
 """Encodes examples as token ids: chat template, truncation in the middle, answer plus end token.
 
 A task's texts hold no control tokens: what is spelled like one is encoded as the text it is, in prompts and answers.
-Prompt and answer are tokenised separately and then joined, so the label mask is exact by construction. A prompt over
-the budget loses the middle of its content, but keeps the template around it, the instruction at its start and the
-answer cue at its end (`Example.instruction`, `Example.cue`). Answers are never truncated.
+Prompt and answer are tokenised separately and then joined, so the label mask is exact by construction; so are the
+assistant's earlier turns of a conversation. A prompt over the budget loses the middle of its content, but keeps the
+template around it, the instruction at its start and the answer cue at its end (`Example.instruction`, `Example.cue`);
+a conversation loses its oldest turns first. Answers are never truncated.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
+from cl_lightning.common.ahead import ahead
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.chat import DAY, ChatPrompt
 from cl_lightning.data.end_tokens import trained_end
+from cl_lightning.data.placed import ANSWERS, Placed, Placing, without_oldest
 from cl_lightning.data.prompt_parts import LEAST_CONTEXT
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+#: Examples that are encoded together.
+CHUNK = 512
+NO_TEMPLATE = "system_prompt: the model has no chat template to give it to; write it into the prompts"
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,9 @@ class Encoded:
 
     Attributes:
         answer_ids: ends with the end token, see `data.end_tokens.trained_end`.
-        cut: number of tokens removed from the middle.
+        cut: number of tokens removed from the prompt.
         own: start and end of the prompt tokens that hold the task's own text rather than the template's; None: all.
+        targets: spans of the prompt tokens that carry a loss too: the assistant's earlier turns.
     """
 
     example: Example
@@ -35,6 +48,12 @@ class Encoded:
     answer_ids: tuple[int, ...]
     cut: int
     own: tuple[int, int] | None = None
+    targets: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def labelled(self) -> int:
+        """Number of tokens that carry a loss."""
+        return len(self.answer_ids) + sum(end - start for start, end in self.targets)
 
     @property
     def length(self) -> int:
@@ -46,11 +65,11 @@ class PromptEncoder:
 
     Args:
         tokenizer: a fast tokenizer. Its chat template, if it has one, is used and fixed in place (`data.chat.fix`).
-        max_prompt_tokens: budget of the whole rendered prompt.
-        system_prompt, day, variables: see `data.chat.ChatPrompt`.
+        max_prompt_tokens: budget of the whole rendered prompt; a task may have its own.
+        system_prompt, day, variables: see `data.chat.ChatPrompt`; a task may have its own system prompt.
 
     Raises:
-        ConfigError: the chat template fails, or does not accept these arguments.
+        ConfigError: the chat template fails, or does not accept these arguments; or there is none to take them.
     """
 
     def __init__(
@@ -62,41 +81,181 @@ class PromptEncoder:
         variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.max_prompt_tokens = tokenizer, max_prompt_tokens
-        self.chat = ChatPrompt(tokenizer, system_prompt, day, variables or {}) if tokenizer.chat_template else None
+        self._arguments = day, variables or {}
+        self.chat = ChatPrompt(tokenizer, system_prompt, *self._arguments) if tokenizer.chat_template else None
         if variables and self.chat is None:
             raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)
         self._control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        #: Held while the tokenizer has the settings of one call.
+        self._settings = Lock()
+        self._chats: dict[str, ChatPrompt | None] = {}
+        self._placings: dict[ChatPrompt | None, Placing] = {}
 
     def encode(self, example: Example, spec: TaskSpec) -> Encoded:
-        prompt_ids, cut, own = self.prompt(example, spec.keep_head)
-        return Encoded(example, tuple(prompt_ids), self.answer(example.answer), cut, own)
+        """Encode one example; see `encode_all`."""
+        return next(self.encode_all([example], spec))
+
+    def encode_all(self, examples: Iterable[Example], spec: TaskSpec) -> Iterator[Encoded]:
+        """Encode examples of a task, some at a time, which is faster than one by one.
+
+        Raises:
+            ConfigError: the budget is too small for template, instruction, cue and a few tokens between, the tokenizer
+                drops all of a content, or the chat template fails; the message names the example.
+        """
+        placing, budget = self._placing(spec), spec.max_prompt_tokens or self.max_prompt_tokens
+        left = iter(examples)
+        chunks = ((chunk, placing.all(chunk)) for chunk in iter(lambda: list(islice(left, CHUNK)), []))
+        # Placing is Python's work, encoding is not: they run side by side.
+        for (chunk, all_placed), (prompts, answers) in ahead(lambda item: self._chunk(placing, *item), chunks):
+            for example, placed, tokens in zip(chunk, all_placed, prompts, strict=True):
+                made = self._fitted(placing, example, placed, tokens, budget, spec.keep_head)
+                yield Encoded(example, made[0], answers[example.answer], *made[1:])
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode an answer, with the end token last."""
+        return self._answers([text])[text]
+
+    def _answers(self, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        given = list(texts)
         # Without a template, nothing else separates cue and answer.
-        answer_ids = self._tokens(text if self.chat else f" {text}", True, add_special_tokens=False)[0]
-        return *answer_ids, self.end
+        encodings = self._tokens([text if self.chat else f" {text}" for text in given], plain=True)
+        return {text: (*e.ids, self.end) for text, e in zip(given, encodings, strict=True)}
 
     def prompt(self, example: Example, keep_head: float) -> tuple[list[int], int, tuple[int, int]]:
-        """Encode a prompt: its token ids, the number of tokens cut from its middle, and the span of the content.
+        """Encode a prompt: its token ids, the number of tokens cut, and the span of the content. Raises ConfigError."""
+        placing = self._placing(None)
+        placed, tokens = self._alone(placing, example)
+        ids, cut, own, _ = self._fitted(placing, example, placed, tokens, self.max_prompt_tokens, keep_head)
+        return list(ids), cut, own
+
+    def _placing(self, spec: TaskSpec | None) -> Placing:
+        """Return where the examples of a task are placed, under its own system prompt if it has one."""
+        own = spec.system_prompt if spec is not None else None
+        chat = self.chat if own is None else self._with_system(own, spec.name)
+        return self._placings.setdefault(chat, Placing(chat))
+
+    def _with_system(self, prompt: str, task: str) -> ChatPrompt | None:
+        if prompt not in self._chats:
+            if self.chat is None and prompt.strip():
+                raise ConfigError(f"{task}: {NO_TEMPLATE}")
+            try:
+                made = None if self.chat is None else ChatPrompt(self.tokenizer, prompt, *self._arguments)
+            except ConfigError as error:
+                raise ConfigError(f"{task}: {error}") from None
+            self._chats[prompt] = made
+        return self._chats[prompt]
+
+    def _chunk(
+        self, placing: Placing, examples: Sequence[Example], all_placed: Sequence[Placed]
+    ) -> tuple[list[Tokens], dict[str, tuple[int, ...]]]:
+        """Encode the prompts and the different answers of some examples."""
+        return self._prompts(placing, all_placed), self._answers(dict.fromkeys(e.answer for e in examples))
+
+    def _alone(self, placing: Placing, example: Example) -> tuple[Placed, Tokens]:
+        (placed,) = placing.all([example])
+        (tokens,) = self._prompts(placing, [placed])
+        return placed, tokens
+
+    def _prompts(self, placing: Placing, all_placed: Sequence[Placed]) -> list[Tokens]:
+        """Encode prompts.
+
+        Control tokens are those of the template alone; spelled out in a text they are plain text. The assistant's turns
+        are encoded apart, as the model writes them.
+        """
+        if placing.chat is None:
+            encodings = self._tokens([placed.text for placed in all_placed], plain=True, special=True)
+            return [Tokens(e.ids, e.offsets) for e in encodings]
+        parts = [self._parts(placed) for placed in all_placed]
+        found = {
+            plain: iter(self._tokens([t for each in parts for t, _, _, p in each if p is plain], plain))
+            for plain in (False, True)
+        }
+        prompts = []
+        for each in parts:
+            tokens = Tokens([], [])
+            for _, start, turn, plain in each:
+                tokens.add(next(found[plain]), start, turn)
+            prompts.append(tokens)
+        return prompts
+
+    def _parts(self, placed: Placed) -> list[tuple[str, int, int | None, bool]]:
+        """Split a prompt into parts to encode: text, start, number of the assistant's turn it is, whether plain."""
+        parts: list[tuple[str, int, int | None, bool]] = []
+        done = 0
+        for turn, ((start, end), role) in enumerate(zip(placed.spans, placed.roles, strict=True)):
+            text = placed.text[start:end]
+            if role == ANSWERS or any(token in text for token in self._control):
+                spoken = turn if role == ANSWERS else None
+                parts += [(placed.text[done:start], done, None, False), (text, start, spoken, True)]
+                done = end
+        parts.append((placed.text[done:], done, None, False))
+        return [part for part in parts if part[0]]
+
+    def _tokens(self, texts: Sequence[str], plain: bool, special: bool = False) -> list[Encoding]:
+        """Encode texts; `plain`: what is spelled like a control token is text."""
+        # Not by a call of the tokenizer, which takes as long again to turn these into lists.
+        backend = self.tokenizer.backend_tokenizer
+        with self._settings:
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = plain
+            return backend.encode_batch(list(texts), add_special_tokens=special)
+
+    def _fitted(
+        self, placing: Placing, example: Example, placed: Placed, tokens: Tokens, budget: int, keep_head: float
+    ) -> tuple[tuple[int, ...], int, tuple[int, int], tuple[tuple[int, int], ...]]:
+        """Cut a prompt to the budget: its token ids, the number cut, the span of its own text, the spans with a loss.
+
+        A conversation loses its oldest messages, then its last message the middle, as other prompts do.
+        """
+        whole, every, plain = len(tokens.ids), example.every_turn and bool(example.turns), placing.chat is None
+        if every and plain:
+            raise ConfigError(f"{example.id}: loss_on=every needs a chat template, and the model has none; use last")
+        while not plain and len(tokens.ids) > budget and (turns := without_oldest(example.turns)) != example.turns:
+            example = replace(example, turns=turns)
+            placed, tokens = self._alone(placing, example)
+        targets = self._targets(placed, tokens) if every else ()
+        # What decides about a token with a loss (gates read their own span) must not come after it.
+        own = placed.spans[placed.first][0], placed.spans[placed.first if targets else -1][1]
+        ids, inside = self._cut(example, placed, tokens, own, budget, keep_head, plain)
+        return tuple(ids), whole - len(ids), inside, targets
+
+    def _targets(self, placed: Placed, tokens: Tokens) -> tuple[tuple[int, int], ...]:
+        """Return the spans of the assistant's turns in a prompt, each with the end token if the template ends it so."""
+        spans = []
+        for first, last in tokens.turns.values():
+            end = last
+            while end < len(tokens.ids) - 1 and tokens.text(placed.text, end).isspace():
+                end += 1
+            spans.append((first, end + 1 if tokens.ids[end] == self.end else last))
+        return tuple(spans)
+
+    def _cut(
+        self,
+        example: Example,
+        placed: Placed,
+        tokens: Tokens,
+        own: tuple[int, int],
+        budget: int,
+        keep_head: float,
+        plain: bool,
+    ) -> tuple[list[int], tuple[int, int]]:
+        """Cut the middle of the last message to the budget: token ids, and the span of the tokens of `own` in them.
 
         Raises:
-            ConfigError: the budget is too small for template, instruction, cue and a few tokens between, or the
-                tokenizer drops all of the content.
+            ConfigError: see `encode_all`.
         """
-        text, start, end = self._placed(example)
-        ids, offsets = self._rendered(text, start, end)
-        excess = max(0, len(ids) - self.max_prompt_tokens)
-        inside = [i for i, (a, b) in enumerate(offsets) if max(a, start) < min(b, end)]
+        ids, offsets, (start, end) = tokens.ids, tokens.offsets, own
+        excess = max(0, len(ids) - budget)
+        inside = _inside(offsets, start, end)
         if not inside and example.prompt.strip():
             raise ConfigError(
                 f"{example.id}: model.backbone.name: the model's tokenizer leaves this text out; use another model"
             )
-        own = (inside[0], inside[-1] + 1 - excess) if inside else (0, len(ids))
         if not excess:
-            return ids, 0, own
-        low, high = self._between(example, start, end)
+            return ids, (inside.start, inside.stop) if inside else (0, len(ids))
+        low, high = own if example.turns and not plain else self._between(example, own, budget, plain)
         whole, low, high = _whole(offsets), max(low, start), min(high, end)
         # Tokens that cross a border are kept.
         within = [i for i in inside if whole[i][0] >= low and whole[i][1] <= high]
@@ -105,59 +264,65 @@ class PromptEncoder:
         if keep < LEAST_CONTEXT:
             held = len(ids) - len(context)
             raise ConfigError(
-                f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no room for the prompt of {example.id}: "
+                f"data.max_prompt_tokens: {budget} leaves no room for the prompt of {example.id}: "
                 f"template, instruction and cue alone take {held} tokens; give {held + LEAST_CONTEXT} or more"
             )
         head = round(keep * keep_head)
         first, last = context[head], context[head + excess - 1]
-        return ids[:first] + ids[last + 1 :], excess, own
+        return ids[:first] + ids[last + 1 :], (inside.start, inside.stop - excess)
 
-    def _rendered(self, text: str, start: int, end: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode a rendered prompt with its content at `start` to `end`: token ids, and each token's span in the text.
-
-        Control tokens are those of the template alone; spelled out in the content they are plain text.
-        """
-        if self.chat is None:
-            return self._tokens(text, True, add_special_tokens=True)
-        if not any(token in text[start:end] for token in self._control):
-            return self._tokens(text, False, add_special_tokens=False)
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for first, last, plain in ((0, start, False), (start, end, True), (end, len(text), False)):
-            part, spans = self._tokens(text[first:last], plain, add_special_tokens=False)
-            ids += part
-            offsets += [(first + a, first + b) for a, b in spans]
-        return ids, offsets
-
-    def _tokens(self, text: str, plain: bool, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode a text; `plain`: what is spelled like a control token is text."""
-        encoding = self.tokenizer(
-            text, add_special_tokens=add_special_tokens, split_special_tokens=plain, return_offsets_mapping=True
-        )
-        return encoding.input_ids, encoding.offset_mapping
-
-    def _placed(self, example: Example) -> tuple[str, int, int]:
-        """Render the prompt and find the span of the content in it, without surrounding whitespace."""
-        if self.chat is None:
-            return example.prompt, 0, len(example.prompt)
-        try:
-            return self.chat.placed(example.prompt)
-        except ConfigError as error:
-            raise ConfigError(f"{example.id}: {error}") from None
-
-    def _between(self, example: Example, start: int, end: int) -> tuple[int, int]:
+    @staticmethod
+    def _between(example: Example, own: tuple[int, int], budget: int, plain: bool) -> tuple[int, int]:
         """Find where, in the rendered prompt, the content's instruction ends and its cue begins.
 
         A template may strip the content or replace characters one for one, but not change its length otherwise.
         """
-        content = example.prompt if self.chat is None else example.prompt.strip()
+        start, end = own
+        content = example.prompt if plain else example.prompt.strip()
         if end - start != len(content):
             raise ConfigError(
-                f"data.max_prompt_tokens: {self.max_prompt_tokens} cuts the prompt of {example.id}, but the model's "
+                f"data.max_prompt_tokens: {budget} cuts the prompt of {example.id}, but the model's "
                 "chat template changes its text, so that instruction and cue cannot be located; raise it"
             )
         origin = start - (example.prompt.find(content) if content else 0)
         return origin + example.instruction, origin + len(example.prompt) - example.cue
+
+
+@dataclass
+class Tokens:
+    """A prompt's tokens.
+
+    Attributes:
+        offsets: start and end of each token in the text.
+        turns: first token and the one after the last of each turn of the assistant, by its number.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    turns: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, encoding: Encoding, start: int, turn: int | None) -> None:
+        """Add those of a part that starts at `start`."""
+        begun = len(self.ids)
+        self.ids += encoding.ids
+        self.offsets += [(start + a, start + b) for a, b in encoding.offsets] if start else encoding.offsets
+        if turn is not None:
+            self.turns[turn] = begun, len(self.ids)
+
+    def text(self, whole: str, index: int) -> str:
+        """Return the text of a token."""
+        start, end = self.offsets[index]
+        return whole[start:end]
+
+
+def _inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> range:
+    """Return the range of tokens from the first to the last with a part of the text from `start` to `end`."""
+
+    def first(indices: range) -> int | None:
+        return next((i for i in indices if max(offsets[i][0], start) < min(offsets[i][1], end)), None)
+
+    low, high = first(range(len(offsets))), first(range(len(offsets) - 1, -1, -1))
+    return range(0) if low is None or high is None else range(low, high + 1)
 
 
 def _whole(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

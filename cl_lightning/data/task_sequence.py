@@ -1,6 +1,7 @@
 """The data module: samples, encodes and checks the ordered tasks, and serves one task at a time."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -15,9 +16,11 @@ from cl_lightning.data.base import Benchmark, check_order, data_root, digest
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.budget import Budget, with_budget
 from cl_lightning.data.chat import DAY, check_variables, parsed_day
+from cl_lightning.data.choosing import Wanted, choose
 from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
+from cl_lightning.data.per_task import PerTask, TaskOptions, check_per_task, with_options, with_prompt
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
 from cl_lightning.data.sampler import StepSampler
@@ -55,8 +58,8 @@ class TaskSequence(LightningDataModule):
         max_prompt_tokens: longer prompts are truncated in the middle.
         max_answer_tokens: longer training answers raise an error, or are removed with long_answers=drop.
         long_answers: see max_answer_tokens. References of the test split are never truncated or removed.
-        max_new_tokens: generation budget in tokens; null: each task's own, "official": the benchmark's published one,
-            a number for all tasks, or a number for each task named (the others keep theirs).
+        max_new_tokens: generation budget in tokens: a number for all tasks, "official" for the benchmark's published
+            one, or null for each task's own.
         system_prompt: chat system message; null leaves it to the model's template; "": none, or an empty one if the
             template would otherwise insert its own.
         date: the date that the model's chat template writes as today's, if it writes one.
@@ -65,6 +68,7 @@ class TaskSequence(LightningDataModule):
         score_by: "generation": score generated answers; "likelihood": for tasks whose training answers are a closed
             label set, score the most likely label (tables mark it); other tasks still generate.
         metrics: ours, or those of the benchmark's official evaluator (`metrics.parity` lists the differences).
+        per_task: options of single tasks, by name; see `cl_lightning.data.per_task.TaskOptions`.
         seed: linked to seed_everything.
         protocol: "sequential": task after task, with all seen tasks scored after each. References to compare with:
             "joint": all tasks' examples at once, as if one task (an upper bound); "independent": each task alone from
@@ -95,6 +99,7 @@ class TaskSequence(LightningDataModule):
         template_args: dict[str, Any] | None = None,
         score_by: Literal["generation", "likelihood"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
+        per_task: PerTask | None = None,
         seed: Seed = 0,
         protocol: ProtocolName = "sequential",
     ) -> None:
@@ -106,8 +111,13 @@ class TaskSequence(LightningDataModule):
         self.specs = with_budget(benchmark.tasks(self.root), benchmark, max_new_tokens)
         if metrics == "official":
             if benchmark.evaluator is None:
-                raise ConfigError(f"data.metrics: {type(benchmark).__name__} names no official evaluator; use ours")
+                raise ConfigError(
+                    f"data.metrics: {type(benchmark).__name__} has no official evaluator; use data.metrics=ours"
+                )
             self.specs = {name: official_task(spec, benchmark) for name, spec in self.specs.items()}
+        self.per_task = per_task or {}
+        check_per_task(self.per_task, self.specs)
+        self.specs = with_options(self.specs, self.per_task)
         #: Names of the tasks that are scored (columns) and of those that are trained (order).
         self.columns = list(order) if order is not None else benchmark.default_order(self.root)
         self.order = [ALL_TASKS] if self.protocol.together else self.columns
@@ -215,39 +225,25 @@ class TaskSequence(LightningDataModule):
         return self.protocol.scored(task, len(self.columns))
 
     def _task(self, name: str, epochs: int) -> TaskData:
-        spec = self.specs[name]
-        splits, self.removed[name] = clean(self.benchmark.load(self.root, name), self.dedup, self.drop_leaks)
-        rng = generator(self.seed, "samples", name)
-        shuffled = [splits.train[i] for i in torch.randperm(len(splits.train), generator=rng).tolist()]
-        if self.validation_samples >= len(shuffled):
-            raise DataError(
-                f"data.validation_samples: {self.validation_samples} leaves no training example of {name} "
-                f"({len(shuffled)} in its train split)"
-            )
-        kept, dropped = [], 0
-        wanted = len(shuffled) if self.train_samples is None else self.train_samples + self.validation_samples
-        for example in shuffled:
-            if len(kept) == wanted:
-                break
-            encoded = self.encoder.encode(example, spec)
-            if len(encoded.answer_ids) <= self.max_answer_tokens:
-                kept.append(encoded)
-            elif self.long_answers == "drop":
-                dropped += 1
-            else:
-                raise DataError(
-                    f"{example.id}: the answer has {len(encoded.answer_ids)} tokens, data.max_answer_tokens is "
-                    f"{self.max_answer_tokens}; raise it, or leave such examples out with data.long_answers=drop"
-                )
-        if len(kept) <= self.validation_samples:
-            raise DataError(f"{name}: only {len(kept)} answers fit data.max_answer_tokens={self.max_answer_tokens}")
-        chosen = torch.randperm(len(splits.test), generator=generator(self.seed, "test", name)).tolist()
-        test = [self.encoder.encode(splits.test[i], spec) for i in sorted(chosen[: self.test_samples])]
-        carved, whole = self.validation_samples, digest([*splits.train, *splits.test])
-        train, validation = tuple(kept[carved:]), tuple(kept[:carved])
+        spec, options = self.specs[name], self.per_task.get(name, TaskOptions())
+        splits = with_prompt(self.benchmark.load(self.root, name), name, options)
+        splits, self.removed[name] = clean(splits, self.dedup, self.drop_leaks)
+        if self.encoder_decoder and splits.train[0].every_turn:
+            raise ConfigError(f"{name}: loss_on=every needs a decoder; an encoder reads earlier turns, so use last")
+        chosen = choose(
+            name, splits, self._wanted(options), self.seed, lambda some: self.encoder.encode_all(some, spec)
+        )
         found = label_set(splits.train) if self.score_by == "likelihood" else []
         labels = {label: self.encoder.answer(label) for label in found}
-        return TaskData(spec, train, validation, tuple(test), epochs, dropped, whole, labels)
+        whole = digest(chain(splits.train, splits.test))
+        train, validation, test, dropped = vars(chosen).values()
+        return TaskData(spec, train, validation, test, epochs, dropped, whole, labels)
+
+    def _wanted(self, options: TaskOptions) -> Wanted:
+        """Return how many examples of a task are used: its own numbers, else those of all tasks."""
+        names = ("train_samples", "validation_samples", "test_samples", "max_answer_tokens")
+        numbers = {name: getattr(self, name) for name in names} | options.given()
+        return Wanted(*(numbers[name] for name in names), drop_long=self.long_answers == "drop")
 
     @property
     def source(self) -> str:
@@ -308,7 +304,7 @@ class TaskSequence(LightningDataModule):
         examples = [*self.tasks[self.current].train, *self._replay]
         return StepSampler(
             [e.length for e in examples],
-            [len(e.answer_ids) for e in examples],
+            [e.labelled for e in examples],
             len(self._replay),
             self.batch_size,
             self._replay_ratio,

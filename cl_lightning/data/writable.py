@@ -26,26 +26,35 @@ class Lost:
     Attributes:
         share: of the characters other than blanks, 0..1.
         commonest: the characters that are lost most often, at most three.
+        unknown: share of the texts' tokens that are the unknown token, 0..1.
     """
 
     share: float
     commonest: tuple[str, ...]
+    unknown: float = 0.0
 
     def __str__(self) -> str:
         shown = ", ".join(repr(character) for character in self.commonest)
-        return f"{100 * self.share:.1f} % of the characters ({shown}, ..) cannot be written by the model's tokenizer"
+        return (
+            f"{100 * self.share:.1f} % of the characters ({shown}, ..) cannot be written by the model's tokenizer; "
+            f"{100 * self.unknown:.1f} % of the tokens are unknown"
+        )
 
 
 def lost_characters(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Lost | None:
     """Compare texts with what encoding and decoding makes of them; None where (nearly) all characters come back."""
     given, lost = Counter[str](), Counter[str]()
+    tokens = unknown = 0
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        tokens, unknown = tokens + len(ids), unknown + ids.count(tokenizer.unk_token_id)
         given += (here := _counted(text))
         lost += here - _counted(back)
     share = lost.total() / max(1, given.total())
-    return Lost(share, tuple(character for character, _ in lost.most_common(3))) if share >= LEAST else None
+    if share < LEAST:
+        return None
+    return Lost(share, tuple(character for character, _ in lost.most_common(3)), unknown / max(1, tokens))
 
 
 def _counted(text: str) -> Counter[str]:

@@ -47,7 +47,8 @@ def log_likelihoods(
     try:
         for start in range(0, len(groups), batch_size):
             chunk = groups[start : start + batch_size]
-            batch = training_batch([samples[group[0]] for group in chunk], pad_id, llm.config.is_encoder_decoder)
+            rows = [replace(samples[group[0]], targets=()) for group in chunk]  # the answer alone
+            batch = training_batch(rows, pad_id, llm.config.is_encoder_decoder)
             batch = {key: value.to(llm.device) for key, value in batch.items()}
             logits, labels, owner = answer_logits(batch)
             for place, group in enumerate(chunk):

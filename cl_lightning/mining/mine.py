@@ -127,7 +127,7 @@ def _learnt(run: Path, pool: Sequence[str]) -> str:
 def _batches(task: TaskData, data: TaskSequence, options: MiningOptions, loaded: LoadedRun) -> Iterable[dict[str, Any]]:
     """Yield batches of a task's training examples, weighted to the mean over answer tokens."""
     examples, module = task.train[: options.samples], loaded.module
-    weight = 1 / sum(len(e.answer_ids) for e in examples)
+    weight = 1 / sum(e.labelled for e in examples)
     for batch in data.boundary_loader(examples, data.batch_size, 0, 1):
         batch["sample_weight"] = torch.full((len(batch.pop("index")),), weight)
         yield module.transfer_batch_to_device(batch, module.llm.device, 0)

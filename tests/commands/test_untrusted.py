@@ -15,7 +15,7 @@ from cl_lightning.commands import purge, verify
 from cl_lightning.common.errors import DataError, StateError
 from cl_lightning.common.files import to_csv
 from cl_lightning.data.benchmarks.json_files import read_json
-from cl_lightning.data.benchmarks.tables import read_rows
+from cl_lightning.data.files.read import read_rows
 from cl_lightning.results.reevaluate import evaluate
 from cl_lightning.sequence.run_files import PREVIOUS
 from tests.commands.test_bad_runs import go_on

@@ -35,7 +35,9 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> None:
         (folder / f"{split}.json").write_text(json.dumps(rows))
     given[UserTasks] = {
         "tasks": [
-            UserTask("mine", "{q}?", "a", "accuracy", *(str(folder / f"{split}.json") for split in ("train", "test")))
+            UserTask(
+                "mine", "accuracy", *(str(folder / f"{s}.json") for s in ("train", "test")), prompt="{q}?", answer="a"
+            )
         ]
     }
 

@@ -13,6 +13,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.chat import DAY, ChatPrompt, fix, render
 from cl_lightning.data.end_tokens import trained_end
+from cl_lightning.data.placed import Placing
 from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.random_llama import random_tokenizer
@@ -183,7 +184,8 @@ SHORT = ["a", "is", "assistant", "s", "user", "<|end|>", "start", "system", "hel
 @pytest.mark.parametrize("content", SHORT)
 def test_a_prompt_that_is_part_of_the_template_is_found(kind: str, content: str) -> None:
     made = encoder(KINDS[kind][0])
-    text, start, end = made._placed(Example("1", content, "x"))
+    (placed,) = Placing(made.chat).all([Example("1", content, "x")])
+    text, ((start, end),) = placed.text, placed.spans
     assert text[start:end] == content.strip()
     assert text[:start].rstrip() == made.chat.before.rstrip()
     if kind not in ("Llama 2", "Llama 2 with its own", "Mistral") and content in ("a", "is", "s"):
@@ -238,8 +240,9 @@ def test_a_changed_text_is_cut_where_letters_correspond_and_refused_where_not() 
 
 def test_a_blank_text_takes_no_place() -> None:
     for template, _ in KINDS.values():
-        text, start, end = encoder(template)._placed(Example("1", " \n", "x"))
-        assert start == end == len(encoder(template).chat.before) <= len(text)
+        chat = encoder(template).chat
+        (placed,) = Placing(chat).all([Example("1", " \n", "x")])
+        assert placed.spans == ((len(chat.before),) * 2,) and len(chat.before) <= len(placed.text)
 
 
 # ---- the day and other variables -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -95,11 +96,11 @@ def test_contradicted_prompts_are_counted_once_and_exactly() -> None:
 
 
 def test_labels_are_a_small_closed_set() -> None:
-    assert balance(["b", "a", "a", "a"] * 5) == {"a": 0.75, "b": 0.25}
-    assert balance(["a"] * 10) == {"a": 1.0}
-    assert balance([*"ab"] * 5 + ["c"]) == {}, "answers that are used less than five times on average"
-    assert balance([str(i) for i in range(21)] * 5) == {}
-    assert balance(["one two three four five", "a"] * 5) == {}
+    assert balance(Counter(["b", "a", "a", "a"] * 5)) == {"a": 0.75, "b": 0.25}
+    assert balance(Counter(["a"] * 10)) == {"a": 1.0}
+    assert balance(Counter([*"ab"] * 5 + ["c"])) == {}, "answers that are used less than five times on average"
+    assert balance(Counter([str(i) for i in range(21)] * 5)) == {}
+    assert balance(Counter(["one two three four five", "a"] * 5)) == {}
 
 
 def test_percentiles() -> None:

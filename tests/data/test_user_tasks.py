@@ -12,8 +12,8 @@ import yaml
 
 from cl_lightning.common.errors import ConfigError, DataError, UserError
 from cl_lightning.data.base import Splits
-from cl_lightning.data.benchmarks.tables import READERS, read_rows
 from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
+from cl_lightning.data.files.read import READERS, read_rows
 from cl_lightning.data.task_sequence import TaskSequence
 from tests.commands.test_cli import Told, configs, launch, record
 
@@ -44,11 +44,16 @@ def load(root: Path, **options: Any) -> Splits:
 # ---------------------------------------------------------------- kinds of files
 
 
-def as_parquet(path: Path) -> None:
+def as_table(path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (extra `data`) is not installed")
-    from pyarrow import parquet
+    from pyarrow import feather, parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    table = pyarrow.Table.from_pylist(ROWS)
+    if path.suffix == ".arrow":
+        with pyarrow.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    else:
+        {".parquet": parquet.write_table, ".feather": feather.write_feather}[path.suffix](table, path)
 
 
 @pytest.mark.parametrize("suffix", READERS)
@@ -60,8 +65,8 @@ def test_every_kind_of_file_reads_the_same(tmp_path: Path, suffix: str) -> None:
         ".tsv": 'text\tlabel\na {b}\tyes\n"c, ""d""\ne"\tno\n',
     }
     path = tmp_path / f"rows{suffix}"
-    if suffix == ".parquet":
-        as_parquet(path)
+    if suffix not in texts:
+        as_table(path)
     else:
         written(path, texts[suffix])
     assert list(read_rows(path)) == [(f"{path}, row {i}", row) for i, row in enumerate(ROWS, start=1)]
@@ -223,7 +228,7 @@ def test_what_parquet_may_hold_that_is_not_text_is_reported(tmp_path: Path, colu
 def test_what_is_not_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
-    with pytest.raises(DataError, match=r"folder\.jsonl: is a folder, not a file of rows$"):
+    with pytest.raises(DataError, match=r"folder\.jsonl: is a folder without a data file"):
         load(tmp_path, train="folder.jsonl", test="folder.jsonl")
     with pytest.raises(DataError, match=r"loop\.jsonl: is a link that leads to no file$"):
         load(tmp_path, train="loop.jsonl", test="loop.jsonl")
@@ -231,7 +236,7 @@ def test_what_is_not_a_file_is_reported(tmp_path: Path) -> None:
 
 def test_a_bad_byte_is_counted_from_the_files_beginning(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"a,b\n" * 30_000 + b"\xff,b\n")
-    with pytest.raises(DataError, match=r"a\.csv: not UTF-8 text \(byte 120011\)"):
+    with pytest.raises(DataError, match=r"a\.csv, line 30002: not UTF-8 text \(byte 120011\); .* encoding: latin-1"):
         load(tmp_path, train="a.csv", test="a.csv")
 
 
@@ -253,7 +258,7 @@ def test_a_field_of_csv_may_be_long_and_the_limit_stays(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes(b"text,label\n\xff,b\n")
-        with pytest.raises(DataError, match=rf"{name}: not UTF-8 text"):
+        with pytest.raises(DataError, match=rf"{name}, line 2: not UTF-8 text"):
             load(tmp_path, train=name)
 
 
@@ -284,7 +289,7 @@ def test_bad_options_are_one_line(options: dict[str, Any], said: str) -> None:
 def test_a_name_is_given_once_and_a_task_must_be_there() -> None:
     with pytest.raises(ConfigError, match="'mine': the name appears twice"):
         UserTasks([task(), task()])
-    with pytest.raises(ConfigError, match="names no task"):
+    with pytest.raises(ConfigError, match="the list is empty; describe at least one task"):
         UserTasks([])
 
 

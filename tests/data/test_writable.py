@@ -37,6 +37,11 @@ def test_characters_that_do_not_come_back_are_counted(normalizer: normalizers.No
     lost = lost_characters(tokenizer, ["a {b}\n", "abcd"])
     assert lost is not None and lost.share == pytest.approx(3 / 9) and set(lost.commonest) == {"{", "}", "\n"}
     assert str(lost).startswith("33.3 % of the characters ('")
+    # "▁a", "▁", "{", "b", "}", line end; "▁abcd": what is unknown and adjacent is one token.
+    ids = tokenizer(["a {b}\n", "abcd"], add_special_tokens=False).input_ids
+    unknown = [sum(i == tokenizer.unk_token_id for i in row) for row in ids]
+    assert unknown[0] == 2 and lost.unknown == pytest.approx(sum(unknown) / sum(map(len, ids)))
+    assert str(lost).endswith(f"; {100 * lost.unknown:.1f} % of the tokens are unknown")
     assert lost_characters(random_tokenizer(), ["a {b}\n", "评论"]) is None, "bytes write everything"
 
 
@@ -54,7 +59,9 @@ def test_the_run_and_the_data_check_tell_it(tmp_path: Path) -> None:
     file = tmp_path / "data.yaml"
     file.write_text(json.dumps({"data": {"benchmark": benchmark, "order": None, "root": str(tmp_path)}}))
     told = launch("data-check", "--config", str(file), f"--model={tmp_path / 'model'}")
-    assert told.code == 0 and "% of the characters (" in told.out and "cannot be written" in told.out, told.err
+    assert told.code == 0 and "% of the characters (" in told.out and "% of the tokens are unknown" in told.out, (
+        told.err
+    )
     options = ("--boundary.init=null", "--boundary.memory=null", "--data.validation_samples=1", "--data.batch_size=2")
     model = f"--model.backbone.name={tmp_path / 'model'}"
     told = launch(*configs("smoke"), f"--config={file}", *options, model, f"--sequence.run_dir={tmp_path / 'run'}")

@@ -154,7 +154,7 @@ def test_further_metrics_survive_resuming_and_continuing(finished: Path, own: tu
     after = record(tmp_path / "more")["metrics"]["further"]
     assert {name: after[name] for name in further} == further
     assert sorted(after["fourth"]) == ["fourth", "next", "parity"]
-    result = smoke(tmp_path / "other", *longer, "--data.max_new_tokens={next: 5}", check=False)
+    result = smoke(tmp_path / "other", *longer, "--data.per_task.next={max_new_tokens: 5}", check=False)
     assert result.returncode == 2
     assert "generated up to 4 tokens for next, now it would be 5; use the same data.max_new_tokens" in result.stderr
     assert not (tmp_path / "other").exists()

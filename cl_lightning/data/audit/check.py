@@ -7,8 +7,8 @@ Findings are not errors: the exit code is 0 unless there is nothing to check.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cl_lightning.data.base import Benchmark
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.trace import SUBSETS, TRACE
 from cl_lightning.data.budget import with_budget
+from cl_lightning.data.per_task import TaskOptions, with_options, with_prompt
 
 
 def in_folders() -> list[str]:
@@ -71,10 +72,24 @@ def found(root: Path) -> Iterator[tuple[str, Benchmark, str]]:
                 yield name, benchmark, task
 
 
-def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure: Measure, limits: Limits) -> Checked:
-    """Check one task; unreadable data is reported as a finding."""
+def check(
+    root: Path | None,
+    name: str,
+    benchmark: Benchmark,
+    task: str,
+    measure: Measure,
+    limits: Limits,
+    options: TaskOptions = TaskOptions(),  # noqa: B008
+    template: Callable[[str | None], int] | None = None,
+) -> Checked:
+    """Check one task; unreadable data is reported as a finding.
+
+    Args:
+        options: the task's own options.
+        template: length of the chat template under a task's own system prompt; None: as in `limits`.
+    """
     try:
-        splits = benchmark.load(root, task)
+        splits = with_prompt(benchmark.load(root, task), task, options)
     except DataError as error:
         return Checked(name, task, None, f"cannot be read: {error}")
     try:
@@ -82,6 +97,13 @@ def check(root: Path | None, name: str, benchmark: Benchmark, task: str, measure
     except DataError:  # no usable dev split; training and scoring never read it
         dev = ()
     spec = with_budget(benchmark.tasks(root), benchmark, limits.generated)[task]
+    spec = with_options({task: spec}, {task: options})[task]
+    limits = replace(
+        limits,
+        prompt=spec.max_prompt_tokens or limits.prompt,
+        answer=options.max_answer_tokens or limits.answer,
+        template=limits.template if template is None else template(spec.system_prompt),
+    )
     try:
         problems = [line for metric in (spec.metric, *spec.also) for line in metric_problems(metric, splits.test)]
     except UserError as error:

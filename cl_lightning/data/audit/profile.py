@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from cl_lightning.data.audit.measured import Measure, measured
 from cl_lightning.data.base import Example, Splits, TaskSpec
 from cl_lightning.data.budget import Budget
+from cl_lightning.data.cleaning import fingerprint
 from cl_lightning.data.prompt_parts import LEAST_CONTEXT
 from cl_lightning.data.writable import SAMPLE, Lost
 
-#: Lengths of texts, in words or tokens.
-Measure = Callable[[Sequence[str]], list[int]]
 #: Finds what cannot be written of texts.
 Find = Callable[[Sequence[str]], Lost | None]
 
@@ -134,64 +134,63 @@ def profile(spec: TaskSpec, splits: Splits, dev: Sequence[Example], measure: Mea
         measure: measures lengths, in the unit of the limits and of the task's budget.
         limits: see Limits.
     """
-    seen, tested = {e.prompt for e in splits.train}, {e.prompt for e in splits.test}
-    prompts, answers = measure([e.prompt for e in splits.train]), measure([e.answer for e in splits.train])
     room = limits.prompt - limits.template
-    both = zip((*splits.train, *splits.test), (*prompts, *measure([e.prompt for e in splits.test])), strict=True)
-    fixed_parts = [e.prompt[: e.instruction] + e.prompt[len(e.prompt) - e.cue :] for e, n in both if n > room]
-    distinct = list(dict.fromkeys(fixed_parts))
-    too_long = {t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room}
-    # Of several correct answers, the shortest suffices.
-    shortest = measure([min(e.accepted, key=len) for e in splits.test])
-    said = [e.answer.strip() for e in splits.train]
-    learnt, few = set(said), closed(said)
+    train, test = (measured(split, measure, room, MOST_LABELS) for split in (splits.train, splits.test))
+    said, few = train.said, closed(train.said)
+    fixed_parts = train.fixed_parts + test.fixed_parts
+    distinct = list(fixed_parts)
+    too_long = [t for t, n in zip(distinct, measure(distinct), strict=True) if n + LEAST_CONTEXT > room]
+    looked_at = (*splits.train[:SAMPLE], *splits.test[:SAMPLE])
     return Profile(
         train=len(splits.train),
         dev=len(dev),
         test=len(splits.test),
         blank=splits.blank,
-        repeated=len(splits.train) - len(seen),
-        leaked=len(seen & tested),
-        leaked_examples=sum(e.prompt in seen for e in splits.test),
-        dev_in_test=sum(e.prompt in tested for e in dev),
+        repeated=len(splits.train) - len(train.prompts),
+        leaked=len(train.prompts.keys() & test.prompts.keys()),
+        leaked_examples=sum(test.prompts[mark] for mark in train.prompts.keys() & test.prompts.keys()),
+        dev_in_test=sum(fingerprint(e.prompt) in test.prompts for e in dev),
         labels=balance(said),
-        prompts=percentiles(prompts),
-        answers=percentiles(answers),
-        cut_prompts=sum(n > room for n in prompts),
-        no_room=sum(part in too_long for part in fixed_parts),
-        long_answers=sum(n + limits.end > limits.answer for n in answers),
-        over_budget=sum(n > spec.max_new_tokens for n in shortest),
+        prompts=percentiles(train.prompt_lengths),
+        answers=percentiles(train.answer_lengths),
+        cut_prompts=sum(n > room for n in train.prompt_lengths),
+        no_room=sum(fixed_parts[part] for part in too_long),
+        long_answers=sum(n + limits.end > limits.answer for n in train.answer_lengths),
+        # Of several correct answers, the shortest suffices.
+        over_budget=sum(n > spec.max_new_tokens for n in test.shortest),
         budget=spec.max_new_tokens,
         opening_scored=spec.metric in READ_THE_OPENING,
         expected=spec.published,
         contradicted=contradicted(splits.train),
         dropped=splits.leaked,
-        unlearnt=sum(not {a.strip() for a in e.accepted} & learnt for e in splits.test) if few else 0,
-        commonest=max(Counter(said).values()) / len(said) if few else 0.0,
-        lost=str(limits.lost([f"{e.prompt}{e.answer}" for e in (*splits.train[:SAMPLE], *splits.test[:SAMPLE])]) or ""),
+        unlearnt=sum(not {a.strip() for a in e.accepted} & said.keys() for e in splits.test) if few else 0,
+        commonest=max(said.values()) / said.total() if few else 0.0,
+        lost=str(limits.lost([f"{e.prompt}{e.answer}" for e in looked_at]) or ""),
         source=f"{spec.source}; its file says {splits.licence}" if splits.licence else spec.source,
     )
 
 
 def contradicted(train: Sequence[Example]) -> int:
     """Count the prompts that occur with two or more different answers, ignoring surrounding whitespace."""
-    answers: dict[str, set[str]] = {}
+    first: dict[bytes, bytes] = {}
+    different: set[bytes] = set()
     for example in train:
-        answers.setdefault(example.prompt, set()).add(example.answer.strip())
-    return sum(len(different) > 1 for different in answers.values())
+        prompt, answer = fingerprint(example.prompt), fingerprint(example.answer.strip())
+        if first.setdefault(prompt, answer) != answer:
+            different.add(prompt)
+    return len(different)
 
 
-def closed(answers: Sequence[str]) -> bool:
+def closed(answers: Counter[str]) -> bool:
     """Return whether the answers look like a closed set of labels: few, short, and used several times each."""
-    distinct = set(answers)
-    few = 0 < len(distinct) <= MOST_LABELS and len(distinct) * LEAST_USES <= len(answers)
-    return few and all(len(answer.split()) <= MOST_LABEL_WORDS for answer in distinct)
+    few = 0 < len(answers) <= MOST_LABELS and len(answers) * LEAST_USES <= answers.total()
+    return few and all(len(answer.split()) <= MOST_LABEL_WORDS for answer in answers)
 
 
-def balance(answers: Sequence[str]) -> dict[str, float]:
+def balance(answers: Counter[str]) -> dict[str, float]:
     """Return the share of each answer, the commonest first; empty if they are not a closed set (`closed`)."""
-    counts = Counter(answers) if closed(answers) else Counter()
-    return {answer: count / len(answers) for answer, count in counts.most_common()}
+    counts = answers.most_common() if closed(answers) else []
+    return {answer: count / answers.total() for answer, count in counts}
 
 
 def percentiles(lengths: Sequence[int]) -> tuple[int, int, int]:

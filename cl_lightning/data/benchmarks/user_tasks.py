@@ -1,28 +1,28 @@
-"""The user's own tasks: a file or hub data set, a prompt template, an answer field and a metric each. No torch."""
+"""The user's own tasks: a file, folder or hub data set, a layout of its rows and a metric each. No torch."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, time
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Formatter
-from typing import Any
+from typing import Any, Literal
 
 from cl_lightning.common.errors import ConfigError, DataError, nearest
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
-from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.benchmarks.tables import Row, hub_rows, read_rows
-
-#: Types of a field that have one obvious text. A datetime is a date, a boolean an int.
-WRITTEN = (str, int, float, Decimal, date, time)
+from cl_lightning.data.cleaning import fingerprint
+from cl_lightning.data.files.read import files_of, hub_rows, read_rows
+from cl_lightning.data.files.rows import Reading, Row
+from cl_lightning.data.files.text import checked_encoding
+from cl_lightning.data.layouts import LAYOUTS
+from cl_lightning.data.layouts.base import Layout, brief, text
+from cl_lightning.data.streamed import Streamed, changed, only
 
 #: Advice about words that YAML reads as booleans.
 QUOTES = "quote words like yes, no, on, off, true, false in YAML"
 #: Most bytes in a task's name: file names, of at most 255 bytes, contain two of them.
 LONGEST_NAME = 100
+#: Most bytes of files whose examples are held in memory, where they take some three times as many.
+HELD = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,26 @@ class UserTask:
 
     Attributes:
         name: the name used in `data.order`; no spaces or slashes, at most 100 bytes.
-        prompt: template with {field}s, and {{ and }} for braces. A long prompt is truncated in the middle, never in the
-            text before the first field or after the last.
-        answer: name of the field with the answer. A list holds several correct answers; the first is the training
-            target.
         metric: key of `cl_lightning.metrics.registry.METRICS`.
         also: further metrics, reported beside the score.
-        train: file (.json, .jsonl, .csv, .tsv, .parquet; relative to `data.root`, else to the current folder), or the
-            name of a split of `hub`.
+        train: file or folder of files (.json, .jsonl, .csv, .tsv, .parquet, .arrow, .feather; relative to `data.root`,
+            else to the current folder), a data set written by `save_to_disk`, or the name of a split of `hub`.
         test: the same for the test examples; null: `test_share` of train.
         test_share: share of train held out instead of `test`, between 0 and 1. The split does not depend on the order
             of rows, and equal prompts are on one side.
+        layout: how a row holds prompt and answer. "fields": a template and a field; "messages": a list of turns with
+            role and content; "sharegpt": the same with from and value; "alpaca": instruction, input and output.
+        prompt: template with {field}s, and {{ and }} for braces, for the layouts fields and alpaca. A long prompt is
+            truncated in the middle, never in the text before the first field or after the last.
+        answer: name of the field with the answer, for the layouts fields and alpaca (null: output). A list holds
+            several correct answers; the first is the training target.
+        turns: name of the field with the conversation, for the layouts messages and sharegpt; null: messages, or
+            conversations.
+        loss_on: turns of the assistant that are trained: the "last" one, which is the answer, or "every" one. The last
+            one is scored.
+        system_prompt: system message of the prompts that have none of their own; null: `data.system_prompt`.
+        encoding: name of the text encoding; null: UTF-8, or what a byte order mark says.
+        delimiter: character between the fields of CSV; null: comma, semicolon or tab, as the head line has it.
         hub: a hub data set to read instead of files, with the library `datasets`.
         hub_config: configuration of the hub data set.
         labels: words for answers, as {0: negative, 1: positive}; an answer without a word is an error. Quote words such
@@ -53,12 +62,18 @@ class UserTask:
     """
 
     name: str
-    prompt: str
-    answer: str
     metric: str
     train: str
     test: str | None = None
     test_share: Finite | None = None
+    layout: str = "fields"
+    prompt: str | None = None
+    answer: str | None = None
+    turns: str | None = None
+    loss_on: Literal["last", "every"] = "last"
+    system_prompt: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
     hub: str | None = None
     hub_config: str | None = None
     labels: dict[str, str | bool] | None = None
@@ -75,18 +90,28 @@ class UserTask:
                 if isinstance(word, bool):
                     raise ConfigError(f"{_where(self.name)}.labels: {answer!r} has {word}, which is not text; {QUOTES}")
 
-    def template(self) -> list[tuple[str, str | None]]:
-        """Split the prompt into pairs of text and the name of the field after it. Raises ConfigError."""
-        try:
-            parts = list(Formatter().parse(self.prompt))
-        except ValueError as error:
-            raise ConfigError(f"{_where(self.name)}.prompt: {error}; write {{{{ and }}}} for braces") from None
-        for _, field, form, conversion in parts:
-            if field == "" or form or conversion:
-                raise ConfigError(f"{_where(self.name)}.prompt: {{{field}}} must be the plain name of a field")
-        if not any(field for _, field, _, _ in parts):
-            raise ConfigError(f"{_where(self.name)}.prompt: has no {{field}}, so all prompts would be the same")
-        return [(text, field) for text, field, _, _ in parts]
+    @property
+    def reading(self) -> Reading:
+        """How its files are read."""
+        return Reading(self.encoding, self.delimiter)
+
+    def made_layout(self) -> Layout:
+        """Make the layout of its rows. Raises ConfigError for options that do not suit it."""
+        where = _where(self.name)
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"{where}.layout: unknown layout {self.layout!r}; {nearest(self.layout, LAYOUTS)}")
+        kind = LAYOUTS[self.layout]
+        given = {name: getattr(self, name) for name in ("prompt", "answer", "turns")}
+        given["loss_on"] = None if self.loss_on == "last" else self.loss_on
+        for name, value in given.items():
+            if value is None and name in kind.needs:
+                raise ConfigError(
+                    f"{where}: layout {self.layout} needs {name}; if its rows hold conversations, set layout to "
+                    "messages, sharegpt or alpaca"
+                )
+            if value is not None and name not in kind.takes:
+                raise ConfigError(f"{where}.{name}: has no effect on layout {self.layout}; leave it out")
+        return kind(self, where)
 
 
 def _where(name: str) -> str:
@@ -103,7 +128,7 @@ class UserTasks(Benchmark):
     def __init__(self, tasks: list[UserTask]) -> None:
         self.by_name = {task.name: task for task in tasks}
         if not tasks:
-            raise ConfigError("data.benchmark.tasks: names no task")
+            raise ConfigError("data.benchmark.tasks: the list is empty; describe at least one task")
         for task in tasks:
             if not task.name.strip(".") or set(task.name) & {" ", "/", "\\"} or not task.name.isprintable():
                 raise ConfigError(f"{_where(task.name)}: a name has no blanks and no slashes, and is not dots alone")
@@ -121,7 +146,8 @@ class UserTasks(Benchmark):
                 raise ConfigError(f"{_where(task.name)}.max_new_tokens: {task.max_new_tokens} must be 1 or more")
             if not 0 <= task.keep_head <= 1:
                 raise ConfigError(f"{_where(task.name)}.keep_head: {task.keep_head} must lie in 0..1")
-            task.template()
+            task.made_layout()
+            _check_reading(task)
 
     def tasks(self, root: Path | None) -> Mapping[str, TaskSpec]:
         """Return the tasks in the order given."""
@@ -134,6 +160,7 @@ class UserTasks(Benchmark):
                 t.language,
                 t.source or f"own data: {t.hub or t.train}",
                 also=tuple(t.also or ()),
+                system_prompt=t.system_prompt,
             )
             for t in self.by_name.values()
         }
@@ -143,26 +170,35 @@ class UserTasks(Benchmark):
 
         Raises:
             DataError: an unusable file or row; the message names both.
-            ConfigError: a library for this kind of data is not installed.
+            ConfigError: a library for this kind of data is not installed, or an option has no effect on it.
         """
         task = self.by_name[name]
-        train = tuple(_examples(task, self._rows(root, task, task.train), "train"))
+        train = self._examples(root, task, task.train, "train")
         if task.test is not None:
-            return Splits(train, tuple(_examples(task, self._rows(root, task, task.test), "test")))
-        held_out = [_hash_share(e.prompt) < (task.test_share or 0) for e in train]
-        splits = Splits(
-            tuple(e for e, out in zip(train, held_out, strict=True) if not out),
-            tuple(e for e, out in zip(train, held_out, strict=True) if out),
-        )
-        if not splits.train or not splits.test:
-            raise DataError(
-                f"{name}: test_share={task.test_share} of {len(train)} rows leaves one side empty; they have "
-                f"{len({e.prompt for e in train})} different prompts, and a prompt is never on both sides"
-            )
-        return splits
+            test = self._examples(root, task, task.test, "test")
+        else:
+            flags = bytes(_hash_share(e.prompt) < (task.test_share or 0) for e in train)
+            if sum(flags) in (0, len(flags)):
+                raise DataError(
+                    f"{name}: test_share={task.test_share} of {len(flags)} rows leaves one side empty; they have "
+                    f"{len({fingerprint(e.prompt) for e in train})} different prompts, and a prompt is never on both "
+                    "sides"
+                )
+            train, test = only(train, bytes(1 - out for out in flags)), only(train, flags)
+        return Splits(train, changed(test, lambda e: replace(e, every_turn=False)) if task.loss_on == "every" else test)
 
-    def _rows(self, root: Path | None, task: UserTask, what: str) -> Iterator[Row]:
-        return read_rows((root or Path()) / what) if task.hub is None else hub_rows(task.hub, task.hub_config, what)
+    def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
+        """Read examples; of large files hold none, but read them through once, so that every fault shows."""
+        if task.hub is not None:
+            return tuple(_examples(task, hub_rows(task.hub, task.hub_config, what), split))
+        path = (root or Path()) / what
+
+        def read() -> Iterator[Example]:
+            return _examples(task, read_rows(path, task.reading), split)
+
+        if sum(file.stat().st_size for file in files_of(path)) <= HELD:
+            return tuple(read())
+        return Streamed(read, b"\1" * sum(1 for _ in read()))
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
         """Return the train file; none for hub data sets."""
@@ -174,56 +210,46 @@ class UserTasks(Benchmark):
         return f"own data ({', '.join(self.by_name)})"
 
 
+def _check_reading(task: UserTask) -> None:
+    where = _where(task.name)
+    if task.encoding is not None:
+        checked_encoding(task.encoding, f"{where}.encoding")
+    if task.delimiter is not None and (len(task.delimiter) != 1 or task.delimiter in '"\r\n'):
+        raise ConfigError(f"{where}.delimiter: {task.delimiter!r} must be one character, and no quote or line end")
+    for option in ("encoding", "delimiter"):
+        if task.hub is not None and getattr(task, option) is not None:
+            raise ConfigError(f"{where}.{option}: has no effect on a hub data set; leave it out")
+
+
 def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
-    template = task.template()
-    before, after = _fixed_lengths(template)
+    layout = task.made_layout()
     for index, (where, row) in enumerate(rows):
-        # Concatenated rather than formatted, because fields may contain braces.
-        fields = ["" if field is None else _text(row, field, where) for _, field in template]
-        if not "".join(fields).strip():
-            names = ", ".join(field for _, field in template if field)
-            raise DataError(f"{where}: all that the prompt takes from it is blank ({names})")
-        prompt = "".join(text + field for (text, _), field in zip(template, fields, strict=True))
-        value = _field(row, task.answer, where)
-        answers = tuple(dict.fromkeys(_answer(task, v, where) for v in (value if isinstance(value, list) else [value])))
+        asked = layout.read(row, where)
+        answers = tuple(dict.fromkeys(_answer(task, layout.answer, value, where) for value in asked.answers))
         if not answers:
-            raise DataError(f"{where}: {task.answer!r} is empty")
-        several = answers if len(answers) > 1 else ()
-        yield Example(f"{task.name}/{split}/{index}", prompt, answers[0], several, instruction=before, cue=after)
+            raise DataError(f"{where}: {layout.answer!r} is empty")
+        yield Example(
+            f"{task.name}/{split}/{index}",
+            asked.prompt,
+            answers[0],
+            answers if len(answers) > 1 else (),
+            asked.instruction,
+            asked.cue,
+            asked.turns,
+            every_turn=task.loss_on == "every",
+        )
 
 
-def _fixed_lengths(template: Sequence[tuple[str, str | None]]) -> tuple[int, int]:
-    """Count the characters before the first field and after the last one."""
-    texts, fields = zip(*template, strict=True)
-    first = next(i for i, field in enumerate(fields) if field is not None)
-    last = max(i for i, field in enumerate(fields) if field is not None)
-    return sum(map(len, texts[: first + 1])), sum(map(len, texts[last + 1 :]))
-
-
-def _field(row: Mapping[str, Any], field: str, where: str) -> Any:
-    if field not in row:
-        raise DataError(f"{where} has no field {field!r}; {nearest(field, map(str, row))}")
-    return row[field]
-
-
-def _text(row: Mapping[str, Any], field: str, where: str) -> str:
-    value = _field(row, field, where)
-    if not isinstance(value, WRITTEN):
-        raise DataError(f"{where}: {field!r} is {kind(value)}, expected text or a number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{where}: {field!r} is {value}, expected text or a finite number")
-    return str(value)
-
-
-def _answer(task: UserTask, value: Any, where: str) -> str:
-    text = _text({task.answer: value}, task.answer, where)
+def _answer(task: UserTask, name: str, value: Any, where: str) -> str:
+    answer = text({name: value}, name, where)
     if task.labels is not None:
-        if text not in task.labels:
-            raise DataError(f"{where}: {task.answer!r} is {text!r}, which labels has no word for; {_some(task.labels)}")
-        text = str(task.labels[text])
-    if not text.strip():
-        raise DataError(f"{where}: {task.answer!r} is empty")
-    return text
+        if answer not in task.labels:
+            said = brief(answer)
+            raise DataError(f"{where}: {name!r} is {said!r}, which labels has no word for; {_some(task.labels)}")
+        answer = str(task.labels[answer])
+    if not answer.strip():
+        raise DataError(f"{where}: {name!r} is empty")
+    return answer
 
 
 def _some(labels: Mapping[str, Any]) -> str:

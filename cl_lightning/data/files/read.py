@@ -1,0 +1,103 @@
+"""Reads rows of the user's files, folders and hub data sets, each with a name for its place.
+
+A new format is one module with a `Reader`, and its suffix in `READERS`. Imports no torch; the libraries for Parquet,
+Arrow and the hub are imported when used.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cl_lightning.common.errors import ConfigError, DataError, nearest
+from cl_lightning.data.benchmarks.json_files import refuse_special
+from cl_lightning.data.files import arrow, json_lines, json_list, separated
+from cl_lightning.data.files.rows import Reader, Reading, Row, need, numbered
+from cl_lightning.data.files.text import COMPRESSIONS, format_suffix
+
+READERS: dict[str, Reader] = {
+    ".json": json_list.READER,
+    ".jsonl": json_lines.READER,
+    ".csv": separated.CSV,
+    ".tsv": separated.TSV,
+    ".parquet": arrow.PARQUET,
+    ".arrow": arrow.ARROW,
+    ".feather": arrow.ARROW,
+}
+
+
+def read_rows(path: Path, reading: Reading = Reading()) -> Iterator[Row]:  # noqa: B008
+    """Read the rows of a file in the format of its suffix, or of all files of a folder, in the order of their names.
+
+    Raises:
+        DataError: no such file, an unknown suffix, no row, or an unreadable row; the message names it.
+        ConfigError: an option of `reading` has no effect on this format, or a library is not installed.
+    """
+    for file in files_of(path):
+        yield from _with_some(_reader(file, reading).rows(file, reading), str(file))
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files to read: the path itself, or the data files of a folder. Raises DataError."""
+    refuse_special(path)
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: is a link that leads to no file")
+    if path.is_dir():
+        return arrow.saved_files(path) if arrow.is_saved(path) else _in_folder(path)
+    if not is_data(path):
+        raise DataError(
+            f"{path}: cannot be read; its name must end in one of {', '.join(READERS)}, or such an end and one of "
+            f"{', '.join(COMPRESSIONS)}"
+        )
+    if not path.is_file():
+        there = [p.name for p in path.parent.glob("*") if is_data(p) and p.is_file()]
+        raise DataError(f"{path} is missing; {nearest(path.name, there) if there else 'there is no such file'}")
+    return [path]
+
+
+def is_data(path: Path) -> bool:
+    """Return whether a file's name ends like that of a format that can be read."""
+    return format_suffix(path) in READERS
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.iterdir() if is_data(p) and not p.name.startswith(".") and not p.is_dir())
+    if not found:
+        raise DataError(f"{folder}: is a folder without a data file; their names end in one of {', '.join(READERS)}")
+    return [file for path in found for file in files_of(path)]
+
+
+def _reader(path: Path, reading: Reading) -> Reader:
+    reader = READERS[format_suffix(path)]
+    compressed = path.suffix.lower() in COMPRESSIONS
+    if compressed and "encoding" not in reader.takes:
+        raise DataError(f"{path}: cannot be read while it is compressed; unpack it first")
+    for option, value in vars(reading).items():
+        if value is not None and option not in reader.takes:
+            raise ConfigError(f"{path}: {option} has no effect on {format_suffix(path)} files; leave it out")
+    return reader
+
+
+def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
+    """Read the rows of one split of a hub data set.
+
+    Raises:
+        ConfigError: the library `datasets` is not installed.
+        DataError: the data set cannot be loaded, or has no row.
+    """
+    need("datasets", f"the hub data set {name!r}")
+    import datasets
+
+    where = f"{name}, split {split}"
+    try:
+        data = datasets.load_dataset(name, config, split=split)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{where}: cannot be loaded ({' '.join(str(error).split())})") from None
+    return _with_some(numbered(iter(data), where), where)
+
+
+def _with_some(rows: Iterator[Row], where: str) -> Iterator[Row]:
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{where}: holds no row")
