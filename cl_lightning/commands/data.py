@@ -39,5 +39,5 @@ def main(argv: list[str]) -> int:
         say_error(line)
     if failed:
         return 2
-    say(f"use it: make run EXP=NAME DATA={root}")
+    say(f"to use it: make run EXP=NAME DATA={root}")
     return 0

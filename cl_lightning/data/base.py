@@ -156,7 +156,7 @@ def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
     """Raise ConfigError for an order that is empty, names an unknown task, or names one twice."""
     names, wanted = set(valid), [str(name) for name in order]
     if not wanted:
-        raise ConfigError("data.order: names no task")
+        raise ConfigError("data.order: the list is empty; name at least one task")
     for name in order:
         if str(name) not in names:
             # If none is known, they most likely belong to another benchmark, from an earlier configuration file.

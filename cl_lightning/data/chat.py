@@ -161,7 +161,7 @@ def around(text: str) -> tuple[str, str]:
     """Split a rendering at PROBE into the text before and after. Raises ConfigError if PROBE is missing."""
     before, found, _ = text.partition(PROBE)
     if not found:
-        raise ConfigError(f"model.backbone.name: the model's chat template leaves the user's text out; {_REMEDY}")
+        raise ConfigError(f"model.backbone.name: the model's chat template omits the user's message; {_REMEDY}")
     return before, text.rpartition(PROBE)[2]
 
 
@@ -174,12 +174,12 @@ def between(text: str, before: str, after: str) -> tuple[int, int]:
     start, end = len(before), len(text) - len(after)
     if start > end or not (text.startswith(before) and text.endswith(after)):
         raise ConfigError(
-            f"model.backbone.name: the model's chat template writes something else around this text than around others;"
-            f" {_REMEDY}"
+            f"model.backbone.name: the model's chat template writes different text around this prompt than around "
+            f"others; {_REMEDY}"
         )
     written = text[start:end]
     if not written.strip():
-        raise ConfigError(f"model.backbone.name: the model's chat template leaves this text out; {_REMEDY}")
+        raise ConfigError(f"model.backbone.name: the model's chat template omits this prompt; {_REMEDY}")
     start += len(written) - len(written.lstrip())
     return start, start + len(written.strip())
 

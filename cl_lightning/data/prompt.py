@@ -251,7 +251,8 @@ class PromptEncoder:
         inside = _inside(offsets, start, end)
         if not inside and example.prompt.strip():
             raise ConfigError(
-                f"{example.id}: model.backbone.name: the model's tokenizer leaves this text out; use another model"
+                f"{example.id}: model.backbone.name: the model's tokenizer makes no token of this text; use "
+                "another model"
             )
         if not excess:
             return ids, (inside.start, inside.stop) if inside else (0, len(ids))

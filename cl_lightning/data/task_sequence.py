@@ -167,19 +167,23 @@ class TaskSequence(LightningDataModule):
             published = self.benchmark.published_epochs()
             missing = [n for n in self.columns if n not in published]
             if missing:
-                raise ConfigError(f"data.epochs: none is published for {', '.join(missing)}; give numbers")
+                raise ConfigError(f"data.epochs: no number is published for {', '.join(missing)}; give numbers")
             epochs = [published[n] for n in self.columns]
         else:
             epochs = list(self.epochs)
         if len(epochs) != len(self.columns) or min(epochs) < 1:
             raise ConfigError(f"data.epochs: {epochs} must be one number of 1 or more, or one for each task in order")
         if self.protocol.together and len(set(epochs)) > 1:
-            raise ConfigError(f"data.epochs: {epochs} differ, protocol=joint trains all tasks at once; give one number")
+            raise ConfigError(
+                f"data.epochs: {epochs} differ, but data.protocol=joint trains all tasks at once; give one number"
+            )
         return epochs[: len(self.order)]
 
     def _shuffle(self) -> None:
         if self.protocol.together:
-            raise ConfigError("data.random_order: there is no order under data.protocol=joint")
+            raise ConfigError(
+                "data.random_order: data.protocol=joint trains all tasks at once, in no order; leave it out"
+            )
         drawn = torch.randperm(len(self.columns), generator=generator(self.seed, "order")).tolist()
         self.order = self.columns = [self.columns[i] for i in drawn]
         self.epochs_per_task = [self.epochs_per_task[i] for i in drawn]

@@ -108,5 +108,5 @@ def test_a_text_without_tokens_is_refused() -> None:
     tokenizer = byte_level(False)
     tokenizer.normalizer = normalizers.Replace("~", "")
     encoder(tokenizer).prompt(Example("t/1", "~good", "x"), 0.5)
-    with pytest.raises(ConfigError, match=r"^t/2: .* tokenizer leaves this text out"):
+    with pytest.raises(ConfigError, match=r"^t/2: .* tokenizer makes no token of this text"):
         encoder(tokenizer).prompt(Example("t/2", "~~", "x"), 0.5)

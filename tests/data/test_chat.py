@@ -145,7 +145,7 @@ def test_the_embedded_model_reads_what_it_always_read() -> None:
         ("{{ raise_exception('never') }}", r"cannot write a conversation of user \(never\); correct the template"),
         ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "can only concatenate"),
         ("{{ messages[3]['content'].strip() }}", "has no element 3"),
-        ("{% for m in messages %}<|start|>{{ m['role'] }}{% endfor %}", "leaves the user's text out"),
+        ("{% for m in messages %}<|start|>{{ m['role'] }}{% endfor %}", "omits the user's message"),
     ],
 )  # fmt: skip
 def test_a_template_that_fails_is_one_line(template: str, said: str) -> None:
@@ -168,10 +168,10 @@ def test_a_template_that_looks_at_the_text_is_refused_by_example() -> None:
     template = "{% if 'magic' in messages[-1]['content'] %}SPELL {% endif %}" + TURNS
     made = encoder(template)
     made.prompt(Example("t/1", "plain", "x"), 0.5)
-    with pytest.raises(ConfigError, match=r"^t/2: .* something else around this text than around others"):
+    with pytest.raises(ConfigError, match=r"^t/2: .* different text around this prompt than around others"):
         made.prompt(Example("t/2", "magic", "x"), 0.5)
     lost = encoder("{% for m in messages %}<|start|>{{ m['content'] | replace('secret', '') }}{% endfor %}")
-    with pytest.raises(ConfigError, match=r"^t/3: .* leaves this text out"):
+    with pytest.raises(ConfigError, match=r"^t/3: .* omits this prompt"):
         lost.prompt(Example("t/3", "secret", "x"), 0.5)
 
 

@@ -72,11 +72,11 @@ def test_a_profile_by_hand() -> None:
         "1 test prompts (1 of 2 examples) are also in train (data.drop_leaks)",
         "2 training answers are blank and left out",
         "1 training examples are left out: their prompts are in test",
-        "7/2 train/test examples, published are 6/3",
-        "2 prompts are over data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
-        "1 of 4 training answers are over data.max_answer_tokens: training refuses them, or leaves them out with "
+        "7/2 train/test examples; the published files have 6/3",
+        "2 prompts exceed data.max_prompt_tokens by template, instruction and cue alone: training will refuse them",
+        "1 of 4 training answers exceed data.max_answer_tokens: training refuses them, or leaves them out with "
         "data.long_answers=drop",
-        "1 of 2 test answers are longer than the generation budget of 2: no prediction reaches them whole "
+        "1 of 2 test answers are longer than the generation budget of 2: no prediction can be complete "
         "(data.max_new_tokens)",
     ]
     first_letter = TaskSpec("t", "first_letter", max_new_tokens=2)
@@ -175,10 +175,10 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     done = checked(str(root), "--csv", str(tmp_path / "new" / "out.csv"))
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
-    assert "TRACE Mine: dev equals test (all 12 prompts): select nothing on it" in told
+    assert "TRACE Mine: dev equals test (all 12 prompts): do not select models by it" in told
     assert "TRACE Mine: 6 of 12 training prompts repeat an earlier one (data.dedup)" in told
     assert "TRACE Mine: 6 test prompts (12 of 12 examples) are also in train (data.drop_leaks)" in told
-    assert "LongSequence cb: 3/3 train/test examples, published are 250/56" in told
+    assert "LongSequence cb: 3/3 train/test examples; the published files have 250/56" in told
     assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", told)
     assert "no 50 %, yes 50 %" in told
     assert "TRACE Mine: 4 training prompts occur with different answers" in told
@@ -203,7 +203,7 @@ def test_answers_that_training_refuses_are_found_to_the_token(
     for limit, refused in ((2, True), (3, False)):  # two tokens and the end token
         monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(tmp_path), f"--max-answer-tokens={limit}"])
         assert main() == 0
-        line = "TRACE Mine: 4 of 4 training answers are over data.max_answer_tokens: training refuses them"
+        line = "TRACE Mine: 4 of 4 training answers exceed data.max_answer_tokens: training refuses them"
         assert (line in capsys.readouterr().out) is refused
         data = TaskSequence(
             TRACE(), root=str(tmp_path), order=["Mine"], max_answer_tokens=limit, validation_samples=0, system_prompt=""
@@ -275,7 +275,7 @@ def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: 
     data = {"root": str(tmp_path), "max_prompt_tokens": 20, "benchmark": {"init_args": {"tasks": [task]}}}
     (config := tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data}))
     done = checked("--config", str(config))
-    assert "own mine: 32 prompts are over data.max_prompt_tokens by template, instruction and cue alone" in done.stdout
+    assert "own mine: 32 prompts exceed data.max_prompt_tokens by template, instruction and cue alone" in done.stdout
     # Another limit on the command line comes first.
     assert "alone" not in checked("--config", str(config), "--max-prompt-tokens", "64").stdout
     tokenizer = Backbone("smollm2-135m-instruct").load_tokenizer()
@@ -300,10 +300,10 @@ def test_published_sizes_that_are_not_known_are_a_note(
     monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(tmp_path), "--words", "--csv", str(out)])
     assert main() == 0
     told = capsys.readouterr().out
-    notes = [line for line in told.splitlines() if "size not known" in line]
+    notes = [line for line in told.splitlines() if "size is known" in line]
     assert notes == [
-        "note: LongSequence: published size not known of dbpedia (train), yahoo (train and test)",
-        "note: NISeq: published size not known of task088 (train and test)",
+        "note: LongSequence: no published size is known for dbpedia (train), yahoo (train and test)",
+        "note: NISeq: no published size is known for task088 (train and test)",
     ]
     rows = {r["task"]: r for r in csv.DictReader(out.open(encoding="utf-8"))}
     assert rows["task088"]["source"].endswith("licence of its texts: one of their own; its file says CC0")
@@ -333,10 +333,10 @@ def test_a_link_to_itself_is_a_finding(
         (["--config", "{here}/other.yaml"], "other.yaml: holds no data.benchmark (KeyError: 'benchmark')"),
         (["--config", "{here}/unknown.yaml"], "no class 'cl_lightning.data.Fliped'; did you mean Flipped?"),
         (["--config", "{here}/part.yaml"], "part.yaml: unknown option UserTask.nme; did you mean name? valid: also"),
-        (["--config", "{here}/words.yaml"], "data.benchmark.words: goes with kind=words"),
+        (["--config", "{here}/words.yaml"], "data.benchmark.words: give it together with kind=words"),
         (["--config", "{here}/order.yaml", "--words"], "data.order: unknown task 'FOCM'; did you mean FOMC"),
         (["--config", "{here}/nested.yaml"], "data.order: unknown task {'FOMC': 1}; did you mean FOMC? valid: 20Min"),
-        (["--config", "{here}/empty.yaml"], "data.order: names no task"),
+        (["--config", "{here}/empty.yaml"], "data.order: the list is empty; name at least one task"),
         (["--config", "{here}/double.yaml"], "data.order: FOMC appears twice"),
         (["--config", "{here}/limit.yaml", "--words"], "data.max_answer_tokens: 'many' is not a number of tokens"),
         (["--config", "{here}/option.yaml"], "option.yaml: unknown option 'data.dedupe'; did you mean dedup?"),
@@ -393,7 +393,7 @@ def test_the_real_files_are_as_their_readme_says() -> None:
         found = {key: getattr(one.profile, key) for key in expected[name]}
         found["train"] += one.profile.blank
         assert found == expected[name], name
-    assert "dev equals test (all 496 prompts): select nothing on it" in checked["FOMC"].flaws
+    assert "dev equals test (all 496 prompts): do not select models by it" in checked["FOMC"].flaws
     assert "4718 of 5000 training prompts repeat an earlier one (data.dedup)" in checked["NumGLUE-cm"].flaws
     assert "32 test prompts (34 of 325 examples) are also in train (data.drop_leaks)" in checked["NumGLUE-ds"].flaws
     assert checked["task511_reddit_tifu_long_text_summarization"].profile.blank == 6

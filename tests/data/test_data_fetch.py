@@ -114,14 +114,17 @@ def test_a_whole_part_is_taken(tmp_path: Path, server: Server) -> None:
 def test_other_rows_are_not_kept(tmp_path: Path, server: Server) -> None:
     server.bodies["/a/train.json"] = BODY
     file = one(tmp_path, "0" * 16)
-    with pytest.raises(DataError, match=r"its rows hash to [0-9a-f]{16}, the published ones to 0{16}; it was not kept"):
+    with pytest.raises(
+        DataError,
+        match=r"its rows differ .* \(checksum [0-9a-f]{16} instead of 0{16}\); the download was discarded",
+    ):
         data_fetch.fetch(file, tmp_path, server.url)
     assert not (tmp_path / file.path).exists()
     server.bodies["/a/train.json"] = b"<html>sorry</html>"
-    with pytest.raises(DataError, match=r"not valid JSON .*; it was not kept"):
+    with pytest.raises(DataError, match=r"not valid JSON .*; the download was discarded"):
         data_fetch.fetch(file, tmp_path, server.url)
     (tmp_path / file.path).write_bytes(BODY)
-    with pytest.raises(DataError, match="delete it to fetch it anew"):
+    with pytest.raises(DataError, match="delete it to download it again"):
         data_fetch.fetch(file, tmp_path, server.url)
     assert (tmp_path / file.path).exists(), "the user's own file stays"
 
@@ -190,9 +193,10 @@ def test_the_command_fetches_what_terms_allow_and_names_the_rest(
     fetched = {path.split("/")[-2] for path, _ in server.asked}
     assert fetched == {file.path.parent.name for file in files() if file.use == "open"}
     assert (
-        "fetched: " in told.out and "boolq/test.json (not checked: no checksum known; Long Sequence boolq" in told.out
+        "downloaded: " in told.out
+        and "boolq/test.json (not checked: no checksum known; Long Sequence boolq" in told.out
     )
-    assert "error: " in told.err and "copa/train.json: its rows hash to" in told.err
+    assert "error: " in told.err and "copa/train.json: its rows differ from the published ones" in told.err
     assert LongSequence().load(tmp_path, "dbpedia").train[0].prompt == "i\nOutput: "
     wic = next(file for file in files() if file.path == Path("long_sequence/wic/train.json"))
     assert f"{HOST}/{wic.place} -> {tmp_path / wic.path} (Long Sequence wic: SuperGLUE, CC BY-NC 4.0)" in told.out
@@ -217,13 +221,13 @@ def test_a_development_split_that_cannot_be_had_stops_nothing(
     server.bodies |= {f"/a/{split}.json": json.dumps(rows).encode() for split in ("train", "test")}
     assert launch(tmp_path, server) == 0
     told = capsys.readouterr()
-    assert f"done without, no run reads it: {server.url}/a/eval.json: the server says 404" in told.out
+    assert f"not downloaded, and no run needs it: {server.url}/a/eval.json: the server says 404" in told.out
     assert told.err == ""
     assert data_check.check(tmp_path, "TRACE", TRACE(), "FOMC", words, Limits()).profile.dev == 0
     server.bodies["/a/eval.json"] = json.dumps(rows).encode()
     assert launch(tmp_path, server) == 0
     found = data_check.check(tmp_path, "TRACE", TRACE(), "FOMC", words, Limits())
-    assert "dev equals test (all 1 prompts): select nothing on it" in found.flaws
+    assert "dev equals test (all 1 prompts): do not select models by it" in found.flaws
     del server.bodies["/a/test.json"]
     (tmp_path / listed[1].path).unlink()
     assert launch(tmp_path, server) == 2, "a split that runs read is missed"
@@ -279,7 +283,7 @@ def test_the_data_check_compares_every_place_that_is_read(tmp_path: Path, place:
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([{"prompt": "i", "answer": "A"}]))
-    assert data_check.changed(tmp_path) == ([f"{path}: its rows are not the published ones"] if compared else [])
+    assert data_check.changed(tmp_path) == ([f"{path}: its rows differ from the published ones"] if compared else [])
 
 
 def test_all_copies_are_compared_and_a_folder_of_the_authors_may_be_the_root(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_published_epochs_are_those_of_the_orders_authors() -> None:
         assert trace.TRACE(order=order).published_epochs() == {**traces, "20Minuten": 7}
     six = trace.TRACE(order="slice6")
     assert TaskSequence(six, epochs="published").epochs_per_task == [3] * 6
-    with pytest.raises(UserError, match="none is published for NumGLUE-ds"):
+    with pytest.raises(UserError, match="no number is published for NumGLUE-ds"):
         TaskSequence(six, order=["FOMC", "NumGLUE-ds"], epochs="published")
 
 

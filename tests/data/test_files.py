@@ -208,7 +208,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert said(folder) == f"{folder / 'c.csv'}: is a link that leads to no file"
     (folder / "c.csv").unlink()
     (folder / "c.csv").write_text("text,label\n")
-    assert said(folder) == f"{folder / 'c.csv'}: holds no row"
+    assert said(folder) == f"{folder / 'c.csv'}: has no rows"
 
 
 def test_a_data_set_that_was_saved_to_disk(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_official_metrics_are_the_bases_where_case_counts() -> None:
         assert {spec.metric for spec in specs.values()} <= METRICS.keys()
         assert specs["MeetingBank"].also == ("bleu_1_trace", "bleu_4_trace")
         assert TaskSequence(benchmark, max_new_tokens="official").specs["FOMC"].max_new_tokens == 512
-    with pytest.raises(ConfigError, match=r"data\.metrics: Flipped names no official evaluator; use ours"):
+    with pytest.raises(ConfigError, match=r"data\.metrics: Flipped has no official evaluator; use data"):
         TaskSequence(Flipped(SuperNI(), "Sentiment"), metrics="official")
 
 
@@ -198,8 +198,8 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
     "unknown kind": ({"kind": "labls"}, ConfigError, r"kind: 'labls' is not valid; did you mean labels"),
     "letters for letters": ({"kind": "letters"}, ConfigError, r"letters changes nothing where answers of FOMC are 'A'"),
     "capitals for capitals": ({"kind": "upper"}, ConfigError, r"upper changes nothing .*; choose another format"),
-    "words without words": ({"kind": "words"}, ConfigError, r"kind=words needs it"),
-    "words for another kind": ({"words": {"A": "x"}}, ConfigError, r"words: goes with kind=words"),
+    "words without words": ({"kind": "words"}, ConfigError, r"words: give it together with kind=words"),
+    "words for another kind": ({"words": {"A": "x"}}, ConfigError, r"words: give it together with kind=words"),
     "a label without a word": (
         {"kind": "words", "words": {"A": "x"}},
         ConfigError,
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
     "one word for two": (
         {"kind": "words", "words": {"A": "x", "B": "x", "C": "y"}},
         ConfigError,
-        r"words writes two answers of FOMC alike",
+        r"words gives two answers of FOMC the same text",
     ),
     "a word that is a label": (
         {"kind": "words", "words": {"A": "B", "B": "x", "C": "y"}},

@@ -102,7 +102,7 @@ def test_alpaca(tmp_path: Path) -> None:
 def test_labels_are_words_for_the_last_turn(tmp_path: Path) -> None:
     found = one(tmp_path, messages(("user", "Hi"), ("assistant", "1")), layout="messages", labels={1: "good"})
     assert found.answer == "good"
-    with pytest.raises(DataError, match="row 1: 'messages' is '2', which labels has no word for"):
+    with pytest.raises(DataError, match="row 1: 'messages' is '2', which labels does not list"):
         one(tmp_path, messages(("user", "Hi"), ("assistant", "2")), layout="messages", labels={1: "good"})
 
 

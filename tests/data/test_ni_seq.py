@@ -97,7 +97,8 @@ def test_absent_tasks_are_left_out_when_asked(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "tasks" / "task088_a.json", count=1)
     with pytest.raises(
-        DataError, match=r"task088_a\.json: 1 instances, 0 without .*; with 0 held out .* none to test on"
+        DataError,
+        match=r"task088_a\.json: has 1 instances, 0 of them without .*; once 0 are held out .* none is left to test on",
     ):
         NISeq().load(tmp_path, "task088")
     blank = {"input": "i", "output": [" "]}
@@ -105,7 +106,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     for instances, lacks in ((two, "train"), (two[::-1], "test")):
         written(path, Instances=instances)
         with pytest.raises(
-            DataError, match=rf"2 instances, 1 without an answer; with 1 held out .* none to {lacks} on"
+            DataError,
+            match=rf"has 2 instances, 1 of them without an answer; once 1 are held out .* none is left to {lacks} on",
         ):
             NISeq().load(tmp_path, "task088")
     written(path, Definition=[])

@@ -166,28 +166,43 @@ def test_specs_say_what_was_written() -> None:
         ("a.jsonl", "[" * 100_000, {}, r"a\.jsonl, row 1: not usable JSON \(.*nested too deeply"),
         ("a.jsonl", f'{{"text": {"1" * 5000}}}', {}, r"a\.jsonl, row 1: not usable JSON \(.*4300 digits"),
         ("a.jsonl", "[1]\n", {}, r"a\.jsonl, row 1 is a list, expected an object of fields"),
-        ("a.jsonl", "\n", {}, r"a\.jsonl: holds no row"),
+        ("a.jsonl", "\n", {}, r"a\.jsonl: has no rows"),
         ("a.json", "[]", {}, r"a\.json: empty split"),
         ("a.json", "[3]", {}, r"a\.json, row 1 is a number, expected an object"),
-        ("a.csv", "text,label\n", {}, r"a\.csv: holds no row"),
-        ("a.csv", "", {}, r"a\.csv: holds no row"),
+        ("a.csv", "text,label\n", {}, r"a\.csv: has no rows"),
+        ("a.csv", "", {}, r"a\.csv: has no rows"),
         ("a.csv", "text,label\na,b\nc\n", {}, r"a\.csv, row 2: has 1 fields, the head line has 2"),
         ("a.csv", "text,label\na,b,c,d\n", {}, r"a\.csv, row 1: has 4 fields, the head line has 2"),
         ("a.csv", 'text,label\na,b\n"c"d,e\n', {}, r"a\.csv, row 2: not valid CSV \("),
-        ("a.csv", "text,label,text\na,b,c\n", {}, r"a\.csv: two of its columns are called 'text'; name each once"),
+        ("a.csv", "text,label,text\na,b,c\n", {}, r"a\.csv: two columns are called 'text'; rename one of them"),
         ("a.jsonl", '{"text": NaN, "label": "b"}', {}, r"row 1: 'text' is nan, expected text or a finite number"),
         ("a.jsonl", '{"text": "a", "label": NaN}', {}, r"row 1: 'label' is nan, expected text or a finite number"),
         ("a.jsonl", '{"text": "a", "label": ["b", -1e999]}', {}, r"row 1: 'label' is -inf, expected text or a fin"),
-        ("a.jsonl", jsonl([ROWS[0], {"text": " \n", "label": "b"}]), {}, r"row 2: all .* prompt .* is blank \(text\)"),
-        ("a.csv", 'text,label\n"  ",b\n', {"prompt": "{text}"}, r"row 1: all that the prompt .* is blank \(text\)"),
+        (
+            "a.jsonl",
+            jsonl([ROWS[0], {"text": " \n", "label": "b"}]),
+            {},
+            r"row 2: every field that the prompt uses is blank \(text\)",
+        ),
+        (
+            "a.csv",
+            'text,label\n"  ",b\n',
+            {"prompt": "{text}"},
+            r"row 1: every field that the prompt uses is blank \(text\)",
+        ),
         ("a.jsonl", '{"text": "a", "text": "b", "label": "c"}', {}, r"row 1: an object has 'text' twice"),
         ("a.txt", "x", {}, r"a\.txt: cannot be read; its name must end in one of \.json, \.jsonl"),
-        ("a.jsonl", jsonl(ROWS), {"labels": {"yes": "1"}}, r"row 2: 'label' is 'no', .* no word for; it has yes$"),
+        (
+            "a.jsonl",
+            jsonl(ROWS),
+            {"labels": {"yes": "1"}},
+            r"row 2: 'label' is 'no', which labels does not list; it lists yes$",
+        ),
         (
             "a.jsonl",
             jsonl(ROWS),
             {"labels": {True: "1", False: "0"}},
-            r"'yes', .*; it has True, False; quote words like",
+            r"'yes', .*; it lists True, False; quote words like",
         ),
         ("a.jsonl", jsonl(ROWS), {"test": "b.jsonl"}, r"b\.jsonl is missing; did you mean a\.jsonl\?"),
         ("a.jsonl", jsonl(ROWS), {"test_share": 1e-9}, r"of 2 rows leaves one side empty; they have 2 diff"),
@@ -217,7 +232,7 @@ def test_what_parquet_may_hold_that_is_not_text_is_reported(tmp_path: Path, colu
         load(tmp_path, train="a.parquet", test="a.parquet")
     twins = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
     parquet.write_table(twins, tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"b\.parquet: two of its columns are called 'text'"):
+    with pytest.raises(DataError, match=r"b\.parquet: two columns are called 'text'"):
         load(tmp_path, train="b.parquet", test="b.parquet")
     far = pyarrow.array([10**7], pyarrow.date32())
     parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"], "day": far}), tmp_path / "c.parquet")
@@ -228,7 +243,7 @@ def test_what_parquet_may_hold_that_is_not_text_is_reported(tmp_path: Path, colu
 def test_what_is_not_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
-    with pytest.raises(DataError, match=r"folder\.jsonl: is a folder without a data file"):
+    with pytest.raises(DataError, match=r"folder\.jsonl: contains no data file; data files end"):
         load(tmp_path, train="folder.jsonl", test="folder.jsonl")
     with pytest.raises(DataError, match=r"loop\.jsonl: is a link that leads to no file$"):
         load(tmp_path, train="loop.jsonl", test="loop.jsonl")
@@ -273,8 +288,8 @@ def test_text_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
         ({"name": ".."}, "'..': a name .* is not dots alone"),
         ({"name": "a\x07"}, "a name has no blanks"),
         ({"name": "ä" * 51}, "a name has at most 100 bytes"),
-        ({"test": None}, "needs test or test_share, and not both"),
-        ({"test": "a.csv", "test_share": 0.5}, "needs test or test_share, and not both"),
+        ({"test": None}, "give either test or test_share, not both"),
+        ({"test": "a.csv", "test_share": 0.5}, "give either test or test_share, not both"),
         ({"test_share": 1.0}, r"test_share: 1\.0 must lie between 0 and 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
         ({"labels": {0: False, 1: "yes"}}, "'mine'.labels: '0' has False, which is not text; quote words like yes, no"),

@@ -82,7 +82,7 @@ def test_cut_prompts_are_told(trained: Trained, predict: Predict, tmp_path: Path
 BAD: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "another kind": ("in.txt", "", (), r"in.txt: unsupported file type; predict reads .jsonl and .csv"),
     "kinds that differ": ("in.csv", "prompt\nx\n", (), "out.jsonl must end in .csv, as {in} does"),
-    "no rows": ("in.jsonl", "", (), "in.jsonl: holds no row"),
+    "no rows": ("in.jsonl", "", (), "in.jsonl: has no rows"),
     "no JSON": ("in.jsonl", '{"prompt": "x"}\n{', (), "in.jsonl, row 2, column 2: not valid JSON"),
     "no field": ("in.jsonl", '{"text": "x"}\n', (), "in.jsonl, row 1 has no 'prompt'; its keys: text"),
     "no text": ("in.jsonl", '{"prompt": 3}\n', (), "in.jsonl, row 1: 'prompt' is a number, expected text"),

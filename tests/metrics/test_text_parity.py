@@ -163,7 +163,7 @@ def test_the_switch_needs_an_official_evaluator() -> None:
     class Own(TRACE):
         evaluator = None
 
-    with pytest.raises(ConfigError, match=r"data\.metrics: Own names no official evaluator"):
+    with pytest.raises(ConfigError, match=r"data\.metrics: Own has no official evaluator"):
         TaskSequence(Own(), metrics="official")
 
 

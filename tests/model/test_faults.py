@@ -192,7 +192,7 @@ def templates(folder: Path) -> None:
 
 RUNS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut": (cut("model.safetensors", 0.5), "model.safetensors is cut or damaged"),
-    "a tokenizer larger than the embedding": (larger_tokenizer, "has a token of number 259, the model's embedding"),
+    "a tokenizer larger than the embedding": (larger_tokenizer, "has token 259, but the model's embedding"),
     "an encoder with fewer positions": (learnt_positions, r"needs 120 tokens .*the model's context is 64"),
     "templates without a default": (templates, r"model has several chat templates \(rag, tool\), none"),
     "a broken template": (write("chat_template.jinja", b"{% for"), "model's chat template cannot write a conversation"),

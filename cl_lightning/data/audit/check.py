@@ -143,7 +143,7 @@ def changed(root: Path) -> list[str]:
         except DataError:
             continue  # already reported when the task was read
         if not same:
-            said.append(f"{path}: its rows are not the published ones")
+            said.append(f"{path}: its rows differ from the published ones")
     return said
 
 
@@ -155,7 +155,7 @@ def unknown_sizes(checked: Sequence[Checked]) -> list[str]:
             splits = [s for s, n in zip(("train", "test"), c.profile.expected, strict=True) if n is None]
             if splits:
                 found.setdefault(c.benchmark, []).append(f"{c.task} ({' and '.join(splits)})")
-    return [f"{benchmark}: published size not known of {', '.join(tasks)}" for benchmark, tasks in found.items()]
+    return [f"{benchmark}: no published size is known for {', '.join(tasks)}" for benchmark, tasks in found.items()]
 
 
 def show(checked: Sequence[Checked], unit: str, limits: Limits, screen: console.Screen) -> None:

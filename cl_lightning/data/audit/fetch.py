@@ -73,11 +73,15 @@ def fetch(file: PublishedFile, root: Path, host: str) -> bool:
     try:
         found = checksum(path)
         if file.checksum not in (None, found):
-            raise DataError(f"{path}: its rows hash to {found}, the published ones to {file.checksum}")
+            raise DataError(
+                f"{path}: its rows differ from the published ones (checksum {found} instead of {file.checksum})"
+            )
     except DataError as error:
         if fresh:
             path.unlink()
-        raise DataError(f"{error}; {'it was not kept' if fresh else 'delete it to fetch it anew'}") from None
+        raise DataError(
+            f"{error}; {'the download was discarded' if fresh else 'delete it to download it again'}"
+        ) from None
     return fresh
 
 
@@ -103,13 +107,13 @@ def fetch_all(
             if file.needed:
                 failed.append(str(error))
             else:
-                say(f"done without, no run reads it: {error}")
+                say(f"not downloaded, and no run needs it: {error}")
             continue
         checked = "checked" if file.checksum else "not checked: no checksum known"
-        say(f"{'fetched' if fresh else 'there'}: {root / file.path} ({checked}; {file.terms})")
+        say(f"{'downloaded' if fresh else 'already there'}: {root / file.path} ({checked}; {file.terms})")
     left = [file for file in listed if file not in wanted and not (root / file.path).exists()]
     if left:
-        say(f"not fetched, terms to be read first (--accept {' '.join(dict.fromkeys(f.use for f in left))}):")
+        say(f"not downloaded; read the terms, then add --accept {' '.join(dict.fromkeys(f.use for f in left))}:")
     for file in left:
         say(f"  {HOST}/{file.place} -> {root / file.path} ({file.terms})")
     say(BY_HAND.format(root=root))

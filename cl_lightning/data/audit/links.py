@@ -9,11 +9,12 @@ from cl_lightning.common.wording import counted
 
 def links_out(root: Path) -> list[str]:
     """Say in one line which links below `root` lead out of it; none: no line."""
-    inside = root.resolve()
+    inside = os.path.realpath(root)
     found = []
     for folder, folders, files in os.walk(root):
         for path in (Path(folder, name) for name in sorted((*folders, *files))):
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                found.append(f"{path.relative_to(root)} -> {os.path.realpath(path)}")
+            target = os.path.realpath(path)
+            if path.is_symlink() and os.path.commonpath((inside, target)) != inside:
+                found.append(f"{path.relative_to(root)} -> {target}")
     found.sort()
     return [f"{counted(len(found), 'link')} out of {root}, followed: {first_three(found)}"] if found else []

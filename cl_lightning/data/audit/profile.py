@@ -102,10 +102,10 @@ class Profile:
         published = "/".join("?" if known is None else str(known) for known in self.expected)
         short = f"{self.over_budget} of {self.test} test answers are longer than the generation budget of {self.budget}"
         cut_off = (
-            "the letter is scored, the rationale is cut" if self.opening_scored else "no prediction reaches them whole"
+            "the letter is scored, the rationale is cut" if self.opening_scored else "no prediction can be complete"
         )
         said = {
-            f"dev equals test (all {self.dev} prompts): select nothing on it": 0 < self.dev == self.dev_in_test,
+            f"dev equals test (all {self.dev} prompts): do not select models by it": 0 < self.dev == self.dev_in_test,
             f"{self.dev_in_test} of {self.dev} dev prompts are in test": 0 < self.dev_in_test < self.dev,
             f"{self.repeated} of {self.train} training prompts repeat an earlier one (data.dedup)": self.repeated,
             f"{self.contradicted} training prompts occur with different answers": self.contradicted,
@@ -115,10 +115,10 @@ class Profile:
             f"{self.commonest:.0%} of the training answers are the same": self.commonest >= MOST_OF_ONE,
             f"{self.blank} training answers are blank and left out": self.blank,
             f"{self.dropped} training examples are left out: their prompts are in test": self.dropped,
-            f"{sizes[0]}/{sizes[1]} train/test examples, published are {published}": other,
-            f"{self.no_room} prompts are over data.max_prompt_tokens by template, instruction and cue alone: training "
+            f"{sizes[0]}/{sizes[1]} train/test examples; the published files have {published}": other,
+            f"{self.no_room} prompts exceed data.max_prompt_tokens by template, instruction and cue alone: training "
             "will refuse them": self.no_room,
-            f"{self.long_answers} of {self.train} training answers are over data.max_answer_tokens: training "
+            f"{self.long_answers} of {self.train} training answers exceed data.max_answer_tokens: training "
             "refuses them, or leaves them out with data.long_answers=drop": self.long_answers,
             f"{short}: {cut_off} (data.max_new_tokens)": self.over_budget,
             self.lost: self.lost,

@@ -50,8 +50,8 @@ def check_tokens(task: TaskData, vocabulary: int) -> None:
     for encoded in (*task.train, *task.validation, *task.test):
         if (token := max(*encoded.prompt_ids, *encoded.answer_ids)) >= vocabulary:
             raise ConfigError(
-                f"{encoded.example.id}: model.backbone.name: this text has a token of number {token}, the model's "
-                f"embedding ends at {vocabulary - 1}; take the tokenizer that belongs to the model, or "
+                f"{encoded.example.id}: model.backbone.name: this text has token {token}, but the model's "
+                f"embedding ends at {vocabulary - 1}; use the tokenizer that belongs to the model, or "
                 "resize_token_embeddings and save it again"
             )
 

@@ -60,9 +60,7 @@ class Flipped(Benchmark):
         if kind != "words" and kind not in NEW_ANSWERS:
             raise ConfigError(f"data.benchmark.kind: {kind!r} is not valid; {nearest(kind, [*NEW_ANSWERS, 'words'])}")
         if (kind == "words") != bool(words):
-            raise ConfigError(
-                "data.benchmark.words: goes with kind=words, and kind=words needs it: {label: answer, ...}"
-            )
+            raise ConfigError("data.benchmark.words: give it together with kind=words, as {label: answer, ...}")
         self.base, self.task, self.kind, self.instructed, self.words = base, task, kind, instructed, words
 
     @property
@@ -175,7 +173,7 @@ class Flipped(Benchmark):
             new = NEW_ANSWERS[self.kind](labels)
         if len({*new}) < len(labels):
             raise ConfigError(
-                f"data.benchmark.kind: {self.kind} writes two answers of {self.task} alike; choose another"
+                f"data.benchmark.kind: {self.kind} gives two answers of {self.task} the same text; choose another"
             )
         if self.kind != "labels" and {*new} & {*labels}:
             raise ConfigError(

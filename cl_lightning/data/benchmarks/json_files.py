@@ -63,7 +63,7 @@ def parse_json(text: str, where: str) -> Any:
         line = f", line {error.lineno}" if "\n" in text.rstrip() else ""
         raise DataError(f"{where}{line}, column {error.colno}: not valid JSON ({error.msg})") from None
     except _TwiceError as error:
-        raise DataError(f"{where}: an object has {error.args[0]!a} twice; which of them counts is not clear") from None
+        raise DataError(f"{where}: an object has {error.args[0]!a} twice; keep one of them") from None
     except RecursionError:
         raise DataError(f"{where}: not usable JSON (lists or objects are nested too deeply)") from None
     except ValueError as error:  # an integer of thousands of digits

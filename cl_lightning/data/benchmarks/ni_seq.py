@@ -109,8 +109,8 @@ class NISeq(FileBenchmark):
         test, train = ([examples[i] for i in part if i in examples] for part in (order[:held_out], order[held_out:]))
         if not train or not test:
             raise DataError(
-                f"{found[0]}: {len(order)} instances, {file.blank} without an answer; with {held_out} held out for the "
-                f"test there is none to {'test' if train else 'train'} on"
+                f"{found[0]}: has {len(order)} instances, {file.blank} of them without an answer; once {held_out} are "
+                f"held out for the test, none is left to {'test' if train else 'train'} on"
             )
         return Splits(tuple(train), tuple(test), file.blank, licence=file.licence)
 

@@ -134,12 +134,12 @@ class UserTasks(Benchmark):
                 raise ConfigError(f"{_where(task.name)}: a name has no blanks and no slashes, and is not dots alone")
             if len(task.name.encode()) > LONGEST_NAME:
                 raise ConfigError(
-                    f"{_where(task.name)}: a name has at most {LONGEST_NAME} bytes; files are named by it"
+                    f"{_where(task.name)}: a name has at most {LONGEST_NAME} bytes, since files are named after it"
                 )
             if [t.name for t in tasks].count(task.name) > 1:
                 raise ConfigError(f"{_where(task.name)}: the name appears twice")
             if (task.test is None) == (task.test_share is None):
-                raise ConfigError(f"{_where(task.name)}: needs test or test_share, and not both")
+                raise ConfigError(f"{_where(task.name)}: give either test or test_share, not both")
             if task.test_share is not None and not 0 < task.test_share < 1:
                 raise ConfigError(f"{_where(task.name)}.test_share: {task.test_share} must lie between 0 and 1")
             if task.max_new_tokens < 1:
@@ -245,7 +245,7 @@ def _answer(task: UserTask, name: str, value: Any, where: str) -> str:
     if task.labels is not None:
         if answer not in task.labels:
             said = brief(answer)
-            raise DataError(f"{where}: {name!r} is {said!r}, which labels has no word for; {_some(task.labels)}")
+            raise DataError(f"{where}: {name!r} is {said!r}, which labels does not list; {_some(task.labels)}")
         answer = str(task.labels[answer])
     if not answer.strip():
         raise DataError(f"{where}: {name!r} is empty")
@@ -253,7 +253,7 @@ def _answer(task: UserTask, name: str, value: Any, where: str) -> str:
 
 
 def _some(labels: Mapping[str, Any]) -> str:
-    return f"it has {', '.join(labels)}{f'; {QUOTES}' if {'True', 'False'} & labels.keys() else ''}"
+    return f"it lists {', '.join(labels)}{f'; {QUOTES}' if {'True', 'False'} & labels.keys() else ''}"
 
 
 def _hash_share(prompt: str) -> float:

@@ -61,7 +61,7 @@ def is_data(path: Path) -> bool:
 def _in_folder(folder: Path) -> list[Path]:
     found = sorted(p for p in folder.iterdir() if is_data(p) and not p.name.startswith(".") and not p.is_dir())
     if not found:
-        raise DataError(f"{folder}: is a folder without a data file; their names end in one of {', '.join(READERS)}")
+        raise DataError(f"{folder}: contains no data file; data files end in one of {', '.join(READERS)}")
     return [file for path in found for file in files_of(path)]
 
 
@@ -100,4 +100,4 @@ def _with_some(rows: Iterator[Row], where: str) -> Iterator[Row]:
         empty = False
         yield row
     if empty:
-        raise DataError(f"{where}: holds no row")
+        raise DataError(f"{where}: has no rows")

@@ -52,7 +52,7 @@ def refuse_twins(names: Sequence[str], path: Path) -> None:
     """Raise DataError if two columns have one name."""
     twin = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twin is not None:
-        raise DataError(f"{path}: two of its columns are called {twin!r}; name each once")
+        raise DataError(f"{path}: two columns are called {twin!r}; rename one of them")
 
 
 def need(library: str, what: str) -> None:

@@ -47,5 +47,5 @@ class Template:
         # Concatenated rather than formatted, because fields may contain braces.
         fields = ["" if name is None else text(row, name, where) for _, name in self._parts]
         if not "".join(fields).strip():
-            raise DataError(f"{where}: all that the prompt takes from it is blank ({', '.join(self.names)})")
+            raise DataError(f"{where}: every field that the prompt uses is blank ({', '.join(self.names)})")
         return "".join(before + value for (before, _), value in zip(self._parts, fields, strict=True))
