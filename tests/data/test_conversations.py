@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
 from cl_lightning.data.collate import IGNORE, training_batch
 from cl_lightning.data.layouts.conversation import conversation
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import StepSampler
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
@@ -260,3 +262,18 @@ def test_conversations_are_trained_replayed_and_scored(tmp_path: Path) -> None:
     )  # fmt: skip
     assert told.code == 0, told.err
     assert record(tmp_path / "run")["done"] == 2
+
+
+def test_the_data_module_counts_every_token_with_a_loss(tmp_path: Path) -> None:
+    talks = [(*TURNS, ("assistant", f"{i}")) for i in range(9)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    task = UserTask("t", "f1", "a.jsonl", "a.jsonl", layout="messages", loss_on="every")
+    data = TaskSequence(UserTasks([task]), str(tmp_path), validation_samples=1, batch_size=4)
+    data.prepare(random_tokenizer(), False)
+    data.activate(0)
+    for micro in data.sampler(0, 1, 1):
+        batch = training_batch([data.tasks[0].train[i] for i in micro.indices], 0)
+        assert micro.step_tokens == int((batch["labels"] != IGNORE).sum()) > 4 * 3
+    with pytest.raises(ConfigError, match="t: loss_on=every needs a decoder; an encoder reads earlier turns"):
+        data.prepare(random_tokenizer(), True)

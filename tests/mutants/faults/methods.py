@@ -69,9 +69,9 @@ FAULTS = (
     ),
     Fault(
         "validation comes from the test split",
-        "cl_lightning/data/task_sequence.py",
-        "train, validation = tuple(kept[carved:]), tuple(kept[:carved])",
-        "train, validation = tuple(kept[carved:]), tuple(self.encoder.encode(e, spec) for e in splits.test[:carved])",
+        "cl_lightning/data/choosing.py",
+        "tuple(kept[:held_out]), tuple(test)",
+        "tuple(encode(splits.test[:held_out])), tuple(test)",
         "tests/data/test_splits.py",
     ),
     Fault(
@@ -350,8 +350,8 @@ FAULTS = (
     Fault(
         "prompts are trained on",
         "cl_lightning/data/collate.py",
-        "(IGNORE,) * len(p) for p in prompts]",
-        "tuple(p) for p in prompts]",
+        "else _targets(e) for e in examples]",
+        "else tuple(e.prompt_ids) for e in examples]",
         "tests/model/test_module.py tests/gradients/test_capture.py tests/data/test_prompt.py",
     ),
     Fault(
