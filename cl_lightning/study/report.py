@@ -16,8 +16,8 @@ from cl_lightning.study.statistics import Estimated, Findings, area
 
 MEBI = 2**20
 COSTS = (
-    "method", "seconds", "peak MiB", "stored MiB a task", "state KiB", "conflict %", "fired %", "overlap", "gate, own",
-    "gate, old", "ability before", "after",
+    "method", "seconds", "of CPU", "peak MiB", "stored MiB a task", "state KiB", "conflict %", "fired %", "overlap",
+    "gate, own", "gate, old", "ability before", "after",
 )  # fmt: skip
 
 
@@ -98,7 +98,15 @@ def _costs(rows: Sequence[Row]) -> list[str]:
     values = [[v for row in rows if (v := getattr(row, name)) is not None] for name in names]
     digits = (0, 0, 3, 3, 3, 1, 1)
     means = [f"{fmean(each):.{d}f}" if each else "" for each, d in zip(values, digits, strict=True)]
-    return [f"{sizes[0]:.0f}", f"{sizes[1]:.0f}", f"{sizes[2]:.1f}", f"{sizes[3]:.0f}", *means]
+    cpu = [row.cpu_seconds for row in rows if row.cpu_seconds is not None]
+    return [
+        f"{sizes[0]:.0f}",
+        f"{fmean(cpu):.0f}" if cpu else "",
+        f"{sizes[1]:.0f}",
+        f"{sizes[2]:.1f}",
+        f"{sizes[3]:.0f}",
+        *means,
+    ]
 
 
 def _rates(found: Findings) -> Rows:
