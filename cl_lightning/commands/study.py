@@ -44,7 +44,7 @@ def parser() -> Arguments:
     made.add_argument("--sequences", nargs="+", metavar="NAME", help="only these sequences")
     made.add_argument("--seeds", nargs="+", type=positive, metavar="SEED", help="only these seeds")
     made.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="only these learning rates")
-    made.add_argument("--data", type=Path, metavar="FOLDER", help="folder of real data (default: the built-in sample)")
+    made.add_argument("--data", type=Path, metavar="FOLDER", help="folder of real data")
     made.add_argument("--dry-run", action="store_true", help="list the cells and the time they take, run none")
     made.add_argument("--max-hours", type=_hours, metavar="HOURS", help="begin no cell that would end later")
     made.add_argument(
@@ -61,8 +61,11 @@ def parser() -> Arguments:
 
 
 def _run(grid: Grid, cells: list[Cell], rows: list[Row], options: Namespace) -> None:
-    there = {row.key for row in rows}
+    kept, notes = current(rows, cells)
+    there = {row.key for row in kept}
     left = [cell for cell in cells if cell.key not in there]
+    for note in notes:
+        inform(f"note: {note}")
     machine = machine_kind()
     processes = 1 if gpu() else options.processes
     inform(f"study: {len(cells)} cells, {len(cells) - len(left)} finished, {len(left)} left")
@@ -71,7 +74,9 @@ def _run(grid: Grid, cells: list[Cell], rows: list[Row], options: Namespace) -> 
         for cell in left:
             say(cell)
         return
-    if options.data is not None and not options.data.is_dir():
+    if options.data is None:
+        raise ConfigError("--data: the study compares methods on real data; name its folder (DATA=FOLDER with make)")
+    if not options.data.is_dir():
         raise ConfigError(f"--data: {options.data} is not a folder")
     stopping.set_message("finished cells are in the file of results; run the same command again to go on")
     deadline = None if options.max_hours is None else time.monotonic() + 3600 * options.max_hours

@@ -11,7 +11,9 @@ VECTORS = ("amx_tile", "avx512f", "avx2")
 
 
 def gpu() -> str | None:
-    """Return the name of the first NVIDIA GPU, None without one."""
+    """Return the name of the first NVIDIA GPU that torch can use, None without one."""
+    if version("torch").endswith("+cpu"):
+        return None
     try:
         found = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False

@@ -75,6 +75,11 @@ class Row:
         return self.method, self.rate, self.seed, self.sequence, self.definition
 
     @property
+    def identity(self) -> tuple[Key, str, str]:
+        """What no two rows share: the cell, its data and its base model."""
+        return self.key, self.data, self.base
+
+    @property
     def counts(self) -> list[int]:
         """Scored prompts of each task."""
         return [int(count) for count in self.examples.split()]
@@ -119,12 +124,12 @@ def read_rows(file: Path) -> list[Row]:
         raise DataError(f"{file}: cannot be read as CSV ({error})") from None
     if not lines or lines[0] != COLUMNS:
         raise DataError(f"{file}: is no file of results (its columns are not {', '.join(COLUMNS[:4])}, ..)")
-    rows: dict[Key, Row] = {}
+    rows: dict[tuple[Key, str, str], Row] = {}
     for number, line in enumerate(lines[1:], 2):
         row = _row(line, f"{file}, line {number}")
-        if row.key in rows:
+        if row.identity in rows:
             raise DataError(f"{file}, line {number}: the cell is there twice; remove one line")
-        rows[row.key] = row
+        rows[row.identity] = row
     return list(rows.values())
 
 
@@ -153,7 +158,7 @@ def add_row(file: Path, row: Row) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f".{file.name}.lock")):
             rows = read_rows(file)
-            if row.key in {other.key for other in rows}:
+            if row.identity in {other.identity for other in rows}:
                 raise DataError(f"{file}: has a row of {row.sequence} {row.method} lr={row.rate:g} seed={row.seed}")
             replace_file(file, as_csv([*rows, row]), file.with_name(f".{file.name}-{secrets.token_hex(8)}"))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from cl_lightning.common import stopping
 from cl_lightning.common.errors import UserError
@@ -57,6 +58,7 @@ class Sitting:
     failed: dict[Cell, str] = field(default_factory=dict)
     done: int = 0
     late: int = 0
+    _ended: bool = False
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _rows: list[Row] = field(default_factory=list)
@@ -64,10 +66,30 @@ class Sitting:
     def run(self, cells: Sequence[Cell], rows: Sequence[Row], processes: int) -> None:
         """Run cells, in order, in so many processes at a time. `rows`: those that are there, for estimates."""
         self._rows = list(rows)
-        stopping.end_ranks(lambda: list(self._processes))
+        stopping.end_ranks(self._end)
         with ThreadPoolExecutor(processes) as pool:
-            for future in [pool.submit(self._cell, cell, number, len(cells)) for number, cell in enumerate(cells, 1)]:
-                future.result()
+            futures = [pool.submit(self._cell, cell, number, len(cells)) for number, cell in enumerate(cells, 1)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # a defect of ours: report it now, not after the other cells
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _end(self) -> list[subprocess.Popen[bytes]]:
+        """Start no process from now on, and return those that run. Called when a signal ends the command."""
+        with self._lock:
+            self._ended = True
+            return list(self._processes)
+
+    def _start(self, command: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes] | None:
+        """Start a process; None after `_end`, which ends a cell's process as a fault of its own would."""
+        with self._lock:
+            if self._ended:
+                return None
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            self._processes.append(process)
+            return process
 
     def _cell(self, cell: Cell, number: int, count: int) -> None:
         if not self._in_time(cell):
@@ -98,10 +120,9 @@ class Sitting:
         log = run.with_name(f"{run.name}.log")
         run.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                self.command(cell, run), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-            )
-            self._processes.append(process)
+            process = self._start(self.command(cell, run), output)
+            if process is None:
+                return None
             # For the processor time of this child alone.
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)

@@ -41,6 +41,8 @@ def test_a_cell_has_one_row(tmp_path: Path, row: MakeRow) -> None:
     with pytest.raises(DataError, match="has a row of one plain"):
         add_row(file, row("plain", "one", R, commit="other"))
     assert file.read_bytes() == before
+    add_row(file, row("plain", "one", R, data="other"))
+    assert len(read_rows(file)) == 2, "on other data it is another row"
 
 
 @pytest.mark.parametrize(

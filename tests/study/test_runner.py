@@ -137,7 +137,12 @@ def test_the_command_runs_what_is_left(
     command = Commands(finished, replay=9)
     monkeypatch.setattr(study, "run_command", lambda cell, run, data: command(cell, run))
     monkeypatch.setattr(study, "machine_kind", lambda: "m")
-    files = [f"--definition={definition}", f"--results={tmp_path / 'r.csv'}", f"--runs={tmp_path / 'runs'}"]
+    files = [
+        f"--data={tmp_path}",
+        f"--definition={definition}",
+        f"--results={tmp_path / 'r.csv'}",
+        f"--runs={tmp_path / 'runs'}",
+    ]
     few = ["--sequences", "dev", "--seeds", "1", "--rates", "0.01"]
     study.main(["run", *files, *few, "--methods", "plain", "--dry-run"])
     assert capsys.readouterr().out.splitlines() == [
@@ -169,6 +174,7 @@ def test_the_command_runs_what_is_left(
         (["--rates", "0.5"], "--rates: the grid has no 0.5"),
         (["--max-hours", "0"], "0 must be a number above 0"),
         (["--data", "nowhere"], "--data: nowhere is not a folder"),
+        ([], "--data: the study compares methods on real data"),
     ],
 )
 def test_bad_options_are_one_line(definition: Path, tmp_path: Path, options: list[str], message: str) -> None:
