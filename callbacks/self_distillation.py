@@ -75,6 +75,16 @@ class SelfDistillation(TaskCallback):
         """Release the average."""
         self._slow = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state inside a task, for a checkpoint."""
+        return {"slow": self._slow, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the output of `state_dict`."""
+        self._steps = state["steps"]
+        for slow, stored in zip(self._slow, state["slow"], strict=True):
+            slow.copy_(stored)
+
     @contextmanager
     def _as_average(self, module: ContinualLM) -> Iterator[None]:
         # Swapped, not overwritten: the graph of the training step holds the parameters.
