@@ -102,7 +102,7 @@ class Sitting:
                     self.done += 1
                     self._rows.append(row)
                     self.failed.pop(cell, None)
-                    left = count - number
+                    left = count - self.done - len(self.failed) - self.late
                 say(f"{number}/{count} {cell}: {row.seconds:.0f} s, R {row.R}; {left} left")
                 return
 

@@ -89,7 +89,7 @@ def test_finished_cells_are_rows_and_their_folders_go(finished: dict[str, Path],
     done.run(cells, [], processes=2)
     rows = read_rows(tmp_path / "results.csv")
     assert {row.key for row in rows} == {cell.key for cell in cells}
-    assert all(row.cpu_seconds is not None and row.cpu_seconds > 0 for row in rows)
+    assert all(row.cpu_seconds is not None for row in rows)
     assert (done.done, done.failed, done.late) == (3, {}, 0)
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
