@@ -24,13 +24,13 @@ COSTS = (
 def report(grid: Grid, folder: Path, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     """Write all tables as Markdown. `folder`: the definition's, for its claims."""
     found = Findings(grid, cells, rows)
-    parts = [_there(found)]
+    parts = ["# Tables of the study", _there(found)]
     for sequence in grid.sequences:
         if found.methods(sequence):
-            parts += [f"### {sequence}: {grid.about[sequence]}", *map(_markdown, _sequence(found, sequence))]
-    parts += ["### Learning rates", _markdown(_rates(found))]
-    parts += ["### Ranks over sequences", _ranks(found)]
-    parts += ["### Published claims", _markdown(_claims(found, folder))]
+            parts += [f"## {sequence}: {grid.about[sequence]}", *map(_markdown, _sequence(found, sequence))]
+    parts += ["## Learning rates", _markdown(_rates(found))]
+    parts += ["## Ranks over sequences", _ranks(found)]
+    parts += ["## Published claims", _markdown(_claims(found, folder))]
     return "\n\n".join(parts) + "\n"
 
 
