@@ -17,7 +17,7 @@ from cl_lightning.study.estimate import Estimate
 from cl_lightning.study.grid import Cell, Grid, read_grid
 from cl_lightning.study.machine import commit, gpu, machine_kind
 from cl_lightning.study.rows import Row, current, read_rows
-from cl_lightning.study.runner import Sitting, run_command
+from cl_lightning.study.runner import ABILITY_ITEMS, Sitting, ability_options, run_command
 
 RESULTS, RUNS = Path("study/results.csv"), Path("runs/study")
 ABOUT = """Compare methods in a grid of runs: method x learning rate x seed x sequence.
@@ -50,6 +50,11 @@ def parser() -> Arguments:
     made.add_argument(
         "--processes", type=positive, default=1, metavar="COUNT", help="cells at a time (default 1; one on a GPU)"
     )
+    made.add_argument(
+        "--ability",
+        action="store_true",
+        help=f"also measure general ability before and after, on {ABILITY_ITEMS} items of PIQA in FOLDER/general",
+    )
     made.add_argument("--keep", action="store_true", help="keep the run folders of finished cells")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help=f"default: {RESULTS}")
     made.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help=f"run folders (default: {RUNS})")
@@ -80,7 +85,8 @@ def _run(grid: Grid, cells: list[Cell], rows: list[Row], options: Namespace) -> 
         raise ConfigError(f"--data: {options.data} is not a folder")
     stopping.set_message("finished cells are in the file of results; run the same command again to go on")
     deadline = None if options.max_hours is None else time.monotonic() + 3600 * options.max_hours
-    command = partial(run_command, data=options.data)
+    more = ability_options(options.definition) if options.ability else []
+    command = partial(run_command, data=options.data, more=more)
     sitting = Sitting(grid, options.results, options.runs, machine, commit(), command, deadline, options.keep)
     sitting.run(left, rows, processes)
     late = f", {sitting.late} not begun for lack of time" if sitting.late else ""

@@ -22,6 +22,8 @@ from cl_lightning.study.rows import Row, add_row
 
 #: Attempts of a cell.
 ATTEMPTS = 2
+#: Items of each task of general ability.
+ABILITY_ITEMS = 100
 #: Called with a cell and its run folder; returns the command.
 Command = Callable[[Cell, Path], Sequence[str]]
 
@@ -32,6 +34,12 @@ def run_command(cell: Cell, run: Path, data: Path | None, more: Sequence[str] = 
     options += [f"--model.lr={cell.rate!r}", f"--seed_everything={cell.seed}", f"--sequence.run_dir={run}"]
     options += [] if data is None else [f"--data.root={data}"]
     return [sys.executable, "-m", "cl_lightning", "run", *options, *more]
+
+
+def ability_options(definition: Path) -> list[str]:
+    """Return the options with which a run also measures general ability, by the preset of a study's folder."""
+    slot = "--observers.general"
+    return [f"{slot}=GeneralAbility", f"{slot}.preset={definition / 'ability.yaml'}", f"{slot}.limit={ABILITY_ITEMS}"]
 
 
 @dataclass

@@ -135,7 +135,7 @@ def test_the_command_runs_what_is_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = Commands(finished, replay=9)
-    monkeypatch.setattr(study, "run_command", lambda cell, run, data: command(cell, run))
+    monkeypatch.setattr(study, "run_command", lambda cell, run, data, more: command(cell, run))
     monkeypatch.setattr(study, "machine_kind", lambda: "m")
     files = [
         f"--data={tmp_path}",
