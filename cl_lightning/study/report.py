@@ -15,6 +15,8 @@ from cl_lightning.study.rows import Row
 from cl_lightning.study.statistics import Estimated, Findings, area
 
 MEBI = 2**20
+#: Metrics whose differences from the baselines are listed.
+DIFFERENCES = ("ap", "fp", "forget_T")
 COSTS = (
     "method", "seconds", "of CPU", "peak MiB", "stored MiB a task", "state KiB", "conflict %", "fired %", "overlap",
     "gate, own", "gate, old", "ability before", "after",
@@ -75,20 +77,23 @@ def _sequence(found: Findings, sequence: str) -> list[Rows]:
     heads += ["area", "another seed's fp"]
     return [
         Rows("Scores", heads, scores),
-        Rows(
-            "Difference of fp (95 %)",
-            ["method", *(f"from {name}" for name in found.grid.baselines)],
-            [
-                [m, *(_with_ends(found.difference(m, b, sequence, "fp"), True) for b in found.grid.baselines)]
-                for m in methods
-            ],
-        ),
+        *(_differences(found, sequence, metric) for metric in DIFFERENCES),
         Rows(
             "Costs, and what the method did",
             COSTS,
             [[method, *_costs(found.of(method, sequence))] for method in methods],
         ),
     ]
+
+
+def _differences(found: Findings, sequence: str, metric: str) -> Rows:
+    """The differences of a metric from the baselines."""
+    baselines = found.grid.baselines
+    rows = [
+        [m, *(_with_ends(found.difference(m, b, sequence, metric), True) for b in baselines)]
+        for m in found.methods(sequence)
+    ]
+    return Rows(f"Difference of {metric} (95 %)", ["method", *(f"from {name}" for name in baselines)], rows)
 
 
 def _costs(rows: Sequence[Row]) -> list[str]:
