@@ -25,7 +25,7 @@ def trained(tiny: Make, tasks: int, **options: float) -> ContinualLM:
 
 
 def penalty(module: ContinualLM) -> float:
-    return float(module.adapter.penalties()["sign"])
+    return module.adapter.penalties()["sign"].item()
 
 
 def test_it_is_the_equation(tiny: Make) -> None:
