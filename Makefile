@@ -19,7 +19,7 @@ LIST = -F'|' '{ \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep mine test test-all mutants lint audit docs bench report compare score data data-check clean
+.PHONY: help setup run sweep study mine test test-all mutants lint audit docs bench report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -62,6 +62,9 @@ UNKNOWN = import difflib, sys; name, *valid = sys.argv[1:]; \
 .PHONY: check-exp
 check-exp:
 	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,$(PYTHON) -c '$(UNKNOWN)' '$(subst ','\'',$(EXP))' $(EXPERIMENTS) >&2; exit 2)
+
+study: $(STAMP) ## compare methods in a grid of runs: [DATA=FOLDER] [ARGS='--dry-run --max-hours=2 --sequences S0 --methods lora slice']
+	@$(PY) -m cl_lightning study run $(if $(DATA),--data='$(DATA)') $(ARGS)
 
 mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or from RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
 	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \

@@ -16,6 +16,7 @@ EXPORTS = {
     "ProtectedSubspaces": "protected_subspaces",
     "ReplayBuffer": "replay_buffer",
     "ScoreMatrix": "score_matrix",
+    "SelfDistillation": "self_distillation",
     "SliceInit": "slice_init",
     "TaskProgress": "progress",
 }

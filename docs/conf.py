@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 
 project = "cl-lightning"
 root_doc = "docs/README"
-include_patterns = ["*.md", "docs/**.md"]
+include_patterns = ["*.md", "docs/**.md", "study/*.md"]
 exclude_patterns = ["build", "runs", ".*"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 

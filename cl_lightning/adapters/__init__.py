@@ -9,6 +9,7 @@ EXPORTS = {
     "IncLoRA": "inclora",
     "InfLoRA": "inflora",
     "OLoRA": "olora",
+    "PSLoRA": "pslora",
     "SAPTLoRA": "sapt",
     "SLAO": "slao",
     "SeqLoRA": "seqlora",

@@ -21,6 +21,7 @@ COMMANDS = {
     "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
     "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
     "compare": Command("compare several runs in tables and charts", READ_ONLY),
+    "study": Command("compare methods in a grid of runs", "run the same command again to go on"),
     "score": Command("score a finished run again without training", "the run is as it was; run the same command again"),
     "verify": Command("check that a run folder is undamaged", READ_ONLY),
     "export": Command(

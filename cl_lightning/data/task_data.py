@@ -15,7 +15,8 @@ class TaskData:
     """One task, ready to train and score.
 
     `raw_train`: the chosen training examples as text; `whole`: content hash of all its examples, chosen or not;
-    `labels`: token ids of the labels that are compared by likelihood; empty if answers are generated.
+    `labels`: token ids of the labels that are compared by likelihood; empty if answers are only generated;
+    `both`: answers are generated even where there are labels, and the most likely label is scored beside them.
     """
 
     spec: TaskSpec
@@ -26,6 +27,12 @@ class TaskData:
     dropped: int
     whole: str
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    both: bool = False
+
+    @property
+    def generated(self) -> bool:
+        """Whether R has the scores of generated answers."""
+        return self.both or not self.labels
 
     @property
     def budget(self) -> dict[str, int]:

@@ -66,7 +66,8 @@ class TaskSequence(LightningDataModule):
         template_args: further variables of the chat template, e.g. {enable_thinking: false}; a `date_string` overrides
             `date`.
         score_by: "generation": score generated answers; "likelihood": for tasks whose training answers are a closed
-            label set, score the most likely label (tables mark it); other tasks still generate.
+            label set, score the most likely label (tables mark it); other tasks still generate; "both": score generated
+            answers, and beside them, as the further metric "constrained", the most likely label.
         metrics: ours, or those of the benchmark's official evaluator (`metrics.parity` lists the differences).
         per_task: options of single tasks, by name; see `cl_lightning.data.per_task.TaskOptions`.
         seed: linked to seed_everything.
@@ -97,7 +98,7 @@ class TaskSequence(LightningDataModule):
         system_prompt: str | None = None,
         date: str = DAY,
         template_args: dict[str, Any] | None = None,
-        score_by: Literal["generation", "likelihood"] = "generation",
+        score_by: Literal["generation", "likelihood", "both"] = "generation",
         metrics: Literal["ours", "official"] = "ours",
         per_task: PerTask | None = None,
         seed: Seed = 0,
@@ -217,7 +218,7 @@ class TaskSequence(LightningDataModule):
         )
         epochs = self.epochs_per_task * (len(self.columns) if self.protocol.together else 1)
         self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
-        if self.score_by == "likelihood" and not any(t.labels for t in self.evaluated):
+        if self.score_by != "generation" and not any(t.labels for t in self.evaluated):
             raise ConfigError(
                 f"data.score_by: no closed label set among {', '.join(self.columns)}: their training answers are free "
                 "text; use generation"
@@ -237,11 +238,11 @@ class TaskSequence(LightningDataModule):
         chosen = choose(
             name, splits, self._wanted(options), self.seed, lambda some: self.encoder.encode_all(some, spec)
         )
-        found = label_set(splits.train) if self.score_by == "likelihood" else []
+        found = label_set(splits.train) if self.score_by != "generation" else []
         labels = {label: self.encoder.answer(label) for label in found}
         whole = digest(chain(splits.train, splits.test))
         train, validation, test, dropped = vars(chosen).values()
-        return TaskData(spec, train, validation, test, epochs, dropped, whole, labels)
+        return TaskData(spec, train, validation, test, epochs, dropped, whole, labels, self.score_by == "both")
 
     def _wanted(self, options: TaskOptions) -> Wanted:
         """Return how many examples of a task are used: its own numbers, else those of all tasks."""

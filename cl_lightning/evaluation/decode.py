@@ -6,6 +6,8 @@ have ended are dropped. Only for models without effective generation settings
 """
 
 import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,12 +28,14 @@ def decode(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    read: "Callable[[Prompts], None] | None" = None,
     **given: Any,
 ) -> Tensor:
     """Generate greedily, as a `custom_generate` of transformers.
 
     Args:
         input_ids: prompts (B, L): first the tokens already in the cache, the same in all rows, then left padding.
+        read: called when the prompts are read, before the first token is chosen.
         given: arguments of the model: `past_key_values` of `model.prefix_cache.preallocated_cache` with space for all
             columns, `attention_mask`, and per-sample arguments (gates (B, ..)).
 
@@ -44,6 +48,8 @@ def decode(
     pad = generation_config._pad_token_tensor
     own = {k: v for k, v in given.items() if isinstance(v, Tensor) and k in _accepted(model) - COMPUTED}
     logits = _read(model, input_ids, mask, cache, own)
+    if read is not None:
+        read(Prompts(model, cache, mask, logits, own))
     rows = torch.arange(len(input_ids), device=input_ids.device)
     ended = torch.zeros_like(rows, dtype=torch.bool)
     made = input_ids.new_full((len(rows), stopping_criteria.max_length), int(pad))
@@ -65,6 +71,40 @@ def decode(
             rows, ids, mask, ended = (t[left] for t in (rows, ids, mask, ended))
             own = {name: value[left] for name, value in own.items()}
         logits = _forward(model, ids[:, -1:], mask, cache, own)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts that the model has read, (B, L) with their padding.
+
+    Attributes:
+        model: the model, in eval mode.
+        cache: their keys and values.
+        mask: (B, L).
+        logits: of the first answer token, (B, V).
+        own: per-sample arguments of the model.
+    """
+
+    model: PreTrainedModel
+    cache: Cache
+    mask: Tensor
+    logits: Tensor
+    own: dict[str, Tensor]
+
+    def log_likelihoods(self, answer: Sequence[int]) -> Tensor:
+        """Compute log p(answer | prompt) of each prompt in nats, (B,). The cache is as before afterwards."""
+        rows, length = self.mask.shape
+        tokens = torch.tensor(answer, device=self.mask.device)
+        scores = self.logits.float().log_softmax(-1)[:, tokens[0]]
+        if len(tokens) == 1:
+            return scores
+        said = tokens[:-1].expand(rows, -1)
+        mask = torch.cat([self.mask, torch.ones_like(said)], dim=1)
+        logits = _logits(self.model, said, mask, self.cache, self.own, torch.arange(len(tokens) - 1).to(tokens))
+        for layer in self.cache.layers:
+            layer.focus(slice(0, rows), length)
+        later = logits.float().log_softmax(-1).gather(2, tokens[1:].expand(rows, -1)[..., None])
+        return scores + later.sum((1, 2))
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
@@ -103,17 +143,23 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: 
 
 def _forward(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
     """Compute the logits (B, V) after the `new` tokens (B, n), the last of the columns that `mask` covers."""
-    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
     # An index copies the last hidden states; a count would give a view, for which the output layer's product copies
     # the whole embedding once per row.
     last = torch.tensor([new.shape[1] - 1], device=new.device)
-    out = model(
+    return _logits(model, new, mask, cache, own, last)[:, -1]
+
+
+def _logits(
+    model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor], kept: Tensor
+) -> Tensor:
+    """Compute the logits (B, k, V) after the tokens of `new` (B, n) at the indices `kept` (k,)."""
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
+    return model(
         input_ids=new,
         attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=last,
+        logits_to_keep=kept,
         **own,
-    )
-    return out.logits[:, -1]
+    ).logits

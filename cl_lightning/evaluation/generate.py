@@ -7,6 +7,7 @@ that prompts are then batched only with others of the same length.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.generation import BaseStreamer
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
-from cl_lightning.evaluation.decode import decode, takes_positions
+from cl_lightning.evaluation.decode import Prompts, decode, takes_positions
 from cl_lightning.model.generation_settings import effective_settings
 from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, preallocated_cache, prefix_cache
 
@@ -34,6 +35,7 @@ def generate(
     temperature: float = 0.0,
     streamer: BaseStreamer | None = None,
     advance: Callable[[int], None] | None = None,
+    read: Callable[[Sequence[int], Prompts], None] | None = None,
 ) -> list[str]:
     """Generate continuations as strings, in the order of `prompts`, without special tokens.
 
@@ -51,6 +53,7 @@ def generate(
         temperature=temperature,
         streamer=streamer,
         advance=advance,
+        read=read,
     )
     blank = answer_blank(tokenizer)
     return [text.removeprefix(blank) for text in detokenize(llm, tokenizer, made)]
@@ -80,6 +83,7 @@ def continuations(
     temperature: float = 0.0,
     streamer: BaseStreamer | None = None,
     advance: Callable[[int], None] | None = None,
+    read: Callable[[Sequence[int], Prompts], None] | None = None,
 ) -> list[list[int]]:
     """Generate the token ids of continuations, in the order of `prompts`.
 
@@ -96,6 +100,8 @@ def continuations(
             temperature) with torch's global generator.
         streamer: receives the tokens of the only prompt as they are generated.
         advance: called after each batch with the number of its prompts.
+        read: called with each batch's indices and `decode.Prompts`, before its answers are generated; only where
+            `is_plain`, and it may score answers of up to `max_new_tokens` tokens.
 
     Raises:
         ConfigError: `extra` without `own`.
@@ -123,6 +129,7 @@ def continuations(
             batch = {k: v.to(llm.device) for k, v in padded.items()}
             more = {} if extra is None else extra(batch)
             batch.pop("own_mask", None)
+            own_loop = partial(decode, read=read and partial(read, chunk)) if prefix.plain else None
             inputs = {**prefix.before(batch, max_new_tokens), **more}
             out = llm.generate(
                 **inputs,
@@ -134,7 +141,7 @@ def continuations(
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=ends,
-                custom_generate=decode if prefix.plain else None,
+                custom_generate=own_loop,
                 stopping_criteria=stops,
                 stop_strings=None,
                 streamer=streamer,
@@ -157,6 +164,11 @@ def _chunks(lengths: Sequence[int], size: int, alike: bool) -> list[list[int]]:
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
+def is_plain(llm: PreTrainedModel) -> bool:
+    """Return whether our own loop decodes this model greedily."""
+    return not effective_settings(llm.generation_config) and has_plain_cache(llm) and takes_positions(llm)
+
+
 class _Prefix:
     """The shared prefix of all prompts, computed once; of length 0 if nothing can be shared.
 
@@ -164,7 +176,7 @@ class _Prefix:
     """
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], plain: bool) -> None:
-        self.llm, self.plain = llm, plain and has_plain_cache(llm) and takes_positions(llm)
+        self.llm, self.plain = llm, plain and is_plain(llm)
         self.length = common_prefix(prompts) if self.plain and prompts else 0
         self.ids = torch.tensor([prompts[0][: self.length]], device=llm.device) if self.length else None
         self.cache = prefix_cache(llm, self.ids) if self.length else None

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cl_lightning.data.collate import training_batch
 from cl_lightning.data.prompt import Encoded
+from cl_lightning.evaluation.decode import Prompts
 
 #: A batch of `data.collate.training_batch` -> logits (N, V) of its labelled tokens, tokens (N,), their samples (N,).
 LabelLogits = Callable[[dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
@@ -87,3 +88,23 @@ def most_likely(
     share = None if advance is None else lambda count: advance(count / len(labels))
     found = iter(log_likelihoods(llm, answer_logits, pad_id, samples, batch_size, share))
     return [max([(label, next(found)[0]) for label in labels], key=lambda pair: pair[1])[0] for _ in prompts]
+
+
+class Choice:
+    """Chooses the most likely of some labels for each prompt while answers are generated: `generate(.., read=..)`.
+
+    The model reads the prompts once for both. Values are those of `most_likely`, up to rounding.
+
+    Attributes:
+        chosen: a label for each prompt.
+    """
+
+    def __init__(self, labels: Mapping[str, tuple[int, ...]], prompts: int) -> None:
+        self.labels, self.chosen = labels, [""] * prompts
+
+    def __call__(self, indices: Sequence[int], prompts: Prompts) -> None:
+        """Choose for a batch; `indices` are its places in `chosen`."""
+        scores = torch.stack([prompts.log_likelihoods(ids) for ids in self.labels.values()])
+        names = list(self.labels)
+        for index, best in zip(indices, scores.argmax(0).tolist(), strict=True):
+            self.chosen[index] = names[best]

@@ -95,14 +95,14 @@ class Record:
             "data": self.facts["data"],
             "complete": done == len(self.data.order),
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
-            "by_likelihood": [t.spec.name for t in tasks if t.labels],
+            "by_likelihood": [t.spec.name for t in tasks if not t.generated],
             "trained": self.trained,
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,
             **{name: [mean_score(b[name]) for b in baselines] for name in BASELINES},
             "baseline_intervals": {name: [interval(b[name]) for b in baselines] for name in BASELINES},
             "further": self.further,
-            "budgets": {t.spec.name: t.budget for t in tasks if not t.labels},
+            "budgets": {t.spec.name: t.budget for t in tasks if t.generated},
         }
 
     def content(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 from cl_lightning.data.base import Example
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.evaluation.likelihood import log_likelihoods, most_likely
+from cl_lightning.evaluation.generate import generate
+from cl_lightning.evaluation.likelihood import Choice, log_likelihoods, most_likely
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import random_examples, save_tiny_t5
@@ -111,3 +112,35 @@ def test_tasks_without_labels_are_refused_before_anything_runs(tmp_path: Path) -
     assert not run.exists()
     (line,) = done.stderr.strip().splitlines()[-1:]
     assert line.startswith("error: data.score_by: no closed label set among NumGLUE-cm, Py150")
+
+
+def test_choosing_beside_generation_equals_choosing_alone(tiny: Callable[..., ContinualLM]) -> None:
+    module = tiny()
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
+    for layer in module.adapter.layers.values():
+        layer.lora_B.data.normal_(0, 1.0)
+    prompts = [replace(e, answer_ids=()) for e in random_examples(24, seed=1)]
+    labels = {"no": (5, 2), "no comment": (5, 6, 2), "yes": (8, 2)}
+    alone = generate(module.llm, module.tokenizer, [p.prompt_ids for p in prompts], 4, 7)
+    choice = Choice(labels, len(prompts))
+    beside = generate(module.llm, module.tokenizer, [p.prompt_ids for p in prompts], 4, 7, read=choice)
+    assert beside == alone
+    assert choice.chosen == most_likely(module.llm, module.answer_logits, PAD, prompts, labels, 8)
+    assert len({*choice.chosen}) > 1
+
+
+def test_scored_by_both(tmp_path: Path) -> None:
+    """R is that of generated answers, whatever is scored beside them; the labels have scores of their own."""
+    for by in ("both", "generation", "likelihood"):
+        smoke(tmp_path / by, f"--data.score_by={by}")
+    both, generated, chosen = (record(tmp_path / by) for by in ("both", "generation", "likelihood"))
+    assert both["R"] == generated["R"]
+    assert both["metrics"]["by_likelihood"] == []
+    assert both["metrics"]["budgets"] == generated["metrics"]["budgets"]
+    column = both["columns"].index("FOMC")
+    rows = {"zero-shot": chosen["zero_shot"], **dict(zip(chosen["order"], chosen["R"], strict=True))}
+    further = both["metrics"]["further"]
+    assert {after: of["FOMC"]["constrained"]["score"] for after, of in further.items()} == {
+        after: row[column] for after, row in rows.items() if row[column] is not None
+    }
+    assert all(of.keys() == {"FOMC"} for of in further.values()), "other tasks have no labels"

@@ -1,4 +1,4 @@
-"""Faults in SLAO and in the constraint on branches outside the weights' leading subspaces."""
+"""Faults in SLAO, PS-LoRA, self-distillation, and in the constraint outside the weights' leading subspaces."""
 
 from tests.mutants.faults.fault import Fault
 
@@ -23,6 +23,27 @@ FAULTS = (
         "self._put({name: [layer.lora_A.data, merged[name]] for name, layer in self.layers.items()})",
         "pass",
         "tests/adapters/test_slao.py",
+    ),
+    Fault(
+        "PS-LoRA rewards opposed signs",
+        "cl_lightning/adapters/pslora.py",
+        "(1 - (sharpness",
+        "(1 + (sharpness",
+        "tests/adapters/test_pslora.py",
+    ),
+    Fault(
+        "self-distillation reverses its KL",
+        "callbacks/self_distillation.py",
+        'if self.kl == "forward" else',
+        'if self.kl == "reverse" else',
+        "tests/callbacks/test_self_distillation.py",
+    ),
+    Fault(
+        "self-distillation's average moves at every micro-batch",
+        "callbacks/self_distillation.py",
+        "if trainer.global_step > self._steps:",
+        "if True:",
+        "tests/callbacks/test_self_distillation.py",
     ),
     Fault(
         "a protected branch's start keeps its leading directions",
