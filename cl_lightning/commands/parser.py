@@ -1,21 +1,15 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
-import copy
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from jsonargparse import set_dumper
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 
 from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
 from cl_lightning.commands.option_errors import OptionParser, misfit
 from cl_lightning.commands.precheck import USAGE
-from cl_lightning.commands.task_trainer import TaskTrainer
+from cl_lightning.commands.task_trainer import TaskTrainer, TaskTrainers
 from cl_lightning.common.errors import ConfigError, user_error_in
 from cl_lightning.common.numbers import Seed
 from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
@@ -81,19 +75,17 @@ class ContinualCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:
-        """Validate the Trainer options by building a throwaway Trainer."""
-        try:
-            self.task_trainer(0, [], [])
-        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
-            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+        """Check the Trainer's options; the sequence builds its Trainers itself."""
+        self.trainers.check()
+
+    @property
+    def trainers(self) -> TaskTrainers:
+        """Makes a Trainer for each task, from the Trainer's options."""
+        options, every = vars(self.config_init.trainer), self.config_init.sequence.log_every_n_steps
+        return TaskTrainers(options, every, self.datamodule)
 
     def slots(self, name: str) -> dict[str, TaskCallback]:
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
-
-    def loggers(self) -> list[Logger]:
-        """Return the loggers of the Trainer's options."""
-        given = self.config_init.trainer.logger
-        return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
 
     def resolved(self) -> str:
         """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run."""
@@ -104,30 +96,6 @@ class ContinualCLI(LightningCLI):
     def as_written(self, section: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return options of a section, with those that name the environment as they were written."""
         return put_back(options, (self.parser.written or {}).get(section))
-
-    def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-        """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
-        options = vars(copy.copy(self.config_init.trainer))
-        stock = [copy.deepcopy(c) for c in options.pop("callbacks") or []]
-        for callback in stock:
-            if isinstance(callback, ModelCheckpoint):
-                self._place(callback, task)
-        checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
-        options["enable_checkpointing"] = bool(options["enable_checkpointing"] or checkpoints)
-        options["log_every_n_steps"] = options["log_every_n_steps"] or self.config_init.sequence.log_every_n_steps
-        return TaskTrainer(
-            **{**options, "max_epochs": self.datamodule.epochs_per_task[task], "logger": loggers},
-            callbacks=[*stock, *ours],
-        )
-
-    def _place(self, checkpoint: ModelCheckpoint, task: int) -> None:
-        """Give a task's checkpoints a folder of their own, since all tasks count their steps from 0."""
-        if checkpoint.dirpath is None:
-            raise ConfigError(
-                "trainer.callbacks: ModelCheckpoint has no dirpath; give it a folder outside the run's "
-                "(checkpoints are the user's own)"
-            )
-        checkpoint.dirpath = str(Path(checkpoint.dirpath, self.datamodule.order[task]))
 
 
 def make_cli() -> ContinualCLI:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
@@ -38,7 +39,7 @@ class TrainLoader(DataLoader):
         """See the class."""
 
 
-class TaskSequence(LightningDataModule):
+class TaskSequence(Described, LightningDataModule):
     """Ordered tasks of one benchmark.
 
     Args:

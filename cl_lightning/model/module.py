@@ -23,6 +23,7 @@ from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.linear import BRANCH
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common import distributed
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
 from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.data.collate import IGNORE
@@ -59,7 +60,7 @@ class Step:
 LossTerms = Callable[[Step], dict[str, Tensor]]
 
 
-class ContinualLM(LightningModule):
+class ContinualLM(Described, LightningModule):
     """A frozen LLM with a trainable adapter.
 
     Args:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
+from cl_lightning.common.described import Described
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,7 @@ class Table:
     rows: list[list[Any]] = field(default_factory=list)
 
 
-class TaskCallback(Callback):
+class TaskCallback(Described, Callback):
     """Hooks at task boundaries. `phase` orders boundary callbacks: memory 10, subspaces 20, gates 30, init 40."""
 
     phase: ClassVar[int] = 50

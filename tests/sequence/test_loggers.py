@@ -248,7 +248,7 @@ def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, mon
     monkeypatch.setattr(sys, "argv", ["cl-lightning", *BASE, f"--config={tmp_path / 'mine.yaml'}"])
     monkeypatch.chdir(ROOT)
     cli = make_cli()
-    assert cli.loggers()[0].name == SECRET
+    assert cli.trainers.loggers[0].name == SECRET
     assert "name: ${oc.env:CL_TEST_SECRET}" in cli.resolved()
     assert SECRET not in cli.resolved()
     assert SECRET in str(cli.config), "the control"
