@@ -17,5 +17,13 @@ EXPORTS = {
     "summary": "metrics.matrix",
     "load_run": "sequence.load",
     "load": "export.load",
+    "LoadedModel": "export.loaded",
+    "Backbone": "model.backbone",
+    "ContinualLM": "model.module",
+    "ContinualTrainer": "commands.trainer",
+    "DatasetTask": "data.benchmarks.dataset_tasks",
+    "DatasetTasks": "data.benchmarks.dataset_tasks",
+    "SequenceSettings": "sequence.settings",
+    "TaskSequence": "data.task_sequence",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

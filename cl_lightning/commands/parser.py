@@ -98,22 +98,59 @@ class ContinualCLI(LightningCLI):
         return put_back(options, (self.parser.written or {}).get(section))
 
 
+class Resolved(ContinualCLI):
+    """The resolved configuration of objects that a script built, which are described as options; builds none itself.
+
+    Attributes:
+        options: the description. Of `trainer`, what is not plain (callbacks, loggers, ..) stays as it is described.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = {**options, "trainer": {k: v for k, v in options["trainer"].items() if not _has_objects(v)}}
+        self._objects = {name: v for name, v in options["trainer"].items() if _has_objects(v)}
+        super().__init__(ContinualLM, TaskSequence, **_SETTINGS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_object(self._options)
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All options, plain."""
+        return self._whole(self.config.as_dict())
+
+    def resolved(self) -> str:
+        """See the base class."""
+        return dump_yaml(self._whole(parse_yaml(super().resolved(), "configuration")))
+
+    def _whole(self, config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "trainer": {**config["trainer"], **self._objects}}
+
+
+def _has_objects(value: Any) -> bool:
+    """Whether a described value is an object, or a list of some."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
+
+
+_SETTINGS: dict[str, Any] = {
+    "trainer_class": TaskTrainer,
+    "run": False,
+    "save_config_callback": None,
+    "seed_everything_default": 0,
+    "auto_configure_optimizers": False,
+    "parser_kwargs": {
+        "parser_mode": "omegaconf+",
+        "usage": USAGE,
+        "description": "Train an LLM on a sequence of tasks.",
+    },
+}
+
+
 def make_cli() -> ContinualCLI:
     """Parse `sys.argv` and build the model, the data module and the callbacks."""
     for package in map(import_module, SLOTS.values()):
         for name in package.EXPORTS:
             getattr(package, name)  # class_path takes the short names of imported classes
-    return ContinualCLI(
-        ContinualLM,
-        TaskSequence,
-        trainer_class=TaskTrainer,
-        run=False,
-        save_config_callback=None,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "parser_mode": "omegaconf+",
-            "usage": USAGE,
-            "description": "Train an LLM on a sequence of tasks.",
-        },
-    )
+    return ContinualCLI(ContinualLM, TaskSequence, **_SETTINGS)

@@ -123,5 +123,5 @@ def _cuts(value: Any, whole: Any) -> bool:
 
 def cut(options: Mapping[str, Any]) -> str:
     """Name the options of `trainer` that end training early, as the end of a description of the data; "" if none."""
-    set_ = [f"trainer.{name}={options[name]}" for name, whole in CUTS.items() if _cuts(options.get(name), whole)]
+    set_ = [f"trainer.{name}={options[name]}" for name, whole in CUTS.items() if _cuts(options.get(name, whole), whole)]
     return f"; TRAINING CUT by {', '.join(set_)}" if set_ else ""

@@ -1,13 +1,15 @@
 """Objects that know how they were made, so that a run built in Python is recorded as one built from options."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
-#: Metadata of a dataclass's field that is no part of the description: it becomes null.
+#: Metadata of a dataclass's field whose value is not recorded, and what stands in its place.
 UNRECORDED = {"recorded": False}
+OF_A_SCRIPT = "rows of a script"
 
 
 class Described:
@@ -24,25 +26,46 @@ class Described:
 def describe(value: Any) -> Any:
     """Write a value as a configuration does: an object is its class_path and the init_args it was given.
 
-    A dataclass is its fields. An object of another package is its class and those of its arguments that it keeps under
-    their names, as far as they are plain values.
+    A dataclass is those of its fields that are not as by default. An object of another package is its class and those
+    of its arguments that it keeps under their names, as far as they are plain values.
     """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, type):
+        return _name(value)
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [describe(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: describe(getattr(value, field.name)) if field.metadata.get("recorded", True) else None
-            for field in fields(value)
-            if field.init
-        }
-    kind = type(value)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments(value)}
+    if is_dataclass(value):
+        return {field.name: _of(field, kept) for field, kept in _chosen(value).items()}
+    given = arguments(value)
+    return {"class_path": _name(type(value))} | ({"init_args": given} if given else {})
+
+
+def _chosen(value: Any) -> dict[Field, Any]:
+    """Return the fields of a dataclass that are not as by default."""
+    kept = {field: getattr(value, field.name) for field in fields(value) if field.init}
+    usual = {
+        field: field.default_factory() if field.default_factory is not MISSING else field.default for field in kept
+    }
+    return {field: one for field, one in kept.items() if one is not usual[field] and one != usual[field]}
+
+
+def _of(field: Field, value: Any) -> Any:
+    return describe(value) if field.metadata.get("recorded", True) else OF_A_SCRIPT
+
+
+def _name(kind: type) -> str:
+    """Return the dotted name of a class: of the package that exports it, or of the module that defines it."""
+    package, _, _ = kind.__module__.rpartition(".")
+    while package:
+        if kind.__name__ in getattr(sys.modules.get(package), "EXPORTS", ()):
+            return f"{package}.{kind.__name__}"
+        package, _, _ = package.rpartition(".")
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def arguments(value: Any) -> dict[str, Any]:

@@ -135,6 +135,8 @@ class TaskSequence(Described, LightningDataModule):
         #: Tasks that are trained and tasks that are scored; they differ only with protocol=joint.
         self.tasks: list[TaskData] = []
         self.evaluated: list[TaskData] = []
+        #: Number of the task that is served.
+        self.current = 0
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._start = (0, 0)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from cl_lightning.data.chat import DAY
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.data.prompt import Encoded, PromptEncoder
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.generate import answer_blank, generate
 from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.evaluation.stream import Pieces
@@ -61,6 +62,12 @@ class LoadedModel:
         self.module = module
         self.prompts, self.tasks = prompts, tuple(tasks)
         self._encoder(None, None)  # raises now if the chat template rejects the settings
+
+    @classmethod
+    def of(cls, module: ContinualLM, data: TaskSequence) -> Self:
+        """Return the model that this process has trained on the tasks of `data`, all of them or the one served."""
+        prompts = PromptSettings(data.max_prompt_tokens, data.system_prompt, data.date, data.template_args)
+        return cls(module.eval(), prompts, data.order if module.in_run else [data.order[data.current]])
 
     @property
     def model(self) -> PreTrainedModel:

@@ -26,13 +26,17 @@ from cl_lightning.common import distributed
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
 from cl_lightning.common.numbers import Finite, Momentum, NonNegative
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.data.end_tokens import trained_end
+from cl_lightning.data.sampler import StepSampler
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.names import PRECISION_ADVICE, PRECISIONS
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 
@@ -96,6 +100,9 @@ class ContinualLM(Described, LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""
+        #: Whether a run loads the model and begins its tasks; a Trainer of the user's own leaves that to `setup`.
+        self.in_run = False
+        self._begun: int | None = None
         #: Loss terms of the task callbacks, set by the run.
         self.loss_terms: list[LossTerms] = []
         #: Micro-batches of the current step.
@@ -222,6 +229,36 @@ class ContinualLM(Described, LightningModule):
         """
         return batch["weight"] * world_size * accumulate / batch["step_tokens"]
 
+    def setup(self, stage: str) -> None:
+        """Outside of a run: load the model, prepare the data, and begin the one task that the Trainer trains.
+
+        Raises:
+            ConfigError: the data is no TaskSequence, serves another task than before, or the Trainer's options or the
+                strategy do not suit.
+        """
+        if self.in_run:
+            return
+        data, precision = getattr(self.trainer, "datamodule", None), str(self.trainer.precision)
+        if not isinstance(data, TaskSequence):
+            raise ConfigError("trainer.fit(module, datamodule=data): data must be a cl_lightning.TaskSequence")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"trainer.precision={precision}: {PRECISION_ADVICE}")
+        if self._begun not in (None, data.current):
+            raise ConfigError(
+                f"the model has been trained on {data.order[self._begun or 0]}, and a Trainer trains one task; "
+                "cl_lightning.ContinualTrainer trains several"
+            )
+        if reasons := self.adapter.check({}):
+            raise ConfigError(f"{'; '.join(reasons)}; cl_lightning.ContinualTrainer takes boundary=")
+        if not hasattr(self, "llm"):
+            self.load(self.backbone.load_tokenizer())
+        if not data.tasks:
+            data.prepare(self.tokenizer, self.encoder_decoder)
+        if self._begun is None:
+            self.to(self.trainer.strategy.root_device)
+            self.adapter.begin_task(0, generator(data.seed, "adapter", 0))
+            self._begun, self.task_name = data.current, data.order[data.current]
+
     def training_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of the model: the trained parameters and the frozen ones of their branch."""
         return {
@@ -245,6 +282,8 @@ class ContinualLM(Described, LightningModule):
     def on_train_start(self) -> None:
         """Set train mode: a loaded model is in eval mode, which the Trainer keeps."""
         self.train()
+        if not isinstance(self.trainer.train_dataloader.sampler, StepSampler):
+            raise ConfigError("trainer.use_distributed_sampler: TaskSequence divides batches itself; set it to false")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self._step.append(batch)
@@ -258,6 +297,8 @@ class ContinualLM(Described, LightningModule):
         for name, term in terms.items():
             self.log(f"train/{name}", term)
             loss = loss + term
+        if not self.in_run:  # which logs it over ranks and micro-batches
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

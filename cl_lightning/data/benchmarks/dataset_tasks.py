@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.described import UNRECORDED
+from cl_lightning.common.described import OF_A_SCRIPT, UNRECORDED
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.benchmarks.json_files import kind
@@ -23,7 +23,7 @@ class DatasetTask:
     Attributes:
         name: the name used in `data.order`; no spaces or slashes, at most 100 bytes.
         train: rows in anything that has a length and an index, or can be iterated over. A row is a pair (prompt,
-            answer), or a mapping of fields. A run folder holds no rows, so it is null there.
+            answer), or a mapping of fields. A run folder holds no rows.
         test: the same for the test examples; None: `test_share` of train.
         test_share: share of train held out where `test` is None, between 0 and 1.
         prompt: template with the {field}s of a row.
@@ -71,7 +71,11 @@ class DatasetTasks(UserTasks):
 
     def __init__(self, tasks: list[DatasetTask]) -> None:
         super().__init__([task.as_user_task() for task in tasks])
-        self._splits = {(task.name, split): getattr(task, split) for task in tasks for split in ("train", "test")}
+        self._splits = {
+            (task.name, split): list(rows) if isinstance(rows, Iterator) else rows  # which are read again
+            for task in tasks
+            for split, rows in (("train", task.train), ("test", task.test))
+        }
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
         """Return none: the rows are in memory."""
@@ -80,16 +84,19 @@ class DatasetTasks(UserTasks):
     def _rows(self, root: Path | None, task: UserTask, what: str) -> Iterator[Row]:
         data = self._splits[task.name, what]
         where = f"{task.name}, {what}"
-        if data is None:
+        if isinstance(data, str) and data == OF_A_SCRIPT:
             raise ConfigError(
                 f"{where}: the rows are those of a script (cl_lightning.ContinualTrainer), and no file holds them; "
                 "do this in the script"
             )
         if isinstance(data, str | bytes | Mapping) or not (_is_indexed(data) or isinstance(data, Iterable)):
-            raise DataError(f"{where}: is {_kind(data)}, expected rows: a list, or a data set of one split")
+            raise DataError(f"{where}: is {kind(data)}, expected rows: a list, or a data set of one split")
         rows = (data[index] for index in range(len(data))) if _is_indexed(data) else iter(data)
+        index = -1
         for index, row in enumerate(rows):
             yield f"{where}, row {index}", _fields(row, f"{where}, row {index}")
+        if index < 0:
+            raise DataError(f"{where}: holds no row")
 
 
 def _is_indexed(data: Any) -> bool:
@@ -102,15 +109,9 @@ def _fields(row: Any, where: str) -> dict[str, Any]:
         return {str(name): _plain(value) for name, value in row.items()}
     if isinstance(row, list | tuple) and len(row) == len(PAIR):
         return dict(zip(PAIR, map(_plain, row), strict=True))
-    raise DataError(f"{where}: is {_kind(row)}, expected a pair (prompt, answer) or a mapping of fields")
+    raise DataError(f"{where}: is {kind(row)}, expected a pair (prompt, answer) or a mapping of fields")
 
 
 def _plain(value: Any) -> Any:
     """Return a number of numpy or torch as one of Python."""
     return value.item() if getattr(value, "shape", None) == () else value
-
-
-def _kind(value: Any) -> str:
-    known = kind(value)
-    size = f" of {len(value)}" if isinstance(value, list | tuple) else ""
-    return f"{known}{size}"
