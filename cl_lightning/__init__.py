@@ -1,6 +1,7 @@
 """Continual learning of LLMs with low-rank adapters, on PyTorch Lightning.
 
-What scripts may import from here: surgery operators, initialisers, sequence metrics, `load_run`, and `load`.
+What scripts may import from here: the parts of a run (`ContinualTrainer`, `ContinualLM`, `TaskSequence`), `load` and
+`load_run`, surgery operators, initialisers and sequence metrics.
 """
 
 from cl_lightning.common.lazy import lazy_exports
