@@ -17,6 +17,7 @@ from cl_lightning.common.options import label
 from cl_lightning.results import report
 from cl_lightning.sequence.identity import is_computed
 from cl_lightning.sequence.settings import SequenceSettings
+from cl_lightning.sequence.slots import slot_package
 
 #: Where an option was given, its name and its value.
 Given = tuple[str, str, Any]
@@ -53,6 +54,10 @@ def _experiment(cli: ContinualCLI) -> str:
 
 
 def _label(given: Sequence[Given]) -> str:
-    """Name the options shortly that are neither in the experiment's own files nor without effect on results."""
-    ours = experiments.folder().absolute()
-    return label({o: v for where, o, v in given if ours not in Path(where).absolute().parents and is_computed(o)})
+    """Name the options shortly that differ from the experiment's own files, of those with an effect on results."""
+    ours, own, theirs = experiments.folder().absolute(), {}, {}
+    for where, option, value in given:
+        if slot_package(option) is not None:
+            value = str(value).rpartition(".")[2]  # a class by its short name
+        (own if ours in Path(where).absolute().parents else theirs)[option] = value
+    return label({o: v for o, v in theirs.items() if is_computed(o) and (o not in own or own[o] != v)})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.commands.arguments import Arguments, positive
-from cl_lightning.commands.trained_model import add_model, print_cut_warnings
+from cl_lightning.commands.trained_model import add_model, loading, print_cut_warnings
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.files import plain_cell, to_csv, to_jsonl, write_output
 from cl_lightning.common.terminal import say
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from cl_lightning.export.load import load
 
     silence()
-    loaded = load(options.run, options.after, allow=options.allow, trust_remote_code=options.trust_remote_code)
+    loaded = load(options.run, options.after, **loading(options))
     say(f"{counted(len(rows), 'prompt')} of {options.file}, answered by {loaded.description}")
     with print_cut_warnings():
         predictions = loaded.generate(

@@ -31,6 +31,7 @@ class TrainedLM(HarnessLM):
     Args:
         run: the folder.
         after: the model after this task, or after this many; 0: the base.
+        base: where the base model is now, as in `cl_lightning.load`.
         batch_size: sequences per forward pass; "auto" is not supported.
         device: as in `cl_lightning.load`; "cuda:0" also means None, because lm-eval passes it by default.
         dtype, trust_remote_code: as in `cl_lightning.load`.
@@ -48,6 +49,7 @@ class TrainedLM(HarnessLM):
         device: str | torch.device | None = None,
         dtype: str | None = None,
         allow: str = "",
+        base: str | None = None,
         trust_remote_code: bool = False,
         max_batch_size: Any = None,
     ) -> None:
@@ -56,7 +58,9 @@ class TrainedLM(HarnessLM):
                 f"--batch_size: {batch_size} must be a number of 1 or more; automatic batch sizes are not supported"
             )
         allowed, where = [allow] if allow else [], None if device == UNSAID else device
-        loaded = load(run, after, allow=allowed, trust_remote_code=trust_remote_code, device=where, dtype=dtype)
+        loaded = load(
+            run, after, base=base, allow=allowed, trust_remote_code=trust_remote_code, device=where, dtype=dtype
+        )
         adapter = loaded.module.adapter
         extra = adapter.forward_kwargs if adapter.per_sample else None
         super().__init__(loaded.model, loaded.tokenizer, loaded.module.answer_logits, int(batch_size), extra)

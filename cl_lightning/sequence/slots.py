@@ -13,7 +13,6 @@ SLOTS = {
 
 #: Classes that are built for an option of those classes, and that a configuration never names.
 PARTS = (
-    "cl_lightning.DatasetTask",
     "cl_lightning.data.benchmarks.dataset_tasks.DatasetTask",
     "cl_lightning.data.benchmarks.user_tasks.UserTask",
 )

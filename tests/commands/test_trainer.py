@@ -136,9 +136,12 @@ def test_the_same_script_goes_on_where_it_was_stopped(finished: Result, tmp_path
     assert same_bits(again.folder, finished.folder)
 
 
-def test_a_finished_run_is_loaded(finished: Result) -> None:
-    again = trainer(finished.folder, slice_slots()).fit(model(), data())
+def test_a_finished_run_is_loaded_and_takes_a_name(finished: Result) -> None:
+    by_name = trainer(finished.folder, slice_slots())
+    by_name.settings.name = "a name that came later"
+    again = by_name.fit(model(), data())
     assert again.matrix == finished.matrix
+    assert again.record["name"] == "a name that came later"
     assert again.generate(["colour 1?"], max_new_tokens=6) == finished.generate(["colour 1?"], max_new_tokens=6)
 
 
