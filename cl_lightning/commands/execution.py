@@ -25,6 +25,7 @@ from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.names import dtype_fault
 from cl_lightning.results.page.write import write_at_end
 from cl_lightning.sequence import continuation, status
 from cl_lightning.sequence.callback import TaskCallback
@@ -206,7 +207,7 @@ def _check(
     observers: dict[str, TaskCallback],
 ) -> None:
     """Raise ConfigError for combinations that cannot run, before anything is loaded."""
-    reasons = list(module.adapter.check(boundary))
+    reasons = [*filter(None, [dtype_fault(module.backbone.dtype)]), *module.adapter.check(boundary)]
     if not data.protocol.builds_on:
         reasons += [
             f"boundary.{slot} needs earlier tasks, which data.protocol={data.protocol.name} does not have; "

@@ -18,7 +18,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.paths import check_utf8
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
-from cl_lightning.model.names import EMBEDDED, PRECISION_ADVICE, PRECISIONS, RANDOM
+from cl_lightning.model.names import EMBEDDED, PRECISIONS, RANDOM, dtype_fault, precision_fault
 from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
@@ -62,6 +62,8 @@ def check(argv: list[str]) -> None:
     check_trainer(given)
     _check_loggers(given.get("trainer.logger"))
     _check_model(given.get("model.backbone.name"))
+    if why := dtype_fault(str(given.get("model.backbone.dtype"))):
+        raise ConfigError(why)
     _check_tasks(given)
 
 
@@ -120,8 +122,8 @@ def check_class(option: str, name: Any) -> None:
 def check_trainer(given: dict[str, Any]) -> None:
     """Raise ConfigError for an option of `trainer`, by its whole name, that no run can have."""
     precision = str(given.get("trainer.precision") or PRECISIONS[0])
-    if precision not in PRECISIONS:
-        raise ConfigError(f"trainer.precision={precision}: {PRECISION_ADVICE}")
+    if why := precision_fault(precision):
+        raise ConfigError(why)
     if given.get("trainer.max_epochs") is not None:
         raise ConfigError("trainer.max_epochs: passes are per task; use data.epochs")
     accumulate = given.get("trainer.accumulate_grad_batches")

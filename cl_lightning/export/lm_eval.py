@@ -11,11 +11,22 @@ import sys
 from typing import Any
 
 import torch
+
+from cl_lightning.common.errors import ConfigError, UserError
+from cl_lightning.common.packages import need
+from cl_lightning.common.terminal import say_error
+
+try:
+    need("lm_eval", "lm-eval's command line", "'cl-lightning[general]'")
+except ConfigError as missing:
+    if __name__ != "__main__":
+        raise
+    say_error(missing)
+    sys.exit(missing.exit_code)
+
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 
-from cl_lightning.common.errors import ConfigError, UserError
-from cl_lightning.common.terminal import say_error
 from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.export.load import load
 

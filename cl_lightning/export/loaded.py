@@ -124,6 +124,22 @@ class LoadedModel:
             self.model, self.tokenizer, ids, max_new_tokens, batch_size, own, self._extra, temperature=temperature
         )
 
+    def check(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        max_prompt_tokens: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Check prompts without answering them: raise and warn as `generate` does.
+
+        Args:
+            prompts, max_new_tokens, max_prompt_tokens: as in `generate`.
+            names: what errors call the prompts; None: "prompts[0]", "prompts[1]", ..
+        """
+        self._check_sizes(max_new_tokens=max_new_tokens)
+        self._encoded(prompts, None, max_prompt_tokens, max_new_tokens, names)
+
     def stream(
         self,
         prompt: str,
@@ -219,13 +235,18 @@ class LoadedModel:
         return PromptEncoder(self.tokenizer, budget, system, ours.date, ours.template_args)
 
     def _encoded(
-        self, prompts: Sequence[str], system_prompt: str | None, max_prompt_tokens: int | None, room: int
+        self,
+        prompts: Sequence[str],
+        system_prompt: str | None,
+        max_prompt_tokens: int | None,
+        room: int,
+        names: Sequence[str] | None = None,
     ) -> list[Encoded]:
         """Encode the prompts. Raises ConfigError unless the model's context has room for `room` more tokens."""
         encoder = self._encoder(system_prompt, max_prompt_tokens)
         rows = []
         for index, text in enumerate(_texts(prompts, "prompts")):
-            example = Example(f"prompts[{index}]", text, "")
+            example = Example(names[index] if names else f"prompts[{index}]", text, "")
             ids, cut, own = encoder.prompt(example, KEEP_HEAD)
             if not ids:
                 raise ConfigError(

@@ -36,7 +36,7 @@ from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
-from cl_lightning.model.names import PRECISION_ADVICE, PRECISIONS
+from cl_lightning.model.names import dtype_fault, precision_fault
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 
@@ -241,8 +241,8 @@ class ContinualLM(Described, LightningModule):
         data, precision = getattr(self.trainer, "datamodule", None), str(self.trainer.precision)
         if not isinstance(data, TaskSequence):
             raise ConfigError("trainer.fit(module, datamodule=data): data must be a cl_lightning.TaskSequence")
-        if precision not in PRECISIONS:
-            raise ConfigError(f"trainer.precision={precision}: {PRECISION_ADVICE}")
+        if why := precision_fault(precision) or dtype_fault(self.backbone.dtype):
+            raise ConfigError(why)
         if self._begun not in (None, data.current):
             raise ConfigError(
                 f"the model has been trained on {data.order[self._begun or 0]}, and a Trainer trains one task; "

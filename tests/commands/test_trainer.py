@@ -244,13 +244,23 @@ def test_another_task_of_the_sequence_can_be_served(tmp_path: Path) -> None:
         ({}, {"datamodule": pl.LightningDataModule()}, "must be a cl_lightning.TaskSequence"),
         ({}, {"datamodule": None, "train_dataloaders": DataLoader([1])}, "must be a cl_lightning.TaskSequence"),
     ],
-    ids=["callback", "precision", "module", "loader"],
+    ids=["callback", "bf16", "module", "loader"],
 )
 def test_a_trainer_that_cannot_is_told_why(
     tmp_path: Path, options: dict[str, Any], fit: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         plain(tmp_path, **options).fit(model(), **{"datamodule": data(), **fit})
+
+
+def test_a_base_in_float16_is_not_trained_on(tmp_path: Path) -> None:
+    half = ContinualLM(Backbone("random-llama", dtype="float16"), SeqLoRA(rank=2))
+    with pytest.raises(ConfigError, match=r"model\.backbone\.dtype=float16: float16 loses small gradients"):
+        plain(tmp_path).fit(half, datamodule=data())
+    with pytest.raises(ConfigError, match=r"model\.backbone\.dtype=float16: float16 loses small gradients"):
+        trainer(tmp_path / "run").fit(half, data())
+    with pytest.raises(ConfigError, match=r"trainer\.precision=16-mixed: float16 loses small gradients"):
+        ContinualTrainer(precision="16-mixed")
 
 
 def test_a_strategy_that_needs_boundaries_is_told_so(tmp_path: Path) -> None:
