@@ -29,15 +29,13 @@ from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.data.end_tokens import trained_end
-from cl_lightning.data.sampler import StepSampler
-from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.gradients.accumulate import Exact
 from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
-from cl_lightning.model.names import dtype_fault, precision_fault
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
+from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 
 
@@ -230,26 +228,10 @@ class ContinualLM(Described, LightningModule):
         return batch["weight"] * world_size * accumulate / batch["step_tokens"]
 
     def setup(self, stage: str) -> None:
-        """Outside of a run: load the model, prepare the data, and begin the one task that the Trainer trains.
-
-        Raises:
-            ConfigError: the data is no TaskSequence, serves another task than before, or the Trainer's options or the
-                strategy do not suit.
-        """
+        """Outside of a run: load the model, prepare the data, and begin the one task that the Trainer trains."""
         if self.in_run:
             return
-        data, precision = getattr(self.trainer, "datamodule", None), str(self.trainer.precision)
-        if not isinstance(data, TaskSequence):
-            raise ConfigError("trainer.fit(module, datamodule=data): data must be a cl_lightning.TaskSequence")
-        if why := precision_fault(precision) or dtype_fault(self.backbone.dtype):
-            raise ConfigError(why)
-        if self._begun not in (None, data.current):
-            raise ConfigError(
-                f"the model has been trained on {data.order[self._begun or 0]}, and a Trainer trains one task; "
-                "cl_lightning.ContinualTrainer trains several"
-            )
-        if reasons := self.adapter.check({}):
-            raise ConfigError(f"{'; '.join(reasons)}; cl_lightning.ContinualTrainer takes boundary=")
+        data = suitable_data(self.trainer, self.backbone, self.adapter, self._begun)
         if not hasattr(self, "llm"):
             self.load(self.backbone.load_tokenizer())
         if not data.tasks:
@@ -282,8 +264,7 @@ class ContinualLM(Described, LightningModule):
     def on_train_start(self) -> None:
         """Set train mode: a loaded model is in eval mode, which the Trainer keeps."""
         self.train()
-        if not isinstance(self.trainer.train_dataloader.sampler, StepSampler):
-            raise ConfigError("trainer.use_distributed_sampler: TaskSequence divides batches itself; set it to false")
+        check_sampler(self.trainer)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self._step.append(batch)
