@@ -1,6 +1,7 @@
 """Continual learning of LLMs with low-rank adapters, on PyTorch Lightning.
 
-What scripts may import from here: surgery operators, initialisers, sequence metrics, `load_run`, and `load`.
+What scripts may import from here: the parts of a run (`ContinualTrainer`, `ContinualLM`, `TaskSequence`), `load` and
+`load_run`, surgery operators, initialisers and sequence metrics.
 """
 
 from cl_lightning.common.lazy import lazy_exports
@@ -17,5 +18,13 @@ EXPORTS = {
     "summary": "metrics.matrix",
     "load_run": "sequence.load",
     "load": "export.load",
+    "LoadedModel": "export.loaded",
+    "Backbone": "model.backbone",
+    "ContinualLM": "model.module",
+    "ContinualTrainer": "commands.trainer",
+    "DatasetTask": "data.benchmarks.dataset_tasks",
+    "DatasetTasks": "data.benchmarks.dataset_tasks",
+    "SequenceSettings": "sequence.settings",
+    "TaskSequence": "data.task_sequence",
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, EXPORTS)

@@ -5,7 +5,12 @@ import, and heavy imports wait until the command is known.
 """
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "cl-lightning":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end without a traceback until `stopping` can say what is kept
+
 from typing import NoReturn
 
 from cl_lightning.common import stopping

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.commands.composition import facts_of
+from cl_lightning.commands.execution import facts_of
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone

@@ -1,9 +1,11 @@
 """The documents: what they name exists, what they show works, the README stays short."""
 
+import ast
 import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +33,7 @@ from cl_lightning.sequence.settings import SequenceSettings
 from tests.conftest import ROOT, batch_of, random_examples
 
 README = ROOT / "README.md"
+PYTHON = ROOT / "docs" / "python.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "REPRODUCIBILITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Records of earlier states, and examples of classes that are yet to be written, name what is not there.
 OF_THIS_STATE = [path for path in DOCUMENTS if path.name not in ("REPRODUCIBILITY.md", "extending.md")]
@@ -101,15 +104,62 @@ def test_the_readme_names_all_that_scripts_may_import() -> None:
     assert [name for name in cl_lightning.__all__ if not re.search(rf"\b{name}\b", part)] == []
 
 
-def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+#: What makes the scripts of the documents small.
+SMALL = {
+    r"ContinualLM\((?:Backbone\([^)]*\), )?(?:SeqLoRA\([^)]*\), )?": (
+        "ContinualLM(cl_lightning.Backbone('random-llama', dtype='float32'), cl_lightning.adapters.SeqLoRA(rank=2), "
+    ),
+    r"(?<!max_)epochs=\d, ": "test_samples=2, ",
+    r"L\.Trainer\(": "L.Trainer(logger=False, enable_checkpointing=False, accelerator='cpu', ",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [(README, "from callbacks"), (PYTHON, "# arithmetic.py"), (PYTHON, "# one_task.py")],
+    ids=["readme", "sequence", "one_task"],
+)
+def test_the_scripts_that_are_shown_run(
+    path: Path, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny model in place of theirs."""
+    monkeypatch.chdir(tmp_path)
+    shown = block(path, "python", start)
+    for pattern, small in SMALL.items():
+        shown = re.sub(pattern, small, shown)
+    assert "random-llama" in shown
+    scope: dict[str, Any] = {"cl_lightning": cl_lightning}
+    exec(shown, scope)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(("']", '"]')), "an answer is printed"
+    if "result" in scope:
+        assert len(scope["result"].matrix) == 2
+        assert {*re.findall(r"`result\.(\w+)", PYTHON.read_text())} == _names(scope["result"])
+
+
+def _names(result: Any) -> set[str]:
+    return {name for name in dir(result) if not name.startswith("_")}
+
+
+def test_the_mathematics_that_is_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {}
-    shown = block(README, "python", "import torch")
-    assert len(shown.splitlines()) <= 10
+    shown = block(PYTHON, "python", "import torch")
     for _ in range(5):  # any two gradients
         exec(shown, scope)
         assert float((scope["reconciled"] * scope["old"]).sum()) > -1e-4
     assert scope["A"].shape == (4, 32) and scope["B"].shape == (64, 4)
     assert capsys.readouterr().out == "-30.0\n" * 5
+
+
+def test_the_arguments_of_a_task_are_all_shown_with_their_defaults() -> None:
+    table = PYTHON.read_text().split("| argument of `DatasetTask` |", 1)[1].split("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    shown = [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]
+    assert shown == [field.name for field in fields(cl_lightning.DatasetTask)][:2] + shown[2:]
+    assert {*shown} == {field.name for field in fields(cl_lightning.DatasetTask)}
+    defaults = [ast.literal_eval(text) for _, texts in rows for text in re.findall(r"`([^`]+)`", texts)]
+    by_name = {field.name: field.default for field in fields(cl_lightning.DatasetTask)}
+    assert defaults == [by_name[name] for name in shown[2:]]
 
 
 # ---- what is named exists --------------------------------------------------------------------------------
@@ -179,7 +229,7 @@ def test_every_class_exists(path: Path) -> None:
     bases = {"AdapterStrategy", "Initializer", "SurgeryOperator", "RangeOperator", "Benchmark", "TaskCallback"}
     spans = {span for span in code(path) if re.fullmatch(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*", span)}
     lightnings = {*lightning.pytorch.callbacks.__all__, *lightning.pytorch.loggers.__all__}
-    assert spans <= exported().keys() | bases | lightnings | {"FrozenA", "Wqkv"}  # and a layer of MPT
+    assert spans <= exported().keys() | {*cl_lightning.__all__} | bases | lightnings | {"FrozenA", "Wqkv", "None"}
 
 
 @each_present

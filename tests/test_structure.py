@@ -95,7 +95,7 @@ def test_names_and_reports_need_no_torch() -> None:
 
 
 def test_public_names() -> None:
-    assert len(cl_lightning.__all__) == 11
+    assert len(cl_lightning.__all__) == 19
     for name in cl_lightning.__all__:
         assert getattr(cl_lightning, name).__doc__
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

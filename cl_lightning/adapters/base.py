@@ -18,6 +18,7 @@ from cl_lightning.adapters.linear import BOTH, AdaptedLinear
 from cl_lightning.adapters.linear_layers import as_linear
 from cl_lightning.adapters.selection import selected
 from cl_lightning.adapters.targets import Targets, check_targets
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Finite, Integer
 
@@ -29,7 +30,7 @@ def _refuse_to_save(*_: Any, **__: Any) -> NoReturn:
     )
 
 
-class AdapterStrategy(nn.Module, ABC):
+class AdapterStrategy(Described, nn.Module, ABC):
     """Pluggable adapter of a frozen LLM. Each subclass has its own file.
 
     Args:

@@ -28,7 +28,7 @@ COMMANDS = {
         "write a run's model for PEFT, transformers, llama.cpp or Ollama",
         "nothing was written; run the same command again",
     ),
-    "predict": Command("answer the prompts of a file", "nothing was written; run the same command again"),
+    "predict": Command("answer the prompts of a file", "no answer was written; run the same command again"),
     "chat": Command("talk to a trained model", READ_ONLY),
     "dashboard": Command("make a wandb workspace with panels for runs", READ_ONLY),
     "purge": Command("remove training texts from a run folder", "run the same command again to finish"),

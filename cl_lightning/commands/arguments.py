@@ -37,6 +37,15 @@ class Arguments(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; {self.prog} --help says more")
 
 
+def add_base(parser: Arguments) -> None:
+    """Add the options of commands that load the model of a run: where its base is, and what may run."""
+    parser.add_argument("--base", metavar="MODEL", help="where the base model is now, if it has moved")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
+
+
 def positive(text: str) -> int:
     """An option's value that must be 1 or more."""
     if not text.isdecimal() or int(text) < 1:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_lightning.commands.arguments import Arguments
-from cl_lightning.commands.trained_model import add_model, print_cut_warnings
+from cl_lightning.commands.trained_model import add_model, loading, print_cut_warnings
 from cl_lightning.common.errors import ConfigError, UserError, nearest
 from cl_lightning.common.terminal import say, say_error, say_part
 
@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 
     silence()
     chat = Chat(
-        partial(load, options.run, allow=options.allow, trust_remote_code=options.trust_remote_code),
+        partial(load, options.run, **loading(options)),
         options.after,
         max_new_tokens=options.max_new_tokens,
         max_prompt_tokens=options.max_prompt_tokens,

@@ -12,7 +12,7 @@ from pathlib import Path
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.common.console import Screen
 from cl_lightning.common.errors import ConfigError, nearest
-from cl_lightning.common.files import write_output
+from cl_lightning.common.files import refuse_existing, write_output
 from cl_lightning.common.terminal import say, say_text
 from cl_lightning.metrics.matrix import FROM_START, FUNCTIONS, REFERENCED
 from cl_lightning.results.comparison.runs import find
@@ -50,6 +50,7 @@ def parser() -> Arguments:
         "--format", choices=FORMATS, help="default: markdown, but tables in the terminal's width on a terminal"
     )
     made.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing; its folder is made")
+    made.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
     made.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts and all tables")
     made.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the page's charts as SVG and PNG")
     return made
@@ -94,6 +95,8 @@ def _baseline(table: Comparison, name: str | None) -> int:
 def main(argv: list[str]) -> None:
     """Print or write the table; write the page and the charts if their options are set."""
     options = parser().parse_args(argv)
+    if options.out is not None:
+        refuse_existing("--out", options.out, options.overwrite)
     found = select(options)
     files = _page(options, found) if options.html or options.figures else {}
     made = FORMATS[options.format or DEFAULT](found.table, found.metrics, found.baseline)

@@ -1,206 +1,50 @@
-"""Composition root of `run`: parses options, checks them together, opens the run folder and runs the sequence.
+"""Composition root of `run`: parses the options, builds the objects, and prints the report of what `execution` runs.
 
 Imports every room; `commands.run` checks what it can before importing this.
 """
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_tensors
-
-from cl_lightning.adapters.peft_lora import read_lora
 from cl_lightning.commands import experiments, precheck
-from cl_lightning.commands.first_lines import INDENT, first_lines
+from cl_lightning.commands.execution import Parts, execute
 from cl_lightning.commands.parser import ContinualCLI, make_cli
-from cl_lightning.commands.task_trainer import cut
-from cl_lightning.common import distributed, stopping
-from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.files import report_disk_errors
-from cl_lightning.common.memory import gc_frozen
+from cl_lightning.common import distributed
 from cl_lightning.common.noise import silence
-from cl_lightning.common.options import hyperparameters, label
-from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
-from cl_lightning.common.terminal import inform, say
-from cl_lightning.common.yaml_files import parse_yaml
-from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.model.backbone import set_threads
-from cl_lightning.model.module import ContinualLM
+from cl_lightning.common.options import label
 from cl_lightning.results import report
-from cl_lightning.results.page.write import write_at_end
-from cl_lightning.sequence import continuation, status
-from cl_lightning.sequence.callback import TaskCallback
-from cl_lightning.sequence.folder import CONFIG, START, RunFolder
-from cl_lightning.sequence.identity import is_computed, run_identity
-from cl_lightning.sequence.run import SequenceRun
+from cl_lightning.sequence.identity import is_computed
 from cl_lightning.sequence.settings import SequenceSettings
-from cl_lightning.sequence.unfinished import unfinished_of
-from cl_lightning.sequence.versions import check_versions
+from cl_lightning.sequence.slots import slot_package
 
 #: Where an option was given, its name and its value.
 Given = tuple[str, str, Any]
 
 
 def run() -> None:
-    """Parse `sys.argv`, check it, open the run folder, run or continue the sequence, and print the report."""
+    """Parse `sys.argv`, run or continue the sequence, and print the report."""
     silence()
     cli = make_cli()
-    module, data, settings = cli.model, cli.datamodule, SequenceSettings(**vars(cli.config_init.sequence))
-    boundary, observers = cli.slots("boundary"), cli.slots("observers")
-    _check(module, data, boundary, observers)
-    given = list(precheck.options(sys.argv[1:]))
-    experiment = settings.experiment or _experiment(cli)
-    run_dir = _run_dir(settings, experiment)
-    devices = cli.config_init.trainer.devices
-    set_threads(devices if isinstance(devices, int) else 1, settings.threads)
-
-    tokenizer = module.backbone.load_tokenizer()
-    module.load(tokenizer)
-    data.prepare(tokenizer, module.encoder_decoder)
-    resolved = cli.resolved()
-    if settings.continue_from and not data.protocol.builds_on:
-        raise ConfigError(f"sequence.continue_from: a run with data.protocol={data.protocol.name} continues no other")
-    start = _start(module)
-    parent = (
-        continuation.read_parent(settings.continue_from, module, data, start, cli.as_written("data", data.template))
-        if settings.continue_from
-        else None
+    settings = SequenceSettings(**vars(cli.config_init.sequence))
+    path = execute(
+        Parts(
+            module=cli.model,
+            data=cli.datamodule,
+            settings=settings,
+            boundary=cli.slots("boundary"),
+            observers=cli.slots("observers"),
+            trainers=cli.trainers,
+            experiment=settings.experiment or _experiment(cli),
+            label=_label(list(precheck.options(sys.argv[1:]))),
+            config=cli.config.as_dict(),
+            resolved=cli.resolved,
+            as_written=cli.as_written,
+        )
     )
-    facts = facts_of(experiment, module, data, parent, start)
-    facts["template"] = cli.as_written("data", facts["template"])
-    facts |= {"name": settings.name, "label": _label(given)}
-    facts["data"] += cut(vars(cli.config_init.trainer))
-    facts["identity"] = run_identity(cli.config.as_dict(), facts)
-    folder = RunFolder(run_dir or below(Path("runs"), f"{experiment}/{facts['identity']}"))
-    continuation.check_apart(settings.continue_from, folder.path)
-    written = hyperparameters(parse_yaml(resolved, CONFIG))
-    sequence = SequenceRun(
-        module, data, folder, settings, boundary, observers, cli.task_trainer, facts, cli.loggers(), written
-    )
-    sequence.check()
-    with closing(folder), gc_frozen(), report_disk_errors(folder.path):  # also loggers' and callbacks' files
-        if _launches_here():
-            begun = {CONFIG: resolved.encode()} | ({} if start is None else {START: start})
-            _open(folder, sequence, parent, settings.fresh, begun)
-            for line in _version_warnings(folder, parent, settings.other_versions):
-                say(line, error=True)
-            done, inside = folder.record["done"], unfinished_of(folder.record)
-            stopping.set_message(status.saved(folder.path, done, data.order, settings.fresh, inside))
-            for line in first_lines(experiment, cli, data, facts["data"]):
-                inform(line, hang=INDENT - 2)
-            for name, lost in data.lost.items():
-                inform(f"{name}: {lost}")
-            if line := status.resumed(done, data.order, inside):
-                inform(line)
-        else:
-            folder.attach()
-        sequence.run()
-        if _launches_here():
-            report.show(folder.path)
-            if settings.report:
-                write_at_end(folder.path)
-
-
-def _start(module: ContinualLM) -> bytes | None:
-    """The LoRA to start from, as a run folder holds it; None without one. Raises ConfigError as `read_lora`."""
-    adapter = module.adapter
-    if adapter.start_from is None:
-        return None
-    factors = read_lora(Path(adapter.start_from).expanduser(), adapter.layers)
-    adapter.remarks.append(f"starts from the LoRA in {adapter.start_from}, on {len(factors) // 2} layers")
-    return save_tensors(factors)
-
-
-def facts_of(
-    experiment: str,
-    module: ContinualLM,
-    data: TaskSequence,
-    parent: continuation.Parent | None = None,
-    start: bytes | None = None,
-) -> dict[str, Any]:
-    """Return the facts recorded when a run starts. Its identity is a hash of these and of the configuration."""
-    return {
-        "experiment": experiment,
-        "name": None,
-        "label": "",
-        "data": data.source,
-        "benchmark": data.benchmark.describe(data.root),
-        "base": module.base_hash,
-        "fingerprints": {t.spec.name: data.fingerprint([t]) for t in data.evaluated},
-        "sources": {t.spec.name: t.whole for t in data.evaluated},
-        "adapter": continuation.adapter_settings(module, start),
-        "template": data.template,
-        "continues": parent.record["identity"] if parent else None,
-    }
-
-
-def _open(
-    folder: RunFolder,
-    sequence: SequenceRun,
-    parent: continuation.Parent | None,
-    fresh: bool,
-    begun: dict[str, bytes],
-) -> None:
-    """Create or reopen the run's folder, before other ranks read it. `begun`: the first files of a new run."""
-    facts = sequence.record.facts
-    folder.open(facts["identity"], fresh, sequence.record.content())
-    if CONFIG in folder.files:
-        return  # the stored configuration stays; options that may differ now are not part of the identity
-    if parent is not None:
-        continuation.adopt(parent, folder, facts, sequence.data.order, begun[CONFIG])
-    else:
-        for name, data in begun.items():
-            folder.write(name, data)
-        folder.commit(folder.record)
-
-
-def _version_warnings(folder: RunFolder, parent: continuation.Parent | None, allow: bool) -> list[str]:
-    """Compare the versions of a run that is resumed or continued. Raises StateError as `check_versions`."""
-    record = parent.record if parent is not None and not folder.record["attempts"] else folder.record
-    if not record["done"] and record["unfinished"] is None:
-        return []
-    # The tasks of a parent are done, so that the new run's may differ from them.
-    unfinished = record is folder.record and record["done"] < len(record["order"])
-    warning = check_versions(record["versions"], unfinished, allow)
-    return [] if warning is None else [warning]
-
-
-def _check(
-    module: ContinualLM,
-    data: TaskSequence,
-    boundary: dict[str, TaskCallback],
-    observers: dict[str, TaskCallback],
-) -> None:
-    """Raise ConfigError for combinations that cannot run, before anything is loaded."""
-    reasons = list(module.adapter.check(boundary))
-    if not data.protocol.builds_on:
-        reasons += [
-            f"boundary.{slot} needs earlier tasks, which data.protocol={data.protocol.name} does not have; "
-            f"use boundary.{slot}=null"
-            for slot in boundary
-            if slot != "init"
-        ]
-        if module.adapter.offset == "baked":
-            reasons.append(
-                f"model.adapter.offset: baked changes W, data.protocol={data.protocol.name} needs displacement"
-            )
-    both = sorted(boundary.keys() & observers.keys())
-    reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
-    everyone = {**boundary, **observers}
-    reasons += [
-        f"the slot name {slot!r} {why}, and files are named by it; rename the slot"
-        for slot in everyone
-        if (why := part_fault(f"{slot}-1.json"))
-    ]
-    for slot, callback in everyone.items():
-        reasons += callback.check(boundary, module.adapter)
-        twins = [s for s, c in everyone.items() if type(c) is type(callback)]
-        if len(twins) > 1 and slot == twins[0]:
-            reasons.append(f"{type(callback).__name__} fills two slots ({', '.join(twins)}); keep one")
-    if reasons:
-        raise ConfigError("; ".join(reasons))
+    if distributed.rank() == 0:
+        report.show(path)
 
 
 def _experiment(cli: ContinualCLI) -> str:
@@ -210,27 +54,10 @@ def _experiment(cli: ContinualCLI) -> str:
 
 
 def _label(given: Sequence[Given]) -> str:
-    """Name the options shortly that are neither in the experiment's own files nor without effect on results."""
-    ours = experiments.folder().absolute()
-    return label({o: v for where, o, v in given if ours not in Path(where).absolute().parents and is_computed(o)})
-
-
-def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
-    """Return the run folder if the options name one, after checking that the run may use it."""
-    check_utf8("sequence.experiment", experiment)
-    check_utf8("sequence.run_dir", str(Path(settings.run_dir or "runs").absolute()))
-    if settings.run_dir is None:
-        if why := name_fault(experiment):
-            raise ConfigError(
-                f"sequence.experiment: the name {experiment!r} {why}, and the run's folder is named by it"
-            )
-        return None
-    continuation.check_apart(settings.continue_from, Path(settings.run_dir))
-    if _launches_here():
-        RunFolder(Path(settings.run_dir)).check(settings.fresh)
-    return Path(settings.run_dir)
-
-
-def _launches_here() -> bool:
-    """Return whether this process is rank 0, which is known before the process group exists."""
-    return distributed.rank() == 0
+    """Name the options shortly that differ from the experiment's own files, of those with an effect on results."""
+    ours, own, theirs = experiments.folder().absolute(), {}, {}
+    for where, option, value in given:
+        if slot_package(option) is not None:
+            value = str(value).rpartition(".")[2]  # a class by its short name
+        (own if ours in Path(where).absolute().parents else theirs)[option] = value
+    return label({o: v for o, v in theirs.items() if is_computed(o) and (o not in own or own[o] != v)})

@@ -12,6 +12,7 @@ from typing import Any
 
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.packages import need
 from cl_lightning.common.terminal import say
 from cl_lightning.common.yaml_files import parse_yaml
 
@@ -68,7 +69,8 @@ def listed(entity: str, project: str) -> Iterator[str]:
 
 
 def workspace(entity: str, project: str) -> Any:
-    """Build the workspace, which its `save` makes in wandb."""
+    """Build the workspace, which its `save` makes in wandb. Raises ConfigError without the package for it."""
+    need("wandb_workspaces", "dashboard", "wandb-workspaces")
     from wandb_workspaces import workspaces
 
     sections = [

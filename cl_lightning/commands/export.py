@@ -10,7 +10,7 @@ refused.
 from importlib import import_module
 from pathlib import Path
 
-from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.commands.arguments import Arguments, add_base, positive
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
@@ -38,10 +38,7 @@ def parser() -> Arguments:
     )
     made.add_argument("--dequantize", action="store_true", help="merge into the dequantised weights of a 4-bit base")
     made.add_argument("--out", type=Path, metavar="FOLDER", help="a new or empty folder (default: RUN/export/FORMAT)")
-    made.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
-    )
-    made.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
+    add_base(made)
     return made
 
 

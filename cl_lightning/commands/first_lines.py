@@ -1,31 +1,33 @@
 """Writes the first lines of a run: experiment, data, training length and precision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from callbacks.replay_buffer import ReplayBuffer
-from cl_lightning.commands.parser import ContinualCLI
 from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.generation_settings import describe
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.callback import TaskCallback
 
 #: Columns before the facts.
 INDENT = 12
 
 
-def first_lines(experiment: str, cli: ContinualCLI, data: TaskSequence, source: str) -> Iterator[str]:
+def first_lines(
+    experiment: str, module: ContinualLM, data: TaskSequence, boundary: Mapping[str, TaskCallback], source: str
+) -> Iterator[str]:
     """Describe what is trained, on which data (`source`), for how long, and in which precision, a line for each."""
     yield f"{experiment}: DATA = {source}"
     facts = {
         "tasks": _tasks(data),
-        "training": _training(cli, data),
+        "training": _training(module, data, boundary),
         "prompts": _prompts(data),
-        "base": _base(cli.model),
+        "base": _base(module),
     }
     if date := data.template["date"]:
         facts["template"] = f"the chat template writes the date {date} (data.date)"
-    if cli.model.adapter.remarks:
-        facts["adapter"] = "; ".join(cli.model.adapter.remarks)
+    if module.adapter.remarks:
+        facts["adapter"] = "; ".join(module.adapter.remarks)
     for name, fact in facts.items():
         yield f"  {name:<{INDENT - 2}}{fact}"
 
@@ -38,13 +40,13 @@ def _tasks(data: TaskSequence) -> str:
     )
 
 
-def _training(cli: ContinualCLI, data: TaskSequence) -> str:
-    memory = cli.slots("boundary").get("memory")
+def _training(module: ContinualLM, data: TaskSequence, boundary: Mapping[str, TaskCallback]) -> str:
+    memory = boundary.get("memory")
     replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
     # The first task has nothing to replay; later tasks still see every new example once per epoch.
     steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(data.tasks)]
     batches = f"batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''}"
-    return f"{_span(steps)} steps per task in {batches}, lr {cli.model.lr:g}, seed {data.seed}"
+    return f"{_span(steps)} steps per task in {batches}, lr {module.lr:g}, seed {data.seed}"
 
 
 def _prompts(data: TaskSequence) -> str:

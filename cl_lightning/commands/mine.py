@@ -46,6 +46,7 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     )
     parser.add_argument("--samples", type=int, default=64, help="training examples per task (default: 64)")
     parser.add_argument("--width", type=int, default=4096, help="sketch size of each matrix's gradient (default: 4096)")
+    parser.add_argument("--base", metavar="MODEL", help="with --run: where its base model is now, if it has moved")
     parser.add_argument(
         "--allow",
         action="append",
@@ -63,10 +64,11 @@ def parse(argv: list[str]) -> tuple[MiningOptions, list[str]]:
     for name in ("count", "samples", "width"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}: {getattr(options, name)} must be 1 or more")
-    if not options.run and (options.allow or options.trust_remote_code):
-        raise ConfigError("--allow and --trust-remote-code go with --run")
+    if not options.run and (options.base or options.allow or options.trust_remote_code):
+        raise ConfigError("--base, --allow and --trust-remote-code go with --run")
+    moved = [f"--model.backbone.name={options.base}"] if options.base else []
     trust = f"--model.backbone.trust_remote_code={str(options.trust_remote_code).lower()}"
-    return options, [f"--config={options.run}/{CONFIG}", trust, *rest] if options.run else expanded(rest)
+    return options, [f"--config={options.run}/{CONFIG}", trust, *moved, *rest] if options.run else expanded(rest)
 
 
 def _check_stored(run: Path, options: MiningOptions) -> None:

@@ -1,21 +1,15 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
-import copy
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from jsonargparse import set_dumper
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 
 from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
 from cl_lightning.commands.option_errors import OptionParser, misfit
 from cl_lightning.commands.precheck import USAGE
-from cl_lightning.commands.task_trainer import TaskTrainer
+from cl_lightning.commands.task_trainer import TaskTrainer, TaskTrainers
 from cl_lightning.common.errors import ConfigError, user_error_in
 from cl_lightning.common.numbers import Seed
 from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
@@ -81,19 +75,17 @@ class ContinualCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:
-        """Validate the Trainer options by building a throwaway Trainer."""
-        try:
-            self.task_trainer(0, [], [])
-        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
-            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+        """Check the Trainer's options; the sequence builds its Trainers itself."""
+        self.trainers.check()
+
+    @property
+    def trainers(self) -> TaskTrainers:
+        """Makes a Trainer for each task, from the Trainer's options."""
+        options, every = vars(self.config_init.trainer), self.config_init.sequence.log_every_n_steps
+        return TaskTrainers(options, every, self.datamodule)
 
     def slots(self, name: str) -> dict[str, TaskCallback]:
         return {slot: callback for slot, callback in (self.config_init[name] or {}).items() if callback is not None}
-
-    def loggers(self) -> list[Logger]:
-        """Return the loggers of the Trainer's options."""
-        given = self.config_init.trainer.logger
-        return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
 
     def resolved(self) -> str:
         """Dump the resolved configuration as YAML. `sequence.fresh` is false, or running it would delete the run."""
@@ -105,29 +97,55 @@ class ContinualCLI(LightningCLI):
         """Return options of a section, with those that name the environment as they were written."""
         return put_back(options, (self.parser.written or {}).get(section))
 
-    def task_trainer(self, task: int, ours: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-        """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
-        options = vars(copy.copy(self.config_init.trainer))
-        stock = [copy.deepcopy(c) for c in options.pop("callbacks") or []]
-        for callback in stock:
-            if isinstance(callback, ModelCheckpoint):
-                self._place(callback, task)
-        checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
-        options["enable_checkpointing"] = bool(options["enable_checkpointing"] or checkpoints)
-        options["log_every_n_steps"] = options["log_every_n_steps"] or self.config_init.sequence.log_every_n_steps
-        return TaskTrainer(
-            **{**options, "max_epochs": self.datamodule.epochs_per_task[task], "logger": loggers},
-            callbacks=[*stock, *ours],
-        )
 
-    def _place(self, checkpoint: ModelCheckpoint, task: int) -> None:
-        """Give a task's checkpoints a folder of their own, since all tasks count their steps from 0."""
-        if checkpoint.dirpath is None:
-            raise ConfigError(
-                "trainer.callbacks: ModelCheckpoint has no dirpath; give it a folder outside the run's "
-                "(checkpoints are the user's own)"
-            )
-        checkpoint.dirpath = str(Path(checkpoint.dirpath, self.datamodule.order[task]))
+class Resolved(ContinualCLI):
+    """The resolved configuration of objects that a script built, which are described as options; builds none itself.
+
+    Attributes:
+        options: the description. Of `trainer`, what is not plain (callbacks, loggers, ..) stays as it is described.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = {**options, "trainer": {k: v for k, v in options["trainer"].items() if not _has_objects(v)}}
+        self._objects = {name: v for name, v in options["trainer"].items() if _has_objects(v)}
+        super().__init__(ContinualLM, TaskSequence, **_SETTINGS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_object(self._options)
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All options, plain."""
+        return self._whole(self.config.as_dict())
+
+    def resolved(self) -> str:
+        """See the base class."""
+        return dump_yaml(self._whole(parse_yaml(super().resolved(), "configuration")))
+
+    def _whole(self, config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "trainer": {**config["trainer"], **self._objects}}
+
+
+def _has_objects(value: Any) -> bool:
+    """Whether a described value is an object, or a list of some."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
+
+
+_SETTINGS: dict[str, Any] = {
+    "trainer_class": TaskTrainer,
+    "run": False,
+    "save_config_callback": None,
+    "seed_everything_default": 0,
+    "auto_configure_optimizers": False,
+    "parser_kwargs": {
+        "parser_mode": "omegaconf+",
+        "usage": USAGE,
+        "description": "Train an LLM on a sequence of tasks.",
+    },
+}
 
 
 def make_cli() -> ContinualCLI:
@@ -135,17 +153,4 @@ def make_cli() -> ContinualCLI:
     for package in map(import_module, SLOTS.values()):
         for name in package.EXPORTS:
             getattr(package, name)  # class_path takes the short names of imported classes
-    return ContinualCLI(
-        ContinualLM,
-        TaskSequence,
-        trainer_class=TaskTrainer,
-        run=False,
-        save_config_callback=None,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "parser_mode": "omegaconf+",
-            "usage": USAGE,
-            "description": "Train an LLM on a sequence of tasks.",
-        },
-    )
+    return ContinualCLI(ContinualLM, TaskSequence, **_SETTINGS)

@@ -18,7 +18,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.paths import check_utf8
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
-from cl_lightning.model.names import EMBEDDED, RANDOM
+from cl_lightning.model.names import EMBEDDED, PRECISIONS, RANDOM, dtype_fault, precision_fault
 from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
@@ -36,7 +36,6 @@ PACKAGES = {
     "CometLogger": (("comet_ml",), "comet-ml"),
     "LitLogger": (("litlogger",), "litlogger"),
 }
-PRECISIONS = ("32-true", "bf16-mixed", "64-true", "32", "64")
 
 
 def check(argv: list[str]) -> None:
@@ -60,9 +59,11 @@ def check(argv: list[str]) -> None:
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value
         check_class(option, value)
-    _check_trainer(given)
+    check_trainer(given)
     _check_loggers(given.get("trainer.logger"))
     _check_model(given.get("model.backbone.name"))
+    if why := dtype_fault(str(given.get("model.backbone.dtype"))):
+        raise ConfigError(why)
     _check_tasks(given)
 
 
@@ -118,13 +119,11 @@ def check_class(option: str, name: Any) -> None:
         raise ConfigError(f"{option}: no class {name!r}; {nearest(short, classes)}")
 
 
-def _check_trainer(given: dict[str, Any]) -> None:
+def check_trainer(given: dict[str, Any]) -> None:
+    """Raise ConfigError for an option of `trainer`, by its whole name, that no run can have."""
     precision = str(given.get("trainer.precision") or PRECISIONS[0])
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"trainer.precision={precision}: use one of {', '.join(PRECISIONS)}; 16-bit weights would cast adapters, "
-            "gates and statistics too, so choose the base's dtype with model.backbone.dtype=bfloat16"
-        )
+    if why := precision_fault(precision):
+        raise ConfigError(why)
     if given.get("trainer.max_epochs") is not None:
         raise ConfigError("trainer.max_epochs: passes are per task; use data.epochs")
     accumulate = given.get("trainer.accumulate_grad_batches")

@@ -8,7 +8,7 @@ model, for all of R, also above the diagonal. Results are written to RUN/rescore
 from argparse import Namespace
 from pathlib import Path
 
-from cl_lightning.commands.arguments import Arguments
+from cl_lightning.commands.arguments import Arguments, add_base
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.terminal import say
 from cl_lightning.metrics.parity import DEVIATIONS, WITHOUT_SWITCH
@@ -27,14 +27,7 @@ def parser() -> Arguments:
     made.add_argument("--evaluate", action="store_true", help="generate new predictions with the stored adapters")
     made.add_argument("--root", metavar="FOLDER", help="folder of the data, if it has moved")
     made.add_argument("--batch-size", type=int, metavar="N", help="prompts per generation batch of --evaluate")
-    made.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="CLASS",
-        help="a class of your own that the run may name",
-    )
-    made.add_argument("--trust-remote-code", action="store_true", help="allow the run's model to run its own code")
+    add_base(made)
     made.add_argument(
         "--list", action="store_true", help="list all metrics, and how the official ones differ from ours"
     )
@@ -63,6 +56,7 @@ def run(options: Namespace) -> None:
             options.run,
             options.root,
             options.batch_size,
+            base=options.base,
             allow=options.allow,
             trust_remote_code=options.trust_remote_code,
         )

@@ -1,10 +1,19 @@
-"""Lightning's Trainer with the values of its options that can train a task."""
+"""Lightning's Trainer with the values of its options that can train a task, and a Trainer for each task."""
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Count, Duration, NoLimit, NonNegative, Share
+from cl_lightning.data.task_sequence import TaskSequence
 
 #: Options that end a task's training early, with the value that does not.
 CUTS = {
@@ -46,11 +55,73 @@ class TaskTrainer(pl.Trainer):
         )
 
 
+@dataclass(frozen=True)
+class TaskTrainers:
+    """Makes a fresh Trainer for each task of a sequence.
+
+    Attributes:
+        options: those of section `trainer`, with callbacks and loggers built.
+        log_every: `sequence.log_every_n_steps`, for Lightning's own values too unless `options` says otherwise.
+        data: the tasks.
+    """
+
+    options: Mapping[str, Any]
+    log_every: int
+    data: TaskSequence
+
+    @property
+    def processes(self) -> int:
+        """Number of processes on this machine, as far as the options say it."""
+        devices = self.options.get("devices")
+        return devices if isinstance(devices, int) and devices > 0 else 1
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The loggers of the options."""
+        given = self.options.get("logger")
+        return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+
+    def check(self) -> None:
+        """Build a Trainer that is thrown away. Raises ConfigError for options that make none."""
+        try:
+            self.make(0, [], [])
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+
+    def make(self, task: int, ours: Sequence[Callback], loggers: Sequence[Logger]) -> pl.Trainer:
+        """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
+        options = dict(self.options)
+        stock = [copy.deepcopy(callback) for callback in _listed(options.pop("callbacks", None))]
+        for callback in stock:
+            if isinstance(callback, ModelCheckpoint):
+                self._place(callback, task)
+        checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
+        options["enable_checkpointing"] = bool(options.get("enable_checkpointing") or checkpoints)
+        options["log_every_n_steps"] = options.get("log_every_n_steps") or self.log_every
+        return TaskTrainer(
+            **{**options, "max_epochs": self.data.epochs_per_task[task], "logger": list(loggers)},
+            callbacks=[*stock, *ours],
+        )
+
+    def _place(self, checkpoint: ModelCheckpoint, task: int) -> None:
+        """Give a task's checkpoints a folder of their own, since all tasks count their steps from 0."""
+        if checkpoint.dirpath is None:
+            raise ConfigError(
+                "trainer.callbacks: ModelCheckpoint has no dirpath; give it a folder outside the run's "
+                "(checkpoints are the user's own)"
+            )
+        checkpoint.dirpath = str(Path(checkpoint.dirpath, self.data.order[task]))
+
+
+def _listed(callbacks: Callback | list[Callback] | None) -> list[Callback]:
+    return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+
+
 def _cuts(value: Any, whole: Any) -> bool:
     return value != whole and not (isinstance(value, float) and value == 1.0)
 
 
-def cut(options: dict[str, Any]) -> str:
+def cut(options: Mapping[str, Any]) -> str:
     """Name the options of `trainer` that end training early, as the end of a description of the data; "" if none."""
-    set_ = [f"trainer.{name}={options[name]}" for name, whole in CUTS.items() if _cuts(options.get(name), whole)]
+    set_ = [f"trainer.{name}={options[name]}" for name, whole in CUTS.items() if _cuts(options.get(name, whole), whole)]
     return f"; TRAINING CUT by {', '.join(set_)}" if set_ else ""

@@ -1,11 +1,13 @@
 """Options and warnings that `predict` and `chat` share."""
 
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.commands.arguments import Arguments, add_base, positive
 from cl_lightning.common.terminal import say
 
 
@@ -22,10 +24,12 @@ def add_model(parser: Arguments) -> None:
         metavar="N",
         help="cut longer prompts in the middle (default: as in training)",
     )
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
-    )
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
+    add_base(parser)
+
+
+def loading(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of `load` that the options give it, but for the run and the task."""
+    return {name: getattr(options, name) for name in ("base", "allow", "trust_remote_code")}
 
 
 @contextmanager

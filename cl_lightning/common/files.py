@@ -71,6 +71,17 @@ def write_output(path: Path, data: bytes) -> None:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
 
+def refuse_existing(option: str, path: Path, overwrite: bool) -> None:
+    """Raise ConfigError if the output file of an option is a folder, or exists and is not to be overwritten.
+
+    Devices and pipes are written to.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option}: {path} is a folder; name a file")
+    if (path.is_file() or (path.is_symlink() and not path.exists())) and not overwrite:
+        raise ConfigError(f"{option}: {path} already exists; name another file, or add --overwrite to replace it")
+
+
 def _mode(path: Path) -> int | None:
     """Return the file type and permissions at `path`, following links; None if nothing is there."""
     try:

@@ -1,8 +1,14 @@
 """Package exports that are imported on first use (PEP 562), so that names are known without importing torch."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from importlib import import_module
-from typing import Any
+
+#: True for type checkers. Importing `typing` would lengthen the moment in which Ctrl-C cannot be reported yet.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def lazy_exports(

@@ -3,6 +3,8 @@
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: Logged messages.
 LOGGED = (
@@ -30,6 +32,8 @@ WARNED = (
     # The loss that callbacks monitor is summed over ranks before it is given to Lightning.
     r"It is recommended to use `self.log\('train/loss'",
 )
+#: Lightning's loggers: of its notices, and of what a profiler found.
+LIGHTNING = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.profilers")
 
 
 class _Named(logging.Filter):
@@ -47,14 +51,32 @@ def silence() -> None:
     For commands. Call after both are imported.
     """
     silence_loading()
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in LIGHTNING[:2]:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what a profiler found is asked for
+    logging.getLogger(LIGHTNING[2]).setLevel(logging.INFO)  # what a profiler found is asked for
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     for pattern in WARNED:
         warnings.filterwarnings("ignore", message=pattern)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Leave out the same inside, for scripts; what they have set is as it was afterwards."""
+    from transformers.utils import logging as bars
+
+    loggers = [logging.getLogger(name) for name in LIGHTNING]
+    levels, barred = [logger.level for logger in loggers], bars.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        silence()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if barred:
+                bars.enable_progress_bar()
 
 
 def silence_loading() -> None:

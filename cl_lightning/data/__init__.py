@@ -3,6 +3,7 @@
 from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
+    "DatasetTasks": "benchmarks.dataset_tasks",
     "Flipped": "benchmarks.flipped",
     "LongSequence": "benchmarks.long_sequence",
     "NISeq": "benchmarks.ni_seq",

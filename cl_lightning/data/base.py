@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, nearest
 
 #: Who speaks ("system", "user" or "assistant"), and the text.
@@ -99,7 +100,7 @@ class Splits:
     licence: str = ""
 
 
-class Benchmark(ABC):
+class Benchmark(Described, ABC):
     """A named family of tasks: one class in one file, chosen by `data.benchmark`'s class_path.
 
     Reads or generates examples; independent of models, tokenizers and torch.

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
@@ -38,7 +39,7 @@ class TrainLoader(DataLoader):
         """See the class."""
 
 
-class TaskSequence(LightningDataModule):
+class TaskSequence(Described, LightningDataModule):
     """Ordered tasks of one benchmark.
 
     Args:
@@ -135,6 +136,8 @@ class TaskSequence(LightningDataModule):
         #: Tasks that are trained and tasks that are scored; they differ only with protocol=joint.
         self.tasks: list[TaskData] = []
         self.evaluated: list[TaskData] = []
+        #: Number of the task that is served.
+        self.current = 0
         self._replay: tuple[Encoded, ...] = ()
         self._replay_ratio = 0.0
         self._start = (0, 0)

@@ -11,11 +11,22 @@ import sys
 from typing import Any
 
 import torch
+
+from cl_lightning.common.errors import ConfigError, UserError
+from cl_lightning.common.packages import need
+from cl_lightning.common.terminal import say_error
+
+try:
+    need("lm_eval", "lm-eval's command line", "'cl-lightning[general]'")
+except ConfigError as missing:
+    if __name__ != "__main__":
+        raise
+    say_error(missing)
+    sys.exit(missing.exit_code)
+
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 
-from cl_lightning.common.errors import ConfigError, UserError
-from cl_lightning.common.terminal import say_error
 from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.export.load import load
 
@@ -31,6 +42,7 @@ class TrainedLM(HarnessLM):
     Args:
         run: the folder.
         after: the model after this task, or after this many; 0: the base.
+        base: where the base model is now, as in `cl_lightning.load`.
         batch_size: sequences per forward pass; "auto" is not supported.
         device: as in `cl_lightning.load`; "cuda:0" also means None, because lm-eval passes it by default.
         dtype, trust_remote_code: as in `cl_lightning.load`.
@@ -48,6 +60,7 @@ class TrainedLM(HarnessLM):
         device: str | torch.device | None = None,
         dtype: str | None = None,
         allow: str = "",
+        base: str | None = None,
         trust_remote_code: bool = False,
         max_batch_size: Any = None,
     ) -> None:
@@ -56,7 +69,9 @@ class TrainedLM(HarnessLM):
                 f"--batch_size: {batch_size} must be a number of 1 or more; automatic batch sizes are not supported"
             )
         allowed, where = [allow] if allow else [], None if device == UNSAID else device
-        loaded = load(run, after, allow=allowed, trust_remote_code=trust_remote_code, device=where, dtype=dtype)
+        loaded = load(
+            run, after, base=base, allow=allowed, trust_remote_code=trust_remote_code, device=where, dtype=dtype
+        )
         adapter = loaded.module.adapter
         extra = adapter.forward_kwargs if adapter.per_sample else None
         super().__init__(loaded.model, loaded.tokenizer, loaded.module.answer_logits, int(batch_size), extra)

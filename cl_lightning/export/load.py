@@ -12,7 +12,7 @@ from cl_lightning.export import native
 from cl_lightning.export.loaded import LoadedModel, PromptSettings
 from cl_lightning.export.native import INDEX, read_index
 from cl_lightning.sequence.folder import CONFIG, REMEDY, read_record
-from cl_lightning.sequence.load import learnt, rebuilt
+from cl_lightning.sequence.load import based, learnt, rebuilt
 from cl_lightning.sequence.run_files import RECORD
 from cl_lightning.sequence.stored import build, read_config
 from cl_lightning.sequence.stored_tensors import restore_branches
@@ -39,6 +39,7 @@ def load(
     path: str | Path,
     after: int | str | None = None,
     *,
+    base: str | Path | None = None,
     allow: Sequence[str] = (),
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
@@ -53,6 +54,8 @@ def load(
         path: the folder.
         after: number of tasks, or name of the last task, that the model has learnt; 0: the model before the first task.
             "2" is a number unless a task has that name. None: all finished tasks.
+        base: where the base model is now, as in `model.backbone.name`; None: where it was. Its weights must be those of
+            training: names, shapes and bytes are compared by a hash.
         allow: further classes that may be created, as the configuration names them ("my_package.MyAdapter").
         trust_remote_code: run code that comes with the base model.
         device: device of the model; None: an accelerator if available, else the CPU.
@@ -72,10 +75,10 @@ def load(
         raise StateError(f"{folder}: no task is finished; after=0 loads the base model")
     tasks = learnt(folder, stored.record, _number(folder, stored.record, after), "after")
     names = [field.name for field in fields(PromptSettings)]
-    options = {name: value for name, value in stored.config["data"].items() if name in names}
-    prompts = build(PromptSettings, options, "data", stored.file)
-    base = stored.record["base"]
-    module = rebuilt(stored.config["model"], base, stored.file, allow, trust_remote_code, dtype)
+    written = {name: value for name, value in stored.config["data"].items() if name in names}
+    prompts = build(PromptSettings, written, "data", stored.file)
+    options = based(stored.config["model"], base)
+    module = rebuilt(options, stored.record["base"], stored.file, allow, trust_remote_code, dtype)
     restore_branches(module.adapter, folder, stored.record, tasks, stored.remedy)
     return LoadedModel(module.eval().to(where), prompts, tasks)
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from cl_lightning.data.chat import DAY
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import end_tokens
 from cl_lightning.data.prompt import Encoded, PromptEncoder
+from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.generate import answer_blank, generate
 from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.evaluation.stream import Pieces
@@ -61,6 +62,12 @@ class LoadedModel:
         self.module = module
         self.prompts, self.tasks = prompts, tuple(tasks)
         self._encoder(None, None)  # raises now if the chat template rejects the settings
+
+    @classmethod
+    def of(cls, module: ContinualLM, data: TaskSequence) -> Self:
+        """Return the model that this process has trained on the tasks of `data`, all of them or the one served."""
+        prompts = PromptSettings(data.max_prompt_tokens, data.system_prompt, data.date, data.template_args)
+        return cls(module.eval(), prompts, data.order if module.in_run else [data.order[data.current]])
 
     @property
     def model(self) -> PreTrainedModel:
@@ -116,6 +123,22 @@ class LoadedModel:
         return generate(
             self.model, self.tokenizer, ids, max_new_tokens, batch_size, own, self._extra, temperature=temperature
         )
+
+    def check(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        max_prompt_tokens: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Check prompts without answering them: raise and warn as `generate` does.
+
+        Args:
+            prompts, max_new_tokens, max_prompt_tokens: as in `generate`.
+            names: what errors call the prompts; None: "prompts[0]", "prompts[1]", ..
+        """
+        self._check_sizes(max_new_tokens=max_new_tokens)
+        self._encoded(prompts, None, max_prompt_tokens, max_new_tokens, names)
 
     def stream(
         self,
@@ -212,13 +235,18 @@ class LoadedModel:
         return PromptEncoder(self.tokenizer, budget, system, ours.date, ours.template_args)
 
     def _encoded(
-        self, prompts: Sequence[str], system_prompt: str | None, max_prompt_tokens: int | None, room: int
+        self,
+        prompts: Sequence[str],
+        system_prompt: str | None,
+        max_prompt_tokens: int | None,
+        room: int,
+        names: Sequence[str] | None = None,
     ) -> list[Encoded]:
         """Encode the prompts. Raises ConfigError unless the model's context has room for `room` more tokens."""
         encoder = self._encoder(system_prompt, max_prompt_tokens)
         rows = []
         for index, text in enumerate(_texts(prompts, "prompts")):
-            example = Example(f"prompts[{index}]", text, "")
+            example = Example(names[index] if names else f"prompts[{index}]", text, "")
             ids, cut, own = encoder.prompt(example, KEEP_HEAD)
             if not ids:
                 raise ConfigError(

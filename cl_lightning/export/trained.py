@@ -18,6 +18,7 @@ from cl_lightning.export.branches import summed, update_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, START, adapter_file, read_record
+from cl_lightning.sequence.load import base_may_move, based, same_base
 from cl_lightning.sequence.stored import build, read_config
 from cl_lightning.sequence.stored_tensors import read_tensors
 
@@ -33,6 +34,7 @@ class Request:
             finished tasks.
         rank: recompress each layer's update to this rank.
         dtype: dtype of the merged weights; None: the run's.
+        base: where the base model is now; None: where it was.
         dequantize: allow a 4-bit base to be written as dequantised weights.
         allow, trust_remote_code: as in `sequence.load.load_run`.
     """
@@ -42,6 +44,7 @@ class Request:
     after: str | None = None
     rank: int | None = None
     dtype: str | None = None
+    base: str | None = None
     dequantize: bool = False
     allow: Sequence[str] = ()
     trust_remote_code: bool = False
@@ -64,7 +67,8 @@ class Trained:
 
     def __init__(self, request: Request) -> None:
         self.request, self.record = request, read_record(request.run)
-        self.config = read_config(request.run, self.record)
+        config = read_config(request.run, self.record)
+        self.config = {**config, "model": based(config["model"], request.base)}
         self.module = build(
             ContinualLM,
             self.config["model"],
@@ -119,10 +123,10 @@ class Trained:
             ConfigError: the base is not available.
         """
         backbone = self.module.backbone
-        tokenizer = backbone.load_tokenizer()
-        llm = backbone.load(len(tokenizer))
-        if backbone.fingerprint(llm) != self.record["base"]:
-            raise StateError(f"{self.request.run}: was trained on another base model than {backbone.name} is now")
+        with base_may_move():
+            tokenizer = backbone.load_tokenizer()
+            llm = backbone.load(len(tokenizer))
+        same_base(self.module, backbone.fingerprint(llm), self.record["base"], self.request.run)
         template = self.record["template"]
         if tokenizer.chat_template and (template.get("date") or template.get("template_args")):
             fix(tokenizer, template.get("date") or DAY, template.get("template_args") or {})

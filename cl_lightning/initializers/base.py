@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_lightning.common.described import Described
 from cl_lightning.linalg.low_rank import LowRank
 
 Needs = Literal["none", "weight", "gradients", "inputs"]
 
 
-class Initializer(ABC):
+class Initializer(Described, ABC):
     """Start factors (A0, B0) of one adapted matrix.
 
     `needs` states the statistic that `factors` gets: "gradients" is dLoss/dW of the new task, reconciled if surgery

@@ -50,7 +50,7 @@ def mine(options: MiningOptions, cli: Any, argv: list[str]) -> None:
     run = Path(options.run) if options.run else _learn(data.order[0], out / "first", argv)
     learnt = _learnt(run, data.order)
     set_threads(1, cli.config_init.sequence.threads)
-    loaded = load_run(run, allow=options.allow, trust_remote_code=options.trust_remote_code)
+    loaded = load_run(run, base=options.base, allow=options.allow, trust_remote_code=options.trust_remote_code)
     if torch.accelerator.is_available():
         loaded.module.to(torch.accelerator.current_accelerator())
     data.encoder_decoder = loaded.module.encoder_decoder

@@ -16,6 +16,7 @@ class MiningOptions:
         start: "learnt": sequences begin with the trained task; "any": all sets of the pool are searched.
         samples: training examples per task for its gradient.
         width: sketch size of each matrix's gradient.
+        base: where the base model of `run` is now; None: where it was.
         allow: classes of the user's own that the configuration of `run` may name.
         trust_remote_code: let code that comes with the model of `run` run.
     """
@@ -27,5 +28,6 @@ class MiningOptions:
     start: Literal["learnt", "any"]
     samples: int
     width: int
+    base: str | None
     allow: list[str]
     trust_remote_code: bool

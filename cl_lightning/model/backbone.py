@@ -32,6 +32,10 @@ from cl_lightning.model.random_llama import random_model, random_tokenizer
 from cl_lightning.model.try_out import try_out
 
 
+class BaseMissing(ConfigError):
+    """The base is not where its name says."""
+
+
 @dataclass
 class Backbone:
     """The frozen LLM, its source and its precision.
@@ -157,14 +161,14 @@ class Backbone:
             with explained(self.name, "model", None, self.trust_remote_code):
                 return str(embedded(self.name))
         path = Path(self.name).expanduser()
-        if path.suffix == ".gguf":
+        if path.suffix == ".gguf" and path.exists():
             with explained(self.name, "model", None, self.trust_remote_code):
                 return str(converted(path))
         source = str(path) if path.is_dir() else self.name
         refuse_adapter(self.name, source, self.revision)
         if path.is_dir() or stored_file(source, "config.json", self.revision):
             return source
-        raise ConfigError(
+        raise BaseMissing(
             f"model.backbone.name: {self.name!r} is not a folder, a .gguf file, or a model that can be loaded "
             f"from the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
         )

@@ -23,8 +23,10 @@ from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.linear import BRANCH
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common import distributed
+from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
 from cl_lightning.common.numbers import Finite, Momentum, NonNegative
+from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import IGNORE
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.gradients.accumulate import Exact
@@ -33,6 +35,7 @@ from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
+from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 
 
@@ -59,7 +62,7 @@ class Step:
 LossTerms = Callable[[Step], dict[str, Tensor]]
 
 
-class ContinualLM(LightningModule):
+class ContinualLM(Described, LightningModule):
     """A frozen LLM with a trainable adapter.
 
     Args:
@@ -95,6 +98,9 @@ class ContinualLM(LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""
+        #: Whether a run loads the model and begins its tasks; a Trainer of the user's own leaves that to `setup`.
+        self.in_run = False
+        self._begun: int | None = None
         #: Loss terms of the task callbacks, set by the run.
         self.loss_terms: list[LossTerms] = []
         #: Micro-batches of the current step.
@@ -221,6 +227,20 @@ class ContinualLM(LightningModule):
         """
         return batch["weight"] * world_size * accumulate / batch["step_tokens"]
 
+    def setup(self, stage: str) -> None:
+        """Outside of a run: load the model, prepare the data, and begin the one task that the Trainer trains."""
+        if self.in_run:
+            return
+        data = suitable_data(self.trainer, self.backbone, self.adapter, self._begun)
+        if not hasattr(self, "llm"):
+            self.load(self.backbone.load_tokenizer())
+        if not data.tasks:
+            data.prepare(self.tokenizer, self.encoder_decoder)
+        if self._begun is None:
+            self.to(self.trainer.strategy.root_device)
+            self.adapter.begin_task(0, generator(data.seed, "adapter", 0))
+            self._begun, self.task_name = data.current, data.order[data.current]
+
     def training_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of the model: the trained parameters and the frozen ones of their branch."""
         return {
@@ -244,6 +264,7 @@ class ContinualLM(LightningModule):
     def on_train_start(self) -> None:
         """Set train mode: a loaded model is in eval mode, which the Trainer keeps."""
         self.train()
+        check_sampler(self.trainer)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self._step.append(batch)
@@ -257,6 +278,8 @@ class ContinualLM(LightningModule):
         for name, term in terms.items():
             self.log(f"train/{name}", term)
             loss = loss + term
+        if not self.in_run:  # which logs it over ranks and micro-batches
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

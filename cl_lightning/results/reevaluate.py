@@ -24,6 +24,7 @@ def evaluate(
     root: str | None = None,
     batch_size: int | None = None,
     *,
+    base: str | None = None,
     allow: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Path:
@@ -35,7 +36,7 @@ def evaluate(
         path: a run folder with its adapters.
         root: folder of the data, if it has moved.
         batch_size: prompts per generation batch; None: the run's.
-        allow, trust_remote_code: as in `load_run`.
+        base, allow, trust_remote_code: as in `load_run`.
 
     Raises:
         StateError: no run folder, a damaged one, or a base model or data other than the run's.
@@ -49,7 +50,7 @@ def evaluate(
     cells: dict[tuple[str, str], Scored] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for done, after in enumerate([ZERO_SHOT, *record["order"][: record["done"]]]):
-        module = load_run(path, done, allow=allow, trust_remote_code=trust_remote_code).module.to(device)
+        module = load_run(path, done, base=base, allow=allow, trust_remote_code=trust_remote_code).module.to(device)
         if not data.evaluated:
             data.prepare(module.tokenizer, module.encoder_decoder)
             _same_data(data, record)

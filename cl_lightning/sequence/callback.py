@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
 
+from cl_lightning.common.described import Described
+from cl_lightning.common.errors import ConfigError
+
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
     from torch import Tensor
 
-    from cl_lightning.model.module import Step
+    from cl_lightning.model.module import ContinualLM, Step
     from cl_lightning.sequence.context import RunContext
     from cl_lightning.sequence.stages import Stages
 
@@ -30,7 +34,7 @@ class Table:
     rows: list[list[Any]] = field(default_factory=list)
 
 
-class TaskCallback(Callback):
+class TaskCallback(Described, Callback):
     """Hooks at task boundaries. `phase` orders boundary callbacks: memory 10, subspaces 20, gates 30, init 40."""
 
     phase: ClassVar[int] = 50
@@ -39,6 +43,14 @@ class TaskCallback(Callback):
     def private(self) -> bool:
         """Whether `state` or `tensors` give training texts away; only the owner may read their files then."""
         return False
+
+    def setup(self, trainer: Trainer, pl_module: ContinualLM, stage: str) -> None:
+        """Raise ConfigError in a Trainer of the user's own, which has no task boundaries."""
+        if not pl_module.in_run:
+            raise ConfigError(
+                f"{type(self).__name__} works at the boundaries of tasks, which a Trainer does not have; give it to "
+                "cl_lightning.ContinualTrainer as one of boundary= or observers="
+            )
 
     def check(self, slots: dict[str, TaskCallback], adapter: Any) -> list[str]:
         """Return reasons not to run with these slots and this strategy, one line each, before anything is loaded."""

@@ -1,6 +1,7 @@
 """Load a finished (or unfinished) run from its folder, for scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -8,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from cl_lightning.common.errors import ConfigError, StateError, nearest
 from cl_lightning.common.memory import release_memory
 from cl_lightning.data.protocol import PROTOCOLS
-from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.backbone import Backbone, BaseMissing
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import build, read_config
@@ -31,7 +32,12 @@ class LoadedRun:
 
 
 def load_run(
-    path: str | Path, tasks: int | None = None, *, allow: Sequence[str] = (), trust_remote_code: bool = False
+    path: str | Path,
+    tasks: int | None = None,
+    *,
+    base: str | Path | None = None,
+    allow: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> LoadedRun:
     """Rebuild the model of a run folder from its base and its stored branches.
 
@@ -41,6 +47,8 @@ def load_run(
     Args:
         path: the run folder.
         tasks: number of tasks after which the model is restored, 0 for the base; None: all finished tasks.
+        base: where the base model is now, as in `model.backbone.name`; None: where it was. Its weights must be the
+            run's: names, shapes and bytes are compared by a hash.
         allow: further classes that may be built, as named in the configuration ("my_package.MyAdapter").
         trust_remote_code: allow code that comes with the base model to run.
 
@@ -52,7 +60,7 @@ def load_run(
     folder = Path(path)
     record = read_record(folder)
     kept = learnt(folder, record, tasks)
-    options = read_config(folder, record)["model"]
+    options = based(read_config(folder, record)["model"], base)
     module = rebuilt(options, record["base"], folder / CONFIG, allow, trust_remote_code)
     restore_branches(module.adapter, folder, record, kept)
     return LoadedRun(module.eval(), record["R"], record)
@@ -76,6 +84,29 @@ def learnt(folder: Path, record: dict[str, Any], tasks: int | None, option: str 
         raise StateError(f"{folder}: {option}={tasks} is not in 0..{record['done']}, the number of finished tasks")
     done: list[str] = record["order"][: record["done"] if tasks is None else tasks]
     return done[-1:] if alone else done
+
+
+def based(options: dict[str, Any], base: str | Path | None) -> dict[str, Any]:
+    """Return the options of `model` with the base at `base`; None: where it was."""
+    return options if base is None else {**options, "backbone": {**options["backbone"], "name": str(base)}}
+
+
+def same_base(module: ContinualLM, found: str, base: str, folder: Path) -> None:
+    """Raise StateError if the hash that was `found` of the base's weights is not that of the run in `folder`."""
+    if found != base:
+        raise StateError(
+            f"{folder}: was trained on another base model than {module.backbone.name} is now (hash of all weights "
+            f"{found}, the run's {base})"
+        )
+
+
+@contextmanager
+def base_may_move() -> Iterator[None]:
+    """Inside, the error of a base that is not where it was says how to name it again."""
+    try:
+        yield
+    except BaseMissing as error:
+        raise ConfigError(f"{error}; if it has moved, say where it is: --base (in Python: base=)") from None
 
 
 def rebuilt(
@@ -102,8 +133,7 @@ def rebuilt(
         raise ConfigError(f"dtype: {dtype!r} is not the name of a dtype for the base; {nearest(str(dtype), known)}")
     module = _loaded(options, file, allow, trust_remote_code)
     backbone = module.backbone
-    if module.base_hash != base:
-        raise StateError(f"{file.parent}: was trained on another base model than {backbone.name} is now")
+    same_base(module, module.base_hash, base, file.parent)
     if dtype in (None, backbone.dtype):
         return module
     if backbone.load_in_4bit:
@@ -116,5 +146,6 @@ def rebuilt(
 
 def _loaded(options: dict[str, Any], file: Path, allow: Sequence[str], trust_remote_code: bool) -> ContinualLM:
     module = build(ContinualLM, options, "model", file, allow, trust_remote_code)
-    module.load(module.backbone.load_tokenizer())
+    with base_may_move():
+        module.load(module.backbone.load_tokenizer())
     return module

@@ -86,7 +86,7 @@ class SequenceRun:
         self.logs = RunLogs(self.record.clock, loggers, hyperparameters or {})
         self.stages = Stages(data.order, watch=self._on_stage)
         self.context = RunContext(module, data, boundary, self.record, folder, self.logs, self.stages)
-        module.loss_terms = [callback.loss_terms for callback in boundary.values()]
+        module.in_run, module.loss_terms = True, [callback.loss_terms for callback in boundary.values()]
 
     @property
     def callbacks(self) -> list[TaskCallback]:

@@ -12,7 +12,10 @@ SLOTS = {
 }
 
 #: Classes that are built for an option of those classes, and that a configuration never names.
-PARTS = ("cl_lightning.data.benchmarks.user_tasks.UserTask",)
+PARTS = (
+    "cl_lightning.data.benchmarks.dataset_tasks.DatasetTask",
+    "cl_lightning.data.benchmarks.user_tasks.UserTask",
+)
 
 
 def slot_package(option: str) -> str | None:

@@ -194,6 +194,7 @@ def restricted_imports(allow: Sequence[str]) -> Iterator[None]:
         ConfigError: a class of `allow` cannot be imported.
     """
     names = {name for package in SLOTS.values() for name in exported_classes(package)} | {*PARTS}
+    names |= {f"cl_lightning.{last}" for part in PARTS if (last := part.rpartition(".")[2]) in cl_lightning.EXPORTS}
     for name in allow:
         names |= {name, _defined_as(name)}
     settings = jsonargparse._common.parsing_settings  # there is no public way to restore a policy

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_lightning.common.described import Described
 from cl_lightning.linalg.gram import Gradient
 
 Memories = Literal["one", "each"]
@@ -22,7 +23,7 @@ Memories = Literal["one", "each"]
 ROUNDING = 1e-14
 
 
-class SurgeryOperator(ABC):
+class SurgeryOperator(Described, ABC):
     """Linear coefficients of a reconciled gradient.
 
     `memories` states the memory gradients it is meant for: "one" (the mean of the past tasks' gradients, or the
@@ -42,7 +43,7 @@ class SurgeryOperator(ABC):
         """
 
 
-class RangeOperator(ABC):
+class RangeOperator(Described, ABC):
     """Removes directions of the memory gradient from the new one, matrix by matrix; not linear in the gradients."""
 
     memories: ClassVar[Memories] = "one"

@@ -128,6 +128,14 @@ EARLY: dict[str, tuple[list[str], str]] = {
         ["--model.backbone.name={files}/m.gguf"],
         r"^model\.backbone\.name: no model .*m\.gguf'; valid: random-llama, smollm2",
     ),
+    "float16 without a scaler": (
+        ["--trainer.precision=16-mixed"],
+        r"^trainer\.precision=16-mixed: float16 loses .* use bfloat16; on a GPU without it, model\.backbone\.dtype=",
+    ),
+    "a base in float16": (
+        ["--model.backbone.dtype=float16"],
+        r"^model\.backbone\.dtype=float16: float16 loses small gradients without a scaler; use bfloat16; on a GPU",
+    ),
     "all of the model in bf16": (
         ["--trainer.precision=bf16-true"],
         r"^trainer\.precision=bf16-true: use one of 32-true, .* would cast .*model\.backbone\.dtype=bfloat16$",

@@ -9,7 +9,7 @@ import pytest
 
 from cl_lightning.__main__ import main
 from cl_lightning.commands import experiments, precheck
-from cl_lightning.commands.composition import _run_dir
+from cl_lightning.commands.execution import _run_dir
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.sequence.settings import SequenceSettings
 from tests.commands.test_user_files import BEGIN

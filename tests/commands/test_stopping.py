@@ -72,6 +72,17 @@ def test_a_signal_ends_the_process_where_a_raised_exception_is_lost(place: str) 
     assert (control.returncode, control.stdout) == (0, "went on\n")
 
 
+@pytest.mark.parametrize(("name", "handler"), [("cl-lightning", "SIG_DFL"), ("notebook", "default_int_handler")])
+def test_the_program_ends_without_traceback_while_it_starts_and_others_keep_their_handler(
+    name: str, handler: str
+) -> None:
+    code = (
+        f"import signal, sys; sys.argv[0] = '/bin/{name}'; import cl_lightning.__main__;"
+        f"sys.exit(signal.getsignal(signal.SIGINT) is not signal.{handler})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_code_that_runs_no_handler_ends_too() -> None:
     code = "threading.Timer(0.3, os.kill, (os.getpid(), s)).start(); hashlib.pbkdf2_hmac('md5', b'', b'', 2**31 - 1)"
     begun = time.monotonic()

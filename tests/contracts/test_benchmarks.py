@@ -11,8 +11,9 @@ import pytest
 
 from cl_lightning import data
 from cl_lightning.common.errors import ConfigError, DataError
-from cl_lightning.data import UserTasks
+from cl_lightning.data import DatasetTasks, UserTasks
 from cl_lightning.data.base import Benchmark, Splits, TaskSpec, check_order, digest
+from cl_lightning.data.benchmarks.dataset_tasks import DatasetTask
 from cl_lightning.data.benchmarks.file_benchmark import FileBenchmark
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.benchmarks.user_tasks import UserTask
@@ -28,11 +29,13 @@ KINDS = ("built-in sample", "own data", "generated")
 
 @pytest.fixture(scope="module", autouse=True)
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Files for the one benchmark that is nothing without the user's."""
+    """Files and rows for the benchmarks that are nothing without the user's."""
     folder = tmp_path_factory.mktemp("own")
     for split in ("train", "test"):
         rows = [{"q": f"{split} {k}", "a": "yes"} for k in range(3)]
         (folder / f"{split}.json").write_text(json.dumps(rows))
+    rows = [(f"prompt {k}", "yes") for k in range(20)]
+    given[DatasetTasks] = {"tasks": [DatasetTask("mine", rows)]}
     given[UserTasks] = {
         "tasks": [
             UserTask(

@@ -3,6 +3,7 @@
 
 import io
 import json
+import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -16,6 +17,7 @@ import torch
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
 
 import cl_lightning
+from cl_lightning.commands.dashboard import workspace
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.evaluation.general.measure import TASK_FILES
@@ -125,3 +127,18 @@ def test_bad_input_is_one_line(trained: Trained, data: Path, name: str) -> None:
 def test_a_device_that_is_not_there_is_refused(trained: Trained) -> None:
     with pytest.raises(ConfigError, match="device: cpu:3 is not available on this machine"):
         TrainedLM(str(trained("GainLoRA")), device="cpu:3")
+
+
+def test_without_the_package_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cl_lightning.common.packages.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("cl_lightning.export.lm_eval", run_name="__main__")
+    assert left.value.code == 2
+    line = "lm-eval's command line needs a package that is not installed: pip install 'cl-lightning[general]'"
+    assert capsys.readouterr().err == f"error: {line}\n"
+    with pytest.raises(ConfigError, match="is not installed"):
+        runpy.run_module("cl_lightning.export.lm_eval", run_name="imported")
+    with pytest.raises(ConfigError, match="dashboard needs a package that is not installed: pip install wandb-work"):
+        workspace("me", "mine")

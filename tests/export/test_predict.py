@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cl_lightning
+from cl_lightning.common import stopping
 from cl_lightning.common.files import plain_cell
 from cl_lightning.export.loaded import LoadedModel
 from tests.commands.test_cli import Told, launch
@@ -133,3 +134,37 @@ def test_a_model_that_was_exported_predicts_the_same(trained: Trained, predict: 
     assert (tmp_path / "export.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
     row = json.loads((tmp_path / "run.jsonl").read_text())
     assert [row["prediction"]] == cl_lightning.load(tmp_path / "model").generate([row["prompt"]])
+
+
+def test_errors_name_the_file_and_the_row(predict: Predict, tmp_path: Path) -> None:
+    file = lines(tmp_path / "in.jsonl", [{"prompt": "short"}, {"prompt": "long " * 500}])
+    told = predict(file, "--out", tmp_path / "out.jsonl", "--max-prompt-tokens=100000", "--max-new-tokens=100000")
+    assert told.code == 2
+    assert told.line.startswith(f"{file}, row 1: ") and "exceed the model's context" in told.line
+
+
+def test_answers_so_far_are_kept_when_it_is_stopped(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def answers(self: LoadedModel, prompts: list[str], *_: object, **__: object) -> list[str]:
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ["yes"] * len(prompts)
+
+    monkeypatch.setattr(LoadedModel, "generate", answers)
+    file, out = lines(tmp_path / "in.jsonl", [{"prompt": f"p{i}"} for i in range(70)]), tmp_path / "out.jsonl"
+    argv = (file, "--out", out, "--batch-size=2", "--max-new-tokens=2")
+    with pytest.raises(KeyboardInterrupt):
+        predict(*argv)
+    part = tmp_path / "out.part.jsonl"
+    kept = [json.loads(line) for line in part.read_text().splitlines()]
+    assert kept == [{"prompt": f"p{i}", "prediction": "yes"} for i in range(64)]
+    assert not out.exists()
+    assert stopping._Command.message == f"the first 64 of 70 answers are in {part}"
+    assert f"--out: {part} already exists" in predict(*argv).line
+    calls[:] = [0] * 3
+    assert predict(*argv, "--overwrite").code == 0
+    assert len(out.read_text().splitlines()) == 70 and not part.exists()

@@ -101,13 +101,16 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     out = tmp_path / "new" / "table.tex"
     assert told(*runs, "--format=latex", f"--out={out}") == (0, "")
     assert out.read_text().endswith("\\par\n}\n")
+    assert told(*runs, f"--out={out}", "--overwrite") == (0, "")
+    assert out.read_text().startswith("### Methods")
     (tmp_path / "file").write_text("in the way")
     for argv, line in [
         (
             (*runs, f"--out={tmp_path}/file/table.md"),
             f"error: {tmp_path}/file/table.md: cannot be written (File exists)",
         ),
-        ((*runs, f"--out={tmp_path}"), f"error: {tmp_path}: cannot be written (Is a directory); name another file"),
+        ((*runs, f"--out={tmp_path}"), f"error: --out: {tmp_path} is a folder; name a file"),
+        ((*runs, f"--out={out}"), f"error: --out: {out} already exists; name another file, or add --overwrite"),
         ((*runs, "--out=/proc/no/table.md"), "error: /proc/no/table.md: cannot be written (No such file"),
         ((*runs, "--metrics", "fpp"), "error: --metrics: no metric 'fpp' to compare; did you mean fp?"),
         ((*runs, "--baseline=lora"), "error: --baseline: no method 'lora' in the table; did you mean lora_1?"),

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cl_lightning.commands import precheck
+from cl_lightning.commands.composition import _label
 from cl_lightning.commands.dashboard import definition, pattern
 from cl_lightning.commands.experiments import expanded
 from cl_lightning.commands.parser import make_cli
@@ -234,6 +235,16 @@ def test_labels_are_short() -> None:
     assert label({"data." + "o" * 60: 1}) == "1 options"
 
 
+def test_a_label_leaves_out_what_is_as_in_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "model: {lr: 3.0e-4, backbone: {dtype: float32}}\n"
+        "boundary: {memory: {class_path: callbacks.ReplayBuffer, init_args: {capacity: 16}}, init: {class_path: "
+        "SliceInit, init_args: {initializer: {class_path: cl_lightning.LoRAGA}, samples: 12}}}"
+    )
+    given = [*expanded(["smoke"]), f"--config={tmp_path / 'mine.yaml'}", "--sequence.wandb=off"]
+    assert _label(list(precheck.options(given))) == "lr=3e-4 initializer=LoRAGA"
+
+
 def test_a_run_by_name_keeps_its_experiment_whatever_file_comes_after() -> None:
     given = expanded(["trace_slice", "--config", "mine.yaml"])
     assert {o: v for _, o, v in precheck.options(given[:3])}["sequence.experiment"] == "trace_slice"
@@ -248,7 +259,7 @@ def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, mon
     monkeypatch.setattr(sys, "argv", ["cl-lightning", *BASE, f"--config={tmp_path / 'mine.yaml'}"])
     monkeypatch.chdir(ROOT)
     cli = make_cli()
-    assert cli.loggers()[0].name == SECRET
+    assert cli.trainers.loggers[0].name == SECRET
     assert "name: ${oc.env:CL_TEST_SECRET}" in cli.resolved()
     assert SECRET not in cli.resolved()
     assert SECRET in str(cli.config), "the control"
