@@ -8,9 +8,10 @@ from typing import Any
 from cl_lightning.common.described import OF_A_SCRIPT, UNRECORDED
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.numbers import Finite, Integer
+from cl_lightning.data.base import Example
 from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.benchmarks.tables import Row
-from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
+from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks, _examples
+from cl_lightning.data.files.rows import Row
 
 #: Fields of a pair.
 PAIR = ("prompt", "answer")
@@ -56,7 +57,8 @@ class DatasetTask:
         """Return the task with the names of its splits in place of their rows."""
         share = self.test_share if self.test is None else None
         return UserTask(
-            self.name, self.prompt, self.answer, self.metric, "train", None if share else "test", share,
+            name=self.name, prompt=self.prompt, answer=self.answer, metric=self.metric,
+            train="train", test=None if self.test is None else "test", test_share=share,
             labels=self.labels, max_new_tokens=self.max_new_tokens, keep_head=self.keep_head, language=self.language,
             source=self.source or "own data: a script's", also=self.also,
         )  # fmt: skip
@@ -81,7 +83,10 @@ class DatasetTasks(UserTasks):
         """Return none: the rows are in memory."""
         return ()
 
-    def _rows(self, root: Path | None, task: UserTask, what: str) -> Iterator[Row]:
+    def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
+        return tuple(_examples(task, self._rows(task, what), split))
+
+    def _rows(self, task: UserTask, what: str) -> Iterator[Row]:
         data = self._splits[task.name, what]
         where = f"{task.name}, {what}"
         if isinstance(data, str) and data == OF_A_SCRIPT:
