@@ -10,7 +10,7 @@ from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Example
 from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks, _examples
+from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks, examples_of
 from cl_lightning.data.files.rows import Row
 
 #: Fields of a pair.
@@ -57,8 +57,8 @@ class DatasetTask:
         """Return the task with the names of its splits in place of their rows."""
         share = self.test_share if self.test is None else None
         return UserTask(
-            name=self.name, prompt=self.prompt, answer=self.answer, metric=self.metric,
-            train="train", test=None if self.test is None else "test", test_share=share,
+            self.name, self.metric, "train", None if self.test is None else "test", share,
+            prompt=self.prompt, answer=self.answer,
             labels=self.labels, max_new_tokens=self.max_new_tokens, keep_head=self.keep_head, language=self.language,
             source=self.source or "own data: a script's", also=self.also,
         )  # fmt: skip
@@ -84,7 +84,7 @@ class DatasetTasks(UserTasks):
         return ()
 
     def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
-        return tuple(_examples(task, self._rows(task, what), split))
+        return tuple(examples_of(task, self._rows(task, what), split))
 
     def _rows(self, task: UserTask, what: str) -> Iterator[Row]:
         data = self._splits[task.name, what]

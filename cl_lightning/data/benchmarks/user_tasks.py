@@ -190,11 +190,11 @@ class UserTasks(Benchmark):
     def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
         """Read examples; of large files hold none, but read them through once, so that every fault shows."""
         if task.hub is not None:
-            return tuple(_examples(task, hub_rows(task.hub, task.hub_config, what), split))
+            return tuple(examples_of(task, hub_rows(task.hub, task.hub_config, what), split))
         path = (root or Path()) / what
 
         def read() -> Iterator[Example]:
-            return _examples(task, read_rows(path, task.reading), split)
+            return examples_of(task, read_rows(path, task.reading), split)
 
         if sum(file.stat().st_size for file in files_of(path)) <= HELD:
             return tuple(read())
@@ -221,7 +221,8 @@ def _check_reading(task: UserTask) -> None:
             raise ConfigError(f"{where}.{option}: has no effect on a hub data set; leave it out")
 
 
-def _examples(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
+def examples_of(task: UserTask, rows: Iterable[Row], split: str) -> Iterator[Example]:
+    """Yield the examples of a task's rows, in its layout. Raises DataError that names the row."""
     layout = task.made_layout()
     for index, (where, row) in enumerate(rows):
         asked = layout.read(row, where)
