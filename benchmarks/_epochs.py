@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 import lightning.pytorch as pl
-from _common import Stopwatch
+from _common import Stopwatch, device
 from peft import PeftModel
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -65,7 +65,13 @@ def our_epoch(module: ContinualLM, data: TaskSequence, task: int, watch: Stopwat
     return watch.seconds
 
 
-def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any, watch: Stopwatch) -> float:
+def their_epoch(
+    model: PeftModel,
+    examples: tuple[Encoded, ...],
+    tokenizer: Any,
+    watch: Stopwatch,
+    optim: str = "adamw_torch",
+) -> float:
     """Time one epoch with transformers' defaults except for logging and saving."""
     rows = [
         {
@@ -82,7 +88,8 @@ def their_epoch(model: PeftModel, examples: tuple[Encoded, ...], tokenizer: Any,
             max_steps=-(-len(rows) // BATCH),
             learning_rate=RATE,
             max_grad_norm=CLIP,
-            optim="adamw_torch",
+            optim=optim,
+            use_cpu=device().type == "cpu",
             logging_strategy="no",
             save_strategy="no",
             report_to=[],

@@ -25,13 +25,13 @@ RANK, OVERSAMPLING = 8, 10
 BUDGET = 1 / 8  # of the memory of exact gradients
 
 
-def plans(shapes: dict[str, tuple[int, int]]) -> dict[str, Plan]:
-    """Plan a boundary with two gradient sets, the new task's and memory's, with sketches within a budget.
+def plans(shapes: dict[str, tuple[int, int]], share: float = BUDGET) -> dict[str, Plan]:
+    """Plan a boundary with two gradient sets, the new task's and memory's, sketches within a share of exact memory.
 
     What the budget leaves beside finished sketches is room for the memories that have to be formed.
     """
     exact = plan(shapes, RANK, 2, OVERSAMPLING)
-    budget = int(BUDGET * exact.held)
+    budget = int(share * exact.held)
     return {"exact": exact} | {
         mode: plan(shapes, RANK, 2, OVERSAMPLING, budget, mode=mode) for mode in ("four_pass", "single_pass")
     }

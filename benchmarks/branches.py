@@ -33,17 +33,27 @@ MODELS = {"llama": ("random-llama", WIDE), "smollm2": (BACKBONE, {})}
 def model(kind: str, dtype: str, count: int) -> ContinualLM:
     """Make a model with `count` non-zero branches, the last in training."""
     name, config = MODELS[kind]
-    adapter = GainLoRA(IncLoRA(RANK, 32.0, targets=["q_proj", "v_proj"]), width=50)
-    module = ContinualLM(Backbone(name, dtype=dtype, config=config), adapter)
-    module.load(module.backbone.load_tokenizer())
-    module.to(device())
-    for task in range(count):
-        adapter.begin_task(task, torch.Generator().manual_seed(task))
-        for layer in adapter.layers.values():
-            layer.lora_B.data.normal_(std=1e-3)
-        if task < count - 1:
-            adapter.end_task(task)
+    module = gated(Backbone(name, dtype=dtype, config=config))
+    grow(module, 0, count)
     return module
+
+
+def gated(backbone: Backbone) -> ContinualLM:
+    """Make a model with gated branches on q and v, of which it has none yet."""
+    adapter = GainLoRA(IncLoRA(rank=RANK, alpha=32.0, targets=["q_proj", "v_proj"]), width=50)
+    module = ContinualLM(backbone, adapter)
+    module.load(module.backbone.load_tokenizer())
+    return module.to(device())
+
+
+def grow(module: ContinualLM, first: int, count: int) -> None:
+    """Add non-zero branches to the `first` that there are, up to `count`; the last is in training."""
+    for task in range(first, count):
+        if task:
+            module.adapter.end_task(task - 1)
+        module.adapter.begin_task(task, torch.Generator().manual_seed(task))
+        for layer in module.adapter.layers.values():
+            layer.lora_B.data.normal_(std=1e-3)
 
 
 def batch_for(module: ContinualLM, length: int) -> dict[str, Any]:
@@ -57,9 +67,9 @@ def batch_for(module: ContinualLM, length: int) -> dict[str, Any]:
 class Side:
     """Model and optimiser for one count of branches; a call times a step."""
 
-    def __init__(self, kind: str, arguments: argparse.Namespace, count: int) -> None:
-        self.module, self.watch = model(kind, arguments.dtype, count), Stopwatch(arguments.clock)
-        self.batch = batch_for(self.module, 64 if arguments.quick else LENGTH)
+    def __init__(self, module: ContinualLM, length: int, clock: str) -> None:
+        self.module, self.watch = module, Stopwatch(clock)
+        self.batch = batch_for(module, length)
         groups = self.module.adapter.param_groups()
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
@@ -86,9 +96,13 @@ class Side:
             w.copy_(constrain(w, s, M))
 
 
+def side_of(kind: str, arguments: argparse.Namespace, count: int) -> Side:
+    return Side(model(kind, arguments.dtype, count), 64 if arguments.quick else LENGTH, arguments.clock)
+
+
 def steps(kind: str, arguments: argparse.Namespace, rounds: int) -> dict[str, Any]:
     """Measure (a) and (c) for one model."""
-    sides = {str(count): Side(kind, arguments, count) for count in COUNTS}
+    sides = {str(count): side_of(kind, arguments, count) for count in COUNTS}
     interleaved(sides, 1)  # first calls prepare kernels
     seconds = interleaved(sides, rounds)
     side = sides[str(COUNTS[-1])]
@@ -152,7 +166,7 @@ def peak(count: int, arguments: argparse.Namespace) -> float:
 
 
 def show_peak(arguments: argparse.Namespace) -> int:
-    side = Side("llama", arguments, arguments.peak_of)
+    side = side_of("llama", arguments, arguments.peak_of)
     side(), side()
     if device().type == "cpu":
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -21,9 +21,9 @@ from cl_lightning.model.module import ContinualLM
 BATCH = 16
 
 
-def adapted(dtype: str, tokenizer: Any) -> PreTrainedModel:
+def adapted(backbone: Backbone, tokenizer: Any) -> PreTrainedModel:
     """Make a model with a branch large enough to change its answers."""
-    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(rank=8, alpha=16))
+    module = ContinualLM(backbone, SeqLoRA(rank=8, alpha=16))
     module.load(tokenizer)
     rng = torch.Generator().manual_seed(0)
     module.adapter.begin_task(0, rng)
@@ -59,7 +59,7 @@ def main() -> int:
     task = data.tasks[0]
     prompts, budget = [e.prompt_ids for e in task.test], task.spec.max_new_tokens
 
-    llm = adapted("float32", tokenizer)
+    llm = adapted(Backbone(BACKBONE, dtype="float32"), tokenizer)
     ours, theirs = generate(llm, tokenizer, prompts, budget, BATCH), plain(llm, tokenizer, prompts, budget)
     different = sum(a != b for a, b in zip(ours, theirs, strict=True))
     print(f"{len(prompts)} strings in float32, {len(set(ours))} distinct: {different} differ from plain generate")
@@ -67,7 +67,7 @@ def main() -> int:
         print("error: the strings differ", file=sys.stderr)
         return 1
     if arguments.dtype != "float32":
-        llm = adapted(arguments.dtype, tokenizer)
+        llm = adapted(Backbone(BACKBONE, dtype=arguments.dtype), tokenizer)
 
     watch = Stopwatch(arguments.clock)
 

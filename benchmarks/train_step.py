@@ -10,6 +10,7 @@ Before any timing both must give equal losses over 20 steps in float32.
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,24 +42,25 @@ RANK, ALPHA = 8, 16
 TOLERANCE = 1e-3  # nats per answer token, of any step's loss
 
 
-def our_model(dtype: str, tokenizer: Any) -> ContinualLM:
-    module = ContinualLM(Backbone(BACKBONE, dtype=dtype), SeqLoRA(RANK, ALPHA), lr=RATE)
+def our_model(backbone: Backbone, tokenizer: Any) -> ContinualLM:
+    module = ContinualLM(backbone, SeqLoRA(RANK, ALPHA), lr=RATE)
     module.load(tokenizer)
     module.to(device())
     module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     return module
 
 
-def their_model(dtype: str, tokenizer: Any, autocast: bool = True) -> PeftModel:
+def their_model(backbone: Backbone, tokenizer: Any, autocast: bool = True) -> PeftModel:
     """Make the PEFT model. `autocast`: PEFT's default, adapters in float32."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    llm = Backbone(BACKBONE, dtype=dtype).load(len(tokenizer))
+    llm = backbone.load(len(tokenizer))
     return get_peft_model(llm, config, autocast_adapter_dtype=autocast).to(device())
 
 
-def loss_difference(examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -> float:
+def loss_difference(backbone: Backbone, examples: tuple[Encoded, ...], tokenizer: Any, steps: int) -> float:
     """Return the largest difference of the losses over `steps` steps from equal weights and batches, in float32."""
-    module, peft = our_model("float32", tokenizer), their_model("float32", tokenizer)
+    wide = replace(backbone, dtype="float32")
+    module, peft = our_model(wide, tokenizer), their_model(wide, tokenizer)
     with torch.no_grad():
         for name, layer in module.adapter.layers.items():
             theirs = peft.get_submodule(f"base_model.model.{name}")
@@ -109,15 +111,16 @@ def main() -> int:
     )
 
     steps = arguments.loss_steps or (5 if arguments.quick else 20)
-    difference = loss_difference(data.tasks[0].train, tokenizer, steps)
+    backbone = Backbone(BACKBONE, dtype=arguments.dtype)
+    difference = loss_difference(backbone, data.tasks[0].train, tokenizer, steps)
     print(f"{steps} losses in float32 differ by {difference:.1e} at most ({TOLERANCE:.0e} allowed)", flush=True)
     if not difference <= TOLERANCE:
         print("error: the losses differ", file=sys.stderr)
         return 1
 
     watch = Stopwatch(arguments.clock)
-    ours, peft = our_model(arguments.dtype, tokenizer), their_model(arguments.dtype, tokenizer)
-    lean = None if arguments.dtype == "float32" else their_model(arguments.dtype, tokenizer, autocast=False)
+    ours, peft = our_model(backbone, tokenizer), their_model(backbone, tokenizer)
+    lean = None if arguments.dtype == "float32" else their_model(backbone, tokenizer, autocast=False)
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {"loss_steps": steps, "max_loss_difference": difference, "samples": samples}
     print(f"{'real tokens/s':<14}{'tokens':>8}{'ours':>8}{'PEFT':>8}{'ratio':>8}")
