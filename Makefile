@@ -19,7 +19,7 @@ LIST = -F'|' '{ \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep study mine test test-all mutants lint audit docs bench report compare score data data-check clean
+.PHONY: help setup run sweep study mine test test-all mutants lint audit docs bench gpu report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -94,6 +94,9 @@ docs: $(STAMP) ## build the documents as HTML: build/docs/index.html
 
 bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
+
+gpu: $(STAMP) ## test and measure on a GPU in under 10 minutes, without network: [ARGS='--device=cpu --tiny' tries it on a CPU]
+	@$(PY) benchmarks/gpu $(ARGS)
 
 report: $(STAMP) ## print a run's tables, write its page and figures: RUN=runs/<experiment>/<hash> [ARGS=--tables]
 	@$(PY) -m cl_lightning report $(RUN) $(ARGS)

@@ -282,6 +282,7 @@ def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> N
     known = {"--config", "--help", "--preset", "--print_config", "--quick"}  # of `run`, and of the benchmarks
     known |= {flag for command in COMMANDS.keys() - {"run", "experiments"} for flag in flags(command, capsys)}
     known |= {QUIET, "--version"}  # of all commands
+    known |= {"--budget", "--device", "--only", "--out", "--tiny"}  # of `make gpu`
     # Of pip, ruff and torchrun.
     foreign = {"--no-deps", "--check", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
     foreign |= {"--apply_chat_template", "--batch_size", "--model_args", "--system_instruction", "--tasks"}  # lm-eval's

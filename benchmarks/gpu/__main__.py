@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 #: Below this many seconds no part is begun.
 LEAST = 10
 PEAK = Part("peak", "", 60)
-ROW = "{:<27}{:<18}{:>10}{:>8}{:>9}{:>8}"
+ROW = "{:<30}{:<15}{:>11}{:>8}{:>9}{:>7}"
 
 
 def main() -> int:
@@ -101,13 +101,13 @@ def rows(part: Part, found: dict[str, Any]) -> Iterator[str]:
             yield ROW.format(part.key, name, f"{side['tokens_per_s']:.0f}", ratio, share, f"{side['peak_gib']:.1f}")
         else:
             figures = "  ".join(f"{key} {value:.2f}" for key, value in side.items() if isinstance(value, float))
-            yield f"{part.key:<27}{name}: {figures}"[:80]
+            yield f"{part.key:<30}{name}: {figures}"[:80]
     if "tests" in found:
         failed, skipped = len(found["failed_tests"]), len(found["skipped_tests"])
-        yield f"{part.key:<27}{found['tests'] - failed - skipped} passed, {failed} failed, {skipped} skipped"
+        yield f"{part.key:<30}{found['tests'] - failed - skipped} passed, {failed} failed, {skipped} skipped"
         yield from (f"  failed: {name}"[:80] for name in found["failed_tests"])
     if found["status"] != "ok":
-        yield f"{part.key:<27}{found['status']}: {found['error']}"[:80]
+        yield f"{part.key:<30}{found['status']}: {found['error']}"[:80]
 
 
 def short_name(peak: dict[str, Any]) -> str:

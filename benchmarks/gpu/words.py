@@ -19,10 +19,10 @@ def words(tokenizer: Any, count: int, prompt_tokens: int, answer_tokens: int, ba
     rng = random.Random(0)
 
     def text(length: int) -> str:
-        return "".join(rng.choices(string.ascii_lowercase + " ", k=length)).strip()
+        return "".join(rng.choices(string.ascii_lowercase, k=length))
 
     # At least as many bytes as tokens; a letter is never more than one token.
-    rows = [{"text": text(8 * prompt_tokens), "answer": text(answer_tokens - 2)} for _ in range(2 * count)]
+    rows = [{"text": text(8 * prompt_tokens), "answer": text(answer_tokens - 1)} for _ in range(2 * count)]
     with TemporaryDirectory() as folder:
         for name, part in (("train", rows[:count]), ("test", rows[count:])):
             lines = "".join(json.dumps(row) + "\n" for row in part)
