@@ -111,6 +111,7 @@ TRIED = {
     r"cl-lightning (predict|export|compare|score|chat) ": "test_arguments_that_are_shown_are_accepted",
     r"make (compare|score) ": "test_arguments_that_are_shown_are_accepted",
     r"make (setup|test|test-all|lint|mutants|bench|docs)\b": "CI, or a person: they take minutes",
+    r"make gpu\b": "tests/gpu/test_command.py",
     r"python -m cl_lightning\.export\.lm_eval ": "tests/export/test_lm_eval.py",
     r"\.venv/bin/python -m pytest -n 0 tests/contracts": "tests/contracts/test_extending.py",
 }

@@ -59,10 +59,10 @@ def _in_4bit(llm: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     import bitsandbytes as bnb
 
     head = llm.get_output_embeddings()
-    linears = [(name, layer) for name, layer in llm.named_modules() if isinstance(layer, nn.Linear)]
-    for name, layer in linears:
-        if layer is head:
-            continue
+    # Names alone: each layer is freed as soon as it is replaced.
+    names = [name for name, layer in llm.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
+    for name in names:
+        layer = llm.get_submodule(name)
         options = {"compress_statistics": True, "quant_type": "nf4"}
         with torch.device("meta"):
             packed = bnb.nn.Linear4bit(layer.in_features, layer.out_features, False, dtype, **options)

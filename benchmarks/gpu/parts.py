@@ -48,7 +48,7 @@ class Part:
 
 #: In order of worth: where time is short, the last are left out.
 PARTS = (
-    Part("tests", "", 180, tiny=True),
+    Part("tests", "", 240, tiny=True),
     Part("step", SMALLEST, 60, tiny=True),
     Part("boundary", SMALLEST, 60, tiny=True),
     Part("scoring", SMALLEST, 60, tiny=True),
@@ -70,10 +70,14 @@ SCRIPTS = {"4-bit": "step"}
 
 
 def environment(device: str) -> dict[str, str]:
-    """Make the variables of a part's process: offline, its imports, and no GPU in sight if `device` is cpu."""
+    """Make the variables of a part's process: offline, its imports, and one GPU in sight, or none if `device` is cpu.
+
+    transformers' Trainer would divide its batches among several.
+    """
     paths = (HERE, HERE.parent, ROOT)
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(map(str, paths)), **hidden}
+    one = "" if device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    return {**os.environ, **offline, "CUDA_VISIBLE_DEVICES": one}
 
 
 def run(part: Part, device: str, tiny: bool, limit: float) -> dict[str, Any]:

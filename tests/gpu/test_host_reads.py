@@ -113,7 +113,9 @@ def test_of_a_boundary(on: Callable[..., ContinualLM], device: torch.device, mod
             source = module.gradient_pass([batch] * batches)
             return reads_of(device, lambda: collector.collect(source, [collector.collect(source)]))
 
-        more.append(collect(2) - collect(1))
+        found = collect(2) - collect(1)
+        del found["accumulate:gather_batches to_copy"]  # after the pass
+        more.append(found)
     assert more[0] == more[1], "waits in a batch grow with the number of layers"
     forwards = more[0]["module:answer_logits nonzero"]
     assert forwards and sum(more[0].values()) <= forwards * sum(FORWARD.values())

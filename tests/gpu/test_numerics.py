@@ -73,6 +73,7 @@ def test_captured_gradients(on: Make, device: torch.device, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_displaced_start_changes_no_bit(on: Make, device: torch.device, dtype: str) -> None:
     module, batch = on(dtype), moved(batch_of(random_examples(4)), device)
+    module.adapter.begin_task(0, torch.Generator().manual_seed(0))
     before = module.answer_logits(batch)[0]
     begun(module, displaced=True)
     assert torch.equal(module.answer_logits(batch)[0], before)
