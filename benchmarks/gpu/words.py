@@ -27,7 +27,9 @@ def words(tokenizer: Any, count: int, prompt_tokens: int, answer_tokens: int, ba
         for name, part in (("train", rows[:count]), ("test", rows[count:])):
             lines = "".join(json.dumps(row) + "\n" for row in part)
             Path(folder, f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        task = UserTask("words", "{text}", "answer", "accuracy", "train.jsonl", "test.jsonl")
+        task = UserTask(
+            name="words", prompt="{text}", answer="answer", metric="accuracy", train="train.jsonl", test="test.jsonl"
+        )
         return tasks(
             Namespace(data=folder), ["words"], tokenizer, benchmark=UserTasks([task]), validation_samples=0,
             batch_size=batch, max_prompt_tokens=prompt_tokens, max_answer_tokens=2 * answer_tokens,
