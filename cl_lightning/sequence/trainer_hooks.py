@@ -99,16 +99,17 @@ class TrainerHooks(Callback):
         own = [float(self.loss) / trainer.world_size, float(self.tokens), float(due), float(stopping.is_asked())]
         totals = torch.tensor(own, dtype=torch.float64)
         totals = distributed.sum_(totals.to(trainer.strategy.root_device, torch.float32))
-        clock.tokens += int(totals[1])
-        self.stages.step(float(totals[0]), int(totals[1]))
-        self.learning.add(trainer.global_step, float(totals[0]))
+        loss, tokens, due, asked = totals.tolist()  # one wait for the device
+        clock.tokens += int(tokens)
+        self.stages.step(loss, int(tokens))
+        self.learning.add(trainer.global_step, loss)
         self.loss, self.tokens = 0.0, 0
         # For callbacks that monitor it; loggers get it below, over the sequence's axes.
-        pl_module.log("train/loss", float(totals[0]), on_step=True, on_epoch=True, logger=False, batch_size=1)
+        pl_module.log("train/loss", loss, on_step=True, on_epoch=True, logger=False, batch_size=1)
         if clock.step % self.log_every == 0 and distributed.rank() == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self.logs.log({"train/loss": float(totals[0]), "train/lr": rate})
-        self._due, self._asked = self._due or bool(totals[2]), self._asked or bool(totals[3])
+            self.logs.log({"train/loss": loss, "train/lr": rate})
+        self._due, self._asked = self._due or bool(due), self._asked or bool(asked)
         if (self._due or self._asked) and self._goes_on(trainer, batch_idx + 1):
             self._due = False
             self.save(trainer, batch_idx + 1)

@@ -31,7 +31,7 @@ FORWARD = {
 #: Of an optimiser step, beside those of one pass: is the gradient finite, and the step's loss and tokens.
 STEP = FORWARD | {
     "module:configure_gradient_clipping local_scalar_dense": 1,
-    "trainer_hooks:on_train_batch_end local_scalar_dense": 10,
+    "trainer_hooks:on_train_batch_end local_scalar_dense": 2,
 }
 #: Of one more generated token of a batch: have all answers ended, and transformers' look at the mask.
 TOKEN = 2

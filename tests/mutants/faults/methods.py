@@ -105,8 +105,8 @@ FAULTS = (
     Fault(
         "weight decay never reaches the optimiser",
         "cl_lightning/model/module.py",
-        "weight_decay=self.weight_decay, fused",
-        "weight_decay=0.0, fused",
+        '"weight_decay": float(self.weight_decay)',
+        '"weight_decay": 0.0',
         "tests/model/test_optimizer.py",
     ),
     Fault(
@@ -210,8 +210,8 @@ FAULTS = (
     Fault(
         "AdamW's betas are lost",
         "cl_lightning/model/module.py",
-        "lr=self.lr, betas=self.betas",
-        "lr=self.lr",
+        '"betas": tuple(map(float, self.betas)), ',
+        "",
         "tests/model/test_optimizer.py",
     ),
     Fault(

@@ -96,7 +96,7 @@ FAULTS = (
     ),
     Fault(
         "the memory can be read by anybody",
-        "cl_lightning/sequence/run.py",
+        "cl_lightning/sequence/saving.py",
         "to_json(state), callback.private)",
         "to_json(state))",
         "tests/commands/test_untrusted.py -k owner",
