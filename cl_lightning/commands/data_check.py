@@ -16,7 +16,7 @@ from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.precheck import check_class
 from cl_lightning.common.console import Screen
 from cl_lightning.common.errors import ConfigError, nearest
-from cl_lightning.common.files import to_csv, write_output
+from cl_lightning.common.files import refuse_existing, to_csv, write_output
 from cl_lightning.common.terminal import is_quiet, say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.audit.check import changed, check, found, in_folders, show, unknown_sizes
@@ -148,6 +148,8 @@ def run(options: argparse.Namespace) -> None:
     )
     if own is not None:
         say(f"DATA = {own.describe(root)}")
+    if options.csv is not None:
+        refuse_existing("--csv", options.csv, options.overwrite)
     terminal = Screen(error=True)
     bar = track(tasks, "reading", console=terminal, transient=True, disable=is_quiet() or not terminal.is_terminal)
     per_task = said.get("per_task") or {}
@@ -175,6 +177,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("root", nargs="?", help="folder of the data, as data.root (default: the variable CL_DATA)")
     parser.add_argument("--config", metavar="FILE", help="check the tasks of this configuration file instead")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write all figures to FILE; its folder is made")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --csv if it exists")
     parser.add_argument(
         "--words", action="store_true", help="measure lengths in words, which is fast; tokens are never fewer"
     )

@@ -83,6 +83,8 @@ class PromptEncoder:
         self.tokenizer, self.max_prompt_tokens = tokenizer, max_prompt_tokens
         self._arguments = day, variables or {}
         self.chat = ChatPrompt(tokenizer, system_prompt, *self._arguments) if tokenizer.chat_template else None
+        if self.chat is None and (system_prompt or "").strip():
+            raise ConfigError(f"data.{NO_TEMPLATE}")
         if variables and self.chat is None:
             raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)

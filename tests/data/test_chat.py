@@ -363,6 +363,15 @@ def test_variables_without_a_template_are_refused() -> None:
         PromptEncoder(tokenizer, 500, "", variables={"x": 1})
 
 
+def test_a_system_prompt_without_a_template_is_refused() -> None:
+    tokenizer = random_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match=r"^data\.system_prompt: the model has no chat template to give it to; write"):
+        PromptEncoder(tokenizer, 500, "Be kind.")
+    for none in ("", " ", None):
+        assert PromptEncoder(tokenizer, 500, none).chat is None
+
+
 @pytest.mark.parametrize("day", ["20240726", "2024-7-26", "today", "2024-02-30", "", "2024-07-26T00:00"])
 def test_a_faulty_day_is_refused(day: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.date: .* is not a date; write it as 2024-07-26"):

@@ -399,3 +399,18 @@ def test_the_real_files_are_as_their_readme_says() -> None:
     assert checked["task511_reddit_tifu_long_text_summarization"].profile.blank == 6
     assert list(checked["cb"].profile.labels) == ["contradiction", "entailment", "neutral"]
     assert checked["wic"].profile.expected == (2000, 638)
+
+
+def test_an_existing_csv_is_kept_unless_it_is_to_be_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = written(tmp_path / "data"), tmp_path / "mine.csv"
+    out.write_text("mine")
+    argv = ["cl-lightning", "data-check", str(root), "--words", "--csv", str(out)]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert main() == 2
+    assert f"--csv: {out} already exists; name another file, or add --overwrite" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    monkeypatch.setattr(sys, "argv", [*argv, "--overwrite"])
+    assert main() == 0
+    assert out.read_text().startswith("benchmark")
