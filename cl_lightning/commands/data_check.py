@@ -148,13 +148,13 @@ def run(options: argparse.Namespace) -> None:
     )
     if own is not None:
         say(f"DATA = {own.describe(root)}")
-    if options.csv is not None:
-        refuse_existing("--csv", options.csv, options.overwrite)
     terminal = Screen(error=True)
     bar = track(tasks, "reading", console=terminal, transient=True, disable=is_quiet() or not terminal.is_terminal)
     per_task = said.get("per_task") or {}
     if own is not None:
         check_per_task(per_task, own.tasks(root))
+    if options.csv is not None:
+        refuse_existing("--csv", options.csv, options.overwrite)
     checked = [check(root, *task, measure, limits, per_task.get(task[2], TaskOptions()), template) for task in bar]
     show(checked, "words" if options.words else "tokens", limits, Screen())
     findings = [f"{c.benchmark} {c.task}: {flaw}" for c in checked for flaw in c.flaws]
