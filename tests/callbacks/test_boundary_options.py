@@ -144,7 +144,7 @@ def test_every_matrix_of_every_task_starts_from_draws_of_its_own(tmp_path: Path,
             drawn.append(rng.initial_seed())
             return original(self, weight, statistic, rank, scaling, rng)
 
-    watched = Watched(**vars(initializer))
+    watched = Watched(**{name: value for name, value in vars(initializer).items() if not name.startswith("_")})
     for seed in (42, 42, 1):
         init = SliceInit(watched, None, samples=SAMPLES, batch_size=2)
         run = small_run(tmp_path / str(len(starts)), words(seed=seed), {"init": init}, adapter=IncLoRA(rank=2)).context
