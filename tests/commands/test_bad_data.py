@@ -84,7 +84,10 @@ def test_a_long_answer_is_refused_or_dropped_from_train(tmp_path: Path) -> None:
 def test_dropping_all_answers_is_reported(tmp_path: Path) -> None:
     write_task(tmp_path, [{"prompt": "p", "answer": "x" * 40}] * 8)
     told = fault(tmp_path, max_answer_tokens=10, long_answers="drop")
-    assert told == "Mine: only 0 answers fit data.max_answer_tokens=10"
+    assert told == (
+        "Mine: 0 answers fit data.max_answer_tokens=10, and data.validation_samples takes 2; none is left to train on, "
+        "so raise the limit"
+    )
 
 
 def test_a_long_reference_of_the_test_split_is_kept(tmp_path: Path) -> None:

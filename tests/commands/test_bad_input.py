@@ -61,11 +61,11 @@ EARLY: dict[str, tuple[list[str], str]] = {
     "a word without an option": (["experiments/smoke.yaml"], r"unexpected 'experiments/smoke.yaml'; use .*--config"),
     "unknown adapter": (
         ["--model.adapter=SeqLora"],
-        r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA or SAPTLoRA\?",
+        r"^model\.adapter: no class 'SeqLora'; did you mean SeqLoRA or PSLoRA\?",
     ),
     "unknown adapter by its path": (
         ["--model.adapter.class_path=cl_lightning.adapters.SeqLora"],
-        r"^model\.adapter: no class .*did you mean SeqLoRA or SAPTLoRA\?",
+        r"^model\.adapter: no class .*did you mean SeqLoRA or PSLoRA\?",
     ),
     "unknown initialiser": (
         ["--boundary.init.initializer=SLICER"],
