@@ -11,7 +11,6 @@ from typing import Any
 from cl_lightning.commands import experiments, precheck
 from cl_lightning.commands.execution import Parts, execute
 from cl_lightning.commands.parser import ContinualCLI, make_cli
-from cl_lightning.common import distributed
 from cl_lightning.common.noise import silence
 from cl_lightning.common.options import label
 from cl_lightning.results import report
@@ -28,7 +27,7 @@ def run() -> None:
     silence()
     cli = make_cli()
     settings = SequenceSettings(**vars(cli.config_init.sequence))
-    path = execute(
+    execute(
         Parts(
             module=cli.model,
             data=cli.datamodule,
@@ -41,10 +40,9 @@ def run() -> None:
             config=cli.config.as_dict(),
             resolved=cli.resolved,
             as_written=cli.as_written,
+            show=report.show,
         )
     )
-    if distributed.rank() == 0:
-        report.show(path)
 
 
 def _experiment(cli: ContinualCLI) -> str:

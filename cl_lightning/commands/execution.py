@@ -53,6 +53,7 @@ class Parts:
         config: all options, plain.
         resolved: writes them for `config.yaml`; called once the data is prepared.
         as_written: (section, options) -> the options, with references to the environment in place of its values.
+        show: called with the folder on rank 0 at the end, before the report is drawn.
     """
 
     module: ContinualLM
@@ -66,6 +67,7 @@ class Parts:
     config: dict[str, Any]
     resolved: Callable[[], str]
     as_written: Callable[[str, dict[str, Any]], dict[str, Any]] = _as_it_is
+    show: Callable[[Path], None] = lambda path: None
 
 
 def execute(parts: Parts) -> Path:
@@ -129,8 +131,10 @@ def execute(parts: Parts) -> Path:
         else:
             folder.attach()
         sequence.run()
-        if _launches_here() and settings.report:
-            write_at_end(folder.path)
+        if _launches_here():
+            parts.show(folder.path)
+            if settings.report:
+                write_at_end(folder.path)
     return folder.path
 
 

@@ -110,7 +110,7 @@ def test_data_check_measures_with_the_budget_that_would_hold(tmp_path: Path) -> 
     root = written(tmp_path / "data")
 
     def over(*options: str) -> list[str]:
-        done = checked(str(root), "--words", "--csv", str(tmp_path / "out.csv"), *options)
+        done = checked(str(root), "--words", "--csv", str(tmp_path / "out.csv"), "--overwrite", *options)
         assert done.returncode == 0, done.stderr
         with (tmp_path / "out.csv").open() as file:
             rows = {row["task"]: row for row in csv.DictReader(file)}
