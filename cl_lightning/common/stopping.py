@@ -49,6 +49,8 @@ class _Command:
     #: SIGTERM waits for `end_now`, and has come.
     postponing: bool = False
     asked: bool = False
+    #: The process ends already, in another thread.
+    ending: bool = False
     lock: threading.Lock = threading.Lock()
 
 
@@ -123,6 +125,8 @@ def _waits(signum: int) -> bool:
 
 def exit_process(code: int) -> NoReturn:
     """Like `sys.exit`, without the second or two of Python's finalisation, during which signals are not handled."""
+    if _Command.ending:
+        time.sleep(GRACE)  # for the thread that ends the process, which may have ended other ranks first
     _Command.code = code
     sys.exit(code)
 
@@ -169,7 +173,7 @@ def _watch(reading: int) -> None:
 
 def _wait(signum: int, frame: FrameType | None) -> None:
     """Block the main thread while the process ends, so that it reports no error about a rank that ended first."""
-    if signum == signal.SIGTERM and _Command.postponing:
+    if signum == signal.SIGTERM and _Command.postponing and not _Command.ending:
         return
     time.sleep(GRACE)
     os._exit(128 + signum)
@@ -190,6 +194,7 @@ def _release() -> None:
 
 
 def _end(signum: int, silent: bool = False) -> NoReturn:
+    _Command.ending = True
     try:
         children = [p for processes in _Command.ranks for p in processes() if p.returncode is None]
         if _Command.reporter is not None:
