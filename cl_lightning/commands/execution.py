@@ -183,7 +183,7 @@ def _open(
     folder.open(facts["identity"], fresh, sequence.record.content())
     if CONFIG in folder.files:
         if facts["name"] is not None and facts["name"] != folder.record["name"]:
-            folder.commit({**folder.record, "name": facts["name"]}, folder.record["writing"])
+            folder.amend(name=facts["name"])
         return  # the stored configuration stays; options that may differ now are not part of the identity
     if parent is not None:
         continuation.adopt(parent, folder, facts, sequence.data.order, begun[CONFIG])

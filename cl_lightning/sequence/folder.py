@@ -283,6 +283,10 @@ class RunFolder:
             self._put(PREVIOUS, sealed(before))
         self._store(record, writing, None)
 
+    def amend(self, **entries: Any) -> None:
+        """Change entries of the record that say nothing of its files; what is saved inside a task stays."""
+        self._store({**self.record, **entries}, self.record["writing"], self.record["unfinished"])
+
     def save_inside(self, unfinished: dict[str, Any]) -> None:
         """Make all files written since the last commit the state inside a task, beside that after the last one."""
         self._store(self._committed, (), unfinished)

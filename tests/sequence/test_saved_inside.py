@@ -90,6 +90,14 @@ def test_if_it_is_damaged_the_task_begins_again(run: Path, tmp_path: Path, capsy
     assert same_bits(run, whole)
 
 
+def test_another_name_of_the_run_leaves_it(run: Path) -> None:
+    files = record(run)["files"]
+    told = go_on(run, *OFTEN, "--sequence.name=mine", BREAK)
+    assert "continuing task 2 of 2 (NumGLUE-cm) after step 2" in told.out
+    state = record(run)
+    assert (state["name"], state["unfinished"]["step"], state["files"]) == ("mine", 2, files)
+
+
 def test_starting_over_deletes_it(run: Path) -> None:
     assert go_on(run, "--sequence.fresh=true", "--data.order=[FOMC]").code == 0
     assert not (run / "unfinished").exists()
