@@ -6,7 +6,6 @@ The panels are those of `dashboard.yaml`. Without a wandb key nothing is made, a
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,9 @@ def main(argv: list[str]) -> None:
         for line in listed(entity, project):
             say(line)
         return
-    if find_spec("wandb_workspaces") is None:
-        raise ConfigError("dashboard: needs a package that is not installed: pip install wandb-workspaces")
+    made = workspace(entity, project)
     try:
-        say(f"dashboard: {workspace(entity, project).save().url}")
+        say(f"dashboard: {made.save().url}")
     except Exception as error:  # whatever wandb raises on a wrong project, owner or key
         raise ConfigError(f"dashboard: {target}: wandb made none ({' '.join(str(error).split())})") from error
 

@@ -14,4 +14,4 @@ def need(module: str, what: str, install: str) -> None:
         install: argument of `pip install`.
     """
     if find_spec(module) is None:
-        raise ConfigError(f"{what} needs a package that is not installed: pip install {install}")
+        raise ConfigError(f"{what} needs {module}, which is not installed: pip install {install}")

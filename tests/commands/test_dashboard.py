@@ -31,7 +31,7 @@ def test_a_target_of_another_form_is_refused(target: str) -> None:
 
 
 def test_the_package_that_is_missing_is_named(key: pytest.MonkeyPatch) -> None:
-    key.setattr(dashboard, "find_spec", lambda name: None)
+    key.setattr("cl_lightning.common.packages.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install wandb-workspaces$"):
         dashboard.main(["me/mine"])
 

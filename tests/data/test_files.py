@@ -240,10 +240,10 @@ def test_a_damaged_saved_data_set_is_one_line(tmp_path: Path) -> None:
 
 
 def test_arrow_without_its_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl_lightning.data.files.rows.find_spec", lambda name: None)
+    monkeypatch.setattr("cl_lightning.common.packages.find_spec", lambda name: None)
     for name in ("a.arrow", "a.feather", "a.parquet"):
         (tmp_path / name).write_bytes(b"x")
-        told = f"{tmp_path / name}: reading it needs pyarrow; pip install 'cl-lightning[data]'"
+        told = f"{tmp_path / name} needs pyarrow, which is not installed: pip install 'cl-lightning[data]'"
         assert said(tmp_path / name) == told
 
 

@@ -136,9 +136,11 @@ def test_without_the_package_one_line_says_what_to_install(
     with pytest.raises(SystemExit) as left:
         runpy.run_module("cl_lightning.export.lm_eval", run_name="__main__")
     assert left.value.code == 2
-    line = "lm-eval's command line needs a package that is not installed: pip install 'cl-lightning[general]'"
+    line = "lm-eval's command line needs lm_eval, which is not installed: pip install 'cl-lightning[general]'"
     assert capsys.readouterr().err == f"error: {line}\n"
     with pytest.raises(ConfigError, match="is not installed"):
         runpy.run_module("cl_lightning.export.lm_eval", run_name="imported")
-    with pytest.raises(ConfigError, match="dashboard needs a package that is not installed: pip install wandb-work"):
+    with pytest.raises(
+        ConfigError, match="dashboard needs wandb_workspaces, which is not installed: pip install wandb-work"
+    ):
         workspace("me", "mine")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import DataError
+from cl_lightning.common.packages import need
 from cl_lightning.data.benchmarks.json_files import read_json
-from cl_lightning.data.files.rows import Reader, Reading, Row, need, numbered, refuse_twins
+from cl_lightning.data.files.rows import EXTRA, Reader, Reading, Row, numbered, refuse_twins
 
 #: Rows that are held at once.
 ROWS = 1024
@@ -48,7 +49,7 @@ def _arrow(path: Path, reading: Reading) -> Iterator[Row]:
 
 
 def _from_tables(tables: Callable[[], Iterator[Any]], path: Path, called: str) -> Iterator[Row]:
-    need("pyarrow", str(path))
+    need("pyarrow", str(path), EXTRA)
     rows = _python_rows(tables, path, called)
     return numbered(rows, str(path))
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl_lightning.common.errors import ConfigError, DataError, nearest
+from cl_lightning.common.packages import need
 from cl_lightning.data.benchmarks.json_files import refuse_special
 from cl_lightning.data.files import arrow, json_lines, json_list, separated
-from cl_lightning.data.files.rows import Reader, Reading, Row, need, numbered
+from cl_lightning.data.files.rows import EXTRA, Reader, Reading, Row, numbered
 from cl_lightning.data.files.text import COMPRESSIONS, format_suffix
 
 READERS: dict[str, Reader] = {
@@ -83,7 +84,7 @@ def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
         ConfigError: the library `datasets` is not installed.
         DataError: the data set cannot be loaded, or has no row.
     """
-    need("datasets", f"the hub data set {name!r}")
+    need("datasets", f"the hub data set {name!r}", EXTRA)
     import datasets
 
     where = f"{name}, split {split}"

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.errors import DataError
 from cl_lightning.data.benchmarks.json_files import kind
 
+#: Argument of pip that installs the libraries that some formats need.
+EXTRA = "'cl-lightning[data]'"
 #: Place of a row ("FILE, row 3") and its fields.
 Row = tuple[str, dict[str, Any]]
 
@@ -53,9 +54,3 @@ def refuse_twins(names: Sequence[str], path: Path) -> None:
     twin = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twin is not None:
         raise DataError(f"{path}: two columns are called {twin!r}; rename one of them")
-
-
-def need(library: str, what: str) -> None:
-    """Raise ConfigError if an optional library is not installed."""
-    if find_spec(library) is None:
-        raise ConfigError(f"{what}: reading it needs {library}; pip install 'cl-lightning[data]'")
