@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cl_lightning.common.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate, is_plain
 from cl_lightning.evaluation.likelihood import Choice, most_likely
-from cl_lightning.metrics.scored import Scored, score_predictions
+from cl_lightning.metrics.scored import CONSTRAINED, Scored, score_predictions
 
 if TYPE_CHECKING:
     from cl_lightning.data.prompt import Encoded
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 Share = Sequence["Encoded"]
 Advance = Callable[[float], None] | None
-#: Further metric of a task that is scored by both: the score of its most likely label.
-CONSTRAINED = "constrained"
 
 
 def score_task(

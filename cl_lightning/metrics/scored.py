@@ -8,6 +8,8 @@ from cl_lightning.metrics.bootstrap import Interval, interval
 from cl_lightning.metrics.registry import best_scores, mean_score
 
 Row = dict[str, Any]
+#: Further metric that `data.score_by=both` adds: the score of the most likely label.
+CONSTRAINED = "constrained"
 
 
 @dataclass(frozen=True)

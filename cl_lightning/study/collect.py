@@ -8,14 +8,12 @@ from typing import Any
 
 from cl_lightning.common.errors import StateError
 from cl_lightning.common.options import Options, label
+from cl_lightning.metrics.scored import CONSTRAINED
 from cl_lightning.sequence.folder import columns, prediction_file, read_predictions
 from cl_lightning.sequence.verify import read_record
 from cl_lightning.study.grid import Cell
 from cl_lightning.study.packed import pack_matrix, pack_scores
 from cl_lightning.study.rows import Row
-
-#: The further metric that `data.score_by=both` adds.
-CONSTRAINED = "constrained"
 
 
 def row_of(
