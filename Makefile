@@ -9,6 +9,9 @@ EXPERIMENTS = $(filter-out _base,$(basename $(notdir $(sort $(wildcard experimen
 # CPU_INDEX=URL: an extra package index with the small CPU build of torch, for machines without a GPU.
 PIP_EXTRA = $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX))
 
+# A value as one word of the shell, whatever is in it.
+q = '$(subst ','\'',$(1))'
+
 # Lines "name|description" in two columns, the second at column `at`, within 80 columns.
 LIST = -F'|' '{ \
   n = split($$2, words, " "); line = "  " $$1; while (length(line) < at - 1) line = line " "; \
@@ -48,8 +51,8 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt hashes.txt
 
 run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDER] [RUN_DIR=FOLDER] [FRESH=1 to delete that run first] [ARGS='--option=value ...']
 	@$(PY) -m cl_lightning run $(EXP) $(if $(PRESET),--preset=$(PRESET)) \
-	  $(if $(DATA),--data.root='$(DATA)') \
-	  $(if $(RUN_DIR),--sequence.run_dir='$(RUN_DIR)') $(if $(FRESH),--sequence.fresh=true) $(ARGS)
+	  $(if $(DATA),--data.root=$(call q,$(DATA))) \
+	  $(if $(RUN_DIR),--sequence.run_dir=$(call q,$(RUN_DIR))) $(if $(FRESH),--sequence.fresh=true) $(ARGS)
 
 sweep: check-exp $(STAMP) ## run an experiment for several values of an option: EXP=NAME OVER=option VALUES='50 100 200'
 	@for v in $(VALUES); do $(MAKE) --no-print-directory run EXP=$(EXP) ARGS="$(ARGS) --$(OVER)=$$v" || exit 1; done
@@ -61,14 +64,14 @@ UNKNOWN = import difflib, sys; name, *valid = sys.argv[1:]; \
 
 .PHONY: check-exp
 check-exp:
-	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,$(PYTHON) -c '$(UNKNOWN)' '$(subst ','\'',$(EXP))' $(EXPERIMENTS) >&2; exit 2)
+	@$(if $(filter $(EXP),$(EXPERIMENTS)),:,$(PYTHON) -c '$(UNKNOWN)' $(call q,$(EXP)) $(EXPERIMENTS) >&2; exit 2)
 
 study: $(STAMP) ## compare methods in a grid of runs: [DATA=FOLDER] [ARGS='--dry-run --max-hours=2 --sequences S0 --methods lora slice']
-	@$(PY) -m cl_lightning study run $(if $(DATA),--data='$(DATA)') $(ARGS)
+	@$(PY) -m cl_lightning study run $(if $(DATA),--data=$(call q,$(DATA))) $(ARGS)
 
 mine: $(if $(RUN),,check-exp) $(STAMP) ## mine conflicting sequences from EXP's data.order, or from RUN=FOLDER [DATA=] [OUT=FOLDER] [ARGS='--length=3 ...']
-	@$(PY) -m cl_lightning mine $(if $(RUN),--run='$(RUN)',$(EXP)) \
-	  $(if $(DATA),--data.root='$(DATA)') $(if $(OUT),--out='$(OUT)') $(ARGS)
+	@$(PY) -m cl_lightning mine $(if $(RUN),--run=$(call q,$(RUN)),$(EXP)) \
+	  $(if $(DATA),--data.root=$(call q,$(DATA))) $(if $(OUT),--out=$(call q,$(OUT))) $(ARGS)
 
 test: $(STAMP) ## run the tests that every change must pass
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not long'
@@ -99,19 +102,19 @@ gpu: $(STAMP) ## test and measure on a GPU in under 10 minutes, without network:
 	@$(PY) benchmarks/gpu $(ARGS)
 
 report: $(STAMP) ## print a run's tables, write its page and figures: RUN=runs/<experiment>/<hash> [ARGS=--tables]
-	@$(PY) -m cl_lightning report $(RUN) $(ARGS)
+	@$(PY) -m cl_lightning report $(if $(RUN),$(call q,$(RUN))) $(ARGS)
 
 compare: $(STAMP) ## compare several runs in one table: RUNS='runs/trace_*/*' [ARGS='--format=latex --metrics ap fp bwt']
 	@$(PY) -m cl_lightning compare $(RUNS) $(ARGS)
 
 score: $(STAMP) ## score a run again without training: RUN=FOLDER [METRICS='official rouge_l'] [EVALUATE=1] [ARGS=--list]
-	@$(PY) -m cl_lightning score $(RUN) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
+	@$(PY) -m cl_lightning score $(if $(RUN),$(call q,$(RUN))) $(if $(METRICS),--metrics $(METRICS)) $(if $(EVALUATE),--evaluate) $(ARGS)
 
 data: $(STAMP) ## download published data whose terms allow it, list the rest: [DATA=FOLDER] [ARGS='--accept non-commercial']
-	@$(PY) -m cl_lightning data $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(PY) -m cl_lightning data $(if $(DATA),$(call q,$(DATA))) $(ARGS)
 
 data-check: $(STAMP) ## report problems of your data, task by task: DATA=FOLDER [ARGS='--csv FILE --words --config FILE']
-	@$(PY) -m cl_lightning data-check $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(PY) -m cl_lightning data-check $(if $(DATA),$(call q,$(DATA))) $(ARGS)
 
 clean: ## remove .venv and caches (never runs/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
