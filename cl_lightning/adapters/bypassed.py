@@ -1,6 +1,6 @@
 """Find linear layers whose weights the model's code uses itself, without calling them (Mamba's dt_proj).
 
-A branch on such a layer would never run, nor get a gradient.
+A branch on such a layer would never run, nor get a gradient. A fused kernel may do so in training, on a GPU alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
+
+from cl_lightning.adapters.roles import ROLES
+from cl_lightning.common.errors import TrainingError, first_three
 
 
 class _Uses(TorchFunctionMode):
@@ -40,6 +43,23 @@ def bypassed(llm: PreTrainedModel, layers: Mapping[str, nn.Module]) -> list[str]
     for hook in hooks:
         hook.remove()
     return [name for name in layers if name in uses.found - called]
+
+
+def check_gradients(layers: Mapping[str, nn.Module]) -> None:
+    """Raise TrainingError if the branch being trained has no gradient on one of the layers.
+
+    Call after the first step's backward passes. Routed experts may have had no token yet, so they are left out.
+    """
+    trained = {n: [p for p in layer.parameters() if p.requires_grad] for n, layer in layers.items()}
+    if unused := [
+        name
+        for name, factors in trained.items()
+        if factors and all(p.grad is None for p in factors) and not ROLES["experts"](name)
+    ]:
+        raise TrainingError(
+            f"{first_three(unused)} got no gradient: in training, the model uses the weight without calling the layer "
+            "(a fused kernel); leave such layers out of model.adapter.targets"
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.bypassed import check_gradients
 from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.linear import BRANCH
 from cl_lightning.adapters.seqlora import SeqLoRA
@@ -309,7 +310,9 @@ class ContinualLM(Described, LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients; raise TrainingError if one is not finite, on all ranks at once (after DDP's reduction)."""
+        """Clip gradients. Raise TrainingError if a layer has none, or if one is not finite (on all ranks at once)."""
+        if self.trainer.global_step == 0:
+            check_gradients(self.adapter.layers)
         norms = [p.grad.norm() for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         if not torch.isfinite(torch.stack(norms).sum()):
             raise TrainingError(

@@ -49,7 +49,7 @@ def test_make_help_lists_every_experiment(make: Callable[..., subprocess.Complet
         assert re.search(rf"^  {path.stem} +\S.{{15}}", done.stdout, re.MULTILINE)
 
 
-ODD = "it's a \"héritage\" *; $PWD"
+ODD = 'it\'s a "héritage" *; $PWD'
 
 
 @pytest.mark.parametrize(

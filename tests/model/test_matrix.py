@@ -86,6 +86,7 @@ def go_on(parsed: ContinualCLI, model: Path, run: Path, monkeypatch: pytest.Monk
     cli.model.backbone.name = cli.config.model.backbone.name = str(model)
     cli.config_init.sequence.run_dir = str(run)
     monkeypatch.setattr(composition, "make_cli", lambda: cli)
+    monkeypatch.setattr("sys.argv", ["cl-lightning run"])
     composition.run()
 
 
@@ -130,3 +131,20 @@ def test_two_tasks_are_trained_scored_resumed_and_loaded(
     for task in TASKS:
         answers = [row["prediction"] for row in predictions(run, f"two_{task}")]
         assert model.generate([f"{task}: {text}" for text in TESTS], max_new_tokens=4) == answers
+
+
+def test_a_fused_kernel_that_passes_over_a_branch_in_training_is_refused(
+    parsed: Callable[[str], ContinualCLI], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Mamba's kernel does on a GPU, which takes the output projection's weight and never calls the layer."""
+    folders.setdefault("Mamba", folders[""] / "Mamba")
+    if not folders["Mamba"].exists():
+        save(FAMILIES["Mamba"](), folders["Mamba"])
+
+    def fused(xz: torch.Tensor, conv: object, bias: object, x: object, dt: object, out: torch.Tensor, *_: object,
+              **__: object) -> torch.Tensor:  # fmt: skip
+        return (xz.chunk(2, dim=1)[0].transpose(1, 2)) @ out.T
+
+    monkeypatch.setattr("transformers.models.mamba.modeling_mamba.mamba_inner_fn", fused)
+    with pytest.raises(TrainingError, match=r"mixer.x_proj.* got no gradient: .*leave such layers out"):
+        go_on(parsed("LoRA"), folders["Mamba"], tmp_path / "run", monkeypatch)
