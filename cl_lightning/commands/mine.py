@@ -16,6 +16,7 @@ from cl_lightning.commands.arguments import Arguments
 from cl_lightning.commands.experiments import expanded
 from cl_lightning.common.errors import ConfigError, StateError, first_three
 from cl_lightning.mining.options import MiningOptions
+from cl_lightning.model.moved_base import base_may_move
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import checked, read_config
 
@@ -96,6 +97,11 @@ def main(argv: list[str]) -> None:
     if options.run:
         _check_stored(Path(options.run), options)
     refuse_results(Path(options.out))
+    with base_may_move() if options.run else nullcontext():
+        _mine(options, rest)
+
+
+def _mine(options: MiningOptions, rest: list[str]) -> None:
     precheck.check(rest)
     from cl_lightning.commands.parser import make_cli
     from cl_lightning.common.noise import silence

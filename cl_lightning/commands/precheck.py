@@ -18,6 +18,7 @@ from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.common.paths import check_utf8
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
+from cl_lightning.model.moved_base import BaseMissing
 from cl_lightning.model.names import EMBEDDED, PRECISIONS, RANDOM, dtype_fault, precision_fault
 from cl_lightning.sequence.slots import slot_package
 
@@ -146,7 +147,7 @@ def _check_model(name: Any) -> None:
         return
     local = str(name).startswith((".", "/", "~")) or path.suffix == ".gguf"
     if local or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.75):
-        raise ConfigError(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), known)}")
+        raise BaseMissing(f"model.backbone.name: no model {str(name)!r}; {nearest(str(name), known)}")
 
 
 def _check_tasks(given: dict[str, Any]) -> None:

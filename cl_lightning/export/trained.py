@@ -17,8 +17,9 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.export.branches import summed, update_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.moved_base import base_may_move
 from cl_lightning.sequence.folder import CONFIG, START, adapter_file, read_record
-from cl_lightning.sequence.load import base_may_move, based, same_base
+from cl_lightning.sequence.load import based, same_base
 from cl_lightning.sequence.stored import build, read_config
 from cl_lightning.sequence.stored_tensors import read_tensors
 

@@ -26,14 +26,11 @@ from cl_lightning.model.checkpoint import load_whole, refuse_adapter, stored_fil
 from cl_lightning.model.faults import explained
 from cl_lightning.model.generation_settings import effective_settings, neutral_settings
 from cl_lightning.model.gguf import converted, embedded
+from cl_lightning.model.moved_base import BaseMissing
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.model.precision import held_dtype, keep_float64, widened
 from cl_lightning.model.random_llama import random_model, random_tokenizer
 from cl_lightning.model.try_out import try_out
-
-
-class BaseMissing(ConfigError):
-    """The base is not where its name says."""
 
 
 @dataclass

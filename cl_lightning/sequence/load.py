@@ -1,7 +1,6 @@
 """Load a finished (or unfinished) run from its folder, for scripts."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -9,8 +8,9 @@ from typing import Any, get_args, get_type_hints
 from cl_lightning.common.errors import ConfigError, StateError, nearest
 from cl_lightning.common.memory import release_memory
 from cl_lightning.data.protocol import PROTOCOLS
-from cl_lightning.model.backbone import Backbone, BaseMissing
+from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.moved_base import base_may_move
 from cl_lightning.sequence.folder import CONFIG, read_record
 from cl_lightning.sequence.stored import build, read_config
 from cl_lightning.sequence.stored_tensors import restore_branches
@@ -98,15 +98,6 @@ def same_base(module: ContinualLM, found: str, base: str, folder: Path) -> None:
             f"{folder}: was trained on another base model than {module.backbone.name} is now (hash of all weights "
             f"{found}, the run's {base})"
         )
-
-
-@contextmanager
-def base_may_move() -> Iterator[None]:
-    """Inside, the error of a base that is not where it was says how to name it again."""
-    try:
-        yield
-    except BaseMissing as error:
-        raise ConfigError(f"{error}; if it has moved, say where it is: --base (in Python: base=)") from None
 
 
 def rebuilt(

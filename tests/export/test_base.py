@@ -1,9 +1,11 @@
 """A base model that has moved is named again, and must be the run's."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import cl_lightning
 from cl_lightning.common.errors import ConfigError, StateError
 from tests.commands.test_cli import Told, launch
-from tests.export.conftest import Runs
+from tests.export.conftest import PLAIN, SMALL, Runs
 from tests.runs import put_file
 
 PROMPT = "Is the tone positive or negative? Rates rise.\nAnswer: "
@@ -46,7 +48,18 @@ def _score(run: Path, folder: Path, *more: str) -> Told:
     return launch("score", str(run), "--evaluate", *more)
 
 
-COMMANDS = {"predict": _predict, "peft": _export("peft"), "merged": _export("merged"), "score": _score}
+def _chat(run: Path, folder: Path, *more: str) -> Told:
+    with patch("sys.stdin", io.StringIO(f"{PROMPT}\n")):
+        return launch("chat", str(run), "--max-new-tokens=2", *more)
+
+
+COMMANDS = {
+    "predict": _predict,
+    "peft": _export("peft"),
+    "merged": _export("merged"),
+    "score": _score,
+    "chat": _chat,
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -60,6 +73,31 @@ def test_commands_take_the_place_where_the_base_is(
     assert told.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
     told = command(run, tmp_path, f"--base={model}")
     assert told.code == 0, told.err
+
+
+def test_mine_takes_it_with_the_run_of_the_first_task(runs: Runs, tmp_path: Path) -> None:
+    model, run, out = tmp_path / "model", tmp_path / "run", tmp_path / "mined"
+    shutil.copytree(runs("bpe").parent / "bpe", model)
+    assert launch(*SMALL, *PLAIN, "--data.order=[FOMC]", f"--model.backbone.name={model}",
+                  f"--sequence.run_dir={run}").code == 0  # fmt: skip
+    mine = ["mine", f"--run={run}", "--data.order=[FOMC,C-STANCE]", "--length=2", "--samples=2", f"--out={out}"]
+    model.rename(tmp_path / "moved")
+    told = launch(*mine)
+    assert told.code == 2
+    assert told.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
+    told = launch(*mine, f"--base={tmp_path / 'moved'}")
+    assert told.code == 0, told.err
+    assert (out / "cosines.csv").is_file()
+
+
+def test_lm_eval_takes_it(moved: tuple[Path, Path]) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
+    from cl_lightning.export.lm_eval import TrainedLM
+
+    run, model = moved
+    with pytest.raises(ConfigError, match="if it has moved"):
+        TrainedLM(str(run))
+    assert TrainedLM(str(run), base=str(model)).llm.config._name_or_path == str(model)
 
 
 def test_scripts_take_it_too(moved: tuple[Path, Path], runs: Runs, tmp_path: Path) -> None:
