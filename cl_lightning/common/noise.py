@@ -21,6 +21,8 @@ LOGGED = (
     r"Loading a GGUF checkpoint with its weights packed is fastest in float32",
     # Keys and values are not cached where activations are checkpointed.
     r"(Caching|`use_cache=True`) is incompatible with gradient checkpointing",
+    # The hub is tried again; that it is waited for has been said.
+    r"(?s).* thrown while requesting |Retrying in ",
 )
 #: Warnings.
 WARNED = (
@@ -82,5 +84,6 @@ def silenced() -> Iterator[None]:
 def silence_loading() -> None:
     """Leave out the logged messages named here. Call after transformers is imported."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_FILTER)
-    for handler in logging.getLogger("transformers").handlers:
-        handler.addFilter(_FILTER)
+    for library in ("transformers", "huggingface_hub"):
+        for handler in logging.getLogger(library).handlers:
+            handler.addFilter(_FILTER)

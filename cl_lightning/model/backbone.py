@@ -22,10 +22,11 @@ from transformers import (
 from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.end_tokens import trained_end
-from cl_lightning.model.checkpoint import load_whole, refuse_adapter, stored_file
+from cl_lightning.model.checkpoint import load_whole, refuse_adapter
 from cl_lightning.model.faults import explained
 from cl_lightning.model.generation_settings import effective_settings, neutral_settings
 from cl_lightning.model.gguf import converted, embedded
+from cl_lightning.model.hub import model_file
 from cl_lightning.model.moved_base import BaseMissing
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.model.precision import held_dtype, keep_float64, widened
@@ -145,8 +146,8 @@ class Backbone:
             return load_whole(self.name, source, **options)
 
     def _explained(self, part: str, source: str) -> AbstractContextManager[None]:
-        file = stored_file(source, "config.json", self.revision)
-        folder = Path(source) if Path(source).is_dir() else file and file.parent
+        file = model_file(source, "config.json", self.revision) if source else None
+        folder = Path(source) if source and Path(source).is_dir() else file and file.parent
         return explained(self.name, part, folder, self.trust_remote_code)
 
     def _hub(self) -> dict[str, Any]:
@@ -162,13 +163,11 @@ class Backbone:
             with explained(self.name, "model", None, self.trust_remote_code):
                 return str(converted(path))
         source = str(path) if path.is_dir() else self.name
+        config = model_file(source, "config.json", self.revision)
         refuse_adapter(self.name, source, self.revision)
-        if path.is_dir() or stored_file(source, "config.json", self.revision):
+        if path.is_dir() or config:
             return source
-        raise BaseMissing(
-            f"model.backbone.name: {self.name!r} is not a folder, a .gguf file, or a model that can be loaded "
-            f"from the hub or its cache; embedded: {', '.join([*EMBEDDED, RANDOM])}"
-        )
+        raise BaseMissing(f"model.backbone.name: {self.name!r} has no config.json; name a model for transformers")
 
 
 def _keep_4bit_unpacked(llm: PreTrainedModel) -> None:

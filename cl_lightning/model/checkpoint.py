@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
@@ -22,10 +21,11 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from cl_lightning.common.errors import ConfigError, first_three
 from cl_lightning.common.noise import silence_loading
+from cl_lightning.model.hub import download_shown, model_file
 
 #: Text after "For" in the names of architectures that generate text.
 GENERATES = ("CausalLM", "ConditionalGeneration", "Seq2SeqLM", "TextToText", "Generation")
@@ -37,18 +37,9 @@ OTHER_HEAD = re.compile(
 )
 
 
-def stored_file(source: str, file: str, revision: str | None = None) -> Path | None:
-    """Return the path of a file of a model folder or hub model, or None if there is no such file or model."""
-    try:
-        found = cached_file(source, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return None
-    return Path(found) if found else None
-
-
 def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
     """Raise ConfigError if the model at `source` comes with a PEFT adapter."""
-    found = stored_file(source, "adapter_config.json", revision)
+    found = model_file(source, "adapter_config.json", revision)
     if found is None:
         return
     base = _base_of(found)
@@ -83,11 +74,11 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(source, **described)
     _check_kind(name, config)
     _check_precision(name, config, "quantization_config" in options)
-    if stored_file(source, "generation_config.json", options.get("revision")):
+    if model_file(source, "generation_config.json", options.get("revision")):
         GenerationConfig.from_pretrained(source)  # the model's own loading ignores a damaged one
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        with no_bars():
+        with no_bars(), download_shown(source, options.get("revision")):
             llm, found = kind.from_pretrained(source, **options, output_loading_info=True, ignore_mismatched_sizes=True)
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):

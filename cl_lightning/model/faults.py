@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from cl_lightning.common.errors import ConfigError, UserError, first_three
@@ -39,10 +40,17 @@ def explained(name: str, part: str, folder: Path | None, trusted: bool) -> Itera
                 "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
                 "(in Python: trust_remote_code=True)"
             ) from None
-        fault = None if folder is None else next(_faults(folder, part), None)
+        known = None if folder is None or _unreachable(error) else next(_faults(folder, part), None)
         raise ConfigError(
-            f"model.backbone.name: the {part} in {name} cannot be used: {fault or _cause(error)}"
+            f"model.backbone.name: the {part} in {name} cannot be used: {known or _cause(error)}"
         ) from error
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Return whether the hub refused a file, or could not be reached: the files in its cache are not at fault."""
+    while error is not None and not isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError)):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _cause(error: Exception) -> str:
