@@ -29,8 +29,9 @@ TIMEOUT = 180
 
 
 def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1, and return what rank 0 printed.
+    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1.
 
+    Returns what rank 0 printed to standard output, and what all ranks printed to standard error.
     Several ranks are started as torchrun starts them. Raises subprocess.TimeoutExpired; the ranks are killed then.
     """
     ddp = [f"--trainer.devices={ranks}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"] if ranks > 1 else []
@@ -53,7 +54,8 @@ def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.Compl
         if late:
             raise subprocess.TimeoutExpired([*argv], TIMEOUT)
         code = next((process.exitcode for process, *_ in runs if process.exitcode), 0)
-        return subprocess.CompletedProcess([*argv], code, *(path.read_text() for path in runs[0][1:]))
+        errors = "".join(err.read_text() for _, _, err in runs)
+        return subprocess.CompletedProcess([*argv], code, runs[0][1].read_text(), errors)
 
 
 def torchrun(ranks: int) -> list[dict[str, str]]:

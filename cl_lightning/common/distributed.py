@@ -141,4 +141,6 @@ def lost_ranks(advice: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         if world_size() == 1 or not (isinstance(error, dist.DistError) or any(sign in text for sign in LOST)):
             raise
-        raise TrainingError(f"another rank has ended, so rank {rank()} cannot go on; {advice}") from error
+        lost = TrainingError(f"another rank has ended, so rank {rank()} cannot go on; {advice}")
+        lost.of_one_rank = True  # rank 0 may be the one that has ended
+        raise lost from error

@@ -13,7 +13,7 @@ class UserError(Exception):
     """An error reported in one line: what is wrong, where, what to do. Exit code 2: bad input, before training."""
 
     exit_code = 2
-    #: Raised on one rank while the others go on; every error else is the same on all ranks.
+    #: Printed by every rank that raises it; every error else is the same on all ranks, and rank 0 prints it.
     of_one_rank = False
 
 
