@@ -321,11 +321,21 @@ class Tokens:
 def _inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> range:
     """Return the range of tokens from the first to the last with a part of the text from `start` to `end`."""
 
-    def first(indices: range) -> int | None:
-        return next((i for i in indices if max(offsets[i][0], start) < min(offsets[i][1], end)), None)
-
-    low, high = first(range(len(offsets))), first(range(len(offsets) - 1, -1, -1))
-    return range(0) if low is None or high is None else range(low, high + 1)
+    if start >= end:
+        return range(0)
+    low = 0
+    for a, b in offsets:  # a few tokens of the template; no expression here, since this runs for every prompt
+        if a < end and b > start and a < b:
+            break
+        low += 1
+    else:
+        return range(0)
+    high = len(offsets)
+    for a, b in reversed(offsets):
+        if a < end and b > start and a < b:
+            break
+        high -= 1
+    return range(low, high)
 
 
 def _whole(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
