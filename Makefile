@@ -54,8 +54,8 @@ run: check-exp $(STAMP) ## run an experiment: EXP=NAME [PRESET=NAME] [DATA=FOLDE
 	  $(if $(DATA),--data.root=$(call q,$(DATA))) \
 	  $(if $(RUN_DIR),--sequence.run_dir=$(call q,$(RUN_DIR))) $(if $(FRESH),--sequence.fresh=true) $(ARGS)
 
-sweep: check-exp $(STAMP) ## run an experiment for several values of an option: EXP=NAME OVER=option VALUES='50 100 200'
-	@for v in $(VALUES); do $(MAKE) --no-print-directory run EXP=$(EXP) ARGS="$(ARGS) --$(OVER)=$$v" || exit 1; done
+sweep: check-exp $(STAMP) ## run an experiment for several values of an option: EXP=NAME OVER=option VALUES='50 100 200' [DATA=FOLDER] [ARGS='--cluster timeout_min=600']
+	@$(PY) -m cl_lightning sweep $(EXP) --over $(OVER) --values $(VALUES) $(if $(DATA),--data.root=$(call q,$(DATA))) $(ARGS)
 
 # Says what EXP may have been meant to be.
 UNKNOWN = import difflib, sys; name, *valid = sys.argv[1:]; \

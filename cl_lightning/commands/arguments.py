@@ -2,9 +2,13 @@
 
 import argparse
 import textwrap
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.yaml_files import parse_yaml
+
+#: Help of `--cluster`.
+SETTINGS = "of Slurm, through submitit; settings: timeout_min=600 gpus_per_node=1 slurm_partition=NAME ..."
 
 
 class Paragraphs(argparse.HelpFormatter):
@@ -44,6 +48,18 @@ def add_base(parser: Arguments) -> None:
         "--allow", action="append", default=[], metavar="CLASS", help="class of your own that the run may use"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
+
+
+def add_cluster(parser: Arguments, what: str) -> None:
+    """Add `--cluster`, which is None if it is not given. `what` it does, for the help."""
+    parser.add_argument("--cluster", nargs="*", type=_setting, metavar="KEY=VALUE", help=f"{what} {SETTINGS}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} must be KEY=VALUE")
+    return key, parse_yaml(value, key)
 
 
 def positive(text: str) -> int:

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from cl_lightning.commands import experiments
-from cl_lightning.commands.arguments import Arguments, positive
+from cl_lightning.commands.arguments import Arguments, add_cluster, positive
 from cl_lightning.common import stopping
 from cl_lightning.common.errors import ConfigError, TrainingError, nearest
 from cl_lightning.common.files import write_output
+from cl_lightning.common.jobs import Cluster, Here
+from cl_lightning.common.machine import commit, gpu, machine_kind
 from cl_lightning.common.terminal import inform, say, say_text
 from cl_lightning.study.estimate import Estimate
 from cl_lightning.study.grid import Cell, Grid, read_grid
-from cl_lightning.study.machine import commit, gpu, machine_kind
 from cl_lightning.study.rows import Row, current, read_rows
 from cl_lightning.study.runner import ABILITY_ITEMS, Sitting, ability_options, run_command
 
@@ -50,6 +51,7 @@ def parser() -> Arguments:
     made.add_argument(
         "--processes", type=positive, default=1, metavar="COUNT", help="cells at a time (default 1; one on a GPU)"
     )
+    add_cluster(made, "run cells as jobs, --processes at a time,")
     made.add_argument(
         "--ability",
         action="store_true",
@@ -71,10 +73,11 @@ def _run(grid: Grid, cells: list[Cell], rows: list[Row], options: Namespace) -> 
     left = [cell for cell in cells if cell.key not in there]
     for note in notes:
         inform(f"note: {note}")
-    machine = machine_kind()
-    processes = 1 if gpu() else options.processes
+    machine, local = machine_kind(), options.cluster is None
+    processes = 1 if local and gpu() else options.processes
     inform(f"study: {len(cells)} cells, {len(cells) - len(left)} finished, {len(left)} left")
-    inform(f"  time     {Estimate(rows, machine).total(left, processes)}", hang=9)
+    time_left = Estimate(rows, machine).total(left, processes) if local else "not known for the machines of a cluster"
+    inform(f"  time     {time_left}", hang=9)
     if options.dry_run:
         for cell in left:
             say(cell)
@@ -87,7 +90,8 @@ def _run(grid: Grid, cells: list[Cell], rows: list[Row], options: Namespace) -> 
     deadline = None if options.max_hours is None else time.monotonic() + 3600 * options.max_hours
     more = ability_options(options.definition) if options.ability else []
     command = partial(run_command, data=options.data, more=more)
-    sitting = Sitting(grid, options.results, options.runs, machine, commit(), command, deadline, options.keep)
+    jobs = Here() if local else Cluster(options.runs / "jobs", dict(options.cluster))
+    sitting = Sitting(grid, options.results, options.runs, machine, commit(), command, jobs, deadline, options.keep)
     sitting.run(left, rows, processes)
     late = f", {sitting.late} not begun for lack of time" if sitting.late else ""
     say(f"{sitting.done} cells finished, {len(sitting.failed)} failed{late}; results: {options.results}")

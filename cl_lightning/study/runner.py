@@ -1,8 +1,6 @@
 """Run cells, each as `cl-lightning run` in a process of its own, so that a crash loses one cell."""
 
-import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -10,10 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from cl_lightning.common import stopping
 from cl_lightning.common.errors import UserError
+from cl_lightning.common.jobs import Jobs
 from cl_lightning.common.terminal import inform, say
 from cl_lightning.study.collect import row_of
 from cl_lightning.study.estimate import Estimate
@@ -49,8 +46,10 @@ class Sitting:
     Attributes:
         results: the file of results.
         runs: folder of the run folders, which are deleted once their rows are written.
-        machine, commit: written into each row.
+        machine: kind of machine that is expected, for estimates.
+        commit: written into each row.
         command: makes a cell's command.
+        jobs: runs it.
         deadline: time.monotonic() after which no cell begins; None: no limit.
         failed: cells that failed twice, with the last line of their output.
     """
@@ -61,20 +60,18 @@ class Sitting:
     machine: str
     commit: str
     command: Command
+    jobs: Jobs
     deadline: float | None = None
     keep: bool = False
     failed: dict[Cell, str] = field(default_factory=dict)
     done: int = 0
     late: int = 0
-    _ended: bool = False
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _rows: list[Row] = field(default_factory=list)
 
     def run(self, cells: Sequence[Cell], rows: Sequence[Row], processes: int) -> None:
         """Run cells, in order, in so many processes at a time. `rows`: those that are there, for estimates."""
         self._rows = list(rows)
-        stopping.end_ranks(self._end)
         with ThreadPoolExecutor(processes) as pool:
             futures = [pool.submit(self._cell, cell, number, len(cells)) for number, cell in enumerate(cells, 1)]
             try:
@@ -83,21 +80,6 @@ class Sitting:
             except BaseException:  # a defect of ours: report it now, not after the other cells
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-    def _end(self) -> list[subprocess.Popen[bytes]]:
-        """Start no process from now on, and return those that run. Called when a signal ends the command."""
-        with self._lock:
-            self._ended = True
-            return list(self._processes)
-
-    def _start(self, command: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes] | None:
-        """Start a process; None after `_end`, which ends a cell's process as a fault of its own would."""
-        with self._lock:
-            if self._ended:
-                return None
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-            self._processes.append(process)
-            return process
 
     def _cell(self, cell: Cell, number: int, count: int) -> None:
         if not self._in_time(cell):
@@ -127,20 +109,15 @@ class Sitting:
         run = self.runs / cell.name
         log = run.with_name(f"{run.name}.log")
         run.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            process = self._start(self.command(cell, run), output)
-            if process is None:
-                return None
-            # For the processor time of this child alone.
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            self._processes.remove(process)
-        if process.returncode:
-            self._report(cell, log, f"exit code {process.returncode}: {_last_line(log)}")
+        ended = self.jobs.run(self.command(cell, run), log)
+        if ended is None:
+            return None
+        if ended.code:
+            self._report(cell, log, f"exit code {ended.code}: {_last_line(log)}")
             return None
         try:
             differing = self.grid.differing[cell.method]
-            row = row_of(cell, differing, run, self.machine, self.commit, usage.ru_utime + usage.ru_stime)
+            row = row_of(cell, differing, run, ended.machine, self.commit, ended.cpu_seconds)
             add_row(self.results, row)
         except UserError as error:
             self._report(cell, log, str(error))

@@ -9,6 +9,7 @@ import pytest
 
 from cl_lightning.commands import study
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError
+from cl_lightning.common.jobs import Here
 from cl_lightning.sequence.verify import read_record
 from cl_lightning.study.collect import row_of
 from cl_lightning.study.grid import Cell, Grid, read_grid
@@ -55,7 +56,7 @@ class Commands:
 
 
 def sitting(grid: Grid, folder: Path, command: Commands, **more: object) -> Sitting:
-    return Sitting(grid, folder / "results.csv", folder / "runs", "m", "c", command, **more)
+    return Sitting(grid, folder / "results.csv", folder / "runs", "m", "c", command, Here(), **more)
 
 
 def test_a_row_holds_what_the_run_found(finished: dict[str, Path], grid: Grid) -> None:
@@ -137,6 +138,7 @@ def test_the_command_runs_what_is_left(
     command = Commands(finished, replay=9)
     monkeypatch.setattr(study, "run_command", lambda cell, run, data, more: command(cell, run))
     monkeypatch.setattr(study, "machine_kind", lambda: "m")
+    monkeypatch.setattr("cl_lightning.common.jobs.machine_kind", lambda: "m")
     files = [
         f"--data={tmp_path}",
         f"--definition={definition}",
