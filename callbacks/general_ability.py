@@ -11,6 +11,7 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import to_csv, to_jsonl
 from cl_lightning.common.numbers import Integer
+from cl_lightning.common.paths import in_home
 from cl_lightning.evaluation.general.presets import MEAN, read_preset
 from cl_lightning.evaluation.general.scores import Figure, Score, average, figure, item_rows, score_from
 from cl_lightning.metrics.bootstrap import format_interval
@@ -68,7 +69,7 @@ class GeneralAbility(TaskCallback):
             if value is not None and value < 1:
                 raise ConfigError(f"observers.general: {name} {value} must be 1 or more")
         self.preset, self.when, self.limit, self.batch_size, self.chat = preset, when, limit, batch_size, chat
-        self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
+        self.data_dir = None if data_dir is None else in_home(data_dir, "observers.general.data_dir")
         self.settings = read_preset(preset)
         self.base: Scores = {}
         #: "base", or the name of the task after which it was measured -> figures.

@@ -1,9 +1,9 @@
 """Downloads published data: `cl-lightning data [FOLDER]`."""
 
-from pathlib import Path
 from typing import get_args
 
 from cl_lightning.commands.arguments import Arguments
+from cl_lightning.common.paths import in_home
 from cl_lightning.common.terminal import say, say_error
 from cl_lightning.data.audit.fetch import CACHE, fetch_all
 from cl_lightning.data.audit.published import HOST, Use
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--mirror", default=HOST, metavar="URL", help=f"host to use instead of {HOST}")
     options = parser.parse_args(argv)
-    root = Path(options.root).expanduser()
+    root = in_home(options.root, "data.root")
     failed = fetch_all(root, options.accept, options.mirror.rstrip("/"), options.subset)
     for line in failed:
         say_error(line)

@@ -19,7 +19,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
 from cl_lightning.common.memory import gc_frozen
 from cl_lightning.common.options import hyperparameters
-from cl_lightning.common.paths import below, check_utf8, name_fault, part_fault
+from cl_lightning.common.paths import below, check_utf8, in_home, name_fault, part_fault
 from cl_lightning.common.terminal import inform, say
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
@@ -143,7 +143,7 @@ def _start(module: ContinualLM) -> bytes | None:
     adapter = module.adapter
     if adapter.start_from is None:
         return None
-    factors = read_lora(Path(adapter.start_from).expanduser(), adapter.layers)
+    factors = read_lora(in_home(adapter.start_from, "model.adapter.start_from"), adapter.layers)
     adapter.remarks.append(f"starts from the LoRA in {adapter.start_from}, on {len(factors) // 2} layers")
     return save_tensors(factors)
 

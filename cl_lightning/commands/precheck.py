@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import ConfigError, nearest
-from cl_lightning.common.paths import check_utf8
+from cl_lightning.common.paths import check_utf8, in_home
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
 from cl_lightning.model.moved_base import BaseMissing
@@ -142,7 +142,7 @@ def _check_loggers(loggers: Any) -> None:
 
 
 def _check_model(name: Any) -> None:
-    known, path = [*EMBEDDED, RANDOM], Path(str(name)).expanduser()
+    known, path = [*EMBEDDED, RANDOM], in_home(str(name), "model.backbone.name")
     if name is None or name in known or path.exists():
         return
     local = str(name).startswith((".", "/", "~")) or path.suffix == ".gguf"

@@ -19,6 +19,18 @@ def check_utf8(option: str, text: str) -> None:
         raise ConfigError(f"{option}: {text!r} is not valid UTF-8; rename it, or choose another") from None
 
 
+def in_home(given: str, option: str) -> Path:
+    """Return the path that an option names, with a leading "~" or "~user" as that home folder.
+
+    Raises:
+        ConfigError: there is no such user, or no home.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{option}: {given}: no home folder is known for the ~; write the whole path") from None
+
+
 def name_fault(name: object) -> str | None:
     """Return why `name` is not a valid name below a folder ("a/b.csv"), as the end of a sentence, or None if it is."""
     if not isinstance(name, str) or not name:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.paths import in_home
 
 #: Who speaks ("system", "user" or "assistant"), and the text.
 Turn = tuple[str, str]
@@ -170,4 +171,4 @@ def check_order(order: Sequence[object], valid: Iterable[str]) -> None:
 def data_root(option: str | None) -> Path | None:
     """Return the folder of real data: the option, else the variable CL_DATA, else None (the built-in sample)."""
     chosen = option or os.environ.get("CL_DATA")
-    return Path(chosen).expanduser() if chosen else None
+    return in_home(chosen, "data.root" if option else "CL_DATA") if chosen else None

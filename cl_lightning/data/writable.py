@@ -1,4 +1,4 @@
-"""Find the characters of texts that a tokenizer cannot write, such as Chinese, braces and line ends in T5's. No torch.
+"""Decode tokens, and find the characters that a tokenizer cannot write: Chinese, braces, line ends in T5's. No torch.
 
 They are read as an unknown token or left out, and no answer can contain them.
 """
@@ -6,7 +6,7 @@ They are read as an unknown token or left out, and no answer can contain them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,13 +41,18 @@ class Lost:
         )
 
 
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Decode tokens without the special ones. Blanks stay: some tokenizers would turn "a , b" into "a, b"."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
 def lost_characters(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Lost | None:
     """Compare texts with what encoding and decoding makes of them; None where (nearly) all characters come back."""
     given, lost = Counter[str](), Counter[str]()
     tokens = unknown = 0
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        back = decoded(tokenizer, ids)
         tokens, unknown = tokens + len(ids), unknown + ids.count(tokenizer.unk_token_id)
         given += (here := _counted(text))
         lost += here - _counted(back)

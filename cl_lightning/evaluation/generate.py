@@ -19,6 +19,7 @@ from transformers.generation import BaseStreamer
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.collate import prompt_batch
 from cl_lightning.data.end_tokens import before_end, end_tokens
+from cl_lightning.data.writable import decoded
 from cl_lightning.evaluation.decode import Prompts, decode, takes_positions
 from cl_lightning.model.generation_settings import effective_settings
 from cl_lightning.model.prefix_cache import common_prefix, has_plain_cache, preallocated_cache, prefix_cache
@@ -65,9 +66,9 @@ def answer_blank(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def detokenize(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, made: Sequence[Sequence[int]]) -> list[str]:
-    """Decode continuations up to their first end token, without special tokens."""
+    """Decode continuations up to their first end token, without special tokens; spaces stay as the model wrote them."""
     ends = end_tokens(llm, tokenizer)
-    return [tokenizer.decode(before_end(ids, ends), skip_special_tokens=True) for ids in made]
+    return [decoded(tokenizer, before_end(ids, ends)) for ids in made]
 
 
 @torch.no_grad()

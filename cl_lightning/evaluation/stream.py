@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
+from cl_lightning.data.writable import decoded
+
 #: Text up to the last white space, or the last character of a script without spaces between words. What follows may
 #: still change: a word may grow, a character may lack bytes, and a tokenizer may move blanks.
 STANDS = re.compile(r".*[\s\u2e80-\uffef\U00020000-\U0003ffff]", re.DOTALL)
@@ -46,7 +48,7 @@ class Pieces(BaseStreamer):
         self._give(self._text())
 
     def _text(self) -> str:
-        return self.tokenizer.decode(self.ids, skip_special_tokens=True).removeprefix(self.blank)
+        return decoded(self.tokenizer, self.ids).removeprefix(self.blank)
 
     def _give(self, text: str) -> None:
         if piece := text[self.given :]:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from cl_lightning.common.errors import UserError
+from cl_lightning.common.paths import in_home
 from cl_lightning.common.terminal import printable
 from cl_lightning.data.base import Benchmark, data_root
 from cl_lightning.export.trained import Trained
@@ -67,7 +68,7 @@ def card(trained: Trained, library: str, kind: str, how: Sequence[str], facts: S
 
 def on_hub(backbone: Backbone) -> bool:
     """Return True if the base is named as a model of a hub."""
-    path = Path(backbone.name).expanduser()
+    path = in_home(backbone.name, "model.backbone.name")
     return backbone.name not in (*EMBEDDED, RANDOM) and path.suffix != ".gguf" and not path.exists()
 
 

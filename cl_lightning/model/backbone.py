@@ -21,6 +21,7 @@ from transformers import (
 
 from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.paths import in_home
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.model.checkpoint import load_whole, refuse_adapter
 from cl_lightning.model.faults import explained
@@ -158,7 +159,7 @@ class Backbone:
         if self.name in EMBEDDED:
             with explained(self.name, "model", None, self.trust_remote_code):
                 return str(embedded(self.name))
-        path = Path(self.name).expanduser()
+        path = in_home(self.name, "model.backbone.name")
         if path.suffix == ".gguf" and path.exists():
             with explained(self.name, "model", None, self.trust_remote_code):
                 return str(converted(path))

@@ -75,7 +75,8 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
     _check_kind(name, config)
     _check_precision(name, config, "quantization_config" in options)
     if model_file(source, "generation_config.json", options.get("revision")):
-        GenerationConfig.from_pretrained(source)  # the model's own loading ignores a damaged one
+        # The model's own loading ignores a damaged one.
+        GenerationConfig.from_pretrained(source, revision=options.get("revision"))
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with no_bars(), download_shown(source, options.get("revision")):

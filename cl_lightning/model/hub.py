@@ -32,6 +32,8 @@ def model_file(source: str, file: str, revision: str | None = None) -> Path | No
     if Path(source).is_dir():
         path = Path(source) / file
         return path if path.is_file() else None
+    if source.startswith((".", "/", "~")):
+        raise _missing(source, "a hub's names do not begin so")
     if not _stored(source, file, revision) and not _stored(source, "config.json", revision):
         _say_what_is_waited_for(f"looking for {source} at")
     try:
@@ -53,7 +55,11 @@ def model_file(source: str, file: str, revision: str | None = None) -> Path | No
         why = "nor can it be the name of one"
     except HfHubHTTPError as error:
         why = f"{constants.ENDPOINT} answers {error.response.status_code}"
-    raise BaseMissing(
+    raise _missing(source, why)
+
+
+def _missing(source: str, why: str) -> BaseMissing:
+    return BaseMissing(
         f"model.backbone.name: {source!r} is not a folder, a .gguf file, or a model that can be loaded from the hub or "
         f"its cache ({why}); embedded: {', '.join([*EMBEDDED, RANDOM])}"
     )

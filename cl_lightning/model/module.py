@@ -148,8 +148,9 @@ class ContinualLM(Described, LightningModule):
         ids = torch.arange(1, 9, device=self.llm.device).reshape(2, 4)
         training = self.llm.training
         self.llm.eval()
-        hidden = self.llm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        same = torch.equal(self.llm.get_output_embeddings()(hidden), self.llm(input_ids=ids, use_cache=False).logits)
+        hidden = getattr(self.llm.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        logits = self.llm(input_ids=ids, use_cache=False).logits
+        same = hidden is not None and torch.equal(self.llm.get_output_embeddings()(hidden), logits)
         self.llm.train(training)
         return same
 
@@ -288,8 +289,7 @@ class ContinualLM(Described, LightningModule):
         self.log("val/loss", self.sample_nll(batch).sum() / tokens, batch_size=int(tokens), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        # Lightning refuses to clip a fused optimiser under mixed precision.
-        fused = "mixed" not in str(self.trainer.precision)
+        fused = "mixed" not in str(self.trainer.precision)  # there, Lightning refuses to clip a fused optimiser
         # Plain numbers, not the parser's: a checkpoint holds nothing else.
         plain = {"lr": float(self.lr), "betas": tuple(map(float, self.betas)), "weight_decay": float(self.weight_decay)}
         optimizer = AdamW(self.adapter.param_groups(), fused=fused, **plain)

@@ -1,9 +1,9 @@
 """Options of a run: its folder, what it continues, what it saves, and logging."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cl_lightning.common.numbers import Count, SaveEvery, Threads
+from cl_lightning.common.paths import in_home
 from cl_lightning.sequence.loggers import Wandb
 
 
@@ -50,4 +50,4 @@ class SequenceSettings:
     def __post_init__(self) -> None:
         for name in ("run_dir", "continue_from"):
             if (given := getattr(self, name)) is not None:
-                setattr(self, name, str(Path(given).expanduser()))
+                setattr(self, name, str(in_home(given, f"sequence.{name}")))

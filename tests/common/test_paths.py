@@ -17,7 +17,7 @@ from cl_lightning.sequence.folder import RunFolder, check_names, read_checked, r
 from cl_lightning.sequence.loggers import About, Clock, RunLogs
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on
-from tests.commands.test_cli import launch
+from tests.commands.test_cli import configs, launch
 from tests.commands.test_user_files import BEGIN, contents
 from tests.runs import put_record
 
@@ -292,3 +292,10 @@ Outside.__qualname__ = "Outside"
 
 def test_errors_are_the_users() -> None:
     assert issubclass(StateError, UserError)
+
+
+@pytest.mark.parametrize("option", ["sequence.run_dir", "sequence.continue_from", "data.root", "model.backbone.name"])
+def test_a_home_that_is_not_known_is_one_line(option: str) -> None:
+    told = launch(*configs("smoke"), f"--{option}=~nobody-here/x")
+    assert told.code == 2
+    assert told.line == f"{option}: ~nobody-here/x: no home folder is known for the ~; write the whole path"

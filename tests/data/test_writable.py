@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from cl_lightning.data.base import Example
 from cl_lightning.data.prompt import PromptEncoder
-from cl_lightning.data.writable import lost_characters
+from cl_lightning.data.writable import decoded, lost_characters
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.commands.test_cli import configs, launch
 from tests.families import FAMILIES, make
@@ -85,3 +85,12 @@ def test_control_tokens_spelled_out_are_text(template: bool) -> None:
         answer = encoder.answer(f"{spelled}b")
         assert not ends & set(answer[:-1]) and answer[-1] == tokenizer.eos_token_id
     assert ends & set(tokenizer("say <|end|> now").input_ids), "negative control: parsed otherwise"
+
+
+def test_decoding_leaves_blanks_as_they_are() -> None:
+    """As some tokenizers ask for: answers were trained with the blank before the comma."""
+    tokenizer = pieces()
+    tokenizer.clean_up_tokenization_spaces = True
+    ids = tokenizer("a , b", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "a, b", "the control"
+    assert decoded(tokenizer, ids) == "a , b"

@@ -160,3 +160,16 @@ def test_the_control_retries_are_printed_without_the_filter(
 def test_without_a_network_wanted_the_line_says_so() -> None:
     with pytest.raises(BaseMissing, match=r"\(the cache has no such model, and HF_HUB_OFFLINE=1 looks nowhere else\)"):
         hub.model_file("someone/tiny", "config.json")
+
+
+def test_a_path_is_no_name_of_the_hub(served: list[str]) -> None:
+    with pytest.raises(BaseMissing, match="a hub's names do not begin so"):
+        hub.model_file("/gone/model", "config.json")
+    assert not served
+
+
+def test_a_revision_is_loaded_from_the_cache_alone(served: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone("someone/tiny", dtype="float32", revision=COMMIT)
+    backbone.load(len(backbone.load_tokenizer()))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    backbone.load(len(backbone.load_tokenizer()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.common.paths import in_home
 from cl_lightning.common.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).parent / "preset_files"
@@ -51,7 +52,7 @@ def read_preset(name: str) -> Preset:
     Raises:
         ConfigError: there is no such preset or file, or it is malformed.
     """
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = in_home(name, "observers.general.preset") if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"observers.general: there is no preset or file {name!r}; {nearest(name, shipped())}")
     try:
