@@ -94,6 +94,7 @@ class Record:
             "tasks": self.data.order[:done],
             "data": self.facts["data"],
             "complete": done == len(self.data.order),
+            "thinning": vars(self.data.thinning),
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
             "by_likelihood": [t.spec.name for t in tasks if not t.generated],
             "trained": self.trained,
@@ -128,7 +129,8 @@ class Record:
 
     def exports(self) -> dict[str, bytes]:
         """Return the contents of matrix.csv, curves.csv and metrics.json."""
-        order, after = self.data.order, f"after ({self.facts['data']})"
+        said = self.data.thinning.note(self.data.protocol)
+        order, after = self.data.order, f"after ({self.facts['data']}{f'; {said}' if said else ''})"
         rows = [[name, *row] for name, row in zip(order, self.matrix, strict=False)]
         summaries = [self.data.protocol.summary(self.matrix[: i + 1]) for i in range(len(self.matrix))]
         curves = [[name, n, *s.values()] for name, n, s in zip(order, self.trained, summaries, strict=False)]
