@@ -154,7 +154,7 @@ def aaa(R: Matrix, thinned: bool = False) -> float:
     rows = [t for t in range(_size(R)) if not thinned or is_whole(R, t)]
     if not rows:
         raise ValueError("aaa is undefined: no row has the scores of all tasks learnt so far")
-    return fsum(fp(R[: t + 1]) for t in rows) / len(rows)
+    return fsum(fsum(_at(R, t, j) for j in range(t + 1)) / (t + 1) for t in rows) / len(rows)
 
 
 def plasticity(R: Matrix) -> float:

@@ -1,6 +1,6 @@
 """Sequence metrics of a thinned R against float64 formulas of its own, and what is left undefined."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -98,3 +98,20 @@ def test_the_diagonal_and_the_last_row_are_never_left_out(missing: tuple[int, in
 def test_a_mean_over_no_row_is_refused() -> None:
     with pytest.raises(ValueError, match="aaa is undefined: no row has the scores"):
         aaa([[None, None], [None, 50.0]], thinned=True)
+
+
+class Row(list):
+    """Counts how often it is read through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator:
+        self.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("name", list(THINNED))
+def test_a_long_sequence_is_read_a_few_times_and_not_once_for_each_task(name: str) -> None:
+    R = [Row([50.0] * 40) for _ in range(40)]
+    assert THINNED[name](R) == FUNCTIONS[name](R)
+    assert max(row.times for row in R) <= 4
