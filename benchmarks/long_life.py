@@ -2,12 +2,14 @@
 
 Tiny random model, tiny tasks, all seen tasks scored after each by one prompt; a fresh process for each strategy. After
 every task: resident memory once freed memory went back, open files, seconds since the last task without those of
-scoring, bytes of the run folder (of which stored branches), and bytes of the record. Ratios: last task over the tenth.
+scoring (medians of ten tasks), bytes of the run folder (of which stored branches), and bytes of the record. Ratios: the
+last task over the tenth.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from _common import CLOCKS, finish, machine, options
 
 from callbacks import GateOrthogonalization
@@ -106,6 +109,11 @@ def measured(kind: str, tasks: int, clock: str) -> Curve:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def at(name: str, values: list[float], task: int) -> float:
+    """Return a quantity after a task; of seconds, the median of ten tasks up to it."""
+    return statistics.median(values[max(0, task - 10) : task]) if name == "seconds" else values[task - 1]
+
+
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--of", choices=STRATEGIES, help=argparse.SUPPRESS)
@@ -116,15 +124,16 @@ def main() -> int:
         print(json.dumps(live(arguments.of, tasks, arguments.clock)))
         return 0
     arguments.dtype = "float32"
+    torch.set_num_threads(1)  # as in the runs
     print(f"{machine()}; random-llama in float32; {arguments.clock} seconds")
     curves = {kind: measured(kind, tasks, arguments.clock) for kind in STRATEGIES}
     shown = [n for n in SHOWN if n < tasks] + [tasks]
     for kind, curve in curves.items():
         print(f"{kind:<16}" + "".join(f"{n:>10}" for n in shown))
         for name, values in curve.items():
-            print(f"  {name:<14}" + "".join(f"{values[n - 1]:>10.2f}" for n in shown))
+            print(f"  {name:<14}" + "".join(f"{at(name, values, n):>10.2f}" for n in shown))
     ratios = {
-        f"{kind}_{name}": curve[name][-1] / curve[name][min(9, tasks - 1)]
+        f"{kind}_{name}": at(name, curve[name], tasks) / at(name, curve[name], min(10, tasks))
         for kind, curve in curves.items()
         for name in ("resident_mib", "open_files", "seconds")
     }
