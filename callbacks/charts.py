@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cl_lightning.common.terminal import printable
+from cl_lightning.metrics.matrix import is_whole
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.media import Grid, Picture, Scatter
 
@@ -29,20 +30,22 @@ class Charts(TaskCallback):
         shown = {
             "scores/R": Grid(["after", *run.data.columns], rows),
             "scores/R_picture": _picture(run),
-            "scores/predictions": _predictions(run, run.order[task]),
+            "scores/predictions": _predictions(run, task),
         }
-        if run.data.protocol.builds_on:
+        if run.data.protocol.builds_on and is_whole(run.record.matrix, task):
             shown["scores/plane"] = _plane(run, task)
         run.log(shown)
 
 
-def _predictions(run: RunContext, after: str) -> Grid:
+def _predictions(run: RunContext, task: int) -> Grid:
     """Sample answers of the model after a task, on each task that was scored."""
     columns = ["after", "task", "id", "prediction", "reference", "score"]
+    scores = zip(run.data.columns, run.record.matrix[task], strict=True)
     rows = [
-        [after, name, row["id"], row["prediction"], str(row["reference"]), row["score"]]
-        for name, sample in run.record.samples.items()
-        for row in sample
+        [run.order[task], name, row["id"], row["prediction"], str(row["reference"]), row["score"]]
+        for name, score in scores
+        if score is not None
+        for row in run.record.samples[name]
     ]
     return Grid(columns, rows)
 

@@ -34,9 +34,10 @@ def first_lines(
 
 def _tasks(data: TaskSequence) -> str:
     examples, prompts = _span([len(t.train) for t in data.tasks]), _span([len(t.test) for t in data.evaluated])
+    said = data.thinning.note(data.protocol)
     return (
         f"{data.protocol.opening.format(len(data.columns))} {examples} training examples; "
-        f"{prompts} scored prompts per task"
+        f"{prompts} scored prompts per task{f'; {said}' if said else ''}"
     )
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from cl_lightning.metrics.matrix import (
     CONVENTIONS,
-    FUNCTIONS,
+    THINNED,
     Matrix,
     Row,
     ap,
@@ -26,9 +27,9 @@ class Protocol:
     Attributes:
         name: as in `data.protocol` and in the record.
         opening: format of the task count in the first lines of a run.
-        scored: (task, number of tasks) -> the columns scored after training `task`.
+        scored: (task, number of tasks) -> the columns scored after training `task`, unless `Thinning` leaves some out.
         summarise: computes the sequence metrics once a task is done.
-        metrics: the metrics that need only R, by name.
+        metrics: the metrics that need only R, by name. What a record's R must have is checked when it is read.
         builds_on: whether a task starts from the adapters of earlier tasks.
         together: whether all tasks are trained as one.
         alone: whether each task starts from the base model.
@@ -52,8 +53,8 @@ SEQUENTIAL = Protocol(
     "sequential",
     "{} tasks, each",
     lambda task, count: range(task + 1),
-    summary,
-    FUNCTIONS,
+    partial(summary, thinned=True),
+    THINNED,
     builds_on=True,
 )
 JOINT = Protocol(

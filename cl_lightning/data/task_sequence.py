@@ -1,6 +1,7 @@
 """The data module: samples, encodes and checks the ordered tasks, and serves one task at a time."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
 from cl_lightning.data.sampler import StepSampler
 from cl_lightning.data.task_data import ALL_TASKS, TaskData, joined, official_task
+from cl_lightning.data.thinning import Thinning
 from cl_lightning.data.writable import SAMPLE, Lost, lost_characters
 
 
@@ -69,6 +71,9 @@ class TaskSequence(Described, LightningDataModule):
         score_by: "generation": score generated answers; "likelihood": for tasks whose training answers are a closed
             label set, score the most likely label (tables mark it); other tasks still generate; "both": score generated
             answers, and beside them, as the further metric "constrained", the most likely label.
+        score_every: score old tasks (those before the one just trained) after every so many tasks, and after the last.
+        score_samples_old: scored prompts of an old task, always the same, drawn by (seed, task); null: all. After the
+            last task, all prompts of all tasks are scored.
         metrics: ours, or those of the benchmark's official evaluator (`metrics.parity` lists the differences).
         per_task: options of single tasks, by name; see `cl_lightning.data.per_task.TaskOptions`.
         seed: linked to seed_everything.
@@ -100,6 +105,8 @@ class TaskSequence(Described, LightningDataModule):
         date: str = DAY,
         template_args: dict[str, Any] | None = None,
         score_by: Literal["generation", "likelihood", "both"] = "generation",
+        score_every: Integer = 1,
+        score_samples_old: Integer | None = None,
         metrics: Literal["ours", "official"] = "ours",
         per_task: PerTask | None = None,
         seed: Seed = 0,
@@ -129,6 +136,8 @@ class TaskSequence(Described, LightningDataModule):
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
         self.date, self.template_args = date, template_args or {}
         self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
+        self.score_every, self.score_samples_old = score_every, score_samples_old
+        self.thinning = Thinning(score_every, score_samples_old)
         #: Numbers of training examples removed from each task, by cleaning or by the benchmark itself.
         self.removed: dict[str, Removed] = {}
         #: Tasks of the order whose data is missing.
@@ -154,9 +163,13 @@ class TaskSequence(Described, LightningDataModule):
             "eval_batch_size",
             "max_prompt_tokens",
             "max_answer_tokens",
+            "score_every",
+            "score_samples_old",
         )
         for name, least in {**dict.fromkeys(counts, 1), "validation_samples": 0}.items():
             value = getattr(self, name)
+            if isinstance(value, bool):
+                raise ConfigError(f"data.{name}: {value} must be a number")
             if value is not None and value < least:
                 raise ConfigError(f"data.{name}: {value} must be {least} or more")
         parsed_day(self.date)
@@ -230,7 +243,16 @@ class TaskSequence(Described, LightningDataModule):
 
     def scored_after(self, task: int) -> range:
         """Return the columns that are scored after training `task`."""
-        return self.protocol.scored(task, len(self.columns))
+        return self.thinning.columns(self.protocol, task, len(self.columns))
+
+    def scored(self, task: int | None, column: int) -> TaskData:
+        """Return a column's task with the prompts that are scored after training `task`; None: before the first."""
+        scored = self.evaluated[column]
+        count = None if task is None else self.thinning.prompts(self.protocol, task, column, len(self.columns))
+        if count is None:
+            return scored
+        drawn = torch.randperm(len(scored.test), generator=generator(self.seed, "old", scored.spec.name))[:count]
+        return replace(scored, test=tuple(scored.test[i] for i in sorted(drawn.tolist())))
 
     def _task(self, name: str, epochs: int) -> TaskData:
         spec, options = self.specs[name], self.per_task.get(name, TaskOptions())

@@ -14,6 +14,7 @@ from cl_lightning.export.trained import Trained
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.names import EMBEDDED, RANDOM
+from cl_lightning.results import thinned
 from cl_lightning.sequence.folder import CONFIG, columns, metric_label
 from cl_lightning.sequence.stored import build
 
@@ -113,7 +114,7 @@ def _scores(record: dict[str, Any]) -> list[str]:
     rows = [["after", *names], ["---"] * (len(names) + 1)]
     if record["zero_shot"] is not None:
         rows.append(["base model", *(_score(score) for score in record["zero_shot"])])
-    rows += [[_text(a), *map(_score, row)] for a, row in zip(record["order"], record["R"], strict=False)]
+    rows += [[_text(a), *map(_score, row)] for a, row in zip(record["order"], thinned.marked(record), strict=False)]
     metrics = record["metrics"]
     sequence = [f"{name} {metrics[name]:.2f}" for name in CONVENTIONS if isinstance(metrics.get(name), int | float)]
     kinds = ", ".join(f"{_text(name)} {_text(metric_label(metrics, name))}" for name in columns(record))
@@ -121,11 +122,12 @@ def _scores(record: dict[str, Any]) -> list[str]:
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         f"Scores run over 0..100: {kinds}. Sequence metrics: {', '.join(sequence) or 'none yet'}.",
+        *thinned.sentences(record),
     ]
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _score(value: float | str | None) -> str:
+    return value or "" if value is None or isinstance(value, str) else f"{value:.2f}"
 
 
 def _data(trained: Trained) -> list[str]:

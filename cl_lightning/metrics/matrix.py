@@ -8,9 +8,14 @@ the untrained model's score on task j, `single[j]` (a_j) that of a reference mod
 Papers use the same names for different metrics, so ours carry the divisor or the paper; `CONVENTIONS` has one line
 each for tables. Every function raises ValueError for an empty matrix, a score outside 0..100, and a missing cell that
 it needs (SLICE's own code drops missing cells and averages the rest).
+
+If old tasks are not scored after every task, R is thinned: a row is *whole* if it has the scores of all tasks learnt so
+far. With `thinned`, the functions that need rows before the last one rest on the scores that are there. Then `f_ra` is
+at most, and `min_acc` at least, what it is of the whole R. The others need the diagonal and the last row.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import fsum
 
 Row = Sequence[float | None]
@@ -50,6 +55,11 @@ def _at(R: Matrix, i: int, j: int) -> float:
     if score is None:
         raise ValueError(f"score (row {i}, column {j}) is missing: task {j} was not scored after task {i}")
     return score
+
+
+def is_whole(R: Matrix, i: int) -> bool:
+    """Return whether row i has the scores of all tasks learnt so far."""
+    return all(_has(R[i], j) for j in range(i + 1))
 
 
 def _earlier(R: Matrix, name: str) -> int:
@@ -108,15 +118,18 @@ def bwt(R: Matrix) -> float:
     return fsum(_at(R, count, j) - _at(R, j, j) for j in range(count)) / count
 
 
-def f_ra(R: Matrix) -> float:
+def f_ra(R: Matrix, thinned: bool = False) -> float:
     """Forgetting rate `(1/(T-1)) sum_{j<T-1} (max_{j<=i<T-1} R[i][j] - R[T-1][j])`, -100..100.
+
+    If thinned, the maximum is over the scores that are there; the diagonal is.
 
     Source: SAPT and GainLoRA, "F.Ra" ("Fgt" in their `score.py`). At least `forget_Tm1`, as the best score
     can come after the diagonal. Their code takes the maximum over all earlier rows, with zeros where the task
     had not been seen: that differs only for negative scores, which are refused here. ValueError for T = 1.
     """
     count = _earlier(R, "f_ra")
-    return fsum(max(_at(R, i, j) for i in range(j, count)) - _at(R, count, j) for j in range(count)) / count
+    before = [[_at(R, j, j), *_scores(R, j, range(j + 1, count), thinned)] for j in range(count)]
+    return fsum(max(scores) - _at(R, count, j) for j, scores in enumerate(before)) / count
 
 
 def bwt_T(R: Matrix) -> float:
@@ -127,13 +140,21 @@ def bwt_T(R: Matrix) -> float:
     return fp(R) - ap(R)
 
 
-def aaa(R: Matrix) -> float:
+def _scores(R: Matrix, j: int, rows: range, thinned: bool) -> list[float]:
+    """Return the scores of task j in these rows; if thinned, those that are there."""
+    return [_at(R, i, j) for i in rows if not thinned or _has(R[i], j)]
+
+
+def aaa(R: Matrix, thinned: bool = False) -> float:
     """Average anytime accuracy `(1/T) sum_t (1/(t+1)) sum_{j<=t} R[t][j]`, 0..100: `fp` after each task, averaged.
 
     Source: Caccia et al. 2022 (ER-ACE, arXiv 2104.05025), at task ends; the same number is the average incremental
-    accuracy of iCaRL (Rebuffi et al. 2017). Needs the lower triangle.
+    accuracy of iCaRL (Rebuffi et al. 2017). Needs the lower triangle; if thinned, it is the mean over the whole rows.
     """
-    return fsum(fp(R[: t + 1]) for t in range(_size(R))) / len(R)
+    rows = [t for t in range(_size(R)) if not thinned or is_whole(R, t)]
+    if not rows:
+        raise ValueError("aaa is undefined: no row has the scores of all tasks learnt so far")
+    return fsum(fsum(_at(R, t, j) for j in range(t + 1)) / (t + 1) for t in rows) / len(rows)
 
 
 def plasticity(R: Matrix) -> float:
@@ -153,14 +174,15 @@ def stability(R: Matrix) -> float:
     return fsum(_at(R, count, j) for j in range(count)) / count
 
 
-def min_acc(R: Matrix) -> float:
+def min_acc(R: Matrix, thinned: bool = False) -> float:
     """Lowest later score of the earlier tasks, `(1/(T-1)) sum_{j<T-1} min_{i>j} R[i][j]`, 0..100; ValueError for T = 1.
 
     Source: min-ACC of De Lange et al. 2023 (arXiv 2205.13452), who take the minimum over training steps; here over
-    task ends, so an upper bound of theirs.
+    task ends, so an upper bound of theirs. If thinned, the minimum is over the scores that are there; the last row is.
     """
     count = _earlier(R, "min_acc")
-    return fsum(min(_at(R, i, j) for i in range(j + 1, count + 1)) for j in range(count)) / count
+    after = [[*_scores(R, j, range(j + 1, count), thinned), _at(R, count, j)] for j in range(count)]
+    return fsum(map(min, after)) / count
 
 
 def per_task_forgetting(R: Matrix) -> list[float]:
@@ -213,17 +235,22 @@ _ANY_T: tuple[Callable[[Matrix], float], ...] = (ap, fp, forget_T, bwt_T, aaa, p
 _TWO_TASKS: tuple[Callable[[Matrix], float], ...] = (forget_Tm1, bwt, f_ra, stability, min_acc)
 #: The metrics that need R alone, by name.
 FUNCTIONS: dict[str, Callable[[Matrix], float]] = {f.__name__: f for f in (*_ANY_T, *_TWO_TASKS)}
+#: The same, of a thinned R.
+THINNED = FUNCTIONS | {f.__name__: partial(f, thinned=True) for f in (f_ra, aaa, min_acc)}
 #: Metrics that also need a reference score for each task.
 REFERENCED: dict[str, Callable[[Matrix, Row], float]] = {f.__name__: f for f in (fwt_sapt, intransigence)}
 #: Metrics that also need the untrained model's scores, and scores above the diagonal.
 FROM_START: dict[str, Callable[[Matrix, Row], float]] = {"fwt_gem": fwt_gem}
 
 
-def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) -> dict[str, float | None]:
+def summary(
+    R: Matrix, zero_shot: Row | None = None, single: Row | None = None, thinned: bool = False
+) -> dict[str, float | None]:
     """Compute every metric by name, in the order of `CONVENTIONS`; None for those undefined at T = 1.
 
     `fwt_gem` is None without `zero_shot` or if a score above the diagonal that it needs is missing;
-    `fwt_sapt` and `intransigence` are None without `single`.
+    `fwt_sapt` and `intransigence` are None without `single`. If thinned and the last row is not whole, those that need
+    the last row are None, and so is `aaa`.
 
     Example:
         >>> summary([[80.0, None], [50.0, 70.0]])["bwt"]
@@ -231,9 +258,12 @@ def summary(R: Matrix, zero_shot: Row | None = None, single: Row | None = None) 
     """
     T = _size(R)
     values: dict[str, float | None] = dict.fromkeys(CONVENTIONS)
-    values |= {f.__name__: f(R) for f in _ANY_T}
+    functions = THINNED if thinned else FUNCTIONS
+    known = _ANY_T if T == 1 else (*_ANY_T, *_TWO_TASKS)
+    if thinned and not is_whole(R, T - 1):
+        known = (ap, plasticity)
+    values |= {f.__name__: functions[f.__name__](R) for f in known}
     if T > 1:
-        values |= {f.__name__: f(R) for f in _TWO_TASKS}
         ahead = all(_has(R[j - 1], j) for j in range(1, T))
         if ahead and zero_shot is not None and all(_has(zero_shot, j) for j in range(T)):
             values["fwt_gem"] = fwt_gem(R, zero_shot)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cl_lightning.common.console import table
 from cl_lightning.common.terminal import printable
+from cl_lightning.results.thinned import marked
 from cl_lightning.sequence.folder import columns
 
 #: Digits -> cells of a score and of the gap before it; and the least width of the rows' names.
@@ -40,7 +41,7 @@ def matrix(record: dict[str, Any], width: int) -> tuple[list[Table], list[str]]:
     number = {name: i for i, name in enumerate(tasks, 1)}
     after = record["order"][: len(record["R"])]
     names = [f"{number[name]} {name}" if name in number else name for name in after]
-    rows = list(zip(names, record["R"], strict=True)) + [(label, scores) for label, _, scores in references(record)]
+    rows = list(zip(names, marked(record), strict=True)) + [(label, scores) for label, _, scores in references(record)]
     digits = 1 if len(tasks) * sum(DIGITS[1]) <= width - NAMES else 0
     taken, gap = sum(DIGITS[digits]), DIGITS[digits][1]
     at_once = max(1, (width - NAMES) // taken)
@@ -61,8 +62,8 @@ def _cropped(name: str, room: int) -> Text:
     return text
 
 
-def _score(value: float | None, digits: int) -> Text:
-    if value is None:
-        return Text()
+def _score(value: float | str | None, digits: int) -> Text:
+    if value is None or isinstance(value, str):
+        return Text(value or "")
     background, ink = COLOURS[min(int(max(value, 0.0) // 20), 4)]
     return Text(f"{value:{DIGITS[digits][0]}.{digits}f}", style=Style(bgcolor=background, color=ink))

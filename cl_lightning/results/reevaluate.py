@@ -11,8 +11,11 @@ from cl_lightning.common.memory import release_memory
 from cl_lightning.common.paths import below
 from cl_lightning.common.terminal import say
 from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.data.thinning import Thinning
 from cl_lightning.evaluation.score_task import score_task
+from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
+from cl_lightning.results.resampled import START, stored_cells
 from cl_lightning.results.rescore import write_view
 from cl_lightning.sequence.folder import CONFIG, ZERO_SHOT, RunFolder, columns, read_record
 from cl_lightning.sequence.load import load_run
@@ -60,19 +63,21 @@ def evaluate(
         del module
         release_memory()
     metrics = {task.spec.name: task.spec.metric for task in data.evaluated}
-    return write_view(path, record, view, "adapters evaluated again", metrics, cells)
+    whole = {**record, "metrics": {**record["metrics"], "thinning": vars(Thinning())}}
+    return write_view(path, whole, view, "adapters evaluated again", metrics, cells)
 
 
 def moved(path: Path, view: Path) -> list[tuple[str, str, float, float]]:
-    """List (after, task, score in the run, score in the view) of the cells in which both scores exist and differ."""
+    """List (after, task, score in the run, score in the view) of the cells that differ, on the prompts of the run's."""
     run, other = read_record(path), read_record(view)
-    names = columns(run)
-    return [
-        (run["order"][i], names[j], old, new)
-        for i, (olds, news) in enumerate(zip(run["R"], other["R"], strict=True))
-        for j, (old, new) in enumerate(zip(olds, news, strict=True))
-        if old is not None and old != new
-    ]
+    names, again = columns(run), stored_cells(view, other)
+    found = []
+    for (i, j), (ids, scores) in stored_cells(path, run).items():
+        new = dict(zip(*again[i, j], strict=True))
+        old, now = mean_score(scores), mean_score([new[k] for k in ids])
+        if i != START and old != now:
+            found.append((run["order"][i], names[j], old, now))
+    return found
 
 
 def _same_data(data: TaskSequence, record: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cl_lightning.common import console
 from cl_lightning.common.terminal import printable, say
+from cl_lightning.results import thinned
 from cl_lightning.results.compact import matrix
 from cl_lightning.results.resampled import metric_intervals
 from cl_lightning.results.tables import SEQUENCE, Rows, callback_tables, cell, score_tables, state_of
@@ -66,8 +67,8 @@ def show_all(path: Path) -> None:
 def _show_matrix(record: dict[str, Any], title: str, screen: console.Screen) -> None:
     made, legend = matrix(record, screen.width)
     screen.show(title, made)
-    if legend:
-        screen.print(Text(printable("  ".join(legend))))
+    for line in filter(None, ("  ".join(legend), thinned.note(record))):
+        screen.print(Text(printable(line)))
 
 
 def _short(found: Rows) -> Rows:

@@ -8,6 +8,7 @@ from cl_lightning.data.protocol import PROTOCOLS
 from cl_lightning.metrics.bootstrap import Interval, format_interval
 from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.compact import references
+from cl_lightning.results.thinned import UNSCORED, marked
 from cl_lightning.sequence.folder import ZERO_SHOT, columns, metric_label
 
 #: Headings of the table of sequence metrics.
@@ -31,7 +32,7 @@ def cell(value: Any) -> str:
 
 
 def _last_row(record: dict[str, Any]) -> list[list[Any]]:
-    """Build a row for each scored task: metric, score when learnt, score now, its interval, points forgotten."""
+    """Build a row for each task: metric, score when learnt, score now, its interval, points forgotten."""
     metrics, R, order = record["metrics"], record["R"], record["order"][: record["done"]]
     alone = PROTOCOLS[record["protocol"]].alone
     intervals = metrics["intervals"]
@@ -39,11 +40,11 @@ def _last_row(record: dict[str, Any]) -> list[list[Any]]:
     for j, name in enumerate(columns(record) if R else ()):
         learnt = R[order.index(name)][j] if name in order else None
         now = learnt if alone else R[-1][j]
-        if now is not None:
+        if now is not None or learnt is not None:
             interval = intervals.get(name if alone else order[-1], {}).get(name)
-            forgotten = None if learnt is None or alone else learnt - now
+            forgotten = None if learnt is None or now is None or alone else learnt - now
             rest = [format_interval(interval), forgotten, _over_budget(metrics, name)]
-            rows.append([name, metric_label(metrics, name), learnt, now, *rest])
+            rows.append([name, metric_label(metrics, name), learnt, UNSCORED if now is None else now, *rest])
     return rows
 
 
@@ -90,7 +91,7 @@ def score_tables(record: dict[str, Any], ends: Mapping[str, Interval]) -> list[R
     """
     metrics, order = record["metrics"], record["order"]
     values = PROTOCOLS[record["protocol"]].summary(record["R"], record["zero_shot"])
-    rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, record["R"], strict=False)]
+    rows: list[list[Any]] = [[f"after {name}", *row] for name, row in zip(order, marked(record), strict=False)]
     for label, key, scores in references(record):
         rows.append([label, *scores])
         if found := _reference_intervals(record, key):

@@ -84,7 +84,7 @@ class TaskCallback(Described, Callback):
         """Called after the last optimiser step, before the branch is frozen."""
 
     def on_task_scored(self, run: RunContext, task: int) -> None:
-        """Called after all seen tasks are scored and the state is on disk; `run.record.matrix[task]` is the new row."""
+        """Called after scoring, once the state is on disk; `run.record.matrix[task]` is the new row."""
 
     def on_sequence_end(self, run: RunContext) -> None:
         """Called after the last task's state is on disk."""

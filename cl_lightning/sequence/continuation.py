@@ -11,6 +11,7 @@ from typing import Any
 
 from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.data.thinning import Thinning
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import CONFIG, RunFolder, read_checked, read_record
 
@@ -66,7 +67,7 @@ def read_parent(
         template: `data.template` as a record holds it; None: as it is.
 
     Raises:
-        StateError: the run is not finished, is damaged, or differs in base, adapter, order or data.
+        StateError: the run is not finished, is damaged, or differs in base, adapter, order, data or in what it scored.
     """
     folder = Path(path)
     record = read_record(folder)
@@ -89,6 +90,11 @@ def read_parent(
     ]:
         raise StateError(
             f"sequence.continue_from: {folder} was trained with another data.{', data.'.join(differing)}; use the same"
+        )
+    if (thinned := Thinning.of(record["metrics"])) != data.thinning:
+        raise StateError(
+            f"sequence.continue_from: {folder} scored old tasks with data.score_every={thinned.every} and "
+            f"data.score_samples_old={'null' if thinned.samples is None else thinned.samples}; use the same"
         )
     for task in data.tasks[:done]:
         if record["fingerprints"][task.spec.name] != data.fingerprint([task]):

@@ -1,6 +1,7 @@
 """The record of a run: its scores so far, the contents of sequence.json, and the exports for other programs."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from cl_lightning.common import distributed
@@ -48,6 +49,7 @@ class Record:
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.cells: dict[str, dict[str, dict[str, Any]]] = {}
         self.attempts = 0
+        self._curves: list[dict[str, float | None]] = []
 
     def restore(self, stored: dict[str, Any]) -> None:
         """Restore the output of `content`."""
@@ -85,22 +87,34 @@ class Record:
         """Compute the sequence metrics of the finished tasks; None for those that the protocol leaves undefined."""
         return self.data.protocol.summary(self.matrix, self.zero_shot)
 
+    def curves(self) -> list[dict[str, float | None]]:
+        """Return the sequence metrics after each finished task. Those of earlier tasks stay as they are."""
+        for done in range(len(self._curves), len(self.matrix)):
+            self._curves.append(self.data.protocol.summary(self.matrix[: done + 1]))
+        return self._curves
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """Means and intervals of the baselines on each task, which no training changes."""
+        found = [baseline_items(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in self.data.evaluated]
+        means = {name: [mean_score(items[name]) for items in found] for name in BASELINES}
+        return {**means, "baseline_intervals": {name: [interval(items[name]) for items in found] for name in BASELINES}}
+
     def metrics(self) -> dict[str, Any]:
         """Compute the sequence metrics and the facts needed to read them."""
         done, tasks = len(self.matrix), self.data.evaluated
-        baselines = [baseline_items(t.spec.metric, t.raw_train, [e.example for e in t.test]) for t in tasks]
         return {
             **self.summary(),
             "tasks": self.data.order[:done],
             "data": self.facts["data"],
             "complete": done == len(self.data.order),
+            "thinning": vars(self.data.thinning),
             "metric_of_task": {t.spec.name: t.spec.metric for t in tasks},
             "by_likelihood": [t.spec.name for t in tasks if not t.generated],
             "trained": self.trained,
             "zero_shot": self.zero_shot,
             "intervals": self.intervals,
-            **{name: [mean_score(b[name]) for b in baselines] for name in BASELINES},
-            "baseline_intervals": {name: [interval(b[name]) for b in baselines] for name in BASELINES},
+            **self.baselines,
             "further": self.further,
             "budgets": {t.spec.name: t.budget for t in tasks if t.generated},
         }
@@ -128,9 +142,10 @@ class Record:
 
     def exports(self) -> dict[str, bytes]:
         """Return the contents of matrix.csv, curves.csv and metrics.json."""
-        order, after = self.data.order, f"after ({self.facts['data']})"
+        said = self.data.thinning.note(self.data.protocol)
+        order, after = self.data.order, f"after ({self.facts['data']}{f'; {said}' if said else ''})"
         rows = [[name, *row] for name, row in zip(order, self.matrix, strict=False)]
-        summaries = [self.data.protocol.summary(self.matrix[: i + 1]) for i in range(len(self.matrix))]
+        summaries = self.curves()
         curves = [[name, n, *s.values()] for name, n, s in zip(order, self.trained, summaries, strict=False)]
         names = list(summaries[0]) if summaries else []
         return {

@@ -6,6 +6,7 @@ from typing import Any
 
 from cl_lightning.common.paths import name_fault, part_fault
 from cl_lightning.data.protocol import PROTOCOLS
+from cl_lightning.data.thinning import Thinning
 
 Check = Callable[[Any], bool]
 
@@ -16,6 +17,10 @@ def _text(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return type(value) is int  # isinstance would accept bool
+
+
+def _count(value: Any) -> bool:
+    return _whole(value) and value >= 1
 
 
 def _number(value: Any) -> bool:
@@ -118,6 +123,10 @@ METRICS: dict[str, Check] = {
     "further": _by_name(_by_name(_by_name(_with(score=_number, interval=INTERVAL)))),
     "budgets": _by_name(_with(max_new_tokens=_whole, longer=_whole, answers=_whole)),
 }
+#: What its "metrics" may have.
+FURTHER_METRICS: dict[str, Check] = {
+    "thinning": lambda value: _with(every=_count, samples=_maybe(_count))(value) and len(value) == 2
+}
 
 
 def record_fault(record: dict[str, Any]) -> str | None:
@@ -130,7 +139,8 @@ def record_fault(record: dict[str, Any]) -> str | None:
     metrics, order, tasks, done = (record[key] for key in ("metrics", "order", "columns", "done"))
     if lacking := [key for key in METRICS if key not in metrics]:
         return f"metrics lacks {', '.join(lacking)}"
-    if wrong := [key for key, check in METRICS.items() if not check(metrics[key])]:
+    there = {**METRICS, **{key: check for key, check in FURTHER_METRICS.items() if key in metrics}}
+    if wrong := [key for key, check in there.items() if not check(metrics[key])]:
         return f"metrics.{wrong[0]} has the wrong type"
     if record["protocol"] not in PROTOCOLS:
         return f"there is no protocol {record['protocol']!r}"
@@ -165,7 +175,8 @@ def _scores_fault(record: dict[str, Any]) -> str | None:
             return f"{key}: {len(row)} scores for {width} tasks"
         if beyond := [score for score in row or [] if score is not None and not 0 <= score <= 100]:
             return f"{key}: the score {beyond[0]} is outside 0..100"
+    thinning = Thinning.of(metrics)
     for i, row in enumerate(R):
-        if any(row[j] is None for j in protocol.scored(i, width)):
+        if any(row[j] is None for j in thinning.columns(protocol, i, width)):
             return f"R, row {i + 1}: scores are missing"
     return None

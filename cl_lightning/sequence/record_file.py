@@ -23,7 +23,9 @@ RESTORE = "restore it, or move the folder away and run again"
 def sealed(record: dict[str, Any]) -> bytes:
     """Serialise a record with the SHA-256 of the rest as its last entry, instead of one that it may have."""
     record = {key: value for key, value in record.items() if key != CHECKSUM}
-    return to_json({**record, CHECKSUM: hashlib.sha256(to_json(record)).hexdigest()})
+    body = to_json(record)
+    # As if the entry were added and all written again, which takes twice the time.
+    return body.removesuffix(b"\n}\n") + f',\n "{CHECKSUM}": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
 
 
 def read_record_file(path: Path, name: str = RECORD) -> dict[str, Any]:

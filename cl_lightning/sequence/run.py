@@ -243,7 +243,7 @@ class SequenceRun:
         name, costs, scored = self.data.order[task], self.record.costs, self.data.scored_after(task)
         row: list[float | None] = [None] * len(self.data.columns)
         with costs.stage("scoring"):
-            row[scored.start : scored.stop] = self._score(name, scored)
+            row[scored.start : scored.stop] = self._score(name, scored, task)
         self.record.matrix.append(row)
         self.record.trained.append(self.saving.inside.trained)
         self.stages.begin("saving")
@@ -254,17 +254,17 @@ class SequenceRun:
         release_memory()
         self.stages.end_task()
 
-    def _score(self, after: str, tasks: Iterable[int]) -> list[float]:
+    def _score(self, after: str, tasks: Iterable[int], task: int | None = None) -> list[float]:
         names = [self.data.columns[j] for j in tasks]
         for j in tasks:
             name = self.data.columns[j]
             if name in self.record.cells.get(after, ()):
                 continue
-            prompts, ranks = len(self.data.evaluated[j].test), distributed.world_size()
-            self.stages.begin(UNTRAINED if after == ZERO_SHOT else SCORING, prompts, name)
+            asked, ranks = self.data.scored(task, j), distributed.world_size()
+            self.stages.begin(UNTRAINED if after == ZERO_SHOT else SCORING, len(asked.test), name)
             scored = score_task(
                 self.module,
-                self.data.evaluated[j],
+                asked,
                 self.data.eval_batch_size,
                 lambda count, ranks=ranks: self.stages.advance(count * ranks),
             )
@@ -276,7 +276,7 @@ class SequenceRun:
     def _plan(self, task: int) -> dict[Key, float]:
         """Return the work on a task that is known before: training examples, and prompts of each task to score."""
         new, scored = self.data.tasks[task], self.data.scored_after(task)
-        cells = {(SCORING, self.data.columns[j]): len(self.data.evaluated[j].test) for j in scored}
+        cells = {(SCORING, self.data.columns[j]): len(self.data.scored(task, j).test) for j in scored}
         return {(TRAINING, ""): new.epochs * len(new.train), **cells}
 
     def _on_stage(self, stages: Stages) -> None:

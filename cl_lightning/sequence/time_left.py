@@ -22,8 +22,8 @@ class Costs:
     """Costs of the stages of the tasks so far.
 
     A task costs what the last finished one did, stage by stage. Where the amount of work is known before (optimiser
-    steps, scored prompts), it costs that amount at the last price of a unit. As every seen task is scored, later tasks
-    cost more. A task that was never scored after training costs what scoring it before training did, times the ratio
+    steps, scored prompts), it costs that amount at the last price of a unit. As seen tasks are scored, later tasks cost
+    more. A task that was never scored after training costs what scoring it before training did, times the ratio
     of both over the tasks that have both: trained models answer shorter.
 
     Attributes:

@@ -2,11 +2,12 @@
 
 A matrix is written by rows, `80;55,46;77,0,53`; what was not scored is empty. Scores of single examples are written in
 the same places: one bit each where all are 0 or 100 (`b` and base64), else one byte each (`f` and base64, in steps of
-100/255).
+100/255). Their number is written before them where it is not that of the column's first cell.
 """
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 
 from cl_lightning.common.errors import DataError
@@ -14,6 +15,8 @@ from cl_lightning.common.errors import DataError
 Matrix = Sequence[Sequence[float | None]]
 #: Scores of single examples at the places of a matrix, None where not scored.
 Scores = list[list[list[float] | None]]
+#: The number of examples where it is written, the kind, and base64.
+CELL = re.compile(r"([1-9]\d{0,8})?([bf])(.*)")
 
 
 def pack_matrix(R: Matrix) -> str:
@@ -40,12 +43,20 @@ def unpack_matrix(text: str, columns: int) -> list[list[float | None]]:
 
 def pack_scores(scores: Sequence[Sequence[Sequence[float] | None]]) -> str:
     """Write the scores of single examples (0..100)."""
-    rows = (",".join("" if cell is None else _pack(cell) for cell in row) for row in scores)
-    return ";".join(row.rstrip(",") for row in rows)
+    counts: dict[int, int] = {}
+    rows = []
+    for row in scores:
+        cells = [""] * len(row)
+        for j, cell in enumerate(row):
+            if cell is not None:
+                fewer = len(cell) != counts.setdefault(j, len(cell))
+                cells[j] = f"{len(cell) if fewer else ''}{_pack(cell)}"
+        rows.append(",".join(cells).rstrip(","))
+    return ";".join(rows)
 
 
 def unpack_scores(text: str, counts: Sequence[int]) -> Scores:
-    """Read the output of `pack_scores`; `counts`: examples of each column. Raises DataError if it is malformed."""
+    """Read the output of `pack_scores`; `counts`: examples of a column's first cell. Raises DataError if malformed."""
     rows: Scores = []
     for row in text.split(";"):
         cells = row.split(",")
@@ -64,15 +75,19 @@ def _pack(scores: Sequence[float]) -> str:
     return f"f{base64.b64encode(bytes(round(2.55 * score) for score in scores)).decode()}"
 
 
-def _unpack(cell: str, count: int) -> list[float]:
+def _unpack(text: str, count: int) -> list[float]:
+    found = CELL.fullmatch(text)
+    if found is None:
+        raise DataError(f"{text[:20]!r} holds no scores of examples")
+    kind, count = found[2], int(found[1] or count)
     try:
-        data = base64.b64decode(cell[1:], validate=True)
+        data = base64.b64decode(found[3], validate=True)
     except binascii.Error:
         data = b""
-    if cell[0] == "b" and len(data) == (count + 7) // 8:
+    if kind == "b" and len(data) == (count + 7) // 8:
         bits = f"{int.from_bytes(data):0{count}b}"
         if len(bits) == count:
             return [100.0 * (bit == "1") for bit in bits]
-    if cell[0] == "f" and len(data) == count:
+    if kind == "f" and len(data) == count:
         return [byte / 2.55 for byte in data]
-    raise DataError(f"{cell[:20]!r} does not hold the scores of {count} examples")
+    raise DataError(f"{text[:20]!r} does not hold the scores of {count} examples")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_means
+from cl_lightning.results.resampled import as_matrices
 from cl_lightning.study.grid import Cell, Grid
 from cl_lightning.study.rows import Row, current
 
@@ -154,7 +155,7 @@ class Findings:
         """Compute a metric on each resampled R, (RESAMPLES,). Rows of one seed and sequence share their draws."""
         if (row, metric) not in self._drawn:
             function = self.protocol(row.method).metrics[metric]
-            self._drawn[row, metric] = np.array([function(R) for R in resampled(row).tolist()])
+            self._drawn[row, metric] = np.array([function(R) for R in as_matrices(resampled(row))])
         return self._drawn[row, metric]
 
 
@@ -173,13 +174,14 @@ def area(points: Sequence[tuple[float, float]]) -> float:
 
 
 def resampled(row: Row) -> NDArray[np.float64]:
-    """Compute R on resampled prompts: (RESAMPLES, rows, tasks), 0 where not scored."""
+    """Compute R on resampled prompts: (RESAMPLES, rows, tasks), NaN where not scored."""
     cells = row.single
-    R = np.zeros((RESAMPLES, len(cells), len(row.counts)))
+    R = np.full((RESAMPLES, len(cells), len(row.counts)), np.nan)
     for j, task in enumerate(row.tasks.split()):
-        there = [i for i, scores in enumerate(cells) if scores[j] is not None]
         seed = crc32(f"{row.sequence} {task} {row.seed}".encode())
-        R[:, there, j] = resampled_means([cells[i][j] for i in there], seed)
+        for count in {len(scores[j]) for scores in cells if scores[j] is not None}:
+            there = [i for i, scores in enumerate(cells) if scores[j] is not None and len(scores[j]) == count]
+            R[:, there, j] = resampled_means([cells[i][j] for i in there], seed)
     return R.clip(0, 100)  # rounding may carry a mean above 100
 
 

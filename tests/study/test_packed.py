@@ -31,6 +31,21 @@ def test_shares_come_back_within_a_fifth_of_a_point() -> None:
     assert found == pytest.approx(scores, abs=0.2)
 
 
+@pytest.mark.parametrize("few", [[100.0, 0.0, 100.0], [100 / 2.55, 0.0, 100.0], [0.0] * 8])
+def test_few_prompts_of_an_old_task_come_back(few: list[float]) -> None:
+    every = [100.0, 0.0] * 5
+    scores = [[every, None], [few, every], [None, few], [every, every]]
+    packed = pack_scores(scores)
+    assert unpack_scores(packed, [10, 10]) == scores
+    assert packed.split(";")[1].startswith(str(len(few))) and packed[0] == "b"
+
+
+@pytest.mark.parametrize("text", ["3", "0bAA==", "4b/w==", "99999999999b/w==", "2fAA=="])
+def test_damage_of_few_prompts_is_noticed(text: str) -> None:
+    with pytest.raises(DataError):
+        unpack_scores(text, [9])
+
+
 @pytest.mark.parametrize("text", ["bAA==", "b!", "x", "fAAAA", "b/w==,b/w==,b/w=="])
 def test_damage_is_noticed(text: str) -> None:
     with pytest.raises(DataError):

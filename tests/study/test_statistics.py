@@ -8,6 +8,7 @@ import pytest
 
 from cl_lightning.study.claims import Claim, verdicts
 from cl_lightning.study.grid import Grid
+from cl_lightning.study.packed import pack_scores
 from cl_lightning.study.report import figures, report
 from cl_lightning.study.rows import Row, as_csv, read_rows
 from cl_lightning.study.statistics import NEMENYI, Findings, another, area
@@ -47,6 +48,23 @@ def test_means_and_differences(grid: Grid, row: MakeRow) -> None:
     assert all_.difference("joint", "plain", "one", "ap") is None, "joint training has no diagonal"
     joint = all_.mean(all_.of("joint", "one"), "fp")
     assert joint is not None and joint.mean == 80
+
+
+def test_scores_of_old_tasks_that_were_left_out_count_as_nothing(grid: Grid, row: MakeRow) -> None:
+    """`plain` has no score of its first task after the second, `replay` one on four prompts of twenty."""
+    R: list[list[float | None]] = [[80.0, None, None], [None, 60.0, None], [40.0, 20.0, 100.0]]
+    single = row("replay", "one", R, 1e-2).single
+    single[1][0] = [100.0] * 4
+    few = row("replay", "one", [R[0], [100.0, *R[1][1:]], R[2]], 1e-2, scores=pack_scores(single))
+    all_ = found(grid, [row("plain", "one", R, 1e-2), few])
+    expected = {"plain": {"f_ra": 40, "min_acc": 30, "aaa": (80 + 160 / 3) / 2}}
+    expected["replay"] = {"f_ra": 50, "min_acc": 30, "aaa": (80 + 80 + 160 / 3) / 3}
+    for method, values in expected.items():
+        for metric, value in values.items():
+            mean = all_.mean(all_.of(method, "one"), metric)
+            assert mean is not None and mean.mean == pytest.approx(value), (method, metric)
+            low, high = mean.interval
+            assert 5 < low <= value <= high, "zeros in their place would pull it down"
 
 
 def test_differences_are_paired_by_prompt(grid: Grid, row: MakeRow) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from cl_lightning.common.errors import StateError
 from cl_lightning.common.options import Options, flat
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
+from cl_lightning.results import thinned
 from cl_lightning.sequence.folder import RECORD, metric_label, read_record
 from cl_lightning.sequence.identity import computed
 from cl_lightning.sequence.stored import read_config
@@ -65,12 +66,12 @@ class Run:
 
     @property
     def scored_by(self) -> str:
-        """The metric, or each metric with its tasks; also how the view was made, if it is one."""
+        """The metric, or each metric with its tasks; also how a view was made, and which scores were left out."""
         tasks: dict[str, list[str]] = {}
         for task in sorted(self.tasks):  # the order may differ between seeds
             tasks.setdefault(metric_label(self.record["metrics"], task), []).append(task)
         metrics = [metric if len(tasks) == 1 else f"{metric} ({', '.join(each)})" for metric, each in tasks.items()]
-        return ", ".join(metrics) + (f"; {self.record['view']}" if "view" in self.record else "")
+        return "; ".join(filter(None, (", ".join(metrics), self.record.get("view"), thinned.note(self.record))))
 
     @property
     def alone(self) -> dict[str, float]:

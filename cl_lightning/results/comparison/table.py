@@ -14,7 +14,7 @@ from cl_lightning.common.options import Options, label
 from cl_lightning.metrics.bootstrap import Interval, percentiles
 from cl_lightning.metrics.matrix import FROM_START, REFERENCED, Matrix, Row
 from cl_lightning.results.comparison.runs import Run, differing, read
-from cl_lightning.results.resampled import START, resampled_matrices
+from cl_lightning.results.resampled import START, as_matrices, resampled_matrices
 from cl_lightning.sequence.folder import read_record
 
 
@@ -135,7 +135,7 @@ class Comparison:
         if (run.path, metric) not in self._drawn:
             if run.path not in self._resampled:
                 self._resampled[run.path] = resampled_matrices(run.path, run.record)
-            function, drawn = self._function(run, metric), self._resampled[run.path].tolist()
+            function, drawn = self._function(run, metric), as_matrices(self._resampled[run.path])
             self._drawn[run.path, metric] = np.array([function(R[:START], R[START]) for R in drawn])
         return self._drawn[run.path, metric]
 
@@ -155,6 +155,8 @@ CLASS = "class_path"
 ABOUT_A_TASK = ("checksum.", "metric.")
 #: Options in which columns may differ and still be orders of the same tasks.
 ORDER = ("order", "data.random_order", "data.benchmark.order")
+#: Options that leave out scores of old tasks, which a reference does not have.
+OF_OLD_TASKS = ("data.score_every", "data.score_samples_old")
 
 
 def compare(paths: Iterable[Path], references: Iterable[Path] = ()) -> Comparison:
@@ -188,8 +190,9 @@ def _reference(run: Run, task: str, references: Sequence[Run]) -> float | None:
 
 
 def _about(run: Run, task: str) -> Options:
-    """Return a column's options, without its order and its facts about other tasks."""
-    return {k: v for k, v in run.column.items() if k not in (*ORDER, "tasks") and not _of_another(k, task)}
+    """Return a column's options, without its order, its facts about other tasks and what concerns old tasks."""
+    left_out = (*ORDER, *OF_OLD_TASKS, "tasks")
+    return {k: v for k, v in run.column.items() if k not in left_out and not _of_another(k, task)}
 
 
 def _of_another(option: str, task: str) -> bool:

@@ -17,6 +17,7 @@ from cl_lightning.common.errors import StateError
 from cl_lightning.common.paths import below
 from cl_lightning.data.protocol import PROTOCOLS, Protocol
 from cl_lightning.metrics.bootstrap import Interval, percentiles
+from cl_lightning.metrics.matrix import is_whole
 from cl_lightning.results.resampled import has_predictions, metric_intervals, resampled_matrices
 from cl_lightning.sequence.folder import CONFIG, columns, prediction_file, read_checked, read_predictions, read_record
 from cl_lightning.sequence.run_files import CSV_LOG, attempts_of
@@ -54,6 +55,11 @@ class Source:
     def done(self) -> list[str]:
         """Names of the finished tasks: the rows of R."""
         return self.record["order"][: self.record["done"]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all finished tasks were scored after the last of them."""
+        return is_whole(self.R, len(self.R) - 1)
 
     @property
     def protocol(self) -> Protocol:

@@ -22,6 +22,9 @@ def _learnt(run: Source) -> str:
         return f"Learnt {_counted(len(run.done))}, each from the base model: {_with_interval(run, 'ap')} on average"
     if len(run.done) == 1:
         return f"Learnt one task: {_with_interval(run, 'ap')}"
+    if not run.whole:
+        learnt = f"Learnt {_with_interval(run, 'ap')} on average over {len(run.done)} tasks"
+        return f"{learnt}; the earlier ones were not scored after {run.done[-1]}, so what was kept is not known"
     ap, fp = _with_interval(run, "ap"), _with_interval(run, "fp")
     return f"Learnt {ap} on average over {len(run.done)} tasks, kept {fp}: {_forgot(run)}"
 

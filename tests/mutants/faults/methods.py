@@ -238,8 +238,8 @@ FAULTS = (
     Fault(
         "min-ACC starts at the diagonal",
         "cl_lightning/metrics/matrix.py",
-        "for i in range(j + 1, count + 1)) for j",
-        "for i in range(j, count + 1)) for j",
+        "[[*_scores(R, j, range(j + 1, count), thinned)",
+        "[[*_scores(R, j, range(j, count), thinned)",
         "tests/metrics/test_matrix.py tests/metrics/test_further_metrics.py tests/metrics/test_sequence_metrics.py",
     ),
     Fault(

@@ -101,4 +101,25 @@ FAULTS = (
         "to_json(state))",
         "tests/commands/test_untrusted.py -k owner",
     ),
+    Fault(
+        "scores that were left out count as 0 in intervals",
+        "cl_lightning/results/resampled.py",
+        "np.where(np.isnan(resampled), None, resampled).tolist()",
+        "np.nan_to_num(resampled).tolist()",
+        "tests/results/test_thinned.py",
+    ),
+    Fault(
+        "other prompts of an old task are scored each time",
+        "cl_lightning/data/task_sequence.py",
+        '"old", scored.spec.name)',
+        '"old", scored.spec.name, task)',
+        "tests/data/test_thinning.py",
+    ),
+    Fault(
+        "loggers get answers of old tasks that were not scored",
+        "callbacks/charts.py",
+        "if score is not None\n        for row",
+        "if name in run.record.samples\n        for row",
+        "tests/sequence/test_thinned_run.py",
+    ),
 )

@@ -5,14 +5,15 @@ from __future__ import annotations
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from cl_lightning.metrics.matrix import is_whole
 from cl_lightning.results.page.comparing.selection import Selection, height, key, look, named
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: (row, method, values of the seeds for each number of tasks).
-Line = tuple[int, str, list[list[float]]]
+#: (row, method, number of tasks -> values of the seeds).
+Line = tuple[int, str, dict[int, list[float]]]
 
 
 def section(selection: Selection) -> Section | Missing:
@@ -20,7 +21,7 @@ def section(selection: Selection) -> Section | Missing:
     charts = []
     for c, name, suffix in selection.columns():
         lines = [line for r, method in enumerate(selection.table.methods) if (line := _line(selection, r, c, method))]
-        if lines and len(lines[0][2]) > 1:
+        if any(len(values) > 1 for _, _, values in lines):
             charts.append(_chart(lines, name, suffix))
     if not charts:
         return Missing("curves over the sequence: no run learns one task after the other")
@@ -31,18 +32,20 @@ def _line(selection: Selection, row: int, column: int, method: str) -> Line | No
     runs = [run for run in selection.table.cells.get((row, column), []) if run.protocol.builds_on]
     if not runs:
         return None
-    return row, method, [[run.protocol.metrics["fp"](run.R[: i + 1]) for run in runs] for i in range(len(runs[0].R))]
+    steps = [i + 1 for i in range(len(runs[0].R)) if all(is_whole(run.R, i) for run in runs)]
+    return row, method, {n: [run.protocol.metrics["fp"](run.R[:n]) for run in runs] for n in steps}
 
 
 def _chart(lines: list[Line], name: str, suffix: str) -> Chart:
-    tasks = max(len(values) for _, _, values in lines)
-    rows = [[method, *(_figure(at) for at in values)] for _, method, values in lines]
-    ends = ", ".join(f"{method} {fmean(values[-1]):.1f}" for _, method, values in lines)
+    tasks = max(max(values) for _, _, values in lines)
+    scored = sorted({n for _, _, values in lines for n in values})
+    rows = [[method, *(_figure(values[n]) if n in values else "" for n in scored)] for _, method, values in lines]
+    ends = ", ".join(f"{method} {fmean(values[max(values)]):.1f}" for _, method, values in lines)
     return Chart(
         f"curves_{name}",
         f"FP after each task{suffix} (band: ± standard deviation over seeds)",
         f"Line chart of {len(lines)} methods over {tasks} tasks. At the end: {ends}.",
-        Rows("", ["method", *(f"{i + 1} tasks" if i else "1 task" for i in range(tasks))], rows),
+        Rows("", ["method", *("1 task" if n == 1 else f"{n} tasks" for n in scored)], rows),
         lambda figure: _draw(figure, lines, tasks),
         (3.4, height(len(lines), 2.4)),
     )
@@ -55,10 +58,10 @@ def _figure(values: list[float]) -> str:
 def _draw(figure: Figure, lines: list[Line], tasks: int) -> None:
     axes = figure.subplots()
     for row, method, values in lines:
-        steps, means, style = range(1, len(values) + 1), [fmean(at) for at in values], look(row)
+        steps, means, style = list(values), [fmean(at) for at in values.values()], look(row)
         axes.plot(steps, means, label=named(method), **style)
-        if len(values[0]) > 1:
-            spreads = [stdev(at) for at in values]
+        if len(values[steps[0]]) > 1:
+            spreads = [stdev(at) for at in values.values()]
             lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(steps, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="tasks learnt", ylabel="FP")

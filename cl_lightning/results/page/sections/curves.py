@@ -32,11 +32,12 @@ def _chart(run: Source) -> Chart:
     for j, name in enumerate(run.done):
         for i, score in _points(run, j):
             rows.append([name, f"after {run.done[i]}", score, format_interval(run.cell(run.done[i], name))])
-    falls = [f"{name} from {run.R[j][j]:.1f} to {run.R[-1][j]:.1f}" for j, name in enumerate(run.done[:-1])]
+    ends = [(name, _points(run, j)) for j, name in enumerate(run.done[:-1])]
+    falls = [f"{name} from {points[0][1]:.1f} to {points[-1][1]:.1f}" for name, points in ends]
     return Chart(
         "curves",
         "Score on each task after each later one (band: 95 % interval over its test examples; dashed: untrained model)",
-        f"One line chart for each of {len(run.done)} tasks. From when it was learnt to the end: {', '.join(falls)}.",
+        f"One line chart for each of {len(run.done)} tasks. When it was learnt and last scored: {', '.join(falls)}.",
         Rows("", ["task", "model", "score", "95 % interval"], rows),
         lambda figure: _draw(figure, run, down, across),
         (3.4 if across == 2 else 7.0, 0.5 + 1.15 * down),

@@ -20,6 +20,8 @@ def section(run: Source) -> Section | Missing:
     """Build a chart with a point for each task, their mean, and the means of models that learn nothing."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("stability-plasticity plane: it needs two tasks, one learnt after the other")
+    if not run.whole:
+        return Missing(f"stability-plasticity plane: old tasks were not scored after {run.done[-1]}")
     text = [
         "A point is a task, numbered in the order of training. On the diagonal nothing was forgotten, below it "
         "something was, above it the task gained later. Higher and further to the right is better."

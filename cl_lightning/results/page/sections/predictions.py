@@ -61,6 +61,8 @@ def section(run: Source) -> Section | Missing:
     """Build a chart of the changes by task, and a table of examples for each task."""
     if not run.protocol.builds_on or len(run.done) < 2:
         return Missing("answers that were forgotten: they need two tasks, one learnt after the other")
+    if not run.whole:
+        return Missing(f"answers that were forgotten: old tasks were not scored after {run.done[-1]}")
     found = [_compared(run, task) for task in run.done[:-1]]
     compared = [each for each in found if each is not None]
     if not compared:
@@ -88,10 +90,13 @@ def section(run: Source) -> Section | Missing:
 
 
 def _compared(run: Source, task: str) -> Compared | None:
-    learnt, end = run.predictions(task, task), run.predictions(run.done[-1], task)
-    if not learnt or [row["id"] for row in learnt] != [row["id"] for row in end]:
+    end = run.predictions(run.done[-1], task)
+    # An unfinished run may have scored some of the examples only.
+    ids = [row["id"] for row in end]
+    before, learnt = ({row["id"]: row for row in run.predictions(after, task)} for after in (ZERO_SHOT, task))
+    if not learnt or not learnt.keys() >= {*ids}:
         return None
-    return Compared(task, run.predictions(ZERO_SHOT, task), learnt, end)
+    return Compared(task, [before[k] for k in ids if before], [learnt[k] for k in ids], end)
 
 
 def _table(each: Compared) -> Rows:

@@ -1,5 +1,6 @@
 """Shows R as a heat map, and the tables of scores that the terminal shows."""
 
+from cl_lightning.results import thinned
 from cl_lightning.results.page.heat import Heat
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.source import Source
@@ -13,15 +14,17 @@ def section(run: Source) -> Section | Missing:
     heat = Heat(
         [f"after {name}" for name in run.done], run.tasks, run.R, (0, 100), "scored on", "", digits=1
     )  # fmt: skip
+    rows = [[f"after {name}", *row] for name, row in zip(run.done, thinned.marked(run.record), strict=True)]
     matrix = Chart(
         "matrix",
         "Scores of each task after each task",
         _says(run),
-        Rows("", ["", *run.tasks], [[f"after {name}", *row] for name, row in zip(run.done, run.R, strict=True)]),
+        Rows("", ["", *run.tasks], rows),
         heat.draw,
         heat.size,
     )
     text = ["A row is the model after a task was learnt, a column a task. Scores lie in 0..100; higher is better."]
+    text += thinned.sentences(run.record)
     return Section("Scores", text, charts=[matrix], tables=score_tables(run.record, run.metric_intervals))
 
 
