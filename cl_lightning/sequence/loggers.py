@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogg
 from cl_lightning.common import stopping
 from cl_lightning.common.paths import below
 from cl_lightning.sequence.media import Media, show
+from cl_lightning.sequence.wandb_folders import choose_folders
 from cl_lightning.sequence.wandb_notices import without_notices
 
 Wandb = Literal["offline", "online", "off"]
@@ -121,6 +122,7 @@ class RunLogs:
 
 
 def _wandb(folder: Path, about: About, mode: Wandb) -> WandbLogger:
+    choose_folders(folder / "wandb")
     logger = WandbLogger(
         name=about.name,
         id=about.id,
