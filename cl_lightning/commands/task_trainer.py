@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from cl_lightning.commands.stock_callbacks import check_stock
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Count, Duration, NoLimit, NonNegative, Share
 from cl_lightning.data.task_sequence import TaskSequence
@@ -82,7 +83,9 @@ class TaskTrainers:
         return given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
 
     def check(self) -> None:
-        """Build a Trainer that is thrown away. Raises ConfigError for options that make none."""
+        """Check callbacks, and build a Trainer that is thrown away. Raises ConfigError for options that make none."""
+        validates = self.options.get("limit_val_batches") not in (0, None) and self.data.validation_samples > 0
+        check_stock(_listed(self.options.get("callbacks")), validates)
         try:
             self.make(0, [], [])
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:

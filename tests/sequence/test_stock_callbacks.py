@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 
+from cl_lightning.commands.stock_callbacks import check_stock
+from tests.commands.test_cli import configs, launch
 from tests.runs import record, smoke
 
 SETTINGS = """
@@ -37,3 +40,35 @@ def test_a_checkpoint_without_a_folder_is_refused(tmp_path: Path) -> None:
     assert "trainer.callbacks: ModelCheckpoint has no dirpath" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["BatchSizeFinder"], "BatchSizeFinder: it would change the batch of the task"),
+        (["StochasticWeightAveraging", "swa_lrs=0.01"], "StochasticWeightAveraging: it would average the frozen base"),
+        (["BackboneFinetuning"], "BackboneFinetuning: the strategy says what is trained"),
+        (
+            ["EarlyStopping", "monitor=val/loss"],
+            "EarlyStopping monitors val/loss, but nothing is validated; set",
+        ),
+        (["EarlyStopping", "monitor=val_loss"], "EarlyStopping monitors 'val_loss'; did you mean val/loss?"),
+        (
+            ["ModelCheckpoint", "monitor=train_los", "dirpath=kept"],
+            "ModelCheckpoint monitors 'train_los'; did you",
+        ),
+    ],
+)
+def test_what_cannot_work_on_a_task_is_refused_before_anything_is_loaded(
+    options: list[str], said: str, tmp_path: Path
+) -> None:
+    name, *more = options
+    argv = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{option}" for option in more)]
+    told = launch(*configs("smoke"), *argv, f"--sequence.run_dir={tmp_path / 'run'}")
+    assert told.code == 2
+    assert told.line.startswith(f"trainer.callbacks: {said}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_of_the_users_own_may_be_monitored() -> None:
+    check_stock([EarlyStopping(monitor="mine/accuracy"), EarlyStopping(monitor="val/loss")], validates=True)
