@@ -18,6 +18,7 @@ COMMANDS = {
         "train on a sequence of tasks, or continue an interrupted run",
         "nothing had started, and what was saved before is kept; run the same command again",
     ),
+    "plan": Command("say what an experiment takes: memory, steps, disk, time", READ_ONLY),
     "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
     "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
     "compare": Command("compare several runs in tables and charts", READ_ONLY),
