@@ -21,6 +21,7 @@ from cl_lightning.initializers.start import Start, empty_factors, start_of
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
+from cl_lightning.sequence.rehearsal import Rehearsal
 
 #: As `Start.tensors`.
 Factors = tuple[Tensor, ...]
@@ -88,13 +89,19 @@ class BranchInit(TaskCallback):
         factors, owners = distributed.deal(of_all, factors_of, f"boundary of task {run.order[task]}, matrix")
         self.set(run, factors, owners)
 
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Sum a batch's inputs, if they are needed, then set the start."""
+        if rehearsal.last and self.initializer.needs == "inputs":
+            rehearsal.module.input_moments([rehearsal.batch(self.batch_size)])
+        self.set(rehearsal, {}, dict.fromkeys(rehearsal.module.adapter.layers, 0))
+
     def start(self, run: RunContext, task: int, name: str, statistic: Tensor | LowRank | None) -> Start:
         """Compute one matrix's start from what its initialiser needs, see `Initializer.needs`."""
         adapter = run.module.adapter
         rng, weight = generator(run.data.seed, "init", run.order[task], name), adapter.layers[name].dense_weight()
         return start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
 
-    def set(self, run: RunContext, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
+    def set(self, run: RunContext | Rehearsal, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:
         """Broadcast every matrix's factors and set them, removing them from `factors`."""
         adapter = run.module.adapter
         for name, owner in owners.items():

@@ -34,6 +34,7 @@ from cl_lightning.sequence.callback import TaskCallback
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 Over = Literal["product", "factors"]
 
@@ -87,6 +88,16 @@ class EWC(TaskCallback):
                 "task; use over=product, or SeqLoRA with per_task=continue"
             ]
         return []
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Hold F of earlier tasks, and take that of the new one, which happens after training."""
+        if not rehearsal.last:
+            return
+        layers = rehearsal.module.adapter.layers
+        of_one = {n: Exact(layer.shape, layer.lora_A.dtype, layer.weight.device) for n, layer in layers.items()}
+        new = {n: [torch.zeros_like(t) for t in THETA[self.over](layer)] for n, layer in layers.items()}
+        self.fisher = {n: [torch.zeros_like(t) for t in parts] for n, parts in new.items()} if rehearsal.task else {}
+        rehearsal.module.gradient_pass([rehearsal.batch(1)], gated=True, with_new=True).run(of_one)
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Store theta as the anchor; a branch that starts at 0 needs none."""

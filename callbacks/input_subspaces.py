@@ -25,6 +25,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 COLUMNS = [
     "after", "share to hold", "dimensions %, median", "highest",
@@ -84,6 +85,11 @@ class InputSubspaces(GrownSubspaces):
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
         self.check_chunks({name: layer.in_features for name, layer in run.module.adapter.layers.items()})
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Sum a batch's covariances; the subspaces are on the CPU."""
+        if rehearsal.last:
+            rehearsal.module.input_moments([rehearsal.batch(self.batch_size)])
 
     # ---- the boundary ------------------------------------------------------------------------------------
 

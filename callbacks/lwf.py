@@ -21,6 +21,7 @@ from cl_lightning.sequence.callback import TaskCallback
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 
 class LwF(TaskCallback):
@@ -40,6 +41,10 @@ class LwF(TaskCallback):
             raise ConfigError(f"boundary.lwf.temperature: {temperature} must be positive")
         self.strength, self.temperature = strength, temperature
         self._first = True
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Distil in all tasks but the first."""
+        self._first = rehearsal.task == 0
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         self._first = task == 0

@@ -23,6 +23,7 @@ from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 
 class ReplayBuffer(TaskCallback):
@@ -75,6 +76,9 @@ class ReplayBuffer(TaskCallback):
                 f"boundary.memory.capacity: {self.capacity} keeps no example of some of {past} past tasks, maybe of "
                 f"the last one; use {past} or more, or boundary.init.memory_gradient=mean"
             )
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Take no memory of a device: the examples are texts."""
 
     def on_sequence_start(self, run: RunContext) -> None:
         """Find the texts of stored ids in the data, which is the same by its fingerprint."""

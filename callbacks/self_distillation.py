@@ -30,6 +30,7 @@ from cl_lightning.sequence.callback import TaskCallback
 if TYPE_CHECKING:
     from cl_lightning.model.module import ContinualLM, Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 
 class SelfDistillation(TaskCallback):
@@ -56,9 +57,16 @@ class SelfDistillation(TaskCallback):
         self._slow: list[Tensor] = []
         self._steps = 0
 
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Hold the average."""
+        self._begin(rehearsal.module)
+
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Begin the average at the task's start."""
-        self._slow = [p.detach().clone() for p in _trained(run.module)]
+        self._begin(run.module)
+
+    def _begin(self, module: ContinualLM) -> None:
+        self._slow = [p.detach().clone() for p in _trained(module)]
         self._steps = 0
 
     @torch.no_grad()

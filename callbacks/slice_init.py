@@ -35,8 +35,10 @@ from cl_lightning.initializers.base import Initializer, Needs
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.initializers.start import Start
 from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import Table, TaskCallback
 from cl_lightning.sequence.context import RunContext
+from cl_lightning.sequence.rehearsal import Rehearsal
 from cl_lightning.surgery.base import RangeOperator, SurgeryOperator
 from cl_lightning.surgery.pcgrad import PCGrad
 from cl_lightning.surgery.reconcile import Scope, SurgeryRecord, blocks_of, decided_together, reconcile
@@ -175,7 +177,17 @@ class SliceInit(BranchInit):
                     "batch_size"
                 )
 
-    def _plan(self, run: RunContext) -> Plan:
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Take a batch's gradients, with all sets held, then set the start."""
+        if rehearsal.last:
+            chosen, before = self._plan(rehearsal), rehearsal.live.now
+            sums = self._collector(rehearsal.module, chosen, rehearsal.seed).accumulators()
+            rehearsal.hold(chosen.held, rehearsal.live.now - before)
+            batch = rehearsal.batch(self.batch_size, self.loss_on)
+            rehearsal.module.gradient_pass([batch], self.gate_weighting != "none").run(sums)
+        super().rehearse(rehearsal)
+
+    def _plan(self, run: RunContext | Rehearsal) -> Plan:
         """Choose exact gradients or sketches. Raises ConfigError if nothing fits the budget."""
         adapter, most = run.module.adapter, len(run.order) - 1
         sets = 1 + (0 if self.operator is None else most if self.memory_gradient == "per_task" else 1)
@@ -220,10 +232,7 @@ class SliceInit(BranchInit):
         chosen = self._plan(run)
         if not self.boundaries:
             run.say(f"  {chosen.line()}")
-        layers = run.module.adapter.layers
-        dtype = torch.promote_types(torch.float32, run.module.llm.dtype)
-        collector = GradientCollector(layers, chosen, run.data.seed, dtype)
-
+        collector = self._collector(run.module, chosen, run.data.seed)
         new_gated, memory_gated = self.gate_weighting != "none", self.gate_weighting == "both"
         examples = {run.order[task]: run.data.draw(task, self.samples, "gradient")}
         try:
@@ -234,6 +243,10 @@ class SliceInit(BranchInit):
             return Gradients(collector.collect(new, memories, by_batch=self.reliability is not None), memories)
         except ValueError as error:
             raise TrainingError(f"boundary of task {run.order[task]}, {error}") from None
+
+    def _collector(self, module: ContinualLM, chosen: Plan, seed: int) -> GradientCollector:
+        dtype = torch.promote_types(torch.float32, module.llm.dtype)
+        return GradientCollector(module.adapter.layers, chosen, seed, dtype)
 
     def _gradient_pass(self, run: RunContext, by_task: dict[str, list[Encoded]], gated: bool) -> GradientPass:
         return run.gradient_pass(self._weighted(by_task), self.batch_size, self.loss_on, gated)

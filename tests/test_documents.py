@@ -21,7 +21,7 @@ import callbacks
 import cl_lightning
 from cl_lightning import adapters, data, initializers, surgery
 from cl_lightning.__main__ import QUIET
-from cl_lightning.commands import COMMANDS, experiments, mine, precheck
+from cl_lightning.commands import COMMANDS, experiments, mine, plan, precheck
 from cl_lightning.commands.data_check import read_benchmark
 from cl_lightning.data.benchmarks.user_tasks import UserTasks
 from cl_lightning.data.task_sequence import TaskSequence
@@ -295,9 +295,9 @@ def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def runs(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """`run`, `mine` and `sweep` with an experiment, of `make` or `cl-lightning`: the command and its arguments."""
+    """Commands of `make` or `cl-lightning` that take an experiment: the command and its arguments."""
     for line in code(path):
-        if not re.match(r"(make|cl-lightning) (run|mine|sweep) ", line):
+        if not re.match(r"(make|cl-lightning) (run|mine|sweep|plan) ", line):
             continue
         program, target, *argv = shlex.split(line, comments=True)
         swept = [""]
@@ -315,6 +315,7 @@ def runs(path: Path) -> Iterator[tuple[str, list[str]]]:
 def test_every_run_that_is_shown_is_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CL_DATA", raising=False)
     for target, argv in runs(path):
+        argv = plan.gpu_memory(argv)[1] if target == "plan" else argv
         rest = mine.parse(argv)[1] if target == "mine" else experiments.expanded(argv)
         precheck.check([word for word in rest if word != "--print_config"])
 

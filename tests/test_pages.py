@@ -107,7 +107,7 @@ PROGRAMS = r"(?:make|cl-lightning|python|torchrun|vllm|llama-server|ollama|pip|s
 MARK = re.compile(r"needs? (?:a )?(?:GPUs?|hub|key)|not run here", re.IGNORECASE)
 #: Commands and what tries them: the test of runs that are accepted, parsers, CI itself, or a test of their own.
 TRIED = {
-    r"(make|cl-lightning) (run|mine|sweep) ": "test_every_run_that_is_shown_is_accepted",
+    r"(make|cl-lightning) (run|mine|sweep|plan) ": "test_every_run_that_is_shown_is_accepted",
     r"cl-lightning (predict|export|compare|score|chat) ": "test_arguments_that_are_shown_are_accepted",
     r"make (compare|score) ": "test_arguments_that_are_shown_are_accepted",
     r"make (setup|test|test-all|lint|mutants|bench|docs)\b": "CI, or a person: they take minutes",

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 #: Rooms from the ground up: each imports only from those before it, and from itself.
 ROOMS = (
     "common", "linalg", "metrics", "gradients", "surgery", "initializers", "adapters", "data", "model", "evaluation",
-    "sequence", "callbacks", "results", "study", "mining", "export", "commands", "__main__",
+    "sequence", "callbacks", "planning", "results", "study", "mining", "export", "commands", "__main__",
 )  # fmt: skip
 
 

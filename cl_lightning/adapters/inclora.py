@@ -49,7 +49,8 @@ class IncLoRA(AdapterStrategy):
             shape_only = torch.zeros(()).expand(layer.shape)
             factors = start.factors(shape_only, None, self.rank, self.scaling, generator)
             dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
-            self._start(name, *(f.to(layer.weight.device, dtype) for f in factors))
+            # B is 0: there is nothing to subtract.
+            self._start(name, *(f.to(layer.weight.device, dtype) for f in factors), displaced=False)
 
     def end_task(self, task: int) -> None:
         for layer in self.layers.values():

@@ -191,7 +191,8 @@ class AdaptedLinear(nn.Module):
             self.base.weight += (up @ down).to(self.base.weight.dtype)
             return
         self.columns.append(len(down))
-        self._owners = torch.repeat_interleave(torch.tensor(self.columns)).to(down.device)
+        owners = [branch for branch, count in enumerate(self.columns) for _ in range(count)]
+        self._owners = torch.tensor(owners, device=down.device)
         if self.stack_A is None:
             self.stack_A, self.stack_B = _frozen(down), _frozen(up)
         else:

@@ -41,11 +41,14 @@ class Router(nn.Module):
         """Train this query (a state dict) and a new key. Raises ValueError for a key of another shape."""
         if key.shape != (1, self.size):
             raise ValueError(f"a key of shape {tuple(key.shape)}, expected (1, {self.size})")
-        layers = (
-            nn.Linear(self.size, self.width, bias=False), nn.SiLU(), nn.Linear(self.width, self.size, bias=False),
-            nn.SiLU(), nn.LayerNorm(self.size),
-        )  # fmt: skip
-        self.query = nn.Sequential(*layers).to(key)
+        like: dict[str, Any] = {"device": key.device, "dtype": key.dtype}
+        self.query = nn.Sequential(
+            nn.Linear(self.size, self.width, bias=False, **like),
+            nn.SiLU(),
+            nn.Linear(self.width, self.size, bias=False, **like),
+            nn.SiLU(),
+            nn.LayerNorm(self.size, **like),
+        )
         self.query.load_state_dict(query)
         self.key = nn.Parameter(key.detach().clone())
 

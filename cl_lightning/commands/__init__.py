@@ -22,6 +22,7 @@ COMMANDS = {
         "run an experiment for several values of an option",
         "finished runs are kept; run the same command again to go on",
     ),
+    "plan": Command("say what an experiment takes: memory, steps, disk, time", READ_ONLY),
     "experiments": Command("list the experiments that `run` knows by name", READ_ONLY),
     "report": Command("print a run's tables and write its page of charts", "the run was not changed"),
     "compare": Command("compare several runs in tables and charts", READ_ONLY),

@@ -77,7 +77,7 @@ def execute(parts: Parts) -> Path:
         UserError: something the user can fix.
     """
     module, data, settings = parts.module, parts.data, parts.settings
-    _check(module, data, parts.boundary, parts.observers)
+    check_together(module, data, parts.boundary, parts.observers)
     run_dir = _run_dir(settings, parts.experiment)
     set_threads(parts.trainers.processes, settings.threads)
 
@@ -204,7 +204,7 @@ def _version_warnings(folder: RunFolder, parent: continuation.Parent | None, all
     return [] if warning is None else [warning]
 
 
-def _check(
+def check_together(
     module: ContinualLM,
     data: TaskSequence,
     boundary: dict[str, TaskCallback],

@@ -22,6 +22,7 @@ from cl_lightning.data.choosing import Wanted, choose
 from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
+from cl_lightning.data.longest import LongestEncoder
 from cl_lightning.data.per_task import PerTask, TaskOptions, check_per_task, with_options, with_prompt
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
@@ -228,10 +229,23 @@ class TaskSequence(Described, LightningDataModule):
         Raises:
             DataError, ConfigError: one line that names the file or record.
         """
-        self.tokenizer, self.encoder_decoder = tokenizer, encoder_decoder
-        self.encoder = PromptEncoder(
-            tokenizer, self.max_prompt_tokens, self.system_prompt, self.date, self.template_args
+        self.tokenizer = tokenizer
+        self._encode(
+            PromptEncoder(tokenizer, self.max_prompt_tokens, self.system_prompt, self.date, self.template_args),
+            encoder_decoder,
         )
+
+    def prepare_longest(self, encoder_decoder: bool) -> None:
+        """Read and sample all tasks without a tokenizer, as if all texts were as long as the options allow.
+
+        Raises:
+            DataError, ConfigError: one line that names the file or record.
+        """
+        answers = {name: self._wanted(self.per_task.get(name, TaskOptions())).max_answer_tokens for name in self.specs}
+        self._encode(LongestEncoder(self.max_prompt_tokens, answers), encoder_decoder)
+
+    def _encode(self, encoder: PromptEncoder | LongestEncoder, encoder_decoder: bool) -> None:
+        self.encoder, self.encoder_decoder = encoder, encoder_decoder
         epochs = self.epochs_per_task * (len(self.columns) if self.protocol.together else 1)
         self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
         if self.score_by != "generation" and not any(t.labels for t in self.evaluated):
@@ -328,6 +342,11 @@ class TaskSequence(Described, LightningDataModule):
     def set_replay(self, examples: Sequence[Encoded], ratio: float) -> None:
         """Fill `ratio` of each training batch of the current task with these examples of earlier tasks."""
         self._replay, self._replay_ratio = tuple(examples), ratio
+
+    @property
+    def replay(self) -> tuple[Encoded, ...]:
+        """The examples of `set_replay`."""
+        return self._replay
 
     def sampler(self, rank: int, world_size: int, accumulate: int) -> StepSampler:
         """Build the sampler of the current task for one rank."""

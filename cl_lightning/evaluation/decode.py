@@ -70,7 +70,7 @@ def decode(
                 layer.keep(left)
             rows, ids, mask, ended = (t[left] for t in (rows, ids, mask, ended))
             own = {name: value[left] for name, value in own.items()}
-        logits = _forward(model, ids[:, -1:], mask, cache, own)
+        logits = last_logits(model, ids[:, -1:], mask, cache, own)
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, own: 
         for layer in cache.layers:
             layer.focus(part, begin)
         mine = {name: value[part] for name, value in own.items()}
-        out.append(_forward(model, ids[part, begin:], mask[part], cache, mine))
+        out.append(last_logits(model, ids[part, begin:], mask[part], cache, mine))
         first = last
     for layer in cache.layers:
         layer.focus(slice(0, len(ids)), width)
     return torch.cat(out)
 
 
-def _forward(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
+def last_logits(model: PreTrainedModel, new: Tensor, mask: Tensor, cache: Cache, own: dict[str, Tensor]) -> Tensor:
     """Compute the logits (B, V) after the `new` tokens (B, n), the last of the columns that `mask` covers."""
     # An index copies the last hidden states; a count would give a view, for which the output layer's product copies
     # the whole embedding once per row.

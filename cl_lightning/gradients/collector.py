@@ -100,6 +100,12 @@ class GradientCollector:
             return self._exact(source, memories if by_batch else ())
         return self._sketched(source, memories)
 
+    def accumulators(self) -> dict[str, Exact] | dict[str, Sketch]:
+        """Make what a first pass, without memories, adds to: one accumulator of each matrix."""
+        if self.plan.mode == "exact":
+            return {n: Exact(layer.shape, self.dtype, layer.weight.device) for n, layer in self.layers.items()}
+        return {name: self._sketch(layer) for name, layer in self.layers.items()}
+
     def _exact(self, source: GradientPass, memories: Sequence[Collected]) -> Collected:
         sums = {
             name: Exact(layer.shape, self.dtype, layer.weight.device, [m.gradients[name] for m in memories])
@@ -113,7 +119,7 @@ class GradientCollector:
         return Collected(gradients, source, gather_batches(inner))
 
     def _sketched(self, source: GradientPass, memories: Sequence[Collected]) -> Collected:
-        sketches = {name: self._sketch(layer) for name, layer in self.layers.items()}
+        sketches = self.accumulators()
         untrusted = [
             name for name in self.layers
             if any(m.gradients[name].captured < TRUSTED for m in memories)

@@ -15,6 +15,7 @@ import torch
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,15 +24,15 @@ from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.paths import in_home
 from cl_lightning.data.end_tokens import trained_end
-from cl_lightning.model.checkpoint import load_whole, refuse_adapter
-from cl_lightning.model.faults import explained
+from cl_lightning.model.checkpoint import load_whole, model_kind, read_config, refuse_adapter
+from cl_lightning.model.faults import TOKENIZERS, explained
 from cl_lightning.model.generation_settings import effective_settings, neutral_settings
 from cl_lightning.model.gguf import converted, embedded
 from cl_lightning.model.hub import model_file
 from cl_lightning.model.moved_base import BaseMissing
 from cl_lightning.model.names import EMBEDDED, RANDOM
 from cl_lightning.model.precision import held_dtype, keep_float64, widened
-from cl_lightning.model.random_llama import random_model, random_tokenizer
+from cl_lightning.model.random_llama import random_config, random_model, random_tokenizer
 from cl_lightning.model.try_out import try_out
 
 
@@ -94,6 +95,15 @@ class Backbone:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
         return tokenizer
 
+    def has_tokenizer(self) -> bool:
+        """Return whether there are files of a tokenizer. Raises ConfigError as `load`."""
+        source = self.name == RANDOM or self._source()
+        return source is True or any(model_file(source, file, self.revision) for file in TOKENIZERS)
+
+    def encoder_decoder(self) -> bool:
+        """Return whether the model is an encoder-decoder, by its configuration. Raises ConfigError as `load`."""
+        return self.name != RANDOM and bool(self._configuration(1).is_encoder_decoder)
+
     def load(self, vocabulary: int) -> PreTrainedModel:
         """Load the frozen LLM onto the CPU. `vocabulary`: tokenizer size, for the random model.
 
@@ -107,6 +117,37 @@ class Backbone:
         # Position angles are computed when the model is built, so build a float64 model widened.
         with widened() if dtype == torch.float64 else nullcontext():
             llm = random_model(vocabulary, self.config).to(dtype) if random else self._load_pretrained(dtype, source)
+        self._prepare(llm, dtype)
+        if self.load_in_4bit:
+            _keep_4bit_unpacked(llm)
+        if not self.load_in_4bit:
+            llm.to(held_dtype(dtype))
+        with self._explained("model", source):
+            try_out(self.name, llm)
+        self._checkpoint(llm)
+        return llm
+
+    def shapes(self, vocabulary: int, held: torch.dtype) -> PreTrainedModel:
+        """Make the frozen LLM from its configuration, without weights; inside `model.shapes.without_data`.
+
+        Args:
+            vocabulary: as in `load`.
+            held: dtype of the weights. A 4-bit base is made as a dense one.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        config = self._configuration(vocabulary)
+        attention = {} if self.attn_implementation is None else {"attn_implementation": self.attn_implementation}
+        kind = model_kind(config)
+        with widened() if held == torch.float64 else nullcontext():
+            llm = kind.from_config(config, dtype=held, trust_remote_code=self.trust_remote_code, **attention)
+        self._prepare(llm, held)
+        self._checkpoint(llm)
+        return llm
+
+    def _prepare(self, llm: PreTrainedModel, dtype: torch.dtype) -> None:
+        """Freeze a model, and let it compute and generate as the options say."""
         if dtype == torch.float64:
             keep_float64(llm)
         llm.requires_grad_(False)
@@ -115,15 +156,17 @@ class Backbone:
         if self.generation == "neutral":
             llm.generation_config = neutral_settings(llm.generation_config)
         llm.generation_config.cache_implementation = None  # scoring chooses its own
-        if self.load_in_4bit:
-            _keep_4bit_unpacked(llm)
-        if not self.load_in_4bit:
-            llm.to(held_dtype(dtype))
-        with self._explained("model", source):
-            try_out(self.name, llm)
+
+    def _checkpoint(self, llm: PreTrainedModel) -> None:
         if self.gradient_checkpointing:
             llm.activation_checkpointing_enable({"use_reentrant": False})
-        return llm
+
+    def _configuration(self, vocabulary: int) -> PreTrainedConfig:
+        if self.name == RANDOM:
+            return random_config(vocabulary, self.config)
+        source = self._source()
+        with self._explained("model", source):
+            return read_config(self.name, source, self.load_in_4bit, **self._hub())
 
     def fingerprint(self, llm: PreTrainedModel) -> str:
         """The content hash by which a run knows this base; `llm`: from `load`, not yet adapted. See `fingerprint`."""

@@ -71,13 +71,11 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
         ConfigError: weights are missing or have other shapes, or the model is not a language model.
     """
     described = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
-    config = AutoConfig.from_pretrained(source, **described)
-    _check_kind(name, config)
-    _check_precision(name, config, "quantization_config" in options)
+    config = read_config(name, source, "quantization_config" in options, **described)
     if model_file(source, "generation_config.json", options.get("revision")):
         # The model's own loading ignores a damaged one.
         GenerationConfig.from_pretrained(source, revision=options.get("revision"))
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    kind = model_kind(config)
     try:
         with no_bars(), download_shown(source, options.get("revision")):
             llm, found = kind.from_pretrained(source, **options, output_loading_info=True, ignore_mismatched_sizes=True)
@@ -104,6 +102,28 @@ def load_whole(name: str, source: str, **options: Any) -> PreTrainedModel:
         if PreTrainedConfig.get_config_dict(source, **described)[0].get("tie_word_embeddings") is False:
             _refuse(f"the checkpoint of {name} lacks the output head, which is not tied according to its configuration")
     return llm
+
+
+def read_config(name: str, source: str, quantized: bool, **described: Any) -> PreTrainedConfig:
+    """Read the configuration of a language model.
+
+    Args:
+        name, source: as `load_whole`.
+        quantized: the model is to be quantised when it is loaded.
+        described: options of `from_pretrained` that say where the configuration is.
+
+    Raises:
+        ConfigError: the model is not a language model, or its weights are stored quantised.
+    """
+    config = AutoConfig.from_pretrained(source, **described)
+    _check_kind(name, config)
+    _check_precision(name, config, quantized)
+    return config
+
+
+def model_kind(config: PreTrainedConfig) -> type[AutoModelForSeq2SeqLM] | type[AutoModelForCausalLM]:
+    """Return the class that makes the language model of a configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 @contextmanager

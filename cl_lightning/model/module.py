@@ -38,6 +38,8 @@ from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
+from cl_lightning.model.shapes import head_adds_nothing
+from cl_lightning.model.try_out import check_causal, head_is_plain
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,19 @@ class ContinualLM(Described, LightningModule):
         self.base_hash = self.backbone.fingerprint(self.llm)
         head = self.llm.get_output_embeddings()
         self.adapter.attach(self.llm, head)
-        self._label_only = self._head_is_plain()
-        self._check_causal()
+        self._label_only = head_is_plain(self.llm)
+        check_causal(self.backbone.name, self.llm)
         self._plain_cache = has_plain_cache(self.llm)
         self.tokenizer = tokenizer
+
+    def load_shapes(self, vocabulary: int, held: torch.dtype) -> None:
+        """Make the model and its adapter without weights; inside `model.shapes.without_data`. See `Backbone.shapes`.
+
+        No prefix is shared, since that depends on the texts.
+        """
+        self.llm = self.backbone.shapes(vocabulary, held)
+        self._label_only, self._plain_cache = head_adds_nothing(self.llm), False
+        self.adapter.attach(self.llm, self.llm.get_output_embeddings())
 
     @property
     def encoder_decoder(self) -> bool:
@@ -139,39 +150,6 @@ class ContinualLM(Described, LightningModule):
     def positions(self, prompt: int, answer: int) -> int:
         """Return how many positions a prompt and an answer of these numbers of tokens need."""
         return max(prompt, answer) if self.encoder_decoder else prompt + answer
-
-    @torch.no_grad()
-    def _head_is_plain(self) -> bool:
-        """Return whether logits are exactly the output head of the last hidden state (no soft cap or scaling)."""
-        if self.encoder_decoder:
-            return False
-        ids = torch.arange(1, 9, device=self.llm.device).reshape(2, 4)
-        training = self.llm.training
-        self.llm.eval()
-        hidden = getattr(self.llm.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
-        logits = self.llm(input_ids=ids, use_cache=False).logits
-        same = hidden is not None and torch.equal(self.llm.get_output_embeddings()(hidden), logits)
-        self.llm.train(training)
-        return same
-
-    @torch.no_grad()
-    def _check_causal(self) -> None:
-        """Raise ConfigError if the model's predictions depend on later tokens (like BERT's)."""
-        if self.encoder_decoder:
-            return
-        one = torch.arange(1, 5, device=self.llm.device)[None]
-        other = one.clone()
-        other[0, -1] = 5
-        training = self.llm.training
-        self.llm.eval()
-        first, second = (self.llm(input_ids=ids, use_cache=False).logits[0, 0] for ids in (one, other))
-        self.llm.train(training)
-        rounding = 8 * torch.finfo(first.dtype).eps * first.double().norm()
-        if (first.double() - second.double()).norm() > rounding:
-            raise ConfigError(
-                f"model.backbone.name: {self.backbone.name} predicts a token from those that follow it, so it is not "
-                "a causal language model; choose a decoder or an encoder-decoder"
-            )
 
     def cpu(self) -> "ContinualLM":
         """Stay on the device: Lightning moves the module to the CPU after every fit, which is slow."""
@@ -271,28 +249,32 @@ class ContinualLM(Described, LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self._step.append(batch)
         weight = self.step_weight(batch, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        loss, terms = self.loss(batch, weight)
+        for name, term in terms.items():
+            self.log(f"train/{name}", term)
+        if not self.in_run:  # which logs it over ranks and micro-batches
+            labelled = int((batch["labels"][:, 0 if self.encoder_decoder else 1 :] != IGNORE).sum())
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=labelled)
+        return loss
+
+    def loss(self, batch: dict[str, Any], weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute a micro-batch's loss, and the terms in it beside the likelihood; `weight`: see `Step`."""
         logits, labels, _ = self.answer_logits(batch)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") * weight
         with torch.autocast(self.llm.device.type, enabled=False):
             terms = self.adapter.penalties()
             for more in self.loss_terms:
                 terms |= more(Step(self, batch, logits, weight))
-        for name, term in terms.items():
-            self.log(f"train/{name}", term)
+        for term in terms.values():
             loss = loss + term
-        if not self.in_run:  # which logs it over ranks and micro-batches
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
-        return loss
+        return loss, terms
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         tokens = (batch["labels"] != IGNORE).sum()
         self.log("val/loss", self.sample_nll(batch).sum() / tokens, batch_size=int(tokens), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        fused = "mixed" not in str(self.trainer.precision)  # there, Lightning refuses to clip a fused optimiser
-        # Plain numbers, not the parser's: a checkpoint holds nothing else.
-        plain = {"lr": float(self.lr), "betas": tuple(map(float, self.betas)), "weight_decay": float(self.weight_decay)}
-        optimizer = AdamW(self.adapter.param_groups(), fused=fused, **plain)
+        optimizer = self.optimizer(str(self.trainer.precision))
         if self.adam == "transformers4":
             optimizer.register_step_pre_hook(eps_before_correction)
         total = int(self.trainer.estimated_stepping_batches)
@@ -303,6 +285,14 @@ class ContinualLM(Described, LightningModule):
             return (step + 1) / (warmup + 1) if step < warmup else decay((step - warmup) / max(1, total - warmup))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def optimizer(self, precision: str) -> AdamW:
+        """Make the optimiser of the current branch under a Trainer's precision."""
+        # Lightning refuses to clip a fused optimiser under mixed precision.
+        fused = "mixed" not in precision
+        # Plain numbers, not the parser's: a checkpoint holds nothing else.
+        plain = {"lr": float(self.lr), "betas": tuple(map(float, self.betas)), "weight_decay": float(self.weight_decay)}
+        return AdamW(self.adapter.param_groups(), fused=fused, **plain)
 
     def configure_gradient_clipping(
         self,

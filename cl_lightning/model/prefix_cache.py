@@ -5,9 +5,9 @@ keys and values (no sliding window, no recurrent state) and apply the same weigh
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -19,15 +19,12 @@ LEAST = 64
 
 
 def has_plain_cache(llm: PreTrainedModel) -> bool:
-    """Return whether every layer caches all its keys and values, and nothing else. Runs a short forward pass."""
+    """Return whether every layer caches all its keys and values, and nothing else."""
     if llm.config.is_encoder_decoder:
         return False
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=llm.config).layers):
+    if "past_key_values" not in signature(llm.base_model.forward).parameters:  # RWKV, GPT-1
         return False
-    # What the configuration says is the default; some models (RWKV, GPT-1) have no such cache all the same.
-    ids = torch.arange(1, 5, device=llm.device)[None]
-    with torch.no_grad():
-        return isinstance(getattr(llm.base_model(input_ids=ids, use_cache=True), "past_key_values", None), DynamicCache)
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=llm.config).layers)
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

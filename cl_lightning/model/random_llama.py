@@ -33,8 +33,8 @@ def random_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def random_model(vocabulary: int, overrides: dict[str, Any]) -> PreTrainedModel:
-    """Make a Llama with grouped-query attention, with weights drawn from a fixed seed."""
+def random_config(vocabulary: int, overrides: dict[str, Any]) -> LlamaConfig:
+    """Make the configuration of a Llama with grouped-query attention."""
     settings: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -48,6 +48,11 @@ def random_model(vocabulary: int, overrides: dict[str, Any]) -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
+    return LlamaConfig(vocab_size=vocabulary, **{**settings, **overrides})
+
+
+def random_model(vocabulary: int, overrides: dict[str, Any]) -> PreTrainedModel:
+    """Make the model of `random_config`, with weights drawn from a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **{**settings, **overrides})).eval()
+        return LlamaForCausalLM(random_config(vocabulary, overrides)).eval()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cl_lightning.model.module import ContinualLM, Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
     from cl_lightning.sequence.stages import Stages
 
 
@@ -68,6 +69,12 @@ class TaskCallback(Described, Callback):
 
     def on_base(self, run: RunContext) -> None:
         """Called in the first task's setup stage like on_task_start, while the model is still the base."""
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Repeat on tensors without data what takes memory from `on_task_start` on, for `cl-lightning plan`.
+
+        Called for each task. Callbacks that do not have it are said to be left out of the plan.
+        """
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Called in fit's setup stage: model on its device, process group exists, no DDP wrapper or optimiser yet."""

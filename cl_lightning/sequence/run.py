@@ -134,6 +134,8 @@ class SequenceRun:
             hooks = TrainerHooks(begin, end, self.logs, costs, every, self.stages, save, pace)
             trainer = self._trainer(task, hooks)
             trainer.fit(self.module, datamodule=self.data, ckpt_path=self.saving.checkpoint, weights_only=True)
+            # Else they stay until the Trainer, whose parts refer to each other, is collected: in the next task.
+            trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
             if len(self.record.matrix) <= task:
                 advice = status.resume_advice(self.settings.fresh)
                 raise TrainingError(f"task {order[task]} was interrupted; {advice} to continue")

@@ -14,6 +14,7 @@ from cl_lightning.evaluation.generate import generate
 from cl_lightning.initializers.slice import SLICE
 from cl_lightning.model.backbone import Backbone, fingerprint
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.try_out import head_is_plain
 from tests.conftest import batch_of, random_examples
 
 
@@ -47,7 +48,7 @@ def test_a_head_that_is_not_a_plain_product_is_detected(tiny: Callable[..., Cont
         return out
 
     module.llm.forward = capped
-    assert not module._head_is_plain()
+    assert not head_is_plain(module.llm)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from transformers import MistralConfig, MistralForCausalLM
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.collate import training_batch
@@ -81,3 +83,14 @@ def test_models_with_other_caches_are_detected(tiny: Callable[..., ContinualLM])
 def test_small_savings_are_not_used(rows: int) -> None:
     batch = training_batch(examples_with_prefix()[:rows], pad_id=0)
     assert common_columns(batch["input_ids"], batch["labels"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "gpt1"])
+def test_a_model_that_takes_no_cache_shares_no_prefix(kind: str) -> None:
+    """Its configuration does not say so."""
+    if kind == "rwkv":
+        llm = tf.RwkvForCausalLM(tf.RwkvConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2))
+    else:
+        llm = tf.OpenAIGPTLMHeadModel(tf.OpenAIGPTConfig(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
+    assert all(type(layer) is DynamicLayer for layer in DynamicCache(config=llm.config).layers)
+    assert not has_plain_cache(llm)

@@ -2,17 +2,28 @@
 
 import ctypes
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import lightning.pytorch as pl
 import pytest
+import torch
 
+from cl_lightning.commands.trainer import ContinualTrainer
 from cl_lightning.common.memory import gc_frozen, release_memory
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence import run as sequence
+from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.context import RunContext
+from cl_lightning.sequence.settings import SequenceSettings
 from tests.commands.test_cli import configs, launch, record
+from tests.ragged_words import RaggedWords
 
 #: Once after loading.
 LOADED = 1
@@ -79,3 +90,32 @@ def test_releasing_after_each_score_is_noticed(tmp_path: Path) -> None:
     with counted() as calls, patch.object(sequence, "score_task", score_and_release):
         assert launch(*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}").code == 0
     assert all(len(frozen) > LOADED + 2 for frozen in calls.values())
+
+
+class Optimisers(TaskCallback):
+    """Counts the optimisers that are alive when a task starts."""
+
+    def __init__(self) -> None:
+        self.seen: list[weakref.ref[torch.optim.Optimizer]] = []
+        self.alive: list[int] = []
+
+    def on_task_start(self, run: RunContext, task: int) -> None:
+        self.alive.append(sum(one() is not None for one in self.seen))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen.append(weakref.ref(trainer.strategy.optimizers[0]))
+
+
+def test_the_optimiser_of_a_finished_task_is_gone_when_the_next_one_starts(tmp_path: Path) -> None:
+    noted = Optimisers()
+    gc.disable()  # which may find it in time, or not
+    try:
+        settings = SequenceSettings(run_dir=str(tmp_path / "run"), wandb="off", report=False, zero_shot=False)
+        trainer = ContinualTrainer(None, {"noted": noted}, settings, accelerator="cpu")
+        trainer.fit(
+            ContinualLM(Backbone("random-llama", "float32")),
+            TaskSequence(RaggedWords(), order=["one", "two"], train_samples=4, validation_samples=0, test_samples=1),
+        )
+    finally:
+        gc.enable()
+    assert noted.alive == [0, 0]

@@ -187,6 +187,13 @@ FAULTS = (
         "tests/callbacks/test_boundary_options.py",
     ),
     Fault(
+        "a plan forgets the gradients that a boundary holds",
+        "callbacks/slice_init.py",
+        "rehearsal.hold(chosen.held, rehearsal.live.now - before)",
+        "rehearsal.hold(0, 0)",
+        "tests/planning/test_memory.py -k SLICE",
+    ),
+    Fault(
         "the new branch is in place while gradients are taken",
         "cl_lightning/model/module.py",
         "with dropout_off(self.llm), nullcontext() if with_new else self.adapter.without_new_branch():",

@@ -1,0 +1,85 @@
+"""`cl-lightning plan`: what it prints, without weights, and its errors."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cl_lightning.commands import plan
+from cl_lightning.common.errors import ConfigError
+from tests.commands.test_cli import launch
+from tests.planning.test_memory import LLAMA
+
+Told = Callable[..., list[str]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Told:
+    """What the command prints, in lines."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+    def tell(*argv: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["cl-lightning", "plan", *argv])
+        plan.main(list(argv))
+        return capsys.readouterr().out.splitlines()
+
+    return tell
+
+
+def test_an_experiment_is_planned_in_80_columns(told: Told) -> None:
+    lines = told("smoke", "--gpu-memory=1GiB", "--model.backbone.load_in_4bit=false")
+    assert lines[0] == "smoke: DATA = built-in sample, NOT TRACE"
+    assert max(map(len, lines)) <= 80
+    names = [line[2:12].strip() for line in lines[1:9]]
+    assert names == ["steps", "scored", "batch", "model", "on disk", "time", "", ""]
+    assert lines[1].endswith("10 optimiser steps in 2 tasks")
+    assert any(line.startswith("together ") for line in lines)
+    assert lines[-1].startswith("fits 1 GiB: ")
+
+
+def test_a_configuration_alone_is_enough(told: Told, tmp_path: Path) -> None:
+    """Without weights and tokenizer."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**LLAMA.to_dict(), "architectures": ["LlamaForCausalLM"]}))
+    limits = ("--data.max_prompt_tokens=60", "--data.max_answer_tokens=20")
+    lines = told("smoke", f"--model.backbone.name={folder}", *limits, "--gpu-memory", "20MiB")
+    assert any(
+        line.split(None, 1)[1] == "at most 7 examples of 80 tokens at a time" for line in lines if "batch" in line
+    )
+    assert any("there is no tokenizer" in line for line in lines)
+    assert any(line.startswith("does not fit 20 MiB") for line in lines)
+    assert "trainer.accumulate_grad_batches" in lines[-1] or "memory_budget" in lines[-1]
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_model_that_is_not_here_is_one_line(told: Told) -> None:
+    with pytest.raises(ConfigError, match=r"not a folder.*; a folder with its config.json is enough to plan"):
+        told("smoke", "--model.backbone.name=some-owner/no-model-of-this-name")
+
+
+@pytest.mark.parametrize("size", ["80", "GiB", "0GiB", "-1GiB", "80 gigabytes", "1e3GiB", ""])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(ConfigError, match="is no size"):
+        plan.gpu_memory(["smoke", f"--gpu-memory={size}"])
+
+
+def test_sizes() -> None:
+    assert plan.gpu_memory(["smoke", "--gpu-memory=1.5GiB", "--data.epochs=2"]) == (
+        3 * 2**29,
+        ["smoke", "--data.epochs=2"],
+    )
+    assert plan.gpu_memory(["smoke", "--gpu-memory", "24GB"]) == (24 * 10**9, ["smoke"])
+    assert plan.gpu_memory(["smoke"]) == (None, ["smoke"])
+
+
+def test_time_rests_on_the_costs_of_an_earlier_run(told: Told) -> None:
+    options = ("--data.order=[FOMC]", "--data.train_samples=8", "--data.test_samples=2", "--sequence.wandb=off")
+    assert launch("run", "smoke", *options, "--sequence.report=false").code == 0
+    lines = told("smoke", *options)
+    assert any("by the costs of 1 task of runs/smoke/" in line for line in lines)
+    other = told("smoke", *options, "--model.adapter.rank=3")
+    assert " measured now (cpu)" in " ".join(other), "another model's run says nothing"
