@@ -76,7 +76,7 @@ class Work:
             size = size_of([examples[i] for i in micro.indices], data.encoder_decoder)
             padded += size.tokens
             self.micro_batch = max(self.micro_batch, size, key=lambda size: (size.tokens, size.labelled))
-        after = scored([data.evaluated[j] for j in data.scored_after(task)])
+        after = scored([data.scored(task, column) for column in data.scored_after(task)])
         return TaskWork(
             data.order[task],
             new.epochs * len(new.train),

@@ -40,6 +40,16 @@ def test_an_experiment_is_planned_in_80_columns(told: Told) -> None:
     assert lines[-1].startswith("fits 1 GiB: ")
 
 
+def test_scores_that_are_left_out_are_not_counted(told: Told) -> None:
+    def scored(*options: str) -> int:
+        lines = told("smoke", "--data.test_samples=6", "--data.order=[FOMC,C-STANCE,Py150]", *options)
+        return int(next(line for line in lines if line[2:8] == "scored").split()[1])
+
+    assert scored() == 6 * (1 + 2 + 3)
+    assert scored("--data.score_every=3") == 6 * (1 + 1 + 3)
+    assert scored("--data.score_samples_old=2") == 6 + (2 + 6) + 6 * 3
+
+
 def test_a_configuration_alone_is_enough(told: Told, tmp_path: Path) -> None:
     """Without weights and tokenizer."""
     folder = tmp_path / "model"
