@@ -15,11 +15,13 @@ from typing import Any
 ALL = "all-linear"
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_MLP = re.compile(r"mlp|ffn|feed_?forward|ff|densereludense|moe|.*experts?", re.IGNORECASE)
-#: Feed-forward layers that are part of the block itself (OPT, BART).
-_MLP_LAYERS = ("fc1", "fc2", "fc_in", "fc_out")
-_QUERIES = ("q", "wq", "query", "q_proj", "q_lin", "q_attn", "q_b_proj")
-_VALUES = ("v", "wv", "value", "v_proj", "v_lin")
+_MLP = re.compile(r"(.*_)?mlp(_.*)?|ffn|feed_?forward|ff|densereludense|moe|.*experts?", re.IGNORECASE)
+#: Attention layers in modules of another name (`temporal_block` of RecurrentGemma, `mixer` of Nemotron-H).
+_ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+#: Feed-forward layers that are part of the block itself (OPT, BART), or in modules of another name (Nemotron-H).
+_MLP_LAYERS = ("fc1", "fc2", "fc_in", "fc_out", "gate_proj", "up_proj", "down_proj")
+_QUERIES = ("q", "wq", "query", "q_proj", "q_lin", "q_attn", "q_b_proj", "query_proj")
+_VALUES = ("v", "wv", "value", "v_proj", "v_lin", "value_proj")
 _KEYS_AND_VALUES = ("kv", "kv_proj", "kv_b_proj")
 _ALL_THREE = (
     "qkv",
@@ -35,7 +37,8 @@ _ALL_THREE = (
 
 
 def _attention(name: str) -> bool:
-    return any(_ATTENTION.search(part) for part in name.split(".")[:-1])
+    *path, leaf = name.split(".")
+    return leaf in _ATTENTION_LAYERS or any(_ATTENTION.search(part) for part in path)
 
 
 def _mlp(name: str) -> bool:
@@ -60,6 +63,11 @@ ROLES: Mapping[str, Callable[[str], bool]] = {
     "mlp": _mlp,
     "experts": _experts,
 }
+
+
+def is_router(name: str) -> bool:
+    """Return whether a layer chooses experts. Like those that are no linear layers, it has no role."""
+    return "router" in name.lower().split(".")
 
 
 def role_remark(role: Any, names: list[str]) -> str | None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from cl_lightning.adapters.bypassed import bypassed
 from cl_lightning.adapters.linear_layers import shape_of
-from cl_lightning.adapters.roles import ROLES, role_remark
+from cl_lightning.adapters.roles import ROLES, is_router, role_remark
 from cl_lightning.adapters.targets import (
     OPTION,
     Targets,
@@ -39,9 +39,15 @@ def selected(llm: nn.Module, output_head: nn.Module | None, targets: Targets, ra
     """
     found = chosen_layers(llm, output_head, targets)
     unused, small = bypassed(llm, found), narrow(found, rank)
-    small = [name for name in small if name not in unused]
-    kept = {name: layer for name, layer in found.items() if name not in (*unused, *small)}
     by_role = isinstance(targets, str) and targets in ROLES
+    routers = [name for name in found if by_role and is_router(name)]
+    small = [name for name in small if name not in (*unused, *routers)]
+    kept = {name: layer for name, layer in found.items() if name not in (*unused, *small, *routers)}
+    if routers and not (kept or unused or small):
+        raise ConfigError(
+            f"{OPTION}: {targets} is {in_blocks(routers)} alone, which chooses experts and gets no branch by role; "
+            "write all-linear, or names of layers"
+        )
     if unused and not (by_role and kept):
         raise ConfigError(
             f"{OPTION}: the model uses the weight of {unused[0]} without calling the layer, so a branch would not run; "
@@ -60,6 +66,7 @@ def selected(llm: nn.Module, output_head: nn.Module | None, targets: Targets, ra
         kept,
         _said(
             role_remark(targets, list(kept)),
+            routers and f"not adapted, since they choose experts: {in_blocks(routers)} ({len(routers)} layers)",
             small and f"not adapted, since too small for rank {rank}: {_with_shapes(found, small)}",
             unused and f"not adapted, since the model does not call them: {in_blocks(unused)} ({len(unused)} layers)",
             left_out(llm, output_head, targets),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear_layers import as_linear
+from cl_lightning.adapters.roles import ALL, ROLES
 from cl_lightning.common.errors import ConfigError
 from tests.families import FAMILIES, IDS, make
 
@@ -131,3 +132,25 @@ def test_conv1d_is_adapted_as_the_linear_layer_that_it_is() -> None:
     # dLoss/dB = s G A^T with G (m, n)
     torch.testing.assert_close(layer.lora_B.grad, adapter.scaling * gradient.t() @ layer.lora_A.detach().t())
     assert as_linear(nn.Linear(2, 3)).weight.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        # RecurrentGemma
+        ("model.layers.2.temporal_block.q_proj", {"query_value", "attention"}),
+        ("model.layers.2.temporal_block.o_proj", {"attention"}),
+        ("model.layers.0.temporal_block.linear_x", set()),
+        ("model.layers.0.mlp_block.up_proj", {"mlp"}),
+        # Nemotron-H: attention, feed-forward and state-space layers are all called mixer
+        ("backbone.layers.3.mixer.v_proj", {"query_value", "attention"}),
+        ("backbone.layers.1.mixer.down_proj", {"mlp"}),
+        ("backbone.layers.0.mixer.in_proj", set()),
+        # Granite-MoE-hybrid
+        ("model.layers.0.shared_mlp.input_linear", {"mlp"}),
+        # ProphetNet
+        ("prophetnet.encoder.layers.0.self_attn.query_proj", {"query_value", "attention"}),
+    ],
+)
+def test_roles_of_layers_in_modules_of_other_names(name: str, roles: set[str]) -> None:
+    assert {role for role, means in ROLES.items() if role != ALL and means(name)} == roles

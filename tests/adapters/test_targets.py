@@ -27,6 +27,12 @@ def experts() -> tf.PreTrainedModel:
     )
 
 
+def routed() -> tf.PreTrainedModel:
+    """Its routers are linear layers, its experts are stacked."""
+    sizes = {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}
+    return tf.PhimoeForCausalLM(tf.PhimoeConfig(**sizes))
+
+
 def mamba() -> tf.PreTrainedModel:
     return tf.MambaForCausalLM(tf.MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, state_size=4))
 
@@ -58,6 +64,7 @@ REFUSED = {
     "attention where there is none": (mamba, "attention", "matches no .*; write all-linear, or names of"),
     "the experts of a dense model": (llama, "experts", "experts matches no linear layer of the model; write"),
     "stacked experts": (experts, "experts", r"which holds it in mlp.experts.gate_up_proj, .*, not in"),
+    "a role of routers": (routed, "mlp", r"mlp is mlp\.router alone, which chooses experts and gets no branch by"),
     "weights that are not called": (mamba, ["dt_proj"], "uses the weight of .*0.mixer.dt_proj without calling"),
     "an embedding": (llama, ["embed_tokens", "q_proj"], "embed_tokens is of type Embedding, only linear layers"),
     "the output head": (llama, ["q_proj", "lm_head"], "lm_head is the output head, only linear layers"),
@@ -124,3 +131,10 @@ def test_the_share_counts_a_quantised_weight_by_what_it_holds() -> None:
     block.linear = quantised.to("cpu")
     assert block.linear.weight.numel() < 64 * 64
     assert left_out(block, None, "all-linear") == plain and "66.7 %" in plain
+
+
+def test_routers_have_no_role_and_are_adapted_by_name() -> None:
+    by_role = attached(routed(), "all-linear")
+    assert not [name for name in by_role.layers if "router" in name]
+    assert "not adapted, since they choose experts: mlp.router (2 layers)" in by_role.remarks
+    assert [name for name in attached(routed(), ["router"]).layers if "router" in name]

@@ -131,7 +131,14 @@ USER, GPT = ("user", "Hi"), ("assistant", "Hello!")
         ("messages", messages(USER, ("assistant", None)), "turn 2 of 'messages': 'content' is null, expected text"),
         ("messages", messages(("user", [{"type": "image_url", "image_url": {}}]), GPT), "a part of type 'image_url'; "),
         ("messages", messages(("user", ["a"]), GPT), "'content' has a part of type text; only parts of type 'text'"),
-        ("messages", {"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "calls tools, which"),
+        ("messages", {"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "has calls of tools"),
+        ("messages", {"messages": [{"role": "user", "content": "a", "function_call": {"name": "f"}}]}, "a function"),
+        ("messages", {"messages": [{"role": "user", "content": "a", "thinking": "hm"}]}, "has a train of thought"),
+        ("messages", {**messages(USER, GPT), "tools": [{"name": "f"}]}, "has tools .*, which cannot be trained on"),
+        ("messages", {**messages(("system", "a"), USER, GPT), "system": "b"}, "has two system messages, in 'system'"),
+        ("messages", {"messages": [{"role": "user", "content": "a"},
+                                   {"role": "assistant", "content": "b", "weight": 0}]},
+         "turn 2 of 'messages' has weight 0, but would be trained on; end with a turn of weight 1"),
         ("sharegpt", {"conversations": [{"from": "bot", "value": "a"}]}, "turn 1 of 'conversations' is by 'bot'; v"),
         ("sharegpt", sharegpt(USER), "'conversations' ends with the user"),
         ("alpaca", {"instruction": "", "input": " ", "output": "a"}, "'instruction' is empty"),
@@ -184,3 +191,18 @@ def test_a_message_shows_names_of_the_data_on_one_line_and_short(tmp_path: Path)
         with pytest.raises(DataError, match=rf"has no field 'output'; .*valid: .*{re.escape(shown)}") as caught:
             one(tmp_path, {"instruction": "a", name: "b"}, layout="alpaca")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["messages", "sharegpt"])
+def test_a_system_field_goes_before_the_turns(tmp_path: Path, layout: str) -> None:
+    turns = (messages if layout == "messages" else sharegpt)(*TALK[1:3])
+    assert one(tmp_path, {**turns, "system": "Be kind."}, layout=layout).turns == TALK[:2]
+    assert one(tmp_path, {**turns, "system": " ", "tools": None}, layout=layout).turns == ()
+
+
+def test_a_weight_of_0_is_heeded_or_refused(tmp_path: Path) -> None:
+    listed = [{"role": role, "content": text, "weight": None} for role, text in TALK]
+    listed[2]["weight"] = 0
+    assert one(tmp_path, {"messages": listed}, layout="messages").answer == "4"
+    with pytest.raises(DataError, match=r"turn 3 of 'messages' has weight 0, .*; give loss_on: last"):
+        one(tmp_path, {"messages": listed}, layout="messages", loss_on="every")

@@ -11,7 +11,7 @@ from cl_lightning.common.errors import DataError
 from cl_lightning.data.base import Turn
 from cl_lightning.data.benchmarks.json_files import kind
 from cl_lightning.data.layouts.base import Asked, Layout, Options, field, text
-from cl_lightning.data.layouts.conversation import conversation
+from cl_lightning.data.layouts.conversation import conversation, refuse_not_read, system_of
 from cl_lightning.data.layouts.template import Template
 
 #: Separates an instruction from its input.
@@ -29,11 +29,12 @@ class Alpaca(Layout):
 
     def read(self, row: Mapping[str, Any], where: str) -> Asked:
         """Join instruction and input behind what was said before."""
+        refuse_not_read(row, where)
         row = {**row, "input": "" if row.get("input") is None else row["input"]}
         asked = self._plain(row, where) if self.template is None else self.template.filled(row, where)
         value = field(row, self.answer, where)
         answers = value if isinstance(value, list) else [value]
-        made = conversation([*_system(row, where), *_history(row, where), ("user", asked)], answers)
+        made = conversation([*system_of(row, where), *_history(row, where), ("user", asked)], answers)
         if self.template is None or made.turns:
             return made
         return replace(made, instruction=self.template.instruction, cue=self.template.cue)
@@ -44,11 +45,6 @@ class Alpaca(Layout):
         if not asked:
             raise DataError(f"{where}: 'instruction' is empty")
         return asked
-
-
-def _system(row: Mapping[str, Any], where: str) -> list[Turn]:
-    said = "" if row.get("system") is None else text(row, "system", where)
-    return [("system", said)] if said.strip() else []
 
 
 def _history(row: Mapping[str, Any], where: str) -> list[Turn]:

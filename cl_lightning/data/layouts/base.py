@@ -25,6 +25,7 @@ class Options(Protocol):
     prompt: str | None
     answer: str | None
     turns: str | None
+    loss_on: str
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,16 @@ from typing import Any
 from cl_lightning.common.errors import DataError, nearest
 from cl_lightning.data.base import Turn
 from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.layouts.base import Asked, brief, field
+from cl_lightning.data.layouts.base import Asked, brief, field, text
 
+#: Fields of a row or a turn that would be left out, and what they hold.
+NOT_READ = {
+    "tools": "tools",
+    "tool_calls": "calls of tools",
+    "function_call": "a call of a function",
+    "reasoning_content": "a train of thought",
+    "thinking": "a train of thought",
+}
 #: Names of the speakers where a model has no chat template.
 SPEAKERS = {"user": "User: ", "assistant": "Assistant: "}
 
@@ -50,8 +58,7 @@ def turns_of(
         if role is None:
             shown = repr(brief(speaker)) if isinstance(speaker, str) else kind(speaker)
             raise DataError(f"{place} is by {shown}; {nearest(brief(str(speaker)), roles)}")
-        if item.get("tool_calls"):
-            raise DataError(f"{place} calls tools, which cannot be trained on; write the call as text, or leave it out")
+        refuse_not_read(item, place)
         said = _said(field(item, keys[1], place), place, keys[1])
         if role == "system" and not said.strip() and not turns:
             continue
@@ -65,6 +72,21 @@ def turns_of(
         ends = f"ends with the {turns[-1][0]}" if turns else "is empty"
         raise DataError(f"{where}: {name!r} {ends}, expected an assistant's turn at its end, which is the answer")
     return turns
+
+
+def refuse_not_read(row: Mapping[str, Any], place: str) -> None:
+    """Raise DataError for a row or a turn with a field of NOT_READ that is not empty."""
+    for name, what in NOT_READ.items():
+        if row.get(name):
+            raise DataError(
+                f"{place} has {what} ({name!r}), which cannot be trained on; write it in the text, or leave it out"
+            )
+
+
+def system_of(row: Mapping[str, Any], where: str) -> list[Turn]:
+    """Return the system message in a row's field `system`, if there is one."""
+    said = "" if row.get("system") is None else text(row, "system", where)
+    return [("system", said)] if said.strip() else []
 
 
 def _next(turns: Sequence[Turn]) -> tuple[str, ...]:
