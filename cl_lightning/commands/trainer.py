@@ -14,6 +14,7 @@ from cl_lightning.commands.parser import Resolved
 from cl_lightning.commands.task_trainer import TaskTrainers
 from cl_lightning.common.described import arguments, describe
 from cl_lightning.common.errors import ConfigError, StateError
+from cl_lightning.common.expected import expect
 from cl_lightning.common.noise import silenced
 from cl_lightning.common.options import flat, label
 from cl_lightning.common.yaml_files import parse_yaml
@@ -90,6 +91,10 @@ class ContinualTrainer:
         sequence: SequenceSettings | None = None,
         **trainer: Any,
     ) -> None:
+        for name, callbacks in (("boundary", boundary or {}), ("observers", observers or {})):
+            expect(name, callbacks, Mapping, f"callbacks by name: {name}={{'name': Callback(), ..}}")
+            for slot, callback in callbacks.items():
+                expect(f"{name}[{slot!r}]", callback, TaskCallback, "a task callback, such as ReplayBuffer(64)")
         precheck.check_trainer({f"trainer.{name}": value for name, value in trainer.items()})
         self.boundary, self.settings = dict(boundary or {}), sequence or SequenceSettings()
         self.given, defaults = trainer, _defaults()
@@ -107,6 +112,8 @@ class ContinualTrainer:
         Raises:
             UserError: something the caller can fix, in one line; finished tasks are kept.
         """
+        expect("module", module, ContinualLM, "ContinualLM(Backbone(..), ..); the data comes second")
+        expect("data", data, TaskSequence, "TaskSequence(benchmark, ..)")
         if self._fitted or hasattr(module, "llm"):
             used = "ContinualTrainer" if self._fitted else "ContinualLM"
             raise ConfigError(

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.expected import expect
 from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.base import Benchmark, check_order, data_root, digest
@@ -114,6 +115,7 @@ class TaskSequence(Described, LightningDataModule):
         protocol: ProtocolName = "sequential",
     ) -> None:
         super().__init__()
+        expect("data.benchmark", benchmark, Benchmark, "a benchmark, such as DatasetTasks([..])")
         self.protocol = PROTOCOLS[protocol]
         self.benchmark, self.root = benchmark, data_root(root)
         if self.root is not None and not self.root.is_dir():
@@ -136,9 +138,8 @@ class TaskSequence(Described, LightningDataModule):
         self.max_prompt_tokens, self.max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self.long_answers, self.system_prompt, self.seed = long_answers, system_prompt, seed
         self.date, self.template_args = date, template_args or {}
-        self.dedup, self.drop_leaks, self.score_by = dedup, drop_leaks, score_by
-        self.score_every, self.score_samples_old = score_every, score_samples_old
-        self.thinning = Thinning(score_every, score_samples_old)
+        self.dedup, self.drop_leaks, self.score_by, self.score_every = dedup, drop_leaks, score_by, score_every
+        self.score_samples_old, self.thinning = score_samples_old, Thinning(score_every, score_samples_old)
         #: Numbers of training examples removed from each task, by cleaning or by the benchmark itself.
         self.removed: dict[str, Removed] = {}
         #: Tasks of the order whose data is missing.

@@ -1,6 +1,7 @@
 """Report what libraries raise about a model's files as one line: the model, the file and the cause."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,13 @@ def _faults_of_weights(folder: Path, files: list[Path]) -> Iterator[str]:
             safe_open(path, "pt")
         except SafetensorError as error:
             yield f"{path.name} is cut or damaged ({error}); copy it again"
+
+    for path in (path for path in files if path.suffix == ".bin"):
+        with path.open("rb") as file:
+            begins = file.read(1)
+        # PyTorch's format is a ZIP file and was, before that, a pickle.
+        if not zipfile.is_zipfile(path) and begins != b"\x80":
+            yield f"{path.name} is cut or damaged; copy it again"
 
 
 def _not_an_object(path: Path) -> str | None:

@@ -26,6 +26,7 @@ from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.common import distributed
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
+from cl_lightning.common.expected import expect
 from cl_lightning.common.numbers import Finite, Momentum, NonNegative
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.collate import IGNORE
@@ -93,6 +94,8 @@ class ContinualLM(Described, LightningModule):
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold what is trained, see `training_tensors`
+        expect("model.backbone", backbone, Backbone, "Backbone('NAME or FOLDER')")
+        expect("model.adapter", adapter, AdapterStrategy, "a strategy, such as SeqLoRA(rank=8)")
         if not lr > 0:
             raise ConfigError(f"model.lr: {lr} must be positive")
         if not 0.0 <= warmup <= 1.0:

@@ -337,3 +337,40 @@ def test_one_model_per_task_is_not_one_that_answers(tmp_path: Path) -> None:
     result = trainer(tmp_path / "run").fit(model(), data(two, protocol="independent"))
     with pytest.raises(StateError, match=r"one model per task .*cl_lightning\.load\("):
         result.generate(["colour 1?"])
+
+
+class Frame:
+    """Like one of pandas."""
+
+    columns = ("prompt", "answer")
+
+    def to_dict(self, orient: str) -> list[dict[str, str]]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: ContinualTrainer(boundary=[ReplayBuffer(4)]), "boundary: is of type list, expected callbacks by name"),
+        (lambda: ContinualTrainer({"init": SliceInit}), r"boundary\['init'\]: is the class SliceInit"),
+        (
+            lambda: ContinualTrainer().fit(data(), ContinualLM()),
+            "module: is of type TaskSequence, expected Con",
+        ),
+        (lambda: ContinualTrainer().fit(ContinualLM(), three_tasks()), "data: is of type DatasetTasks, expected TaskS"),
+        (lambda: TaskSequence([DatasetTask("a", PAIRS)]), "data.benchmark: is of type list, expected a benchmark"),
+        (lambda: DatasetTasks(DatasetTask("a", PAIRS)), "tasks: is of type DatasetTask, expected a list"),
+        (lambda: DatasetTasks([("a", PAIRS)]), r"tasks: is of type tuple, expected a list of DatasetTask\("),
+        (lambda: ContinualLM(adapter="SeqLoRA"), "model.adapter: is of type str, expected a strategy"),
+        (lambda: ContinualLM(adapter=SeqLoRA), "model.adapter: is the class SeqLoRA, expected a strategy"),
+        (lambda: ContinualLM("smollm2-135m-instruct"), "model.backbone: is of type str, expected Backbone"),
+    ],
+)
+def test_objects_of_another_kind_are_refused(wrong: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        wrong()
+
+
+def test_a_frame_is_told_how_it_becomes_rows() -> None:
+    with pytest.raises(DataError, match=r"a, train: is a Frame, expected rows: give its \.to_dict\('records'\)"):
+        data(DatasetTasks([DatasetTask("a", Frame())]))._task("a", 1)

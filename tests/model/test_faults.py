@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -48,13 +49,22 @@ def cut(name: str, share: float) -> Callable[[Path], object]:
     return change
 
 
+def pickled(left: float | bytes) -> Callable[[Path], object]:
+    """The weights in PyTorch's own format, of which a share is left; or something else in their place."""
+
+    def fault(folder: Path) -> None:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        if isinstance(left, bytes):
+            (folder / "pytorch_model.bin").write_bytes(left)
+        else:
+            cut("pytorch_model.bin", left)(folder)
+
+    return fault
+
+
 def without(*names: str) -> Callable[[Path], object]:
     return lambda folder: [path.unlink() for name in names for path in folder.glob(name)]
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(LFS)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -88,11 +98,13 @@ def quantised(**settings: object) -> Callable[[Path], object]:
 #: Fault -> how to make it, and what the line says of the file and the cause.
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pointer for weights": (write("model.safetensors", LFS), "model.safetensors is a Git LFS pointer, .*lfs pull"),
-    "a pointer for pickled weights": (pickled, "pytorch_model.bin is a Git LFS pointer"),
+    "a pointer for pickled weights": (pickled(LFS), "pytorch_model.bin is a Git LFS pointer"),
     "a pointer for a shard": (lambda f: shards(f)[1].write_bytes(LFS), r"model-00002-of-0000\d.safetensors is a Git"),
     "a pointer for the tokenizer": (write("tokenizer.json", LFS), "tokenizer in .*: tokenizer.json is a Git LFS"),
     "a cut header": (cut("model.safetensors", 0.01), "model.safetensors is cut or damaged .*header"),
     "cut weights": (cut("model.safetensors", 0.5), "model.safetensors is cut or damaged .*not fully covered"),
+    "weights of PyTorch, cut": (pickled(0.5), "pytorch_model.bin is cut or damaged; copy it again"),
+    "a page for weights of PyTorch": (pickled(b"<html>no</html>"), "pytorch_model.bin is cut or damaged"),
     "a missing shard": (lambda f: shards(f)[1].unlink(), r"index.json names model-00002-of-0000\d.safetensors, not in"),
     "no weights": (without("model.safetensors"), "there are no weights"),
     "no tokenizer": (without("token*"), r"there is no tokenizer \(tokenizer.json\)"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from cl_lightning.common.described import OF_A_SCRIPT, UNRECORDED
 from cl_lightning.common.errors import ConfigError, DataError
+from cl_lightning.common.expected import expect
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Example
 from cl_lightning.data.benchmarks.json_files import kind
@@ -72,6 +73,9 @@ class DatasetTasks(UserTasks):
     """
 
     def __init__(self, tasks: list[DatasetTask]) -> None:
+        expect("tasks", tasks, list, "a list: DatasetTasks([DatasetTask(..), ..])")
+        for task in tasks:
+            expect("tasks", task, DatasetTask, "a list of DatasetTask(name, train, ..)")
         super().__init__([task.as_user_task() for task in tasks])
         self._splits = {
             (task.name, split): list(rows) if isinstance(rows, Iterator) else rows  # which are read again
@@ -94,6 +98,8 @@ class DatasetTasks(UserTasks):
                 f"{where}: the rows are those of a script (cl_lightning.ContinualTrainer), and no file holds them; "
                 "do this in the script"
             )
+        if hasattr(data, "to_dict") and hasattr(data, "columns"):  # of pandas
+            raise DataError(f"{where}: is a {type(data).__name__}, expected rows: give its .to_dict('records')")
         if isinstance(data, str | bytes | Mapping) or not (_is_indexed(data) or isinstance(data, Iterable)):
             raise DataError(f"{where}: is {kind(data)}, expected rows: a list, or a data set of one split")
         rows = (data[index] for index in range(len(data))) if _is_indexed(data) else iter(data)
