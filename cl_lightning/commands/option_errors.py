@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -13,6 +14,8 @@ from cl_lightning.common.errors import ConfigError, nearest, user_error_in
 MANY = 25
 
 UNKNOWN = re.compile(r"unrecognized arguments: --([\w.+-]+)|(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
+#: Options that take classes of Lightning by their short names, and where these are.
+LIGHTNING = {"trainer.callbacks": "lightning.pytorch.callbacks", "trainer.logger": "lightning.pytorch.loggers"}
 #: The value in a message on a type of `common.numbers`.
 OUTSIDE = re.compile(
     r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not (?:conform|match regular).*)?$"
@@ -77,7 +80,8 @@ class OptionParser(ArgumentParser):
                 r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE
             )
             off = " (YAML reads a bare off as False: quote it)" if found[1] == "False" and "'off'" in message else ""
-            return f"{where}: expected {' or '.join(dict.fromkeys(kinds))}, not {found[1]!r}{off}"
+            hint = _nearest_of_lightning(where, found[1])
+            return f"{where}: expected {' or '.join(dict.fromkeys(kinds))}, not {found[1]!r}{off}{hint}"
         text = " ".join(filter(None, (line.strip(" -") for line in message.splitlines())))
         return text if text.startswith(owner) else f"{owner[:-1]}: {text}"
 
@@ -91,6 +95,15 @@ class OptionParser(ArgumentParser):
         close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
         hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
         return f"unknown option {owner}{name}; {hint}"
+
+
+def _nearest_of_lightning(option: str, name: str) -> str:
+    """Name the class of Lightning that was meant, as the end of a message; "" for other options."""
+    home = LIGHTNING.get(option.removesuffix("+"))
+    if home is None or not name.isidentifier():
+        return ""
+    close = difflib.get_close_matches(name, import_module(home).__all__, n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else "; a class of your own needs its whole name, as package.Class"
 
 
 def _kind(name: str, why: str) -> str:

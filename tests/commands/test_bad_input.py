@@ -209,6 +209,9 @@ def refused(tmp_path: Path, *options: str) -> str:
 
 
 LATER: dict[str, tuple[str, str]] = {
+    "a misspelt callback of Lightning": ("--trainer.callbacks+=EarlyStoping", r"did you mean EarlyStopping\?$"),
+    "a misspelt logger of Lightning": ("--trainer.logger=TensorBordLogger", r"did you mean TensorBoardLogger\?$"),
+    "a logger that Lightning lacks": ("--trainer.logger=NeptuneLogger", r"needs its whole name, as package\.Class$"),
     "a logger that cannot be built": (
         "--trainer.logger={class_path: WandbLogger, init_args: {offline: true, log_model: true}}",
         r"^WandbLogger cannot be built: .*log_model=True and offline=True.* is an invalid configuration",
