@@ -21,7 +21,7 @@ import callbacks
 import cl_lightning
 from cl_lightning import adapters, data, initializers, surgery
 from cl_lightning.__main__ import QUIET
-from cl_lightning.commands import COMMANDS, experiments, mine, plan, precheck
+from cl_lightning.commands import COMMANDS, experiments, mine, plan, precheck, sweep
 from cl_lightning.commands.data_check import read_benchmark
 from cl_lightning.data.benchmarks.user_tasks import UserTasks
 from cl_lightning.data.task_sequence import TaskSequence
@@ -306,6 +306,9 @@ def runs(path: Path) -> Iterator[tuple[str, list[str]]]:
             argv = [given.get("EXP", "NAME"), *([f"--preset={given['PRESET']}"] if "PRESET" in given else [])]
             argv += shlex.split(given.get("ARGS", ""))
             swept = [f"--{given['OVER']}={value}" for value in given["VALUES"].split()] if "OVER" in given else swept
+        elif target == "sweep":
+            given, more = sweep.parser().parse_known_args(argv)
+            argv, swept = [given.experiment, *more], [f"--{given.over}={value}" for value in given.values]
         asks = any(word == "--help" or ".help=" in word for word in argv)
         if "--config" not in argv and not asks and not any(placeholder(word) for word in argv):
             yield from ((target, [*argv, *filter(None, [one])]) for one in swept)

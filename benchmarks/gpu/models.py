@@ -43,7 +43,7 @@ class RandomBackbone(Backbone):
         return "random"
 
     def _source(self) -> str:
-        return self.name
+        return ""  # no file
 
     def _load_pretrained(self, dtype: torch.dtype, source: str) -> PreTrainedModel:
         torch.manual_seed(0)

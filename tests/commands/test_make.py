@@ -57,6 +57,7 @@ ODD = 'it\'s a "héritage" *; $PWD'
     [
         ("run EXP=smoke", "DATA"),
         ("run EXP=smoke", "RUN_DIR"),
+        ("sweep EXP=smoke OVER=model.lr VALUES=1", "DATA"),
         ("study", "DATA"),
         ("mine EXP=smoke", "DATA"),
         ("mine EXP=smoke", "OUT"),

@@ -48,6 +48,7 @@ class TinyRun:
         self.module.load(data.tokenizer)
         self.slots, self.record = dict(slots), Record(data, {"data": "sample"})
         self.record.zero_shot = [0.0, 0.0]
+        self.record.samples = {name: [] for name in data.columns}
         self.context = RunContext(
             self.module, data, self.slots, self.record, RunFolder(folder), RunLogs(self.record.clock)
         )
