@@ -160,6 +160,10 @@ class RunFolder:
                 )
             self._reopen()
             self._take_files()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete files that the record lists as being written and the state does not hold, and list them no more."""
         if left := [name for name in self.record["writing"] if name not in self.files]:
             for name in left:
                 if folder := name.rpartition("/")[0]:

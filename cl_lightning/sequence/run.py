@@ -141,6 +141,7 @@ class SequenceRun:
                 raise TrainingError(f"task {order[task]} was interrupted; {advice} to continue")
         for callback in self.callbacks:
             callback.on_sequence_end(self.context)
+        distributed.on_main(self.folder.tidy)
         self.logs.close()
 
     def _trainer(self, task: int, hooks: Callback) -> pl.Trainer:
