@@ -41,6 +41,7 @@ from cl_lightning.sequence.folder import (
 )
 from cl_lightning.sequence.loggers import About, RunLogs
 from cl_lightning.sequence.out_of_memory import report_out_of_memory
+from cl_lightning.sequence.ranks import ranks_to_end
 from cl_lightning.sequence.record import Record
 from cl_lightning.sequence.save_every import Pace
 from cl_lightning.sequence.saving import Saving
@@ -146,7 +147,7 @@ class SequenceRun:
 
     def _trainer(self, task: int, hooks: Callback) -> pl.Trainer:
         trainer = self.make_trainer(task, [*self.callbacks, hooks], self.logs.loggers)
-        stopping.end_ranks(partial(getattr, trainer.strategy.launcher, "procs", ()))
+        stopping.end_ranks(partial(ranks_to_end, trainer.strategy.launcher))
         return trainer
 
     def _restore(self) -> None:
