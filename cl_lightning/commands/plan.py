@@ -114,7 +114,8 @@ def prepared(cli: "ContinualCLI", settings: "SequenceSettings") -> "tuple[Work, 
     """
     from callbacks.replay_buffer import ReplayBuffer
     from cl_lightning.commands.execution import check_together
-    from cl_lightning.model.backbone import BaseMissing, set_threads
+    from cl_lightning.model.backbone import set_threads
+    from cl_lightning.model.moved_base import BaseMissing
     from cl_lightning.planning.work import Division, Work
 
     module, data, boundary, options = cli.model, cli.datamodule, cli.slots("boundary"), cli.trainers.options
