@@ -35,7 +35,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self) -> bytes | None:
         owner, name, _, revision, file = f"{self.path}/////".split("?")[0].split("/")[1:6]
-        self.asked.append(f"{name}/{file}")
+        self.asked.append(f"{name}/{revision}/{file}")
         path = self.folder / file
         if owner == "api" or revision not in ("main", COMMIT) or name != "tiny" or not path.is_file():
             kinds = {"gated": (403, "GatedRepo"), "tiny": (404, "EntryNotFound"), "broken": (500, "")}
@@ -107,7 +107,7 @@ def test_what_is_waited_for_is_said_once_and_cached_files_need_no_hub(
     lines = [f"looking for someone/tiny at {end}", f"downloading the weights of someone/tiny from {end}"]
     assert out.splitlines() == lines
     assert err == ""
-    assert "tiny/model.safetensors" in served
+    assert "tiny/main/model.safetensors" in served
     backbone.load(len(backbone.load_tokenizer()))
     assert capfd.readouterr().out == ""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -168,8 +168,12 @@ def test_a_path_is_no_name_of_the_hub(served: list[str]) -> None:
     assert not served
 
 
-def test_a_revision_is_loaded_from_the_cache_alone(served: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_is_asked_for_alone_and_loaded_from_the_cache(
+    served: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = Backbone("someone/tiny", dtype="float32", revision=COMMIT)
     backbone.load(len(backbone.load_tokenizer()))
+    assert f"tiny/{COMMIT}/generation_config.json" in served
+    assert not [asked for asked in served if "/main/" in asked]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     backbone.load(len(backbone.load_tokenizer()))

@@ -129,3 +129,12 @@ def test_other_paces_are_refused(value: str, tmp_path: Path) -> None:
     assert told.code == ConfigError.exit_code
     assert "sequence.save_every" in told.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_lists_no_file_as_being_written(tmp_path: Path) -> None:
+    """Of what its last task has discarded, nothing is left to delete."""
+    alone = ("--data.protocol=independent", "--boundary.memory=null", "--boundary.init=null")
+    assert go_on(tmp_path / "run", *OFTEN, *alone).code == 0
+    found = record(tmp_path / "run")
+    assert (found["done"], found["writing"]) == (2, [])
+    assert not list((tmp_path / "run" / "unfinished").glob("*"))
