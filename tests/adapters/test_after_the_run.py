@@ -64,9 +64,9 @@ def test_gated_branches_without_gates_are_refused_with_what_to_call(
     module = make(GATED[strategy]())
     with pytest.raises(
         ConfigError, match=r"the call has no gates: generate with .*own=.*extra=.*answer_logits"
-    ) as told:
+    ) as error:
         CALLS[call](module)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("strategy", GATED)
@@ -122,9 +122,9 @@ def test_an_adapted_model_is_not_written(
     folder = tmp_path / "saved"
     with pytest.raises(
         ConfigError, match=r"cannot be saved .*; keep the run folder and load .* cl_lightning.load_run"
-    ) as told:
+    ) as error:
         getattr(whole, how)(str(folder))
-    assert not folder.exists() and "\n" not in str(told.value)
+    assert not folder.exists() and "\n" not in str(error.value)
 
 
 def test_a_model_without_adapters_is_written_as_ever(tmp_path: Path) -> None:

@@ -201,9 +201,9 @@ def with_mlp(mlp: nn.Module) -> Any:
 def test_layers_that_read_tokens_in_another_order_are_refused_before_training(kind: type[nn.Module]) -> None:
     with pytest.raises(
         ConfigError, match=r"targets: gates cannot be applied to model\.layers\.1\.mlp\.experts\.\d, "
-    ) as told:
+    ) as error:
         gated(with_mlp(kind()))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [Rare, Partial])

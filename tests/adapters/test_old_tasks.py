@@ -41,8 +41,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def trained(run: Path, *options: str) -> Path:
-    told = launch(*configs("superni_gainlora_inflora"), *OPTIONS, *options, f"--sequence.run_dir={run}")
-    assert told.code == 0, told.out + told.err
+    result = launch(*configs("superni_gainlora_inflora"), *OPTIONS, *options, f"--sequence.run_dir={run}")
+    assert result.code == 0, result.out + result.err
     return run
 
 

@@ -97,7 +97,7 @@ def test_reflection_is_the_divergence_of_the_recorded_shares_from_those_of_now(t
     assert rule.loss_terms(Step(module, batch, torch.zeros(1), 0.1))["reflection"] == term, "once a step, as it is"
 
 
-def test_what_is_old_keeps_its_bits_and_the_model_before_the_task_is_told(tiny: Make) -> None:
+def test_what_is_old_keeps_its_bits_and_the_model_before_the_task_is_said(tiny: Make) -> None:
     module = routed(tiny, tasks=2)
     module.adapter.end_task(1)
     batch = batch_of(random_examples(4))
@@ -136,8 +136,8 @@ def drift(run: Path) -> float:
 
 @pytest.mark.long
 def test_reflection_holds_earlier_prompts_shares(tmp_path: Path) -> None:
-    told = smoke(tmp_path / "held", *OPTIONS, THREE)
-    assert "router: share of each task's branch" in told.stdout
+    output = smoke(tmp_path / "held", *OPTIONS, THREE)
+    assert "router: share of each task's branch" in output.stdout
     smoke(tmp_path / "free", *OPTIONS, THREE, "--boundary.reflection.strength=0")
     assert drift(tmp_path / "held") < 0.5 * drift(tmp_path / "free"), "negative control: without the term"
     smoke(tmp_path / "two", *OPTIONS)
@@ -165,7 +165,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
-    assert told.returncode == 2, told.stderr
-    assert said in told.stderr
+    output = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
+    assert output.returncode == 2, output.stderr
+    assert said in output.stderr
     assert not (tmp_path / "run").exists()

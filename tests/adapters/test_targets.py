@@ -83,9 +83,9 @@ def test_a_target_without_a_linear_layer_is_refused_and_nothing_is_adapted(what:
     make, targets, expected = REFUSED[what]
     llm = make()
     names = [name for name, _ in llm.named_modules()]
-    with pytest.raises(ConfigError, match=expected) as told:
+    with pytest.raises(ConfigError, match=expected) as error:
         attached(llm, targets)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert names == [name for name, _ in llm.named_modules()]
 
 
@@ -93,7 +93,7 @@ def test_names_may_be_as_long_as_they_are_and_overlap() -> None:
     assert len(attached(llama(), ["model.layers.1.mlp.up_proj", "mlp.up_proj", "k_proj"]).layers) == 4
 
 
-def test_what_is_stacked_is_told_with_its_share() -> None:
+def test_what_is_stacked_is_said_with_its_share() -> None:
     llm = experts()
     inside = {n: p.numel() for n, p in llm.named_parameters() if "embed_tokens" not in n and "lm_head" not in n}
     stacked = {n: size for n, size in inside.items() if "layers.1.mlp." in n}

@@ -111,16 +111,16 @@ def test_a_gradient_without_direction_names_its_matrix(
         f"--model.backbone.name={model}", f"--sequence.run_dir={run}", "--sequence.zero_shot=false",
         f"--boundary.init.memory_budget={budget}",
     )  # fmt: skip
-    told = launch(*SMALL, *options)
-    assert told.code == 1, told.err
-    assert re.search(rf"^error: boundary of task FOMC, {expected}", told.err.splitlines()[-1])
+    result = launch(*SMALL, *options)
+    assert result.code == 1, result.err
+    assert re.search(rf"^error: boundary of task FOMC, {expected}", result.err.splitlines()[-1])
     assert record(run)["done"] == 0
 
 
 def test_an_empty_memory_is_said_once_and_the_new_gradient_is_taken(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = launch(*SMALL, f"--sequence.run_dir={run}")
-    assert told.code == 0, told.err
-    assert told.out.count("no memory to compare with, so the new task's own subspace") == 1
+    result = launch(*SMALL, f"--sequence.run_dir={run}")
+    assert result.code == 0, result.err
+    assert result.out.count("no memory to compare with, so the new task's own subspace") == 1
     first, second = record(run)["tables"]["init"][0]["rows"]
     assert first[2] is None and second[2] is not None, "what fired"

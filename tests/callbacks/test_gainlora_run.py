@@ -24,8 +24,8 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "gainlora"
-    told = smoke(run, *OPTIONS)
-    assert "gates: a on held-out prompts" in told.stdout
+    output = smoke(run, *OPTIONS)
+    assert "gates: a on held-out prompts" in output.stdout
     return run
 
 
@@ -118,9 +118,9 @@ def test_accumulated_steps_are_projected_too(tmp_path: Path) -> None:
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
-    assert told.returncode == 2, told.stderr
-    assert said in told.stderr
+    output = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
+    assert output.returncode == 2, output.stderr
+    assert said in output.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -128,17 +128,17 @@ def test_no_room_for_a_key_is_reported_and_nothing_is_lost(tmp_path: Path) -> No
     """Forty prompts of each of two tasks fill the 64 dimensions of the tiny model's embeddings."""
     run = tmp_path / "run"
     wide = ("--data.train_samples=70", "--data.order+=Sentiment")
-    told = smoke(run, *OPTIONS, *wide, check=False)
-    assert told.returncode == 1
-    assert "so no key is orthogonal to them; lower boundary.gates.share" in told.stderr.splitlines()[-1]
-    finished = told.stdout.count("  scores after task ")
+    output = smoke(run, *OPTIONS, *wide, check=False)
+    assert output.returncode == 1
+    assert "so no key is orthogonal to them; lower boundary.gates.share" in output.stderr.splitlines()[-1]
+    finished = output.stdout.count("  scores after task ")
     assert 1 <= record(run)["done"] == finished < 3
 
 
 @pytest.mark.parametrize("weighting", ["new", "none", "both"])
 def test_slice_starts_branches_under_gates(tmp_path: Path, weighting: str) -> None:
     options = [o for o in OPTIONS if o not in ("--boundary.memory=null", "--boundary.init=null")]
-    told = smoke(tmp_path / "run", *options, f"--boundary.init.gate_weighting={weighting}")
-    assert "surgery fired in" in told.stdout
+    output = smoke(tmp_path / "run", *options, f"--boundary.init.gate_weighting={weighting}")
+    assert "surgery fired in" in output.stdout
     norms = [float(row["norm_memory"]) for row in csv.DictReader((tmp_path / "run/surgery/NumGLUE-cm.csv").open())]
     assert (max(norms) < 1e-3) == (weighting == "both"), "a gate that is shut leaves a memory gradient of nothing"

@@ -20,8 +20,8 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "inflora"
-    told = smoke(run, *OPTIONS, "--data.order+=Sentiment")
-    assert "input subspaces after each task" in told.stdout
+    output = smoke(run, *OPTIONS, "--data.order+=Sentiment")
+    assert "input subspaces after each task" in output.stdout
     return run
 
 
@@ -62,18 +62,18 @@ def test_two_ranks_design_and_grow_as_one(finished: Path, tmp_path: Path) -> Non
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
-    assert told.returncode == 2
-    assert said in told.stderr
+    output = smoke(tmp_path / "run", *OPTIONS, *options, check=False)
+    assert output.returncode == 2
+    assert said in output.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_nothing_left_outside_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     """With all of the energy held, the tiny model's inputs soon fill their spaces."""
     run = tmp_path / "run"
-    told = smoke(run, *OPTIONS, "--boundary.subspaces.share=1", check=False)
-    assert told.returncode != 0
-    line = told.stderr.strip().splitlines()[-1]
+    output = smoke(run, *OPTIONS, "--boundary.subspaces.share=1", check=False)
+    assert output.returncode != 0
+    line = output.stderr.strip().splitlines()[-1]
     assert "boundary of task NumGLUE-cm, layer" in line
     assert "are left outside earlier tasks', rank 2 needs as many; lower boundary.subspaces.share" in line
     assert record(run)["done"] == 1
@@ -81,8 +81,8 @@ def test_nothing_left_outside_is_reported_and_nothing_is_lost(tmp_path: Path) ->
 
 @pytest.mark.parametrize("strategy", ["IncLoRA", "OLoRA", "CLoRA"])
 def test_slice_starts_the_branches_of_every_strategy_that_trains_both_factors(tmp_path: Path, strategy: str) -> None:
-    told = smoke(tmp_path / "run", f"--model.adapter={strategy}", "--model.adapter.rank=2")
-    assert "surgery fired in" in told.stdout
+    output = smoke(tmp_path / "run", f"--model.adapter={strategy}", "--model.adapter.rank=2")
+    assert "surgery fired in" in output.stdout
     kept = adapters(tmp_path / "run")["NumGLUE-cm"]
     assert {name.rsplit(".", 1)[1] for name in kept} == {"lora_A", "lora_B", "lora_A0", "lora_B0"}
 

@@ -70,11 +70,11 @@ def ours(t5: Path, run: Path, *options: str) -> Seen:
         patch.object(GateOrthogonalization, "on_task_start", watch_start),
         patch.object(ContinualLM, "training_step", watch_step),
     ):
-        told = launch(
+        result = launch(
             *configs("superni_gainlora_inflora"), f"--config={ROOT / 'experiments/presets/official_v1.yaml'}", *OPTIONS,
             *options, f"--model.backbone.name={t5}", f"--sequence.run_dir={run}",
         )  # fmt: skip
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     return seen
 
 

@@ -326,7 +326,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: list[str], said: str) -> None:
-    told = smoke(tmp_path / "run", *PLAIN, *options, check=False)
-    assert told.returncode == 2, told.stderr
-    assert said in told.stderr
+    output = smoke(tmp_path / "run", *PLAIN, *options, check=False)
+    assert output.returncode == 2, output.stderr
+    assert said in output.stderr
     assert not (tmp_path / "run").exists()

@@ -72,9 +72,9 @@ def test_a_missing_split_and_a_missing_task(tmp_path: Path) -> None:
 
 def test_a_long_answer_is_refused_or_dropped_from_train(tmp_path: Path) -> None:
     write_task(tmp_path, [*GOOD, {"prompt": "long", "answer": "x" * 40}])
-    told = fault(tmp_path, max_answer_tokens=10)
+    output = fault(tmp_path, max_answer_tokens=10)
     assert re.search(
-        r"^Mine/train/8: the answer has 4\d tokens, data\.max_answer_tokens is 10; .*long_answers=drop$", told
+        r"^Mine/train/8: the answer has 4\d tokens, data\.max_answer_tokens is 10; .*long_answers=drop$", output
     )
     task = prepared(tmp_path, max_answer_tokens=10, long_answers="drop").tasks[0]
     assert (task.dropped, len(task.train)) == (1, 6)
@@ -83,8 +83,8 @@ def test_a_long_answer_is_refused_or_dropped_from_train(tmp_path: Path) -> None:
 
 def test_dropping_all_answers_is_reported(tmp_path: Path) -> None:
     write_task(tmp_path, [{"prompt": "p", "answer": "x" * 40}] * 8)
-    told = fault(tmp_path, max_answer_tokens=10, long_answers="drop")
-    assert told == (
+    output = fault(tmp_path, max_answer_tokens=10, long_answers="drop")
+    assert output == (
         "Mine: 0 answers fit data.max_answer_tokens=10, and data.validation_samples takes 2; none is left to train on, "
         "so raise the limit"
     )
@@ -104,5 +104,5 @@ def test_validation_that_leaves_nothing_to_train_on(tmp_path: Path) -> None:
 
 def test_data_faults_end_the_command_before_it_leaves_anything(tmp_path: Path) -> None:
     write_task(tmp_path / "data", "[{]")
-    told = refused(tmp_path, f"--data.root={tmp_path / 'data'}", "--data.order=[Mine]")
-    assert re.search(r"Mine/train\.json, column 3: not valid JSON", told)
+    output = refused(tmp_path, f"--data.root={tmp_path / 'data'}", "--data.order=[Mine]")
+    assert re.search(r"Mine/train\.json, column 3: not valid JSON", output)

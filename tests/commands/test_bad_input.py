@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_cli import Told, configs, launch
+from tests.commands.test_cli import Result, configs, launch
 from tests.conftest import ROOT
 
 SMALL = (
@@ -157,10 +157,10 @@ import io, json, sys
 from contextlib import redirect_stderr
 from cl_lightning.__main__ import main
 for argv in json.load(sys.stdin):
-    sys.argv, told = ["cl_lightning", *argv], io.StringIO()
-    with redirect_stderr(told):
+    sys.argv, output = ["cl_lightning", *argv], io.StringIO()
+    with redirect_stderr(output):
         code = main()
-    print(json.dumps([code, told.getvalue(), "torch" in sys.modules]))
+    print(json.dumps([code, output.getvalue(), "torch" in sys.modules]))
 """
 
 
@@ -193,7 +193,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
 def test_reported_before_torch(early: dict[str, tuple[int, str, bool]], name: str) -> None:
     code, err, torch_imported = early[name]
     assert code == 2
-    assert re.search(EARLY[name][1], Told(code, "", err).line)
+    assert re.search(EARLY[name][1], Result(code, "", err).line)
     assert not torch_imported
 
 
@@ -202,10 +202,10 @@ def test_reported_before_torch(early: dict[str, tuple[int, str, bool]], name: st
 
 def refused(tmp_path: Path, *options: str) -> str:
     """The line of an error found before training: exit code 2, no run folder."""
-    told = launch(*SMALL, f"--sequence.run_dir={tmp_path / 'run'}", *options)
-    assert told.code == 2, told.err
+    result = launch(*SMALL, f"--sequence.run_dir={tmp_path / 'run'}", *options)
+    assert result.code == 2, result.err
     assert not (tmp_path / "run").exists()
-    return told.line
+    return result.line
 
 
 LATER: dict[str, tuple[str, str]] = {
@@ -312,7 +312,7 @@ def test_reported_before_training(tmp_path: Path, name: str) -> None:
 def test_a_wrong_file_is_reported_as_a_wrong_option_is(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
     options = [o for o in SMALL if not o.startswith("--sequence.wandb")]
-    told = launch(*options, f"--config={tmp_path / 'wrong.yaml'}", f"--sequence.run_dir={tmp_path / 'run'}")
-    assert told.code == 2
-    assert re.search(expected, told.line)
+    result = launch(*options, f"--config={tmp_path / 'wrong.yaml'}", f"--sequence.run_dir={tmp_path / 'run'}")
+    assert result.code == 2
+    assert re.search(expected, result.line)
     assert not (tmp_path / "run").exists()

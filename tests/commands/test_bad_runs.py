@@ -16,7 +16,7 @@ from cl_lightning.common.errors import UserError
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import RunFolder, read_checked, read_record
 from tests.commands.test_bad_input import SMALL, refused
-from tests.commands.test_cli import Told, launch, record
+from tests.commands.test_cli import Result, launch, record
 from tests.conftest import ROOT
 
 # ---------------------------------------------------------------- stops during training
@@ -37,7 +37,7 @@ class Diverges(TaskCallback):
             trainer.optimizers[0].param_groups[0]["lr"] = 1e30
 
 
-def go_on(run: Path, *options: str) -> Told:
+def go_on(run: Path, *options: str) -> Result:
     return launch(*SMALL, f"--sequence.run_dir={run}", *options)
 
 
@@ -47,7 +47,7 @@ def intact(run: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A run whose second task diverged."""
     run = tmp_path_factory.mktemp("diverged") / "run"
     fault = f"{__name__}.{Diverges.__name__}"
@@ -55,17 +55,17 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
 
 
 @pytest.fixture
-def stopped(diverged: tuple[Path, Told], tmp_path: Path) -> Path:
+def stopped(diverged: tuple[Path, Result], tmp_path: Path) -> Path:
     """A copy of a run with its first task done."""
     return shutil.copytree(diverged[0], tmp_path / "stopped")
 
 
 @pytest.fixture(scope="module")
-def finished(diverged: tuple[Path, Told], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(diverged: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run gone on to its end. Not to be written to."""
     run = shutil.copytree(diverged[0], tmp_path_factory.mktemp("finished") / "run")
-    told = go_on(run)
-    assert told.code == 0, told.err
+    result = go_on(run)
+    assert result.code == 0, result.err
     return run
 
 
@@ -74,26 +74,26 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "copy")
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_finished_tasks(diverged: tuple[Path, Told]) -> None:
-    run, told = diverged
-    assert told.code == 1
+def test_a_loss_that_is_not_finite_stops_and_keeps_finished_tasks(diverged: tuple[Path, Result]) -> None:
+    run, result = diverged
+    assert result.code == 1
     expected = (
         r"error: non-finite loss or gradient in task NumGLUE-cm at step 2; finished tasks are kept\. Lower model\.lr, "
         r"or look at the task's data \((not finite|in the batch): NumGLUE-cm/\S+, NumGLUE-cm/\S+"
     )
-    assert re.search(expected, told.err.splitlines()[-1])
-    assert "Traceback" not in told.err
+    assert re.search(expected, result.err.splitlines()[-1])
+    assert "Traceback" not in result.err
     assert record(run)["done"] == 1
     assert intact(run)
 
 
 def test_a_learning_rate_that_diverges_at_once_leaves_no_state(tmp_path: Path) -> None:
-    told = go_on(tmp_path / "run", "--model.lr=1e30")
-    assert told.code == 1
-    assert "in task FOMC at step 2" in told.err.splitlines()[-1]
+    result = go_on(tmp_path / "run", "--model.lr=1e30")
+    assert result.code == 1
+    assert "in task FOMC at step 2" in result.err.splitlines()[-1]
     assert (record(tmp_path / "run")["done"], record(tmp_path / "run")["R"]) == (0, [])
-    told = go_on(tmp_path / "run")
-    assert told.code == 2 and "holds a run of another configuration" in told.line, "never emptied unasked"
+    result = go_on(tmp_path / "run")
+    assert result.code == 2 and "holds a run of another configuration" in result.line, "never emptied unasked"
     assert go_on(tmp_path / "run", "--sequence.fresh=true").code == 0
     assert intact(tmp_path / "run")
 
@@ -129,18 +129,18 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_state(stopped: Path, fini
 def test_a_log_that_cannot_be_written_is_reported_in_one_line(stopped: Path) -> None:
     shutil.rmtree(stopped / "logs")
     (stopped / "logs").write_text("in the way")
-    told = go_on(stopped)
-    assert told.code == 1
-    assert re.search(r"^error: .*stopped: cannot be written \(", told.err.splitlines()[-1])
-    assert "Traceback" not in told.err
+    result = go_on(stopped)
+    assert result.code == 1
+    assert re.search(r"^error: .*stopped: cannot be written \(", result.err.splitlines()[-1])
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("folder", ["{tmp}/file/run", "{tmp}/file", "/proc/run"])
 def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").write_text("")
-    told = go_on(Path(folder.format(tmp=tmp_path)))
-    assert told.code == 2
-    assert re.search(r"cannot be written \(.*choose another folder with RUN_DIR=", told.line)
+    result = go_on(Path(folder.format(tmp=tmp_path)))
+    assert result.code == 2
+    assert re.search(r"cannot be written \(.*choose another folder with RUN_DIR=", result.line)
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -169,9 +169,9 @@ def test_a_run_with_a_damaged_record_is_not_touched(stopped: Path) -> None:
     file = stopped / "sequence.json"
     file.write_bytes(file.read_bytes()[:-20])
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
-    told = go_on(stopped)
-    assert told.code == 2
-    assert told.line == f"{file}: damaged; restore it, or move the folder away and run again"
+    result = go_on(stopped)
+    assert result.code == 2
+    assert result.line == f"{file}: damaged; restore it, or move the folder away and run again"
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
 
 
@@ -184,25 +184,25 @@ def flip(file: Path) -> None:
 def test_a_damaged_adapter_is_named_and_refused(stopped: Path) -> None:
     file = stopped / "adapters" / "FOMC" / "adapter.safetensors"
     flip(file)
-    told = go_on(stopped)
-    assert told.code == 2
-    assert told.line.startswith(f"{file}: damaged (its checksum is not the recorded one)")
+    result = go_on(stopped)
+    assert result.code == 2
+    assert result.line.startswith(f"{file}: damaged (its checksum is not the recorded one)")
     assert record(stopped)["done"] == 1
 
 
 def test_a_missing_adapter_is_named_and_refused(stopped: Path) -> None:
     file = stopped / "adapters" / "FOMC" / "adapter.safetensors"
     file.unlink()
-    told = go_on(stopped)
-    assert told.code == 2
-    assert told.line.startswith(f"{file}: missing; restore it")
+    result = go_on(stopped)
+    assert result.code == 2
+    assert result.line.startswith(f"{file}: missing; restore it")
 
 
 def test_the_folder_of_another_configuration_is_refused_unless_fresh(stopped: Path) -> None:
     before = (stopped / "sequence.json").read_bytes()
-    told = go_on(stopped, "--model.lr=2e-3")
-    assert told.code == 2
-    assert told.line == (
+    result = go_on(stopped, "--model.lr=2e-3")
+    assert result.code == 2
+    assert result.line == (
         f"{stopped}: holds a run of another configuration, data or model; "
         "choose another RUN_DIR=, or start over with FRESH=1"
     )
@@ -211,8 +211,8 @@ def test_the_folder_of_another_configuration_is_refused_unless_fresh(stopped: Pa
 
 
 def test_a_finished_run_asked_for_in_another_way_stays_intact(copy: Path) -> None:
-    told = go_on(copy, "--observers.progress=null", "--sequence.log_every_n_steps=7")
-    assert told.code == 0
+    result = go_on(copy, "--observers.progress=null", "--sequence.log_every_n_steps=7")
+    assert result.code == 0
     assert intact(copy)
 
 
@@ -254,9 +254,9 @@ def test_going_on_from_an_unfinished_run(tmp_path: Path, stopped: Path) -> None:
 
 @pytest.mark.parametrize("order", ["[NumGLUE-cm, FOMC, Sentiment]", "[FOMC, NumGLUE-cm]", "[Sentiment]"])
 def test_going_on_in_another_order(tmp_path: Path, finished: Path, order: str) -> None:
-    told = refused(tmp_path, f"--sequence.continue_from={finished}", f"--data.order={order}")
-    assert "data.order must begin with FOMC, NumGLUE-cm and add at least one task (--data.order+=NAME)" in told
-    assert told.endswith(f"it is {order[1:-1]}")
+    output = refused(tmp_path, f"--sequence.continue_from={finished}", f"--data.order={order}")
+    assert "data.order must begin with FOMC, NumGLUE-cm and add at least one task (--data.order+=NAME)" in output
+    assert output.endswith(f"it is {order[1:-1]}")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ TINY = (
 
 
 @dataclass(frozen=True)
-class Told:
+class Result:
     """What a command answered."""
 
     code: int
@@ -60,7 +60,7 @@ def configs(experiment: str) -> list[str]:
     return [*(f"--config={ROOT / 'experiments' / name}.yaml" for name in ("_base", experiment)), NO_REPORT]
 
 
-def launch(*argv: str) -> Told:
+def launch(*argv: str) -> Result:
     """`python -m cl_lightning argv` in this process, its environment left as it was."""
     out, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def launch(*argv: str) -> Told:
             code = main()
         except SystemExit as left:
             code = int(left.code or 0)
-    return Told(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def parse(*argv: str) -> ContinualCLI:
@@ -85,22 +85,24 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def test_no_arguments_say_how_to_run() -> None:
-    told = launch("run")
-    assert told.code == 2
-    assert "cl-lightning run NAME" in told.line
+    result = launch("run")
+    assert result.code == 2
+    assert "cl-lightning run NAME" in result.line
 
 
 def test_help_names_the_sections_and_exits_0() -> None:
-    told = launch("run", "--help")
-    assert told.code == 0
-    assert told.out.startswith("usage: cl-lightning run NAME")
-    assert all(option in told.out for option in ("--data.order", "--boundary", "--sequence.run_dir", "--model.adapter"))
+    result = launch("run", "--help")
+    assert result.code == 0
+    assert result.out.startswith("usage: cl-lightning run NAME")
+    assert all(
+        option in result.out for option in ("--data.order", "--boundary", "--sequence.run_dir", "--model.adapter")
+    )
 
 
 def test_help_of_a_class_names_its_options() -> None:
-    told = launch("--model.adapter.help=SeqLoRA")
-    assert told.code == 0
-    assert "--model.adapter.per_task" in told.out
+    result = launch("--model.adapter.help=SeqLoRA")
+    assert result.code == 0
+    assert "--model.adapter.per_task" in result.out
 
 
 @pytest.mark.parametrize("middle", ["", ".init_args"])
@@ -161,7 +163,7 @@ def test_later_files_win_and_the_rest_stays() -> None:
 
 
 def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
-    told = launch(
+    result = launch(
         *configs("trace_slice"),
         "--model.adapter.rank=5",
         "--boundary.init.strength=0.25",
@@ -169,8 +171,8 @@ def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
         f"--sequence.run_dir={tmp_path / 'run'}",
         "--print_config",
     )
-    assert told.code == 0
-    config = yaml.safe_load(told.out)
+    assert result.code == 0
+    config = yaml.safe_load(result.out)
     assert config["model"]["adapter"]["init_args"]["rank"] == 5
     assert config["model"]["adapter"]["init_args"]["per_task"] == "fresh_folded"
     assert config["boundary"]["init"]["init_args"]["strength"] == 0.25
@@ -221,8 +223,8 @@ def quick(experiment: str) -> bool:
 def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     gated = any(name in path.stem for name in ("gainlora", "sapt"))
     rank = "--model.adapter.branches.rank=4" if gated else "--model.adapter.rank=4"
-    told = launch(*configs(path.stem), *TINY, rank, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
-    assert told.code == 0, told.err
+    result = launch(*configs(path.stem), *TINY, rank, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
+    assert result.code == 0, result.err
     state = record(tmp_path)
     stages, scores = {"joint": (1, 2), "independent": (2, 2), "sequential": (2, 3)}[state["protocol"]]
     assert state["done"] == stages
@@ -231,7 +233,7 @@ def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     assert len([score for row in state["R"] for score in row if isinstance(score, float)]) == scores
     names = {"superni": "Super-NI", "long_sequence": "Long Sequence", "niseq": "NI-Seq"}
     absent = next((name for start, name in names.items() if path.stem.startswith(start)), "TRACE")
-    assert f"{path.stem}: DATA = built-in sample, NOT {absent}" in told.out.splitlines()[0]
-    assert "2 tasks" in told.out.splitlines()[1]
-    assert f"{path.stem}: scores 0..100 on built-in sample, NOT {absent}" in " ".join(told.out.split())
-    assert told.out.rstrip().endswith(f"run folder: {tmp_path}")
+    assert f"{path.stem}: DATA = built-in sample, NOT {absent}" in result.out.splitlines()[0]
+    assert "2 tasks" in result.out.splitlines()[1]
+    assert f"{path.stem}: scores 0..100 on built-in sample, NOT {absent}" in " ".join(result.out.split())
+    assert result.out.rstrip().endswith(f"run folder: {tmp_path}")

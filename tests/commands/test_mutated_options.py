@@ -74,8 +74,8 @@ def outcome(options: dict[str, Any], folder: Path) -> tuple[int, str]:
     file = folder / "mutated.yaml"
     file.write_text(yaml.safe_dump(options, allow_unicode=True), encoding="utf-8")
     files = [f"--config=experiments/{name}.yaml" for name in ("_base", "smoke")]
-    told = launch(*files, f"--config={file}", f"--sequence.run_dir={NOWHERE}", "--sequence.threads=1")
-    return told.code, told.err
+    result = launch(*files, f"--config={file}", f"--sequence.run_dir={NOWHERE}", "--sequence.threads=1")
+    return result.code, result.err
 
 
 def check(options: dict[str, Any], folder: Path) -> None:

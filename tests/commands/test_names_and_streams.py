@@ -21,9 +21,9 @@ NO_TEXT = "a\udcff"  # as Python reads the bytes a, 255
 
 @pytest.mark.parametrize("option", ["--sequence.experiment=", "--sequence.run_dir=w/", "--config=", "--data.root="])
 def test_a_name_that_is_not_text_is_reported_before_anything_is_read(option: str) -> None:
-    with pytest.raises(ConfigError, match=r"^the command line: .* is not valid UTF-8; rename it") as told:
+    with pytest.raises(ConfigError, match=r"^the command line: .* is not valid UTF-8; rename it") as error:
         precheck.check([option + NO_TEXT])
-    str(told.value).encode()
+    str(error.value).encode()
 
 
 def test_names_that_come_from_elsewhere_are_reported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("--help", ""),
         ("experiments", ""),
@@ -64,16 +64,16 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
         ),
     ],
 )
-def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, told: str) -> None:
+def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, message: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    given = [*command.split(), f"--sequence.run_dir={tmp_path / 'run'}"][: 3 if told else -1]
+    given = [*command.split(), f"--sequence.run_dir={tmp_path / 'run'}"][: 3 if message else -1]
     done = subprocess.run(
         [sys.executable, "-m", "cl_lightning", *given],
         cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60,
     )  # fmt: skip
     os.close(writing)
-    assert (done.returncode, done.stderr) == (141, told)
+    assert (done.returncode, done.stderr) == (141, message)
 
 
 def test_another_pipe_that_breaks_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("option", REFUSED)
 def test_a_value_outside_is_one_line(option: str) -> None:
-    told = launch(*SMALL, option)
-    assert told.code == 2
-    assert told.line.startswith(REFUSED[option])
+    result = launch(*SMALL, option)
+    assert result.code == 2
+    assert result.line.startswith(REFUSED[option])
 
 
 def test_what_cuts_training_is_named() -> None:

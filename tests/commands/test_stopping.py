@@ -94,7 +94,7 @@ def test_code_that_runs_no_handler_ends_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("stopping.set_message('in a\\nb\\x1b[31m'); signal.raise_signal(s)", "stopped: in a\\nb\\x1b[31m\n"),
         ("from tqdm import tqdm; bar = tqdm(total=3); signal.raise_signal(s)", "stopped: nothing had started, and"),
@@ -102,11 +102,11 @@ def test_code_that_runs_no_handler_ends_too() -> None:
     ],
     ids=["control characters", "a progress bar", "at the very end"],
 )
-def test_the_line_is_one_line(code: str, told: str) -> None:
+def test_the_line_is_one_line(code: str, message: str) -> None:
     done = python(f"{ENDED}\n{code}")
     assert done.returncode == 130
     line = done.stderr.splitlines(keepends=True)[-1]
-    assert line.startswith(told)
+    assert line.startswith(message)
     assert done.stderr.count("stopped") == 1
 
 
@@ -158,10 +158,12 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
         os.kill(process.pid, signum)
         process.join(60)
         assert process.exitcode == 128 + signum
-        told = err.read_text()
-        assert told.count("stopped: ") == 1
-        assert not [line for line in told.splitlines() if not line.startswith(("stopped: ", "task ")) and line.strip()]
-        return out.read_text().splitlines(), told.splitlines()[-1]
+        output = err.read_text()
+        assert output.count("stopped: ") == 1
+        assert not [
+            line for line in output.splitlines() if not line.startswith(("stopped: ", "task ")) and line.strip()
+        ]
+        return out.read_text().splitlines(), output.splitlines()[-1]
 
     again = "run the same command again to"
     _, line = stopped(signal.SIGHUP, lambda out, err: "smoke: DATA" in out)
@@ -202,9 +204,9 @@ def test_no_rank_is_left_behind(everyone: bool, tmp_path: Path) -> None:
     assert process.exitcode == (130 if everyone else 143)
     with pytest.raises(ProcessLookupError):
         os.kill(int(rank.read_text()), 0)
-    told = [line for line in err.read_text().splitlines() if line.strip() and not line.startswith("task ")]
+    output = [line for line in err.read_text().splitlines() if line.strip() and not line.startswith("task ")]
     saved = f"scores of the untrained model are saved in {tmp_path / 'run'}"
-    assert told == [f"stopped: {saved}; run the same command again to continue from there"]
+    assert output == [f"stopped: {saved}; run the same command again to continue from there"]
 
 
 def test_what_is_said_of_a_run() -> None:
@@ -214,9 +216,9 @@ def test_what_is_said_of_a_run() -> None:
     assert status.saved(folder, 1, order) == f"task 1 of 3 is saved {again} continue from there"
     assert status.saved(folder, 2, order) == f"tasks 1 to 2 of 3 are saved {again} continue from there"
     assert status.saved(folder, 3, order) == f"tasks 1 to 3 of 3 are saved {again} see the result"
-    told = [status.resumed(done, order) for done in range(4)]
+    output = [status.resumed(done, order) for done in range(4)]
     after = "continuing after task {} of 3 ({})"
-    assert told == [None, after.format(1, "a"), after.format(2, "b"), "finished: showing its result"]
+    assert output == [None, after.format(1, "a"), after.format(2, "b"), "finished: showing its result"]
     trained = Unfinished(1, "training", step=4, checkpoint="x")
     scored = Unfinished(2, "scoring", cells={"c": {"a": {}}})
     untrained = Unfinished(0, cells={"zero-shot": {"a": {}}})

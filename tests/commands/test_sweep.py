@@ -27,9 +27,9 @@ def test_bad_input_is_one_line_before_the_first_run(
     argv: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = launch("sweep", *argv)
-    assert told.code == 2
-    assert said in told.line
+    result = launch("sweep", *argv)
+    assert result.code == 2
+    assert said in result.line
     assert not list(tmp_path.iterdir())
 
 
@@ -45,8 +45,8 @@ def test_each_value_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 @pytest.mark.long
 def test_the_first_run_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = launch(*SWEEP, "--values", "0", "2", *TINY, NO_REPORT)
-    assert told.code == 2
+    result = launch(*SWEEP, "--values", "0", "2", *TINY, NO_REPORT)
+    assert result.code == 2
     assert not list(tmp_path.glob("runs/smoke/*"))
 
 
@@ -54,15 +54,15 @@ def test_the_first_run_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.Mo
 def test_on_a_cluster_each_value_is_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{slurm.install(tmp_path / 'slurm')}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    told = launch(*TWO, "--cluster", "timeout_min=5")
-    assert told.code == 0, told.err
-    lines = told.out.splitlines()
+    result = launch(*TWO, "--cluster", "timeout_min=5")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
     assert lines[0] == "sweep: 2 jobs, their output in runs/jobs"
     for number, rank in ((1, 2), (2, 3)):
         log = f"runs/jobs/smoke-model.adapter.rank-{number}.log"
         assert f"--model.adapter.rank={rank}: done ({log})" in lines
         assert "run folder: runs/smoke/" in Path(log).read_text()
-    told = launch(*SWEEP, "--values", "0", *TINY, "--cluster")
-    assert told.code == 1
-    assert "--model.adapter.rank=0: failed with exit code 2 (runs/jobs/" in told.out
-    assert told.line == "1 of 1 runs failed; the last line of each one's output says why"
+    result = launch(*SWEEP, "--values", "0", *TINY, "--cluster")
+    assert result.code == 1
+    assert "--model.adapter.rank=0: failed with exit code 2 (runs/jobs/" in result.out
+    assert result.line == "1 of 1 runs failed; the last line of each one's output says why"

@@ -172,8 +172,8 @@ def test_it_is_the_run_of_the_same_options(tmp_path: Path) -> None:
     options = [f"--data.{name}={value}".replace("'", "") for name, value in SAMPLE.items()]
     where = ("--sequence.wandb=off", "--sequence.threads=1", f"--sequence.run_dir={tmp_path / 'one'}")
     base = ("--model.backbone.name=random-llama", "--model.backbone.dtype=float32", "--model.adapter.rank=2")
-    told = launch(*configs("trace_lora"), *base, *options, *where)
-    assert told.code == 0, told.err
+    result = launch(*configs("trace_lora"), *base, *options, *where)
+    assert result.code == 0, result.err
     ours = ContinualLM(Backbone("random-llama", dtype="float32"), SeqLoRA(rank=2), lr=1e-3)
     same = TaskSequence(
         **SAMPLE, max_prompt_tokens=144, max_answer_tokens=80, long_answers="drop", system_prompt="", seed=42
@@ -246,7 +246,7 @@ def test_another_task_of_the_sequence_can_be_served(tmp_path: Path) -> None:
     ],
     ids=["callback", "bf16", "module", "loader"],
 )
-def test_a_trainer_that_cannot_is_told_why(
+def test_a_trainer_that_cannot_is_said_why(
     tmp_path: Path, options: dict[str, Any], fit: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ConfigError, match=why):
@@ -263,7 +263,7 @@ def test_a_base_in_float16_is_not_trained_on(tmp_path: Path) -> None:
         ContinualTrainer(precision="16-mixed")
 
 
-def test_a_strategy_that_needs_boundaries_is_told_so(tmp_path: Path) -> None:
+def test_a_strategy_that_needs_boundaries_is_said_so(tmp_path: Path) -> None:
     module = ContinualLM(Backbone("random-llama", dtype="float32"), GainLoRA(width=8))
     with pytest.raises(ConfigError, match="boundary"):
         plain(tmp_path).fit(module, datamodule=data())
@@ -326,9 +326,9 @@ def test_a_generator_is_read_once_and_kept() -> None:
 
 
 def test_the_command_line_has_no_rows_of_a_script(finished: Result) -> None:
-    told = launch("score", str(finished.folder), "--evaluate")
-    assert told.code == 2
-    assert "the rows are those of a script (cl_lightning.ContinualTrainer), and no file holds them" in told.line
+    result = launch("score", str(finished.folder), "--evaluate")
+    assert result.code == 2
+    assert "the rows are those of a script (cl_lightning.ContinualTrainer), and no file holds them" in result.line
     assert launch("report", str(finished.folder), "--tables").code == 0
 
 
@@ -371,6 +371,6 @@ def test_objects_of_another_kind_are_refused(wrong: Callable[[], object], said: 
         wrong()
 
 
-def test_a_frame_is_told_how_it_becomes_rows() -> None:
+def test_a_frame_is_said_how_it_becomes_rows() -> None:
     with pytest.raises(DataError, match=r"a, train: is a Frame, expected rows: give its \.to_dict\('records'\)"):
         data(DatasetTasks([DatasetTask("a", Frame())]))._task("a", 1)

@@ -27,8 +27,8 @@ SECRET = "hunter2-hunter2"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
-    told = go_on(run, "--boundary.memory.train_ratio=0.3")
-    assert told.code == 0, told.err
+    result = go_on(run, "--boundary.memory.train_ratio=0.3")
+    assert result.code == 0, result.err
     return run
 
 
@@ -39,21 +39,21 @@ def holding(run: Path, text: str) -> list[str]:
 def test_the_environment_stays_out_of_everything_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", SECRET)
     run = tmp_path / "run"
-    told = go_on(run, "--data.system_prompt=${oc.env:TOKEN}", "--data.order=[FOMC]", "--sequence.wandb=offline")
-    assert told.code == 0, told.err
-    assert holding(run, SECRET) == [] and SECRET not in told.out + told.err
+    outcome = go_on(run, "--data.system_prompt=${oc.env:TOKEN}", "--data.order=[FOMC]", "--sequence.wandb=offline")
+    assert outcome.code == 0, outcome.err
+    assert holding(run, SECRET) == [] and SECRET not in outcome.out + outcome.err
     assert holding(run, "system_prompt: ${oc.env:TOKEN}") == [str(run / "config.yaml")]
     with pytest.raises(StateError, match=r"data holds \$\{\.\.\.\}, which only the run's own command fills in"):
         evaluate(run)
-    told = go_on(run, "--data.system_prompt=${oc.env:TOKEN}", "--data.order=[FOMC]", "--sequence.wandb=offline")
-    assert told.code == 0, "the same command shows the result"
-    told = go_on(tmp_path / "new", "--data.system_prompt=${oc.env:TOKEN}", "--print_config")
-    assert SECRET not in told.out and "${oc.env:TOKEN}" in told.out
+    outcome = go_on(run, "--data.system_prompt=${oc.env:TOKEN}", "--data.order=[FOMC]", "--sequence.wandb=offline")
+    assert outcome.code == 0, "the same command shows the result"
+    outcome = go_on(tmp_path / "new", "--data.system_prompt=${oc.env:TOKEN}", "--print_config")
+    assert SECRET not in outcome.out and "${oc.env:TOKEN}" in outcome.out
 
 
 def test_other_interpolations_are_resolved_as_ever(tmp_path: Path) -> None:
-    told = go_on(tmp_path, "--boundary.memory.capacity=${data.test_samples}", "--print_config")
-    assert "capacity: 2\n" in told.out
+    result = go_on(tmp_path, "--boundary.memory.capacity=${data.test_samples}", "--print_config")
+    assert "capacity: 2\n" in result.out
 
 
 def test_the_memory_is_for_its_owner_only(finished: Path) -> None:

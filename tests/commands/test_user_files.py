@@ -17,7 +17,7 @@ from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.run_files import LOCK, PREVIOUS, RECORD, SCRATCH, split_files
 from tests.commands.test_bad_input import SMALL
 from tests.commands.test_bad_runs import go_on, intact
-from tests.commands.test_cli import Told, launch
+from tests.commands.test_cli import Result, launch
 from tests.runs import put_record
 
 BEGIN = {
@@ -56,8 +56,8 @@ def contents(folder: Path) -> dict[str, bytes | str | None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a wandb log and two views, one of them of the other."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    told = go_on(run, "--sequence.wandb=offline", "--data.order=[FOMC]")
-    assert told.code == 0, told.err
+    result = go_on(run, "--sequence.wandb=offline", "--data.order=[FOMC]")
+    assert result.code == 0, result.err
     rescore(rescore(run, "own"), "own")
     return run
 
@@ -91,9 +91,9 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path: Path) -> None:
     fill(tmp_path)
     before = contents(tmp_path)
     for options in ((), ("--sequence.fresh=true",)):
-        told = launch(*SMALL, f"--sequence.run_dir={tmp_path}", "--model.backbone.config={hidden_size: 1}", *options)
-        assert told.code == 2
-        assert told.line == (
+        result = launch(*SMALL, f"--sequence.run_dir={tmp_path}", "--model.backbone.config={hidden_size: 1}", *options)
+        assert result.code == 2
+        assert result.line == (
             f"{tmp_path}: holds files but no run (.git-credentials, .lock, .pre-commit-config.yaml and 8 more); "
             "nothing was touched. Choose an empty or a new folder (RUN_DIR=), or move them away"
         )
@@ -190,8 +190,8 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped in its first task."""
     run = tmp_path_factory.mktemp("begun") / "run"
-    told = go_on(run, "--model.lr=1e30")
-    assert told.code == 1
+    result = go_on(run, "--model.lr=1e30")
+    assert result.code == 1
     return run
 
 
@@ -204,14 +204,14 @@ def test_what_reads_runs_reads_one_with_nothing_done(begun: Path, tmp_path: Path
         render([str(begun)])
     with pytest.raises(StateError, match="holds no predictions to score"):
         rescore(begun, "own")
-    told = launch(*SMALL, f"--sequence.run_dir={tmp_path / 'new'}", f"--sequence.continue_from={begun}")
-    assert re_line(told) == f"sequence.continue_from: {begun} has 0 of 2 tasks done; finish it first"
+    result = launch(*SMALL, f"--sequence.run_dir={tmp_path / 'new'}", f"--sequence.continue_from={begun}")
+    assert re_line(result) == f"sequence.continue_from: {begun} has 0 of 2 tasks done; finish it first"
     assert not (tmp_path / "new").exists()
 
 
-def re_line(told: Told) -> str:
-    assert told.code == 2
-    return told.line
+def re_line(result: Result) -> str:
+    assert result.code == 2
+    return result.line
 
 
 def test_a_run_stopped_before_its_configuration_was_kept(tmp_path: Path, begun: Path) -> None:
@@ -269,9 +269,9 @@ def test_starting_over_deletes_nothing_where_the_folder_holds_more(run: Path, na
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     OTHERS[name](run / name)
     before = {n: data for n, data in contents(run).items() if n != LOCK}
-    with pytest.raises(StateError) as told:
+    with pytest.raises(StateError) as error:
         afresh(run)
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"{run}: holds files that are not the run's ({name}); nothing was deleted. Move them away, then start over"
     )
     assert {n: data for n, data in contents(run).items() if n != LOCK} == before
@@ -299,9 +299,9 @@ def test_a_damaged_record_accounts_for_nothing(run: Path) -> None:
     file = run / RECORD
     file.write_bytes(file.read_bytes()[:-9])
     before = {n: data for n, data in contents(run).items() if n != LOCK}
-    with pytest.raises(StateError) as told:
+    with pytest.raises(StateError) as error:
         afresh(run)
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"{file}: damaged; restore it, or move the folder away and run again. FRESH=1 deletes nothing here, since "
         "the run's files are not known"
     )

@@ -41,15 +41,15 @@ def test_a_description_is_wrapped_by_paragraphs(monkeypatch: pytest.MonkeyPatch)
 def test_the_version_and_names_that_are_no_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def told(*argv: str) -> tuple[int, str]:
+    def output(*argv: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cl-lightning", *argv])
         code = main()
         return code, "".join(capsys.readouterr())
 
-    assert told("--version") == (0, f"cl-lightning {version('cl-lightning')}\n")
-    assert told("smoke") == (2, "error: no command 'smoke', but an experiment: cl-lightning run smoke\n")
-    assert "did you mean report or export?" in told("repot")[1]
-    code, listing = told("--help")
+    assert output("--version") == (0, f"cl-lightning {version('cl-lightning')}\n")
+    assert output("smoke") == (2, "error: no command 'smoke', but an experiment: cl-lightning run smoke\n")
+    assert "did you mean report or export?" in output("repot")[1]
+    code, listing = output("--help")
     assert code == 0 and "--quiet" in listing and "--version" in listing
 
 

@@ -296,6 +296,6 @@ def test_errors_are_the_users() -> None:
 
 @pytest.mark.parametrize("option", ["sequence.run_dir", "sequence.continue_from", "data.root", "model.backbone.name"])
 def test_a_home_that_is_not_known_is_one_line(option: str) -> None:
-    told = launch(*configs("smoke"), f"--{option}=~nobody-here/x")
-    assert told.code == 2
-    assert told.line == f"{option}: ~nobody-here/x: no home folder is known for the ~; write the whole path"
+    result = launch(*configs("smoke"), f"--{option}=~nobody-here/x")
+    assert result.code == 2
+    assert result.line == f"{option}: ~nobody-here/x: no home folder is known for the ~; write the whole path"

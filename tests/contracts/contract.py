@@ -111,13 +111,13 @@ def documented(kind: type, sourced: bool = True) -> None:
     missing = [name for name in _options(kind) if name not in described]
     require(not missing, f"its docstring describes no {', '.join(missing)}; add it to Args, with units and range")
     require(
-        not sourced or re.search(r"\bSources?:", told(kind)) is not None,
+        not sourced or re.search(r"\bSources?:", docstrings(kind)) is not None,
         "neither its docstring nor its module's says where it is from; add 'Source: paper (arXiv number)', or "
         "'Source: ours'",
     )
 
 
-def told(kind: type) -> str:
+def docstrings(kind: type) -> str:
     """What the docstrings of a class and its module say, in one line."""
     return " ".join(f"{kind.__doc__} {inspect.getmodule(kind).__doc__}".split())
 

@@ -84,9 +84,9 @@ def checks_options(kind: type) -> None:
 @CONTRACT.clause
 def runs_without_files(kind: type[Benchmark]) -> None:
     """Without a data root there is something to run, and `describe` says in one line what it is."""
-    told = made(kind).describe(None)
-    kept = isinstance(told, str) and "\n" not in told and any(word in told for word in KINDS)
-    require(kept, f"describe(None) says {told!r}, which has none of: {', '.join(KINDS)}")
+    output = made(kind).describe(None)
+    kept = isinstance(output, str) and "\n" not in output and any(word in output for word in KINDS)
+    require(kept, f"describe(None) says {output!r}, which has none of: {', '.join(KINDS)}")
 
 
 @CONTRACT.clause
@@ -273,7 +273,7 @@ BROKEN: dict[Clause, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("clause", TOGETHER, ids=lambda clause: clause.__name__)
-def test_a_broken_benchmark_is_told_what_is_missing(clause: Clause) -> None:
+def test_a_broken_benchmark_is_said_what_is_missing(clause: Clause) -> None:
     broken, what = BROKEN[clause]
     with pytest.raises(AssertionError, match=what) as said:
         CONTRACT.hold(broken, clause)
@@ -281,7 +281,7 @@ def test_a_broken_benchmark_is_told_what_is_missing(clause: Clause) -> None:
     assert "See Benchmark in cl_lightning/data/base.py" in str(said.value)
 
 
-def test_a_benchmark_that_imports_torch_is_told_so(tmp_path: Path) -> None:
+def test_a_benchmark_that_imports_torch_is_said_so(tmp_path: Path) -> None:
     file = tmp_path / "heavy.py"
     file.write_text("import sys\n\nsys.modules['torch'] = sys\n")
     assert torch_users(Path(inspect.getsourcefile(TRACE)), file) == {file}

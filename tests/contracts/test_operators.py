@@ -111,7 +111,7 @@ def leaves_agreement_alone(kind: type[Operator]) -> None:
     new, memory = pair(0.6)
     out, _ = solved(kind(), new, [memory] * memories(kind))
     require(
-        torch.equal(dense(out), new) or ALWAYS in contract.told(kind),
+        torch.equal(dense(out), new) or ALWAYS in contract.docstrings(kind),
         f"gradients with cosine 0.6 are changed, and the docstring does not say that it {ALWAYS!r}",
     )
 
@@ -286,7 +286,7 @@ BROKEN: dict[Clause, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("clause", CONTRACT.clauses, ids=lambda clause: clause.__name__)
-def test_a_broken_operator_is_told_what_is_missing(clause: Clause) -> None:
+def test_a_broken_operator_is_said_what_is_missing(clause: Clause) -> None:
     broken, what = BROKEN[clause]
     with pytest.raises(AssertionError, match=what) as said:
         CONTRACT.hold(broken, clause)

@@ -133,13 +133,13 @@ def attaches_to_the_model(strategy: type[AdapterStrategy]) -> None:
 @CONTRACT.clause
 def begins_without_a_change(strategy: type[AdapterStrategy]) -> None:
     """`begin_task` leaves the logits unchanged."""
-    module, told = loaded(strategy), contract.told(strategy)
+    module, output = loaded(strategy), contract.output(strategy)
     for task in range(2):
         before = logits(module)
         begin(module, task)
         moved = distance(logits(module), before)
         require(
-            moved <= ROUNDING or (task > 0 and MOVES in told),
+            moved <= ROUNDING or (task > 0 and MOVES in output),
             f"task {task} moves them by {moved:.2g}; start B at 0 or take the start off again with set_factors, or "
             f"say in the docstring that {MOVES!r}",
         )
@@ -191,7 +191,7 @@ def optimises_what_it_trains(strategy: type[AdapterStrategy]) -> None:
 @CONTRACT.clause
 def ends_without_a_change(strategy: type[AdapterStrategy]) -> None:
     """`end_task` changes the logits by rounding at most."""
-    module, told = loaded(strategy), contract.told(strategy)
+    module, output = loaded(strategy), contract.output(strategy)
     for task in range(2):
         begin(module, task)
         train(module, task)
@@ -199,7 +199,7 @@ def ends_without_a_change(strategy: type[AdapterStrategy]) -> None:
         module.adapter.end_task(task)
         moved = distance(logits(module), before)
         require(
-            moved <= ROUNDING or (task > 0 and MERGES in told),
+            moved <= ROUNDING or (task > 0 and MERGES in output),
             f"task {task} moves them by {moved:.2g}; say in the docstring that {MERGES!r} if they should",
         )
 
@@ -329,7 +329,7 @@ BROKEN: dict[Clause, tuple[type, str]] = {
 
 
 @pytest.mark.parametrize("clause", CONTRACT.clauses, ids=lambda clause: clause.__name__)
-def test_a_broken_strategy_is_told_what_is_missing(clause: Clause) -> None:
+def test_a_broken_strategy_is_said_what_is_missing(clause: Clause) -> None:
     broken, what = BROKEN[clause]
     with pytest.raises(AssertionError, match=what) as said:
         CONTRACT.hold(broken, clause)
@@ -337,7 +337,7 @@ def test_a_broken_strategy_is_told_what_is_missing(clause: Clause) -> None:
     assert "See AdapterStrategy in cl_lightning/adapters/base.py, and docs/extending.md" in str(said.value)
 
 
-def test_a_strategy_without_docstring_or_source_is_told_so() -> None:
+def test_a_strategy_without_docstring_or_source_is_said_so() -> None:
     with pytest.raises(AssertionError, match="has no docstring"):
         contract.documented(broken_strategies.Undocumented)
     Described = type(

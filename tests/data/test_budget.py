@@ -63,9 +63,9 @@ def test_the_command_line_takes_each_form(option: str, chosen: int) -> None:
     ],
 )
 def test_what_is_refused(option: str, said: str) -> None:
-    told = launch(*configs("smoke"), f"--data.max_new_tokens{option}")
-    assert told.code == 2
-    assert told.line.startswith(said)
+    result = launch(*configs("smoke"), f"--data.max_new_tokens{option}")
+    assert result.code == 2
+    assert result.line.startswith(said)
 
 
 def test_own_tasks_have_no_official_budget_and_take_a_number(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_own_tasks_have_no_official_budget_and_take_a_number(tmp_path: Path) -> 
 
 def test_predictions_are_as_long_as_the_budget(tmp_path: Path) -> None:
     for tokens in (2, 9):
-        told = launch(
+        result = launch(
             *configs("trace_lora"), *TINY, "--trainer.max_steps=1", f"--data.max_new_tokens={tokens}",
             f"--sequence.run_dir={tmp_path / str(tokens)}",
         )  # fmt: skip
-        assert told.code == 0, told.err
+        assert result.code == 0, result.err
     lengths = {
         tokens: max(
             len(json.loads(line)["prediction"].encode())

@@ -9,7 +9,7 @@ from cl_lightning.data.chat import DAY
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.random_llama import random_model, random_tokenizer
 from cl_lightning.sequence.load import load_run
-from tests.commands.test_cli import Told, configs, launch
+from tests.commands.test_cli import Result, configs, launch
 from tests.data.test_chat import DATED, REFUSES
 
 FEW = ("--data.train_samples=8", "--data.test_samples=1", "--boundary.init=null", "--boundary.memory=null",
@@ -24,7 +24,7 @@ def saved(folder: Path, template: str) -> Path:
     return folder
 
 
-def run(model: Path, folder: Path, *options: str) -> Told:
+def run(model: Path, folder: Path, *options: str) -> Result:
     return launch(*configs("smoke"), *FEW, f"--model.backbone.name={model}", f"--sequence.run_dir={folder}", *options)
 
 
@@ -34,15 +34,15 @@ def dated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_date_is_said_kept_and_held_to(dated: Path, tmp_path: Path) -> None:
-    told = run(dated, tmp_path / "one", "--data.order=[FOMC]", "--data.date=2023-05-06")
-    assert told.code == 0, told.err
-    assert "  template  the chat template writes the date 2023-05-06 (data.date)" in told.out.splitlines()[:6]
+    result = run(dated, tmp_path / "one", "--data.order=[FOMC]", "--data.date=2023-05-06")
+    assert result.code == 0, result.err
+    assert "  template  the chat template writes the date 2023-05-06 (data.date)" in result.out.splitlines()[:6]
     record = json.loads((tmp_path / "one/sequence.json").read_text())
     assert record["template"] == {"system_prompt": "", "date": "2023-05-06", "template_args": {}}
     more = ("--data.order=[FOMC, NumGLUE-cm]", f"--sequence.continue_from={tmp_path / 'one'}")
-    told = run(dated, tmp_path / "two", *more, "--data.date=2023-05-07", "--data.system_prompt=null")
-    assert told.code == 2
-    assert told.line.endswith(
+    result = run(dated, tmp_path / "two", *more, "--data.date=2023-05-07", "--data.system_prompt=null")
+    assert result.code == 2
+    assert result.line.endswith(
         f"{tmp_path / 'one'} was trained with another data.system_prompt, data.date; use the same"
     )
     loaded = load_run(tmp_path / "one")
@@ -69,7 +69,7 @@ def test_where_no_date_is_written_none_is_reported() -> None:
     ],
 )  # fmt: skip
 def test_refused_before_training(tmp_path: Path, option: str, said: str) -> None:
-    told = run(saved(tmp_path / "model", REFUSES), tmp_path / "run", option)
-    assert told.code == 2
-    assert told.line.startswith(said)
+    result = run(saved(tmp_path / "model", REFUSES), tmp_path / "run", option)
+    assert result.code == 2
+    assert result.line.startswith(said)
     assert not (tmp_path / "run").exists()

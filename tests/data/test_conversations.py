@@ -256,11 +256,11 @@ def test_conversations_are_trained_replayed_and_scored(tmp_path: Path) -> None:
     benchmark = {"class_path": "cl_lightning.data.UserTasks", "init_args": {"tasks": tasks}}
     config = {"data": {"benchmark": benchmark, "root": str(tmp_path), "order": None, "train_samples": 8}}
     (tmp_path / "own.yaml").write_text(json.dumps(config))
-    told = launch(
+    result = launch(
         *configs("smoke"), f"--config={tmp_path / 'own.yaml'}", f"--sequence.run_dir={tmp_path / 'run'}",
         "--boundary.memory.train_ratio=0.25", "--data.test_samples=3",
     )  # fmt: skip
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     assert record(tmp_path / "run")["done"] == 2
 
 

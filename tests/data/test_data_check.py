@@ -48,14 +48,14 @@ def test_the_command_names_what_it_finds(tmp_path: Path) -> None:
     root = written(tmp_path / "data")
     done = checked(str(root), "--csv", str(tmp_path / "new" / "out.csv"))
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "TRACE Mine: dev equals test (all 12 prompts): do not select models by it" in told
-    assert "TRACE Mine: 6 of 12 training prompts repeat an earlier one (data.dedup)" in told
-    assert "TRACE Mine: 6 test prompts (12 of 12 examples) are also in train (data.drop_leaks)" in told
-    assert "LongSequence cb: 3/3 train/test examples; the published files have 250/56" in told
-    assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", told)
-    assert "no 50 %, yes 50 %" in told
-    assert "TRACE Mine: 4 training prompts occur with different answers" in told
+    output = " ".join(done.stdout.split())
+    assert "TRACE Mine: dev equals test (all 12 prompts): do not select models by it" in output
+    assert "TRACE Mine: 6 of 12 training prompts repeat an earlier one (data.dedup)" in output
+    assert "TRACE Mine: 6 test prompts (12 of 12 examples) are also in train (data.drop_leaks)" in output
+    assert "LongSequence cb: 3/3 train/test examples; the published files have 250/56" in output
+    assert re.search(r"TRACE Bad: cannot be read: \S+train\.json: record 1 has no 'answer'", output)
+    assert "no 50 %, yes 50 %" in output
+    assert "TRACE Mine: 4 training prompts occur with different answers" in output
     rows = list(csv.DictReader((tmp_path / "new" / "out.csv").open(encoding="utf-8")))
     assert [(r["benchmark"], r["task"], r["train"]) for r in rows] == [
         ("LongSequence", "cb", "3"),
@@ -102,8 +102,10 @@ def test_own_tasks_are_looked_at_through_their_configuration(tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert "own mine: 8 of 16 training prompts repeat an earlier one" in done.stdout
     assert "own mine: cannot be read: " in look(answer="b").stdout
-    told = look(metric="first_letter").stdout
-    assert "own mine: cannot be scored: mine/test/0: first_letter: the answer '0' does not begin with a choice" in told
+    output = look(metric="first_letter").stdout
+    assert (
+        "own mine: cannot be scored: mine/test/0: first_letter: the answer '0' does not begin with a choice" in output
+    )
     assert (
         "own mine: cannot be scored: unknown metric 'acuracy'; did you mean accuracy" in look(metric="acuracy").stdout
     )
@@ -133,14 +135,14 @@ def test_any_benchmark_of_a_configuration_is_looked_at(
         assert main() == 0
         return capsys.readouterr().out
 
-    told = look(benchmark=flipped)
-    assert told.startswith("DATA = own data (mine)\n")
-    assert f"Flipped mine: {left_out}" in told and f"Flipped mine-flipped: {left_out}" in told
-    told = look(benchmark=flipped, order=["mine-flipped"])
-    assert "Flipped mine-flipped: " in told and "Flipped mine: " not in told
+    output = look(benchmark=flipped)
+    assert output.startswith("DATA = own data (mine)\n")
+    assert f"Flipped mine: {left_out}" in output and f"Flipped mine-flipped: {left_out}" in output
+    output = look(benchmark=flipped, order=["mine-flipped"])
+    assert "Flipped mine-flipped: " in output and "Flipped mine: " not in output
     monkeypatch.delenv("CL_DATA", raising=False)
-    told = look(benchmark="SuperNI", root=None, order=["FOMC"])
-    assert told.startswith("DATA = built-in sample, NOT Super-NI\n") and "SuperNI FOMC" in told
+    output = look(benchmark="SuperNI", root=None, order=["FOMC"])
+    assert output.startswith("DATA = built-in sample, NOT Super-NI\n") and "SuperNI FOMC" in output
 
 
 def test_limits_written_beside_own_tasks_hold_and_the_template_counts(tmp_path: Path) -> None:
@@ -173,8 +175,8 @@ def test_published_sizes_that_are_not_known_are_a_note(
     out = tmp_path / "out.csv"
     monkeypatch.setattr(sys, "argv", ["cl-lightning", "data-check", str(tmp_path), "--words", "--csv", str(out)])
     assert main() == 0
-    told = capsys.readouterr().out
-    notes = [line for line in told.splitlines() if "size is known" in line]
+    shown = capsys.readouterr().out
+    notes = [line for line in shown.splitlines() if "size is known" in line]
     assert notes == [
         "note: LongSequence: no published size is known for dbpedia (train), yahoo (train and test)",
         "note: NISeq: no published size is known for task088 (train and test)",
@@ -236,8 +238,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "bytes.yaml").write_bytes(b"a:\xff\n")
     with patch.object(sys, "argv", ["cl-lightning", "data-check", *(word.format(here=tmp_path) for word in argv)]):
         assert main() == 2
-    told = capsys.readouterr().err
-    assert said in told and len(told.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert said in output and len(output.splitlines()) == 1
 
 
 # ---------------------------------------------------------------- real data

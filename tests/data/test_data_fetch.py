@@ -189,18 +189,18 @@ def test_the_command_fetches_what_terms_allow_and_names_the_rest(
     for file in files((500, 5000)):
         server.bodies[f"/{file.place}"] = json.dumps(task).encode()
     assert launch(tmp_path, server) == 2, "made rows are not the published ones"
-    told = capsys.readouterr()
+    result = capsys.readouterr()
     fetched = {path.split("/")[-2] for path, _ in server.asked}
     assert fetched == {file.path.parent.name for file in files() if file.use == "open"}
     assert (
-        "downloaded: " in told.out
-        and "boolq/test.json (not checked: no checksum known; Long Sequence boolq" in told.out
+        "downloaded: " in result.out
+        and "boolq/test.json (not checked: no checksum known; Long Sequence boolq" in result.out
     )
-    assert "error: " in told.err and "copa/train.json: its rows differ from the published ones" in told.err
+    assert "error: " in result.err and "copa/train.json: its rows differ from the published ones" in result.err
     assert LongSequence().load(tmp_path, "dbpedia").train[0].prompt == "i\nOutput: "
     wic = next(file for file in files() if file.path == Path("long_sequence/wic/train.json"))
-    assert f"{HOST}/{wic.place} -> {tmp_path / wic.path} (Long Sequence wic: SuperGLUE, CC BY-NC 4.0)" in told.out
-    assert "NI-Seq: clone github.com/allenai/natural-instructions" in told.out
+    assert f"{HOST}/{wic.place} -> {tmp_path / wic.path} (Long Sequence wic: SuperGLUE, CC BY-NC 4.0)" in result.out
+    assert "NI-Seq: clone github.com/allenai/natural-instructions" in result.out
     assert not list(tmp_path.glob("LLM-CL-Benchmark_500"))
     launch(tmp_path, server, "--subset", "500")
     assert (tmp_path / "LLM-CL-Benchmark_500/NumGLUE-cm/test.json").exists()
@@ -220,9 +220,9 @@ def test_a_development_split_that_cannot_be_had_stops_nothing(
     monkeypatch.setattr(data_fetch, "files", lambda subsets: listed)
     server.bodies |= {f"/a/{split}.json": json.dumps(rows).encode() for split in ("train", "test")}
     assert launch(tmp_path, server) == 0
-    told = capsys.readouterr()
-    assert f"not downloaded, and no run needs it: {server.url}/a/eval.json: the server says 404" in told.out
-    assert told.err == ""
+    result = capsys.readouterr()
+    assert f"not downloaded, and no run needs it: {server.url}/a/eval.json: the server says 404" in result.out
+    assert result.err == ""
     assert data_check.check(tmp_path, "TRACE", TRACE(), "FOMC", words, Limits()).profile.dev == 0
     server.bodies["/a/eval.json"] = json.dumps(rows).encode()
     assert launch(tmp_path, server) == 0
@@ -239,9 +239,11 @@ def test_a_folder_that_cannot_be_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     assert launch(tmp_path / place, server) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(f"error: {tmp_path / place}: cannot be made a folder (") and told.err.count("\n") == 1
-    assert (told.out, server.asked) == ("", [])
+    result = capsys.readouterr()
+    assert (
+        result.err.startswith(f"error: {tmp_path / place}: cannot be made a folder (") and result.err.count("\n") == 1
+    )
+    assert (result.out, server.asked) == ("", [])
 
 
 def test_a_file_in_the_way_of_a_download_is_reported(tmp_path: Path, server: Server) -> None:

@@ -109,8 +109,8 @@ def often(rows: list[list[int]]) -> int:
 
 @pytest.mark.parametrize("make", [llama, t5])
 @pytest.mark.parametrize("special", [True, False])
-@pytest.mark.parametrize("told", ["by the template", "by the model's settings"])
-def test_generation_stops_at_it(make: Callable[[int], PreTrainedModel], special: bool, told: str) -> None:
+@pytest.mark.parametrize("written_by", ["by the template", "by the model's settings"])
+def test_generation_stops_at_it(make: Callable[[int], PreTrainedModel], special: bool, written_by: str) -> None:
     tokenizer, prompts = random_tokenizer(), prompts_with(15)
     llm = make(len(tokenizer))
     rows = running_on(llm, prompts)
@@ -119,7 +119,7 @@ def test_generation_stops_at_it(make: Callable[[int], PreTrainedModel], special:
     assert generate(llm, tokenizer, prompts, BUDGET, 4) == [text(tokenizer, row, {EOS}) for row in rows], "control"
     name = tokenizer.convert_ids_to_tokens(end)
     tokenizer.add_tokens([AddedToken(name, special=special, normalized=False)], special_tokens=special)
-    if told == "by the template":
+    if written_by == "by the template":
         tokenizer.chat_template = TEMPLATE.format(end=name)
     else:
         llm.generation_config.eos_token_id = [EOS, end]

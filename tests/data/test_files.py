@@ -243,8 +243,8 @@ def test_arrow_without_its_library_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("cl_lightning.common.packages.find_spec", lambda name: None)
     for name in ("a.arrow", "a.feather", "a.parquet"):
         (tmp_path / name).write_bytes(b"x")
-        told = f"{tmp_path / name} needs pyarrow, which is not installed: pip install 'cl-lightning[data]'"
-        assert said(tmp_path / name) == told
+        output = f"{tmp_path / name} needs pyarrow, which is not installed: pip install 'cl-lightning[data]'"
+        assert said(tmp_path / name) == output
 
 
 def test_rows_are_not_held_all_at_once(tmp_path: Path) -> None:

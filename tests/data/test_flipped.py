@@ -78,8 +78,8 @@ def test_the_instruction_outlives_a_cut_in_the_middle() -> None:
         flipped = Flipped(instructed=instructed)
         original, twin = pair(flipped)
         for one, other in zip(original.train, twin.train, strict=True):
-            told = len(other.prompt) - len(one.prompt)
-            assert (other.instruction, other.cue) == (told + one.instruction, one.cue)
+            output = len(other.prompt) - len(one.prompt)
+            assert (other.instruction, other.cue) == (output + one.instruction, one.cue)
             assert one.instruction > 0
             assert one.cue > 0
         encoder = PromptEncoder(random_tokenizer(), 300, None)
@@ -221,11 +221,11 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_twin_can_be_made_of_is_reported_in_one_line(name: str) -> None:
     options, kind, line = REFUSED[name]
-    with pytest.raises(kind, match=line) as told:
+    with pytest.raises(kind, match=line) as error:
         flipped = Flipped(**options)
         flipped.tasks(None)
         flipped.load(None, flipped.twin)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_several_right_answers_have_no_twin() -> None:
     ],
 )
 def test_the_command_line_refuses_in_one_line(tmp_path: Path, options: list[str], line: str) -> None:
-    told = launch(*configs("smoke"), *configs("flip_lora")[1:], *options, f"--sequence.run_dir={tmp_path / 'run'}")
-    assert told.code == 2
-    assert line in told.line
+    result = launch(*configs("smoke"), *configs("flip_lora")[1:], *options, f"--sequence.run_dir={tmp_path / 'run'}")
+    assert result.code == 2
+    assert line in result.line
     assert not (tmp_path / "run").exists()
 
 

@@ -44,9 +44,9 @@ def test_the_last_turn_is_the_answer_and_the_others_are_the_prompt(tmp_path: Pat
 
 
 def test_a_single_message_is_a_plain_prompt(tmp_path: Path) -> None:
-    told = one(tmp_path, messages(("user", "Hi"), ("assistant", "Hello!")), layout="messages")
+    output = one(tmp_path, messages(("user", "Hi"), ("assistant", "Hello!")), layout="messages")
     asked = one(tmp_path, {"q": "Hi", "a": "Hello!"}, prompt="{q}", answer="a")
-    assert told == asked and told.turns == ()
+    assert output == asked and output.turns == ()
     with_system = one(tmp_path, messages(*TALK[:3]), layout="messages")
     assert (with_system.prompt, with_system.turns) == ("Be kind.\n\nHi", TALK[:2])
     empty_system = one(tmp_path, messages(("system", ""), *TALK[1:3]), layout="messages")
@@ -87,9 +87,9 @@ def test_alpaca(tmp_path: Path) -> None:
     assert (found.answer, found.turns) == ("3", ())
     for empty in ({"instruction": "Add.", "output": "3"}, {**row, "input": ""}, {**row, "input": None}):
         assert one(tmp_path, empty, layout="alpaca").prompt == "Add."
-    told = one(tmp_path, row, layout="alpaca", prompt="### {instruction}\n{input}\n### Response:")
-    assert told.prompt == "### Add.\n1 and 2\n### Response:"
-    assert (told.instruction, told.cue) == (4, 14)
+    shown = one(tmp_path, row, layout="alpaca", prompt="### {instruction}\n{input}\n### Response:")
+    assert shown.prompt == "### Add.\n1 and 2\n### Response:"
+    assert (shown.instruction, shown.cue) == (4, 14)
     more = {**row, "system": "Be kind.", "history": [["Hi", "Hello!"]]}
     assert one(tmp_path, more, layout="alpaca").turns == (*TALK[:3], ("user", "Add.\n\n1 and 2"))
     assert one(tmp_path, {**row, "answers": ["3", "three"]}, layout="alpaca", answer="answers").references == (

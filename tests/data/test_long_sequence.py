@@ -73,10 +73,10 @@ def test_absent_tasks_are_named_and_nothing_runs(tmp_path: Path) -> None:
     written(tmp_path, "yahoo", ["a"])
     with pytest.raises(ConfigError) as caught:
         TaskSequence(LongSequence("standard3"), root=str(tmp_path))
-    told = str(caught.value)
-    assert told.startswith("data.order: no data for amazon, agnews, dbpedia: looked for ")
-    assert str(tmp_path / "long_sequence" / "amazon") in told
-    assert "data.skip_missing=true" in told and "\n" not in told
+    output = str(caught.value)
+    assert output.startswith("data.order: no data for amazon, agnews, dbpedia: looked for ")
+    assert str(tmp_path / "long_sequence" / "amazon") in output
+    assert "data.skip_missing=true" in output and "\n" not in output
 
 
 def test_the_rest_runs_when_asked_and_says_so(tmp_path: Path) -> None:

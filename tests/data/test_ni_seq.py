@@ -78,9 +78,9 @@ def test_the_licence_of_the_texts_is_super_nis_or_what_the_file_says(tmp_path: P
     assert tasks["task1290"].source.endswith("collection Apache-2.0, licence of its texts: MIT")
     assert tasks["task363"].source.endswith("licence of its texts: none stated")
     assert tasks["task088"].source.endswith("licence of its texts: one of their own")
-    for value, told in ((["CC BY 4.0", "MIT"], "CC BY 4.0, MIT"), ("MIT", "MIT"), ([" "], ""), (None, ""), ([3], "")):
+    for value, output in ((["CC BY 4.0", "MIT"], "CC BY 4.0, MIT"), ("MIT", "MIT"), ([" "], ""), (None, ""), ([3], "")):
         written(tmp_path / "task088_a.json", **{"Instance License": value})
-        assert NISeq().load(tmp_path, "task088").licence == told
+        assert NISeq().load(tmp_path, "task088").licence == output
     written(tmp_path / "task088_a.json")
     assert NISeq().load(tmp_path, "task088").licence == ""
 

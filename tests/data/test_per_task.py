@@ -91,9 +91,9 @@ def test_a_prompt_around_the_prompts_of_one_task() -> None:
     assert plain.fingerprint() != mine.fingerprint()
     turns = (("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))
     talk = Example("1", "whatever", "d", turns=turns)
-    (told,) = with_prompt(Splits((talk,), ()), "t", TaskOptions(prompt="Well: {prompt}")).train
-    assert told.turns == (*turns[:-1], ("user", "Well: c"))
-    assert told.prompt == "s\n\nUser: a\nAssistant: b\nUser: Well: c\nAssistant:"
+    (output,) = with_prompt(Splits((talk,), ()), "t", TaskOptions(prompt="Well: {prompt}")).train
+    assert output.turns == (*turns[:-1], ("user", "Well: c"))
+    assert output.prompt == "s\n\nUser: a\nAssistant: b\nUser: Well: c\nAssistant:"
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_what_is_refused(per_task: Any, said: str) -> None:
 
 
 def test_an_unknown_option_is_one_line() -> None:
-    told = launch(*configs("smoke"), "--data.per_task.FOMC={metrik: f1}")
-    assert told.code == 2 and "metrik" in told.line, told.err
-    told = launch(*configs("smoke"), "--data.per_task.FOMC={train_samples: many}")
-    assert told.code == 2 and "many" in told.line, told.err
+    result = launch(*configs("smoke"), "--data.per_task.FOMC={metrik: f1}")
+    assert result.code == 2 and "metrik" in result.line, result.err
+    result = launch(*configs("smoke"), "--data.per_task.FOMC={train_samples: many}")
+    assert result.code == 2 and "many" in result.line, result.err
 
 
 def test_a_run_with_them_has_another_identity_and_goes_on(tmp_path: Path) -> None:
     option = "--data.per_task.FOMC={train_samples: 7, metric: f1, system_prompt: Be kind.}"
-    told = launch(*configs("smoke"), option, f"--sequence.run_dir={tmp_path / 'run'}")
-    assert told.code == 0, told.err
+    result = launch(*configs("smoke"), option, f"--sequence.run_dir={tmp_path / 'run'}")
+    assert result.code == 0, result.err
     state = record(tmp_path / "run")
     assert state["done"] == len(state["order"])
     again = launch(*configs("smoke"), option, f"--sequence.run_dir={tmp_path / 'run'}")

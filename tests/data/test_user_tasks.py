@@ -15,7 +15,7 @@ from cl_lightning.data.base import Splits
 from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
 from cl_lightning.data.files.read import READERS, read_rows
 from cl_lightning.data.task_sequence import TaskSequence
-from tests.commands.test_cli import Told, configs, launch, record
+from tests.commands.test_cli import Result, configs, launch, record
 
 ROWS = [{"text": "a {b}", "label": "yes"}, {"text": 'c, "d"\ne', "label": "no"}]
 PROMPT = "Text: {text}\nAnswer:"
@@ -306,7 +306,7 @@ def test_a_name_is_given_once_and_a_task_must_be_there() -> None:
 # ---------------------------------------------------------------- from the command line
 
 
-def run(tmp_path: Path, **changes: Any) -> Told:
+def run(tmp_path: Path, **changes: Any) -> Result:
     rows = [{"text": f"number {i}", "label": "odd" if i % 2 else "even"} for i in range(20)]
     written(tmp_path / "data" / "a.jsonl", jsonl(rows))
     written(tmp_path / "data" / "b.csv", "q,a\n" + "".join(f"{i},{i + 1}\n" for i in range(20)))
@@ -330,9 +330,9 @@ def run(tmp_path: Path, **changes: Any) -> Told:
 
 
 def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
-    told = run(tmp_path)
-    assert told.code == 0, told.err
-    first, tasks, *_ = told.out.splitlines()
+    result = run(tmp_path)
+    assert result.code == 0, result.err
+    first, tasks, *_ = result.out.splitlines()
     assert first.endswith("DATA = own data (parity, next)")
     assert tasks.startswith("  tasks     2 tasks, each 8 training examples; ")
     state = record(tmp_path / "run")
@@ -356,15 +356,15 @@ def test_tasks_written_in_yaml_run(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_yaml_end_in_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    told = run(tmp_path, **changes)
-    assert told.code == 2
-    assert re.search(said, told.line)
+    result = run(tmp_path, **changes)
+    assert result.code == 2
+    assert re.search(said, result.line)
     assert not (tmp_path / "run").exists()
 
 
 def test_absent_files_are_named(tmp_path: Path) -> None:
-    told = run(tmp_path, train="c.jsonl")
-    assert re.search(r"data\.order: no data for parity, next: looked for .*c\.jsonl; put them there", told.line)
+    result = run(tmp_path, train="c.jsonl")
+    assert re.search(r"data\.order: no data for parity, next: looked for .*c\.jsonl; put them there", result.line)
 
 
 def test_an_unknown_task_raises_before_anything_is_read() -> None:

@@ -58,15 +58,15 @@ def test_the_run_and_the_data_check_tell_it(tmp_path: Path) -> None:
     benchmark = {"class_path": "cl_lightning.data.UserTasks", "init_args": {"tasks": [task]}}
     file = tmp_path / "data.yaml"
     file.write_text(json.dumps({"data": {"benchmark": benchmark, "order": None, "root": str(tmp_path)}}))
-    told = launch("data-check", "--config", str(file), f"--model={tmp_path / 'model'}")
-    assert told.code == 0 and "% of the characters (" in told.out and "% of the tokens are unknown" in told.out, (
-        told.err
+    result = launch("data-check", "--config", str(file), f"--model={tmp_path / 'model'}")
+    assert result.code == 0 and "% of the characters (" in result.out and "% of the tokens are unknown" in result.out, (
+        result.err
     )
     options = ("--boundary.init=null", "--boundary.memory=null", "--data.validation_samples=1", "--data.batch_size=2")
     model = f"--model.backbone.name={tmp_path / 'model'}"
-    told = launch(*configs("smoke"), f"--config={file}", *options, model, f"--sequence.run_dir={tmp_path / 'run'}")
-    assert told.code == 0, told.err
-    assert any(line.startswith("own: ") and "cannot be written" in line for line in told.out.splitlines())
+    result = launch(*configs("smoke"), f"--config={file}", *options, model, f"--sequence.run_dir={tmp_path / 'run'}")
+    assert result.code == 0, result.err
+    assert any(line.startswith("own: ") and "cannot be written" in line for line in result.out.splitlines())
 
 
 @pytest.mark.parametrize("template", [True, False])

@@ -74,8 +74,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if options is None:
             model = MODELS[kind](folder / kind)
             options = (*SMALL, *DISPLACED, f"--model.backbone.name={model}")
-        told = launch(*options, f"--sequence.run_dir={folder / 'run'}")
-        assert told.code == 0, told.err
+        result = launch(*options, f"--sequence.run_dir={folder / 'run'}")
+        assert result.code == 0, result.err
         return folder / "run"
 
     return run

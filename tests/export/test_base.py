@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import cl_lightning
 from cl_lightning.common.errors import ConfigError, StateError
-from tests.commands.test_cli import Told, launch
+from tests.commands.test_cli import Result, launch
 from tests.export.conftest import PLAIN, SMALL, Runs
 from tests.runs import put_file
 
@@ -32,23 +32,23 @@ def moved(runs: Runs, tmp_path: Path) -> tuple[Path, Path]:
     return run, model
 
 
-def _predict(run: Path, folder: Path, *more: str) -> Told:
+def _predict(run: Path, folder: Path, *more: str) -> Result:
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n")
     return launch("predict", str(run), f"{folder}/prompts.jsonl", f"--out={folder}/out.jsonl", *more)
 
 
-def _export(kind: str) -> Callable[..., Told]:
-    def command(run: Path, folder: Path, *more: str) -> Told:
+def _export(kind: str) -> Callable[..., Result]:
+    def command(run: Path, folder: Path, *more: str) -> Result:
         return launch("export", str(run), f"--format={kind}", f"--out={folder / kind}", *more)
 
     return command
 
 
-def _score(run: Path, folder: Path, *more: str) -> Told:
+def _score(run: Path, folder: Path, *more: str) -> Result:
     return launch("score", str(run), "--evaluate", *more)
 
 
-def _chat(run: Path, folder: Path, *more: str) -> Told:
+def _chat(run: Path, folder: Path, *more: str) -> Result:
     with patch("sys.stdin", io.StringIO(f"{PROMPT}\n")):
         return launch("chat", str(run), "--max-new-tokens=2", *more)
 
@@ -64,15 +64,15 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_commands_take_the_place_where_the_base_is(
-    command: Callable[..., Told], moved: tuple[Path, Path], tmp_path: Path
+    command: Callable[..., Result], moved: tuple[Path, Path], tmp_path: Path
 ) -> None:
     run, model = moved
-    told = command(run, tmp_path)
-    assert told.code == 2
-    assert f"model.backbone.name: '{tmp_path / 'was here'}' is not a folder" in told.line
-    assert told.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
-    told = command(run, tmp_path, f"--base={model}")
-    assert told.code == 0, told.err
+    result = command(run, tmp_path)
+    assert result.code == 2
+    assert f"model.backbone.name: '{tmp_path / 'was here'}' is not a folder" in result.line
+    assert result.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
+    result = command(run, tmp_path, f"--base={model}")
+    assert result.code == 0, result.err
 
 
 def test_mine_takes_it_with_the_run_of_the_first_task(runs: Runs, tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_mine_takes_it_with_the_run_of_the_first_task(runs: Runs, tmp_path: Path
                   f"--sequence.run_dir={run}").code == 0  # fmt: skip
     mine = ["mine", f"--run={run}", "--data.order=[FOMC,C-STANCE]", "--length=2", "--samples=2", f"--out={out}"]
     model.rename(tmp_path / "moved")
-    told = launch(*mine)
-    assert told.code == 2
-    assert told.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
-    told = launch(*mine, f"--base={tmp_path / 'moved'}")
-    assert told.code == 0, told.err
+    result = launch(*mine)
+    assert result.code == 2
+    assert result.line.endswith("; if it has moved, say where it is: --base (in Python: base=)")
+    result = launch(*mine, f"--base={tmp_path / 'moved'}")
+    assert result.code == 0, result.err
     assert (out / "cosines.csv").is_file()
 
 
@@ -125,7 +125,7 @@ def test_an_export_names_the_place_where_the_base_was_found(moved: tuple[Path, P
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_base_of_other_weights_is_refused(
-    command: Callable[..., Told], moved: tuple[Path, Path], tmp_path: Path
+    command: Callable[..., Result], moved: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """One number of one weight is enough."""
     run, model = moved
@@ -133,8 +133,8 @@ def test_a_base_of_other_weights_is_refused(
     with torch.no_grad():
         next(iter(llm.parameters())).view(-1)[0] += 1
     llm.save_pretrained(model)
-    told = command(run, tmp_path, f"--base={model}")
-    assert told.code == 2
-    assert told.line.startswith(f"{run}: was trained on another base model than {model} is now (hash of all weights ")
+    result = command(run, tmp_path, f"--base={model}")
+    assert result.code == 2
+    assert result.line.startswith(f"{run}: was trained on another base model than {model} is now (hash of all weights ")
     with pytest.raises(StateError, match="hash of all weights"):
         cl_lightning.load(run, base=model)

@@ -90,11 +90,11 @@ def test_recompression_is_the_best_of_its_rank(rank: int) -> None:
     torch.testing.assert_close(less.left.norm(dim=0), less.right.norm(dim=0))
 
 
-def test_the_error_told_is_of_all_layers_and_of_the_worst() -> None:
+def test_the_error_said_is_of_all_layers_and_of_the_worst() -> None:
     updates = {name: update_of(drawn("A", "B"), scale) for name, scale in (("small", 0.1), ("large", 10.0))}
-    less, told = all_recompressed(updates, 1)
+    less, output = all_recompressed(updates, 1)
     lost = {n: (updates[n].dense() - less[n].dense()).norm() for n in updates}
     sizes = {n: updates[n].dense().norm() for n in updates}
     worst = max(lost, key=lambda n: lost[n] / sizes[n])
     whole = torch.stack([*lost.values()]).norm() / torch.stack([*sizes.values()]).norm()
-    assert f"{whole:.2e} over all layers, at most {lost[worst] / sizes[worst]:.2e} ({worst})" in told
+    assert f"{whole:.2e} over all layers, at most {lost[worst] / sizes[worst]:.2e} ({worst})" in output

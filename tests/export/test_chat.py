@@ -13,20 +13,20 @@ import pytest
 import cl_lightning
 from cl_lightning.common.terminal import printable
 from cl_lightning.export.loaded import LoadedModel
-from tests.commands.test_cli import Told, launch
+from tests.commands.test_cli import Result, launch
 from tests.conftest import ROOT
 from tests.export.tiny import TASKS, Trained, trained
 
 __all__ = ["trained"]
 ASKED = "Was the film any good?"
-Talk = Callable[..., Told]
+Talk = Callable[..., Result]
 
 
 @pytest.fixture
 def talk(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Talk:
     """`cl-lightning chat` on a run, with these lines on standard input."""
 
-    def with_lines(*lines: str, options: tuple[str, ...] = (), run: str = "SeqLoRA") -> Told:
+    def with_lines(*lines: str, options: tuple[str, ...] = (), run: str = "SeqLoRA") -> Result:
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         return launch("chat", str(trained(run)), "--max-new-tokens=6", *options)
 
@@ -39,19 +39,19 @@ def answered(trained: Trained, prompt: str, after: int, run: str = "SeqLoRA") ->
 
 
 def test_each_line_is_answered_by_itself_by_the_model_that_was_chosen(trained: Trained, talk: Talk) -> None:
-    told = talk(ASKED, "/base", "/task 1", ASKED, "", f"/task {TASKS[1]}", ASKED, "/task")
-    assert (told.code, told.err) == (0, "")
+    result = talk(ASKED, "/base", "/task 1", ASKED, "", f"/task {TASKS[1]}", ASKED, "/task")
+    assert (result.code, result.err) == (0, "")
     now, first, base = (answered(trained, ASKED, after) for after in (2, 1, 0))
     assert len({now, first, base}) == 3, "the control"
     model = "random-llama with SeqLoRA after {}, in float64 on cpu"
     last, one = model.format("NumGLUE-cm (2 tasks learnt)"), model.format("FOMC (1 task learnt)")
     opening = f"{last}. Each line is a separate prompt; /help lists commands, Ctrl-D ends."
-    assert told.out == "\n".join([opening, now, f"base: {base}", one, first, last, now, last, ""])
+    assert result.out == "\n".join([opening, now, f"base: {base}", one, first, last, now, last, ""])
 
 
 def test_a_prompt_of_several_lines(trained: Trained, talk: Talk) -> None:
-    told = talk("Is it good?\\", "Answer:\\", "", "/quit", "never asked")
-    assert told.out.split("\n", 1)[1] == answered(trained, "Is it good?\nAnswer:\n", 2) + "\n"
+    result = talk("Is it good?\\", "Answer:\\", "", "/quit", "never asked")
+    assert result.out.split("\n", 1)[1] == answered(trained, "Is it good?\nAnswer:\n", 2) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_a_prompt_of_several_lines(trained: Trained, talk: Talk) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line_and_the_chat_goes_on(trained: Trained, talk: Talk, line: str, said: str) -> None:
-    told = talk(line, ASKED, options=("--max-prompt-tokens=5000",) if line.startswith("word") else ())
-    assert told.code == 0
-    assert said in told.line
-    assert told.out.split("\n", 1)[1] == answered(trained, ASKED, 2) + "\n"
+    result = talk(line, ASKED, options=("--max-prompt-tokens=5000",) if line.startswith("word") else ())
+    assert result.code == 0
+    assert said in result.line
+    assert result.out.split("\n", 1)[1] == answered(trained, ASKED, 2) + "\n"
 
 
 def test_help_lists_the_commands(talk: Talk) -> None:
-    told = talk("/help")
-    assert [line.split()[0] for line in told.out.splitlines()[1:]] == ["/task", "/base:", "/help:", "/quit,", "\\"]
+    result = talk("/help")
+    assert [line.split()[0] for line in result.out.splitlines()[1:]] == ["/task", "/base:", "/help:", "/quit,", "\\"]
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_help_lists_the_commands(talk: Talk) -> None:
     ],
 )
 def test_what_is_wrong_at_the_start_ends_it(talk: Talk, options: tuple[str, ...], said: str) -> None:
-    told = talk(ASKED, options=options)
-    assert (told.code, told.out) == (2, "")
-    assert said in told.line
+    result = talk(ASKED, options=options)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.line
 
 
 def test_a_run_of_tasks_alone_asks_which(talk: Talk) -> None:
-    told = talk(ASKED, run="alone")
-    assert told.code == 2
-    assert "after=1 is the first task's" in told.line
+    result = talk(ASKED, run="alone")
+    assert result.code == 2
+    assert "after=1 is the first task's" in result.line
 
 
 def test_terminal_codes_of_a_model_are_shown(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:

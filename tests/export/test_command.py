@@ -28,10 +28,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_each_format_goes_to_a_folder_of_the_run(format: str, runs: Runs, tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs("bpe"), tmp_path / "run"))
     before = files(run)
-    told = launch("export", str(run), f"--format={format}")
-    assert told.code == 0, told.err
+    result = launch("export", str(run), f"--format={format}")
+    assert result.code == 0, result.err
     out = run / "export" / format
-    assert told.out.splitlines()[-1] == f"written: {out}"
+    assert result.out.splitlines()[-1] == f"written: {out}"
     assert (out / "README.md").is_file()
     assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(out.parent.stat().st_mode)
     (plain := tmp_path / "plain").touch()  # a file with default permissions: others may read the weights too
@@ -50,9 +50,9 @@ def test_a_filled_folder_is_refused_untouched(run: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    told = launch("export", str(run), "--format=peft", f"--out={out}")
-    assert told.code == 2
-    assert "is not an empty folder; it was not changed" in told.line
+    result = launch("export", str(run), "--format=peft", f"--out={out}")
+    assert result.code == 2
+    assert "is not an empty folder; it was not changed" in result.line
     assert files(out) == {"mine.txt": b"mine"}
     (out / "mine.txt").unlink()
     assert launch("export", str(run), "--format=peft", f"--out={out}").code == 0
@@ -62,23 +62,23 @@ def test_a_filled_folder_is_refused_untouched(run: Path, tmp_path: Path) -> None
 def test_a_folder_among_the_runs_files_is_refused(name: str, run: Path) -> None:
     (run.parent / "link").symlink_to(run)
     before = files(run)
-    told = launch("export", str(run), "--format=native", f"--out={run / name}")
-    assert (told.code, files(run)) == (2, before)
-    assert "is inside the run folder; choose a folder outside it or in" in told.line
+    result = launch("export", str(run), "--format=native", f"--out={run / name}")
+    assert (result.code, files(run)) == (2, before)
+    assert "is inside the run folder; choose a folder outside it or in" in result.line
     assert launch("export", str(run), "--format=native", f"--out={run / 'export' / 'mine'}").code == 0
 
 
-@pytest.mark.parametrize(("options", "told"), [
+@pytest.mark.parametrize(("options", "message"), [
     (("--format=onnx",), "invalid choice: 'onnx'"),
     (("--format=peft", "--rank=0"), "0 must be 1 or more"),
     (("--format=peft", "--task=FOMC", "--after=1"), "not allowed with argument"),
     (("--format=peft", "--task=../../x"), "only names below the folder"),
     (("--format=peft", "--task=Nothing"), "no finished task is called 'Nothing'"),
 ])  # fmt: skip
-def test_a_wrong_option_is_told_in_a_line(options: tuple[str, ...], told: str, run: Path) -> None:
+def test_a_wrong_option_is_said_in_a_line(options: tuple[str, ...], message: str, run: Path) -> None:
     answer = launch("export", str(run), *options)
     assert answer.code == 2
-    assert told in answer.line
+    assert message in answer.line
     assert not list(run.glob("export/*")), "nothing is left behind"
 
 
@@ -104,14 +104,14 @@ def test_a_link_in_the_run_leads_nowhere(run: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_damaged_branch_is_told(run: Path) -> None:
+def test_a_damaged_branch_is_said(run: Path) -> None:
     branch = run / "adapters" / "FOMC" / "adapter.safetensors"
     branch.write_bytes(branch.read_bytes()[:-1] + b"\0")
     assert "its checksum is not the recorded one" in launch("export", str(run), "--format=peft").line
 
 
 @pytest.mark.parametrize("wrong", ["shape", "part", "layer", "rank"])
-def test_a_branch_that_does_not_fit_is_told(wrong: str, run: Path) -> None:
+def test_a_branch_that_does_not_fit_is_said(wrong: str, run: Path) -> None:
     name = adapter_file("FOMC")
     tensors = load_file(run / name)
     key = next(key for key in tensors if key.endswith("q_proj.lora_A"))
@@ -136,7 +136,7 @@ def test_a_strangers_class_is_not_imported(run: Path) -> None:
     )
 
 
-def test_another_base_is_told(run: Path) -> None:
+def test_another_base_is_said(run: Path) -> None:
     put_record(run, {**read_record(run), "base": "0123456789abcdef"})
     assert "was trained on another base model" in launch("export", str(run), "--format=peft").line
 

@@ -59,8 +59,8 @@ def found(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ten
     merged.export(Request(run, after="0"), root / "base")
     for module in (peft, merged, gguf):
         module.export(Request(run), Path(folders[module.__name__.rpartition(".")[2]]))
-    told = json.dumps([folders, gguf.FILE, "Will rates rise?", str(root / "found.safetensors")])
-    done = subprocess.run([sys.executable, "-I", "-c", SCRIPT, told], cwd=root, capture_output=True, text=True)
+    output = json.dumps([folders, gguf.FILE, "Will rates rise?", str(root / "found.safetensors")])
+    done = subprocess.run([sys.executable, "-I", "-c", SCRIPT, output], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return load_file(root / "found.safetensors")
 

@@ -120,12 +120,12 @@ def test_what_go_would_read_as_its_own_is_quoted(runs: Runs) -> None:
     assert 'TEMPLATE """say {{ "{{" }} x }} or ""{{ "\\"" }}{{ .Prompt }}' in lines
 
 
-@pytest.mark.parametrize(("kind", "told"), [
+@pytest.mark.parametrize(("kind", "message"), [
     ("t5", r"models of type t5 are not supported; use --format=merged, then llama.cpp's convert_hf_to_gguf.py"),
     ("folded", r"tokenizer \(TokenizersBackend, BPE\) is not supported"),
 ])  # fmt: skip
-def test_what_is_not_written_is_refused_by_name(kind: str, told: str, runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_not_written_is_refused_by_name(kind: str, message: str, runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         exported(runs(kind), tmp_path / "out")
 
 

@@ -23,7 +23,7 @@ from cl_lightning.data.collate import prompt_batch
 from cl_lightning.evaluation.general.measure import TASK_FILES
 from cl_lightning.export.lm_eval import TrainedLM, main
 from cl_lightning.export.loaded import LoadedModel
-from tests.commands.test_cli import Told
+from tests.commands.test_cli import Result
 from tests.export.tiny import Trained, trained
 
 __all__ = ["trained"]
@@ -41,12 +41,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(*argv: str) -> Told:
+def command(*argv: str) -> Result:
     """`python -m cl_lightning.export.lm_eval ARGV`."""
     out, err = io.StringIO(), io.StringIO()
     with patch.object(sys, "argv", ["lm_eval", *argv]), redirect_stdout(out), redirect_stderr(err):
         code = main()
-    return Told(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 @torch.no_grad()
@@ -74,13 +74,13 @@ def by_hand(loaded: LoadedModel, opened: float | None = None) -> list[list[float
 @pytest.mark.parametrize("name", ["SeqLoRA", "GainLoRA"])
 def test_a_local_task_by_lm_evals_own_command_line(trained: Trained, data: Path, name: str) -> None:
     """lm-eval asks pip and git about the machine, which is most of these seconds."""
-    told = command(
+    result = command(
         "--model", "cl_lightning", "--model_args", f"run={trained(name)},after=2", "--tasks", "local_boolq",
         "--include_path", str(TASK_FILES), "--metadata", json.dumps({"data_dir": str(data)}), "--batch_size", "4",
         "--output_path", str(data / "results"), "--log_samples",
     )  # fmt: skip
-    assert told.code == 0, told.err
-    assert "local_boolq" in told.out
+    assert result.code == 0, result.err
+    assert "local_boolq" in result.out
     (file,) = (data / "results").rglob("samples_local_boolq_*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     loaded = cl_lightning.load(trained(name))
@@ -115,13 +115,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_input_is_one_line(trained: Trained, data: Path, name: str) -> None:
     options, said = BAD[name]
     options = {"run": trained("GainLoRA"), "after": 2, "batch_size": 4, **options}
-    told = command(
+    result = command(
         "--model", "cl_lightning", "--model_args", f"run={options['run']},after={options['after']}",
         "--tasks", "local_boolq", "--include_path", str(TASK_FILES), "--metadata", json.dumps({"data_dir": str(data)}),
         "--batch_size", str(options["batch_size"]),
     )  # fmt: skip
-    assert told.code == 2
-    assert said in told.err.splitlines()[-1]
+    assert result.code == 2
+    assert said in result.err.splitlines()[-1]
 
 
 def test_a_device_that_is_not_there_is_refused(trained: Trained) -> None:

@@ -231,9 +231,9 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line(trained: Trained, name: str) -> None:
     options, said = BAD[name]
-    with pytest.raises(ConfigError, match=said) as told:
+    with pytest.raises(ConfigError, match=said) as error:
         cl_lightning.load(trained("SeqLoRA")).generate(**{"prompts": PROMPTS, **options})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_without_a_template_there_is_no_system_prompt_and_no_empty_prompt(trained: Trained) -> None:

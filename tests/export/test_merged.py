@@ -32,8 +32,8 @@ def loaded(folder: Path, kind: str = "") -> PreTrainedModel:
 
 @pytest.mark.parametrize("kind", FLOAT32)
 def test_logits_are_equal(kind: str, runs: Runs, tmp_path: Path) -> None:
-    told = exported(runs(kind), tmp_path / "out")
-    assert "merged in float32 without loss from rounding" in told
+    output = exported(runs(kind), tmp_path / "out")
+    assert "merged in float32 without loss from rounding" in output
     ours = logits(load_run(runs(kind)).module.llm)
     torch.testing.assert_close(logits(loaded(tmp_path / "out", kind)), ours, rtol=1e-5, atol=1e-5)
 
@@ -55,7 +55,7 @@ def test_a_gated_base_alone_is_no_gated_model(runs: Runs, tmp_path: Path) -> Non
 
 def test_cast_once_to_the_runs_dtype(runs: Runs, tmp_path: Path) -> None:
     run = runs("bfloat16")
-    told = exported(run, tmp_path / "out")
+    output = exported(run, tmp_path / "out")
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.bfloat16}
     assert loaded(tmp_path / "out").dtype == torch.bfloat16
@@ -68,13 +68,13 @@ def test_cast_once_to_the_runs_dtype(runs: Runs, tmp_path: Path) -> None:
         assert torch.equal(weights[f"{name}.weight"], whole.bfloat16()), name
         lost[name] = float((whole.bfloat16() - whole).norm() / update.dense().norm())
     worst = max(lost, key=lambda name: lost[name])
-    assert f"at most {lost[worst]:.1e} of what the branches added to a layer" in told[0]
-    assert worst in told[0]
+    assert f"at most {lost[worst]:.1e} of what the branches added to a layer" in output[0]
+    assert worst in output[0]
 
 
 def test_another_dtype_and_a_rank(runs: Runs, tmp_path: Path) -> None:
-    told = exported(runs("folded"), tmp_path / "out", dtype="float16", rank=1)
-    assert "recompressed to rank 1" in told[0]
+    output = exported(runs("folded"), tmp_path / "out", dtype="float16", rank=1)
+    assert "recompressed to rank 1" in output[0]
     assert loaded(tmp_path / "out").dtype == torch.float16
 
 
@@ -120,8 +120,8 @@ def test_a_4bit_base_is_dequantised_by_choice(runs: Runs, tmp_path: Path) -> Non
     assert launch(*KINDS["stacked"], *options, f"--sequence.run_dir={run}").code == 0
     with pytest.raises(ConfigError, match=r"4 bits.*--dequantize"):
         exported(run, tmp_path / "none")
-    told = exported(run, tmp_path / "out", dequantize=True)
-    assert "dequantised" in told[0]
+    output = exported(run, tmp_path / "out", dequantize=True)
+    assert "dequantised" in output[0]
     ours, llm = logits(load_run(run).module.llm), loaded(tmp_path / "out")
     assert llm.dtype == torch.float32
     torch.testing.assert_close(logits(llm), ours, rtol=1e-3, atol=1e-3)

@@ -23,8 +23,8 @@ FIRST = adapter_file(TASKS[0])
 
 
 def export(run: Path, out: Path, *options: str) -> Path:
-    told = launch("export", str(run), "--format=native", f"--out={out}", *options)
-    assert told.code == 0, told.err
+    result = launch("export", str(run), "--format=native", f"--out={out}", *options)
+    assert result.code == 0, result.err
     return out
 
 
@@ -63,16 +63,16 @@ def test_a_lora_under_all_tasks_comes_with_it_and_not_where_it_was(trained: Trai
     (out / START).unlink()
     with pytest.raises(StateError, match=r"start/adapter\.safetensors: missing; obtain it or export it again"):
         cl_lightning.load(out)
-    told = launch("export", str(trained("start")), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
-    assert "the model before the first task contains no trained task; use --format=peft" in told.line
+    result = launch("export", str(trained("start")), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
+    assert "the model before the first task contains no trained task; use --format=peft" in result.line
 
 
 def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
     run = trained("GainLoRA")
     assert cl_lightning.load(export(run, tmp_path / "first", "--after=FOMC")).tasks == ("FOMC",)
-    told = launch("export", str(run), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
-    assert told.code == 2
-    assert "the base model contains no trained task; use random-llama directly" in told.line
+    result = launch("export", str(run), "--format=native", f"--out={tmp_path / 'base'}", "--after=0")
+    assert result.code == 2
+    assert "the base model contains no trained task; use random-llama directly" in result.line
     alone = export(trained("alone"), tmp_path / "alone", f"--task={TASKS[1]}")
     prompts, predictions = stored(trained("alone"), TASKS[1], TASKS[1])
     assert cl_lightning.load(alone).generate(prompts, max_new_tokens=BUDGET) == predictions
@@ -80,18 +80,18 @@ def test_a_part_is_exported(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--rank=2", "--dtype=float32", "--dequantize"])
 def test_options_of_other_formats_are_refused(trained: Trained, option: str, tmp_path: Path) -> None:
-    told = launch("export", str(trained("SeqLoRA")), "--format=native", f"--out={tmp_path / 'out'}", option)
-    assert told.code == 2
-    assert "--format=native writes the branches unchanged; leave this option out" in told.line
+    result = launch("export", str(trained("SeqLoRA")), "--format=native", f"--out={tmp_path / 'out'}", option)
+    assert result.code == 2
+    assert "--format=native writes the branches unchanged; leave this option out" in result.line
     assert list(tmp_path.iterdir()) == []
 
 
 def test_gated_models_are_refused_by_name_for_the_others(trained: Trained, tmp_path: Path) -> None:
     for strategy in ("GainLoRA", "SAPTLoRA"):
         for name in ("peft", "merged"):
-            told = launch("export", str(trained(strategy)), f"--format={name}", f"--out={tmp_path / 'out'}")
-            assert told.code == 2
-            assert strategy in told.line and "use --format=native" in told.line
+            result = launch("export", str(trained(strategy)), f"--format={name}", f"--out={tmp_path / 'out'}")
+            assert result.code == 2
+            assert strategy in result.line and "use --format=native" in result.line
 
 
 # ---- what is read is anyone's ------------------------------------------------------------------------------
@@ -225,9 +225,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_damage_is_one_line(copy: Path, name: str) -> None:
     damage, said = DAMAGE[name]
     damage(copy)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as error:
         cl_lightning.load(copy)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_undamaged_copy_is_read(copy: Path) -> None:

@@ -134,11 +134,11 @@ def test_a_wrong_adapter_is_told_apart(wrong: str, runs: Runs, tmp_path: Path) -
     assert (through_peft(run, out) - ours).abs().max() > 1e-3
 
 
-def test_recompressed_within_the_error_that_is_told(runs: Runs, tmp_path: Path) -> None:
+def test_recompressed_within_the_error_that_is_said(runs: Runs, tmp_path: Path) -> None:
     run = runs("displaced")
-    told = exported(run, tmp_path / "out", rank=3)
+    output = exported(run, tmp_path / "out", rank=3)
     assert config(tmp_path / "out")["r"] == 3
-    assert "relative error (Frobenius)" in told[0]
+    assert "relative error (Frobenius)" in output[0]
     exported(run, tmp_path / "whole", rank=64)
     ours = logits(load_run(run).module.llm)
     torch.testing.assert_close(through_peft(run, tmp_path / "whole"), ours, rtol=1e-5, atol=1e-5)
@@ -157,7 +157,7 @@ def test_config_and_card_say_what_it_is(runs: Runs, tmp_path: Path) -> None:
         assert said in card
 
 
-@pytest.mark.parametrize(("kind", "options", "told"), [
+@pytest.mark.parametrize(("kind", "options", "message"), [
     ("gated", {}, r"GainLoRA weighs its branches by the prompt.*--format=native"),
     ("continued", {"task": "FOMC"}, "one LoRA through all tasks"),
     ("stacked", {"task": "FOM"}, "did you mean FOMC"),
@@ -167,7 +167,7 @@ def test_config_and_card_say_what_it_is(runs: Runs, tmp_path: Path) -> None:
     ("stacked", {"dequantize": True}, "--dequantize: a LoRA"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(
-    kind: str, options: dict[str, object], told: str, runs: Runs, tmp_path: Path
+    kind: str, options: dict[str, object], message: str, runs: Runs, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         exported(runs(kind), tmp_path / "out", **options)

@@ -11,11 +11,11 @@ import cl_lightning
 from cl_lightning.common import stopping
 from cl_lightning.common.files import plain_cell
 from cl_lightning.export.loaded import LoadedModel
-from tests.commands.test_cli import Told, launch
+from tests.commands.test_cli import Result, launch
 from tests.export.tiny import BUDGET, TASKS, Trained, stored, trained
 
 __all__ = ["trained"]
-Predict = Callable[..., Told]
+Predict = Callable[..., Result]
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def test_a_file_of_json_lines_keeps_its_rows_and_gets_the_runs_answers(
     rows = [{"n": i, "question": prompt, "more": {"a": [1, None]}} for i, prompt in enumerate(prompts)]
     file, out = lines(tmp_path / "in.jsonl", rows), tmp_path / "new" / "out.jsonl"
     options = ("--prompt-field=question", f"--max-new-tokens={BUDGET}", "--batch-size=2", f"--after={TASKS[0]}")
-    told = predict(file, "--out", out, *options)
-    assert (told.code, told.err) == (0, "")
-    assert told.out.splitlines() == [
+    result = predict(file, "--out", out, *options)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
         f"3 prompts of {file}, answered by random-llama with GainLoRA after FOMC (1 task learnt), in float64 on cpu",
         f"written: {out}",
     ]
@@ -70,11 +70,11 @@ def test_a_cell_is_no_formula(text: str, cell: str) -> None:
     assert plain_cell(text) == cell
 
 
-def test_cut_prompts_are_told(trained: Trained, predict: Predict, tmp_path: Path) -> None:
+def test_cut_prompts_are_said(trained: Trained, predict: Predict, tmp_path: Path) -> None:
     file = lines(tmp_path / "in.jsonl", [{"prompt": "long " * 100}, {"prompt": "short"}])
-    told = predict(file, "--out", tmp_path / "out.jsonl", "--max-new-tokens=2")
-    assert told.code == 0
-    assert told.err == (
+    result = predict(file, "--out", tmp_path / "out.jsonl", "--max-new-tokens=2")
+    assert result.code == 0
+    assert result.err == (
         "note: 1 of 2 prompts exceeded 400 tokens and lost the middle; raise max_prompt_tokens to keep more\n"
     )
     assert predict(file, "--out", tmp_path / "whole.jsonl", "--max-new-tokens=2", "--max-prompt-tokens=900").err == ""
@@ -103,22 +103,22 @@ BAD: dict[str, tuple[str, str, tuple[str, ...], str]] = {
 def test_bad_input_is_one_line_and_nothing_is_written(predict: Predict, name: str, tmp_path: Path) -> None:
     file, text, options, said = BAD[name]
     (tmp_path / file).write_text(text)
-    told = predict(tmp_path / file, "--out", tmp_path / "out.jsonl", *options)
-    assert told.code == 2
-    assert said.replace("{in}", str(tmp_path / file)) in told.line
+    result = predict(tmp_path / file, "--out", tmp_path / "out.jsonl", *options)
+    assert result.code == 2
+    assert said.replace("{in}", str(tmp_path / file)) in result.line
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_nothing_is_overwritten_unasked(predict: Predict, tmp_path: Path) -> None:
     file, out = lines(tmp_path / "in.jsonl", [{"prompt": "x"}]), tmp_path / "out.jsonl"
     out.write_text("mine")
-    told = predict(file, "--out", out, "--max-new-tokens=2")
-    assert (told.code, out.read_text()) == (2, "mine")
-    assert told.line == f"--out: {out} already exists; name another file, or add --overwrite to replace it"
+    result = predict(file, "--out", out, "--max-new-tokens=2")
+    assert (result.code, out.read_text()) == (2, "mine")
+    assert result.line == f"--out: {out} already exists; name another file, or add --overwrite to replace it"
     assert predict(file, "--out", out, "--overwrite", "--max-new-tokens=2").code == 0
     assert json.loads(out.read_text())["prompt"] == "x"
-    told = predict(file, "--out", file, "--overwrite")
-    assert (told.code, told.line) == (2, f"--out: {file} is the file of prompts itself; name another")
+    result = predict(file, "--out", file, "--overwrite")
+    assert (result.code, result.line) == (2, f"--out: {file} is the file of prompts itself; name another")
     out.unlink()
     out.symlink_to(tmp_path / "nowhere.jsonl")
     assert "already exists" in predict(file, "--out", out).line
@@ -129,8 +129,8 @@ def test_a_model_that_was_exported_predicts_the_same(trained: Trained, predict: 
     file = lines(tmp_path / "in.jsonl", [{"prompt": "What comes after 7?"}])
     assert predict(file, "--out", tmp_path / "run.jsonl").code == 0
     assert launch("export", str(trained("GainLoRA")), "--format=native", f"--out={tmp_path / 'model'}").code == 0
-    told = launch("predict", str(tmp_path / "model"), str(file), f"--out={tmp_path / 'export.jsonl'}")
-    assert told.code == 0, told.err
+    result = launch("predict", str(tmp_path / "model"), str(file), f"--out={tmp_path / 'export.jsonl'}")
+    assert result.code == 0, result.err
     assert (tmp_path / "export.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
     row = json.loads((tmp_path / "run.jsonl").read_text())
     assert [row["prediction"]] == cl_lightning.load(tmp_path / "model").generate([row["prompt"]])
@@ -138,9 +138,9 @@ def test_a_model_that_was_exported_predicts_the_same(trained: Trained, predict: 
 
 def test_errors_name_the_file_and_the_row(predict: Predict, tmp_path: Path) -> None:
     file = lines(tmp_path / "in.jsonl", [{"prompt": "short"}, {"prompt": "long " * 500}])
-    told = predict(file, "--out", tmp_path / "out.jsonl", "--max-prompt-tokens=100000", "--max-new-tokens=100000")
-    assert told.code == 2
-    assert told.line.startswith(f"{file}, row 1: ") and "exceed the model's context" in told.line
+    result = predict(file, "--out", tmp_path / "out.jsonl", "--max-prompt-tokens=100000", "--max-new-tokens=100000")
+    assert result.code == 2
+    assert result.line.startswith(f"{file}, row 1: ") and "exceed the model's context" in result.line
 
 
 def test_answers_so_far_are_kept_when_it_is_stopped(

@@ -49,8 +49,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def run(name: str) -> Path:
         if name not in done:
             options = STRATEGIES[name] if name in STRATEGIES else OTHER[name](folder, run)
-            told = launch(*configs("smoke"), *OPTIONS, *options, f"--sequence.run_dir={folder / name}")
-            assert told.code == 0, told.err
+            result = launch(*configs("smoke"), *OPTIONS, *options, f"--sequence.run_dir={folder / name}")
+            assert result.code == 0, result.err
             done[name] = folder / name
         return done[name]
 

@@ -33,7 +33,7 @@ from cl_lightning.mining.count_sketch import CountSketch
 from cl_lightning.mining.mine import _experiments, _of_first, _write
 from cl_lightning.mining.search import cosine_matrix, most_conflicting, worst_order
 from cl_lightning.model.module import ContinualLM
-from tests.commands.test_cli import Told, configs, launch
+from tests.commands.test_cli import Result, configs, launch
 from tests.conftest import batch_of
 from tests.data.test_label_flip import accuracy, stances
 
@@ -152,17 +152,17 @@ def test_a_task_without_a_gradient_is_reported() -> None:
 # ---- the command ---------------------------------------------------------------------------------------------
 
 
-def mine(out: Path, *options: str) -> Told:
+def mine(out: Path, *options: str) -> Result:
     """`python -m cl_lightning mine` in this process."""
     argv = ["cl-lightning", "mine", "--length=3", "--count=2", "--samples=12", "--width=1024", f"--out={out}", *options]
-    told, err = io.StringIO(), io.StringIO()
+    result, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ))
         stack.enter_context(patch.object(sys, "argv", argv))
-        stack.enter_context(redirect_stdout(told))
+        stack.enter_context(redirect_stdout(result))
         stack.enter_context(redirect_stderr(err))
         code = main()
-    return Told(code, told.getvalue(), err.getvalue())
+    return Result(code, result.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +174,8 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_the_command_learns_the_first_task_and_writes_what_it_found(mined: tuple[Path, str]) -> None:
-    out, told = mined
-    assert "mine: DATA = built-in sample, NOT TRACE; a pool of 4 tasks after learning FOMC to" in told
+    out, output = mined
+    assert "mine: DATA = built-in sample, NOT TRACE; a pool of 4 tasks after learning FOMC to" in output
     rows = list(csv.reader((out / "cosines.csv").open()))
     tasks = rows[0][1:]
     assert tasks == [row[0] for row in rows[1:]] == ["FOMC", "FOMC-flipped", "NumGLUE-cm", "Py150"]
@@ -191,15 +191,15 @@ def test_the_command_learns_the_first_task_and_writes_what_it_found(mined: tuple
         order = [tasks[i] for i in worst_order(cosines, found.members, start=0).members]
         assert yaml.safe_load(text)["data"]["order"] == order
         assert order[0] == "FOMC"
-        assert f"conflict-{number}: mean cosine {found.score:+.3f}" in told
+        assert f"conflict-{number}: mean cosine {found.score:+.3f}" in output
 
 
 def test_a_mined_sequence_is_an_experiment(mined: tuple[Path, str], tmp_path: Path) -> None:
     file = mined[0] / "conflict-1.yaml"
     order = yaml.safe_load(file.read_text())["data"]["order"]
     quick = ("--boundary={}", "--trainer.max_steps=1", "--data.test_samples=2", "--data.train_samples=12")
-    told = launch(*configs("smoke"), f"--config={file}", f"--sequence.run_dir={tmp_path}", *quick)
-    assert told.code == 0, told.err
+    result = launch(*configs("smoke"), f"--config={file}", f"--sequence.run_dir={tmp_path}", *quick)
+    assert result.code == 0, result.err
     assert {p.name for p in tmp_path.glob("adapters/*")} == {*order}
 
 
@@ -212,22 +212,22 @@ def test_what_it_says_to_run_has_the_data_it_was_mined_on(mined: tuple[Path, str
     assert data == {**learnt, "order": data["order"]}
 
 
-@pytest.mark.parametrize(("cosine", "told"), [(0.5, True), (-0.5, False)])
+@pytest.mark.parametrize(("cosine", "agree"), [(0.5, True), (-0.5, False)])
 def test_tasks_that_agree_are_marked_as_no_conflict(
-    cosine: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+    cosine: float, agree: bool, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pool = Conflicts(["a", "b"], torch.tensor([[1.0, cosine], [cosine, 1.0]]), torch.zeros(2, 2), 1)
     found = most_conflicting(pool.cosines, 2, 1, start=0)
     files = _experiments("conflict", found, pool, 0, {"root": "data"}, "a", tmp_path)
     assert os.listdir(tmp_path) == [], "nothing is written before all is found"
     written = files[tmp_path / "conflict-1.yaml"].decode()
-    assert ("on average no conflict" in written, "on average no conflict" in capsys.readouterr().out) == (told, told)
+    assert ("on average no conflict" in written, "on average no conflict" in capsys.readouterr().out) == (agree, agree)
     assert yaml.safe_load(written)["data"] == {"root": "data", "order": ["a", "b"]}
 
 
 def test_a_stop_while_results_are_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second file is a pipe: writing waits there for a reader."""
-    monkeypatch.setattr(stopping._Command, "message", "nothing was written")
+    monkeypatch.setattr(stopping._Command, "agree", "nothing was written")
     first, pipe = tmp_path / "cosines.csv", tmp_path / "conflict-1.yaml"
     os.mkfifo(pipe)
     writer = threading.Thread(target=_write, args=({first: b"1", pipe: b"2"}, tmp_path))

@@ -137,9 +137,9 @@ def loaded(folder: Path, **options: object) -> ContinualLM:
 def test_a_fault_is_one_line_with_model_file_and_cause(fault: str, folder: Path) -> None:
     change, expected = FAULTS[fault]
     change(folder)
-    with pytest.raises(ConfigError, match=expected) as told:
+    with pytest.raises(ConfigError, match=expected) as error:
         loaded(folder)
-    line = str(told.value)
+    line = str(error.value)
     assert line.startswith("model.backbone.name: ") and str(folder) in line and "\n" not in line and len(line) < 500
 
 
@@ -221,11 +221,11 @@ def test_a_run_leaves_no_folder(fault: str, folder: Path, tmp_path: Path) -> Non
         "--boundary.init=null",
         "--boundary.memory=null",
     )
-    told = launch(
+    result = launch(
         *configs("smoke"), f"--model.backbone.name={folder}", f"--sequence.run_dir={tmp_path / 'run'}", *options
     )
-    assert told.code == 2 and not (tmp_path / "run").exists()
-    assert re.search(expected, told.line), told.line
+    assert result.code == 2 and not (tmp_path / "run").exists()
+    assert re.search(expected, result.line), result.line
 
 
 def test_positions_of_encoder_and_decoder_are_counted_apart(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from cl_lightning.common.errors import ConfigError
 from tests.commands.test_cli import launch
 from tests.planning.test_memory import LLAMA
 
-Told = Callable[..., list[str]]
+Planned = Callable[..., list[str]]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Told:
+def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Planned:
     """What the command prints, in lines."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
@@ -29,8 +29,8 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return tell
 
 
-def test_an_experiment_is_planned_in_80_columns(told: Told) -> None:
-    lines = told("smoke", "--gpu-memory=1GiB", "--model.backbone.load_in_4bit=false")
+def test_an_experiment_is_planned_in_80_columns(planned: Planned) -> None:
+    lines = planned("smoke", "--gpu-memory=1GiB", "--model.backbone.load_in_4bit=false")
     assert lines[0] == "smoke: DATA = built-in sample, NOT TRACE"
     assert max(map(len, lines)) <= 80
     names = [line[2:12].strip() for line in lines[1:9]]
@@ -40,9 +40,9 @@ def test_an_experiment_is_planned_in_80_columns(told: Told) -> None:
     assert lines[-1].startswith("fits 1 GiB: ")
 
 
-def test_scores_that_are_left_out_are_not_counted(told: Told) -> None:
+def test_scores_that_are_left_out_are_not_counted(planned: Planned) -> None:
     def scored(*options: str) -> int:
-        lines = told("smoke", "--data.test_samples=6", "--data.order=[FOMC,C-STANCE,Py150]", *options)
+        lines = planned("smoke", "--data.test_samples=6", "--data.order=[FOMC,C-STANCE,Py150]", *options)
         return int(next(line for line in lines if line[2:8] == "scored").split()[1])
 
     assert scored() == 6 * (1 + 2 + 3)
@@ -50,13 +50,13 @@ def test_scores_that_are_left_out_are_not_counted(told: Told) -> None:
     assert scored("--data.score_samples_old=2") == 6 + (2 + 6) + 6 * 3
 
 
-def test_a_configuration_alone_is_enough(told: Told, tmp_path: Path) -> None:
+def test_a_configuration_alone_is_enough(planned: Planned, tmp_path: Path) -> None:
     """Without weights and tokenizer."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**LLAMA.to_dict(), "architectures": ["LlamaForCausalLM"]}))
     limits = ("--data.max_prompt_tokens=60", "--data.max_answer_tokens=20")
-    lines = told("smoke", f"--model.backbone.name={folder}", *limits, "--gpu-memory", "20MiB")
+    lines = planned("smoke", f"--model.backbone.name={folder}", *limits, "--gpu-memory", "20MiB")
     assert any(
         line.split(None, 1)[1] == "at most 7 examples of 80 tokens at a time" for line in lines if "batch" in line
     )
@@ -66,9 +66,9 @@ def test_a_configuration_alone_is_enough(told: Told, tmp_path: Path) -> None:
     assert not list(folder.glob("*.safetensors"))
 
 
-def test_a_model_that_is_not_here_is_one_line(told: Told) -> None:
+def test_a_model_that_is_not_here_is_one_line(planned: Planned) -> None:
     with pytest.raises(ConfigError, match=r"not a folder.*; a folder with its config.json is enough to plan"):
-        told("smoke", "--model.backbone.name=some-owner/no-model-of-this-name")
+        planned("smoke", "--model.backbone.name=some-owner/no-model-of-this-name")
 
 
 @pytest.mark.parametrize("size", ["80", "GiB", "0GiB", "-1GiB", "80 gigabytes", "1e3GiB", ""])
@@ -86,10 +86,10 @@ def test_sizes() -> None:
     assert plan.gpu_memory(["smoke"]) == (None, ["smoke"])
 
 
-def test_time_rests_on_the_costs_of_an_earlier_run(told: Told) -> None:
+def test_time_rests_on_the_costs_of_an_earlier_run(planned: Planned) -> None:
     options = ("--data.order=[FOMC]", "--data.train_samples=8", "--data.test_samples=2", "--sequence.wandb=off")
     assert launch("run", "smoke", *options, "--sequence.report=false").code == 0
-    lines = told("smoke", *options)
+    lines = planned("smoke", *options)
     assert any("by the costs of 1 task of runs/smoke/" in line for line in lines)
-    other = told("smoke", *options, "--model.adapter.rank=3")
+    other = planned("smoke", *options, "--model.adapter.rank=3")
     assert " measured now (cpu)" in " ".join(other), "another model's run says nothing"

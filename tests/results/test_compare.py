@@ -118,7 +118,7 @@ def test_one_seed_has_no_deviation(run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"data.train_samples": 500}, "data.train_samples (500, not 100)"),
         ({"trainer.max_steps": 10}, "trainer.max_steps (10, not -1)"),
@@ -137,12 +137,12 @@ def test_one_seed_has_no_deviation(run: MakeRun) -> None:
     ],
 )
 def test_other_data_budgets_models_orders_and_metrics_are_kept_apart_and_listed(
-    run: MakeRun, changed: dict[str, Any], told: str
+    run: MakeRun, changed: dict[str, Any], message: str
 ) -> None:
     table = compare([run("lora", 1), run("lora", 2, LOW, **changed)])
     assert (table.methods, table.columns) == (["lora"], ["A", "B"])
     assert [table.aggregate(0, c, "fp").mean for c in (0, 1)] == [65.0, 22.5]
-    assert f"B is kept apart from A: other {told}" in table.notes
+    assert f"B is kept apart from A: other {message}" in table.notes
 
 
 def test_where_the_data_lies_and_how_it_is_run_keeps_nothing_apart(run: MakeRun) -> None:
@@ -273,8 +273,8 @@ def test_forward_transfer_where_it_was_scored(run: MakeRun) -> None:
     joint = run("joint", 1, JOINT, protocol="joint")
     assert compare([made, joint]).aggregate(1, 0, "fwt_gem") is None
     lacking = {"zero_shot of task 0 is missing": run("a"), "not scored after task 0": run("a", zero_shot=START)}
-    for told, path in lacking.items():
-        with pytest.raises(ConfigError, match=rf"fwt_gem: .*{told}; .*make score RUN=... EVALUATE=1") as error:
+    for output, path in lacking.items():
+        with pytest.raises(ConfigError, match=rf"fwt_gem: .*{output}; .*make score RUN=... EVALUATE=1") as error:
             render([str(path), "--metrics", "fwt_gem"])
         assert str(path) in str(error.value)
 

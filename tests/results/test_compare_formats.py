@@ -44,11 +44,11 @@ def test_every_format_says_how_it_was_scored(run: MakeRun) -> None:
     metrics = {**NOTHING_MORE, "metric_of_task": {"FOMC": "accuracy", "Py150": "rouge_l"}, "by_likelihood": ["FOMC"]}
     facts = {"metrics": metrics, "view": "re-scored: own"}
     paths = [str(run("lora", 1, facts=facts)), str(run("lora", 2, facts=facts))]
-    told = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
-    assert f"scored by: {told};" in render(paths)[0]
-    assert f"scored by: {told};" in render([*paths, "--format=latex"])[0].replace(r"\_", "_")
+    output = "accuracy by likelihood (FOMC), rouge_l (Py150); re-scored: own"
+    assert f"scored by: {output};" in render(paths)[0]
+    assert f"scored by: {output};" in render([*paths, "--format=latex"])[0].replace(r"\_", "_")
     made, _ = render([*paths, "--format=csv", "--metrics", "fp"])
-    assert [row["scored_by"] for row in csv.DictReader(io.StringIO(made))] == [told]
+    assert [row["scored_by"] for row in csv.DictReader(io.StringIO(made))] == [output]
 
 
 def test_csv(run: MakeRun) -> None:
@@ -92,16 +92,16 @@ def test_latex_takes_no_name_for_an_argument(run: MakeRun, name: str) -> None:
 def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     runs = small(run)
 
-    def told(*argv: str) -> tuple[int, str]:
+    def output(*argv: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cl-lightning", "compare", *argv])
         code, printed = main(), capsys.readouterr()
         assert printed.out == ("" if code else f"written: {out}\n")
         return code, printed.err
 
     out = tmp_path / "new" / "table.tex"
-    assert told(*runs, "--format=latex", f"--out={out}") == (0, "")
+    assert output(*runs, "--format=latex", f"--out={out}") == (0, "")
     assert out.read_text().endswith("\\par\n}\n")
-    assert told(*runs, f"--out={out}", "--overwrite") == (0, "")
+    assert output(*runs, f"--out={out}", "--overwrite") == (0, "")
     assert out.read_text().startswith("### Methods")
     (tmp_path / "file").write_text("in the way")
     for argv, line in [
@@ -117,7 +117,7 @@ def test_the_command(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ((str(tmp_path / "no"),), f"error: {tmp_path}/no: no run folder"),
         ((str(run("one", order=("FOMC",), scores={(0, 0): [1.0]})), "--metrics", "bwt"), "error: --metrics: "),
     ]:
-        code, err = told(*argv)
+        code, err = output(*argv)
         assert code == 2 and err.startswith(line) and len(err.splitlines()) == 1
 
 

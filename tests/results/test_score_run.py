@@ -103,16 +103,16 @@ def test_prompts_of_other_data_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "error", "told"),
+    ("scheme", "error", "message"),
     [
         ("rouge_k", ConfigError, "unknown metric 'rouge_k'"),
         ("FMOC=f1", ConfigError, "no task 'FMOC'; did you mean FOMC"),
         ("first_letter", DataError, "does not begin with a choice"),  # the answers of NumGLUE-cm
     ],
 )
-def test_what_cannot_be_scored(run: Path, scheme: str, error: type[Exception], told: str) -> None:
+def test_what_cannot_be_scored(run: Path, scheme: str, error: type[Exception], message: str) -> None:
     before = contents(run)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         rescore(run, scheme)
     assert not (run / "rescored").exists() and contents(run) == before
 
@@ -179,22 +179,22 @@ def test_adapters_on_other_data_are_refused(run: Path) -> None:
 
 
 def test_the_command_prints_tables_and_errors(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def told(*argv: str) -> tuple[int, str, str]:
+    def output(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cl-lightning", "score", *argv])
         return main(), *capsys.readouterr()
 
-    code, out, err = told(str(run), "--evaluate", "--metrics", "official")
+    code, out, err = output(str(run), "--evaluate", "--metrics", "official")
     assert (code, err) == (0, "")
     assert "adapters evaluated again" in out and "re-scored: official" in out and "fwt_gem" in out
     assert (run / "evaluated" / "rescored" / "official" / "sequence.json").exists()
-    code, out, _ = told("--list")
+    code, out, _ = output("--list")
     assert code == 0 and "edit_similarity / edit_similarity_trace" in out
     for argv, line in [
         ((str(run),), "error: say which run, and --evaluate or --metrics"),
         ((str(run / "logs"), "--metrics", "f1"), f"error: {run}/logs: is not a run folder"),
         ((str(run), "--metrics", "f2"), "error: unknown metric 'f2'"),
     ]:
-        code, _, err = told(*argv)
+        code, _, err = output(*argv)
         assert code == 2 and err.startswith(line) and len(err.splitlines()) == 1
 
 

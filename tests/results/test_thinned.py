@@ -144,8 +144,8 @@ def test_pages_of_every_state(run: MakeRun, done: int, scores: Any, samples: Any
     left_out = "old tasks were not scored after C." in text
     assert left_out == (done == 3)
     assert "Old tasks were scored after every 2 tasks" in text
-    told = "the earlier ones were not scored after C, so what was kept is not known."
-    assert (told in verdict(source)) == (done == 3)
+    output = "the earlier ones were not scored after C, so what was kept is not known."
+    assert (output in verdict(source)) == (done == 3)
     assert [row[0] for row in cells(source.path, "each task's last score")] == list(ORDER[:done])
 
 

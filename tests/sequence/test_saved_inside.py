@@ -82,9 +82,9 @@ def test_if_it_is_damaged_the_task_begins_again(run: Path, tmp_path: Path, capsy
     verify.main([str(run)])
     line = f"{file}: damaged (its checksum is not the recorded one); the task that was not finished begins again"
     assert f"damaged: {line}" in " ".join(capsys.readouterr().out.split())
-    told = go_on(run, *OFTEN)
-    assert line in " ".join(told.err.split())
-    assert "continuing after task 1 of 2 (FOMC)" in told.out
+    result = go_on(run, *OFTEN)
+    assert line in " ".join(result.err.split())
+    assert "continuing after task 1 of 2 (FOMC)" in result.out
     assert not (run / "unfinished").exists()
     go_on(whole, *OFTEN)
     assert same_bits(run, whole)
@@ -92,8 +92,8 @@ def test_if_it_is_damaged_the_task_begins_again(run: Path, tmp_path: Path, capsy
 
 def test_another_name_of_the_run_leaves_it(run: Path) -> None:
     files = record(run)["files"]
-    told = go_on(run, *OFTEN, "--sequence.name=mine", BREAK)
-    assert "continuing task 2 of 2 (NumGLUE-cm) after step 2" in told.out
+    result = go_on(run, *OFTEN, "--sequence.name=mine", BREAK)
+    assert "continuing task 2 of 2 (NumGLUE-cm) after step 2" in result.out
     state = record(run)
     assert (state["name"], state["unfinished"]["step"], state["files"]) == ("mine", 2, files)
 
@@ -105,9 +105,9 @@ def test_starting_over_deletes_it(run: Path) -> None:
 
 def test_a_state_that_only_code_restores_is_not_saved_and_said(tmp_path: Path) -> None:
     run, keeper = tmp_path / "run", f"--trainer.callbacks+={__name__}.Keeper"
-    told = go_on(run, *OFTEN, BREAK, keeper)
+    result = go_on(run, *OFTEN, BREAK, keeper)
     kept = f"a callback or the optimiser keeps {__name__}.Thing in its state; an interrupted task begins again"
-    assert kept in " ".join(told.out.split())
+    assert kept in " ".join(result.out.split())
     assert "continuing after task 1 of 2" in go_on(run, *OFTEN, keeper).out
 
 
@@ -125,9 +125,9 @@ def test_the_pace_counts_steps_or_minutes() -> None:
 
 @pytest.mark.parametrize("value", ["0 steps", "10", "-1 steps", "1.5 minutes", "10 hours", "x"])
 def test_other_paces_are_refused(value: str, tmp_path: Path) -> None:
-    told = go_on(tmp_path / "run", f"--sequence.save_every={value}")
-    assert told.code == ConfigError.exit_code
-    assert "sequence.save_every" in told.err
+    result = go_on(tmp_path / "run", f"--sequence.save_every={value}")
+    assert result.code == ConfigError.exit_code
+    assert "sequence.save_every" in result.err
     assert not (tmp_path / "run").exists()
 
 

@@ -22,7 +22,7 @@ from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.folder import START
 from cl_lightning.sequence.load import load_run
-from tests.commands.test_cli import Told, launch, record
+from tests.commands.test_cli import Result, launch, record
 from tests.conftest import save_tiny_t5
 from tests.export.conftest import PLAIN, SMALL
 from tests.export.test_merged import loaded
@@ -76,10 +76,10 @@ def options(folder: Path, run: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def started(folder: Path, run: Path, *more: str) -> Told:
-    told = launch(*options(folder, run), *more)
-    assert told.code == 0, told.err
-    return told
+def started(folder: Path, run: Path, *more: str) -> Result:
+    result = launch(*options(folder, run), *more)
+    assert result.code == 0, result.err
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def finished(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """A run of two tasks from the LoRA with patterns; what it read is gone."""
     root = tmp_path_factory.mktemp("started")
     given = shutil.copytree(made["patterns"], root / "given")
-    told = started(given, root / "run")
-    assert f"starts from the LoRA in {given}, on 5 layers" in told.out
+    result = started(given, root / "run")
+    assert f"starts from the LoRA in {given}, on 5 layers" in result.out
     shutil.rmtree(given)
     return root / "run"
 
@@ -182,7 +182,7 @@ def changed(folder: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-@pytest.mark.parametrize(("values", "told"), [
+@pytest.mark.parametrize(("values", "message"), [
     ({"peft_type": "LOHA"}, "is of type 'LOHA'; only LORA is supported"),
     ({"peft_type": "LOKR"}, "'LOKR'"),
     ({"peft_type": "IA3"}, "'IA3'"),
@@ -203,11 +203,11 @@ def changed(folder: Path, **values: object) -> None:
     ({"lora_alpha": float("inf")}, "not finite, or a scale that makes them so"),
 ])  # fmt: skip
 def test_what_is_no_plain_lora_is_refused_by_name(
-    values: dict[str, object], told: str, made: dict[str, Path], tmp_path: Path
+    values: dict[str, object], message: str, made: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(made["plain"], tmp_path / "given")
     changed(folder, **values)
-    with pytest.raises(ConfigError, match=rf"^model\.adapter\.start_from: .*{told}"):
+    with pytest.raises(ConfigError, match=rf"^model\.adapter\.start_from: .*{message}"):
         read_lora(folder, layers())
 
 
@@ -225,14 +225,14 @@ def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Pa
         read_lora(given, {name: layer for name, layer in layers().items() if "q_proj" not in name})
     weights = load_file(given / "adapter_model.safetensors")
     first = next(iter(weights))
-    for wrong, told in (
+    for wrong, output in (
         ({}, "has no weights"),
         ({**weights, first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(3)}, "not part of a plain"),
         ({first: weights[first]}, "no matching pair of factors"),
         ({**weights, first: weights[first] * torch.nan}, "has values at .* that are not finite"),
     ):
         save_file(wrong, given / "adapter_model.safetensors")
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=output):
             read_lora(given, layers())
     (given / "adapter_model.safetensors").write_bytes(b"no such file")
     with pytest.raises(ConfigError, match="cannot be read"):

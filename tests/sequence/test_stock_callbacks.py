@@ -64,9 +64,9 @@ def test_what_cannot_work_on_a_task_is_refused_before_anything_is_loaded(
 ) -> None:
     name, *more = options
     argv = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{option}" for option in more)]
-    told = launch(*configs("smoke"), *argv, f"--sequence.run_dir={tmp_path / 'run'}")
-    assert told.code == 2
-    assert told.line.startswith(f"trainer.callbacks: {said}")
+    result = launch(*configs("smoke"), *argv, f"--sequence.run_dir={tmp_path / 'run'}")
+    assert result.code == 2
+    assert result.line.startswith(f"trainer.callbacks: {said}")
     assert not (tmp_path / "run").exists()
 
 

@@ -36,11 +36,11 @@ class Hungry(TaskCallback):
 
 def test_out_of_memory_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = go_on(run, f"--observers.hungry={__name__}.Hungry")
-    assert told.code == 1
-    line = told.err.splitlines()[-1]
+    result = go_on(run, f"--observers.hungry={__name__}.Hungry")
+    assert result.code == 1
+    line = result.err.splitlines()[-1]
     assert line.startswith("error: out of memory in training of task FOMC: raise trainer.accumulate_grad_batches")
-    assert "Traceback" not in told.err
+    assert "Traceback" not in result.err
     assert read_record_file(run)["unfinished"]["cells"].keys() == {"zero-shot"}
     assert go_on(run, f"--observers.hungry={__name__}.Hungry").code == 0
 
@@ -75,24 +75,26 @@ def test_the_advice_goes_with_the_stage(error: Exception, stage: str, advice: st
 
 
 def test_a_loss_that_does_not_fall_is_said() -> None:
-    def told(losses: list[float]) -> str | None:
+    def warning(losses: list[float]) -> str | None:
         learning = Learning(len(losses))
         for step, loss in enumerate(losses, start=1):
             learning.add(step, loss)
         return learning.warning("A")
 
-    assert told([2.0] * 16) is not None
-    assert told([1.0] * 12 + [2.0] * 4).startswith("A was hardly learnt: its training loss is 1 in the first quarter")
-    assert told([2.0] * 12 + [1.9] * 4) is None
-    assert told([2.0] * 15) is None, "too few steps to tell"
+    assert warning([2.0] * 16) is not None
+    assert warning([1.0] * 12 + [2.0] * 4).startswith(
+        "A was hardly learnt: its training loss is 1 in the first quarter"
+    )
+    assert warning([2.0] * 12 + [1.9] * 4) is None
+    assert warning([2.0] * 15) is None, "too few steps to tell"
 
 
 def test_a_run_says_it(tmp_path: Path) -> None:
-    told = go_on(tmp_path / "run", "--data.epochs=8", "--data.order=[FOMC]", "--model.lr=1e-12")
-    assert told.code == 0
-    assert "warning: FOMC was hardly learnt" in " ".join(told.out.split())
-    told = go_on(tmp_path / "control", "--data.epochs=8", "--data.order=[FOMC]", "--model.lr=0.01")
-    assert "hardly learnt" not in " ".join(told.out.split())
+    result = go_on(tmp_path / "run", "--data.epochs=8", "--data.order=[FOMC]", "--model.lr=1e-12")
+    assert result.code == 0
+    assert "warning: FOMC was hardly learnt" in " ".join(result.out.split())
+    result = go_on(tmp_path / "control", "--data.epochs=8", "--data.order=[FOMC]", "--model.lr=0.01")
+    assert "hardly learnt" not in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize("strategy", [ModelParallelStrategy(), FSDPStrategy()])

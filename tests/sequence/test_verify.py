@@ -44,12 +44,12 @@ def run(tmp_path: Path) -> Path:
 )
 def test_every_command_refuses_a_flipped_bit_in_any_file(run: Path, name: str) -> None:
     flip(run / name)
-    told = set()
+    output = set()
     for act in OPENERS.values():
         with pytest.raises(StateError) as caught:
             act(run)
-        told.add(str(caught.value))
-    assert told == {f"{run / name}: damaged (its checksum is not the recorded one); {REMEDY}"}
+        output.add(str(caught.value))
+    assert output == {f"{run / name}: damaged (its checksum is not the recorded one); {REMEDY}"}
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "predictions/A_A.jsonl", "matrix.csv", "sequence.json"])
@@ -128,9 +128,9 @@ def test_the_state_before_is_used_and_said(finished: Path, tmp_path: Path, victi
     flip(run / victim)
     with pytest.raises(StateError, match=r"The run's own command goes on from the state after task 1 of 2"):
         tables(run)
-    told = go_on(run)
-    assert told.code == 0, told.err
-    assert f"{run / victim}: damaged" in told.err and "going on from the state after task 1 of 2" in told.err
+    result = go_on(run)
+    assert result.code == 0, result.err
+    assert f"{run / victim}: damaged" in result.err and "going on from the state after task 1 of 2" in result.err
     assert record(run)["R"] == record(finished)["R"]
     verify.main([str(run)])
 
@@ -154,10 +154,10 @@ def test_other_versions_are_named(finished: Path, tmp_path: Path) -> None:
     assert versions.differences(local, now)[0] == [], "another build of the same release"
     run = shutil.copytree(finished, tmp_path / "run")
     put_record(run, {**json.loads((run / PREVIOUS).read_text()), "versions": other})
-    told = go_on(run)
-    assert told.code == 2
-    assert told.line.startswith("the finished tasks were trained with torch 1.0.0 (now ")
-    told = go_on(run, "--sequence.other_versions=true")
-    assert told.code == 0
-    assert "warning: the finished tasks were trained with torch 1.0.0 (now " in told.err
+    result = go_on(run)
+    assert result.code == 2
+    assert result.line.startswith("the finished tasks were trained with torch 1.0.0 (now ")
+    result = go_on(run, "--sequence.other_versions=true")
+    assert result.code == 0
+    assert "warning: the finished tasks were trained with torch 1.0.0 (now " in result.err
     assert record(run)["R"] == record(finished)["R"]

@@ -45,9 +45,9 @@ def test_ctrl_c_loses_one_cell_at_most(definition: Path, tmp_path: Path) -> None
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert told.strip() == "stopped: finished cells are in the file of results; run the same command again to go on"
+    assert output.strip() == "stopped: finished cells are in the file of results; run the same command again to go on"
     assert read_rows(stopped / "r.csv") == []
     children = subprocess.run(["pgrep", "-f", str(stopped)], capture_output=True, text=True, check=False).stdout
     assert not children, "the cell ended with the study"

@@ -115,12 +115,12 @@ class Browser:
         self._ask("Target.closeTarget", targetId=target)
         return seen
 
-    def _note(self, method: str, told: dict[str, Any], page: Path, seen: Seen) -> None:
+    def _note(self, method: str, output: dict[str, Any], page: Path, seen: Seen) -> None:
         if method == "Network.requestWillBeSent":
-            url = told["request"]["url"]
+            url = output["request"]["url"]
             seen.requests += [url] if url != page.as_uri() and not url.startswith("data:") else []
         elif method in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-            seen.messages.append(json.dumps(told))
+            seen.messages.append(json.dumps(output))
 
     def _ask(self, method: str, session: str | None = None, **options: Any) -> dict[str, Any]:
         """The answer to a command; what else comes before it is kept as an event."""
@@ -129,10 +129,10 @@ class Browser:
             {"sessionId": session} if session else {}
         )
         os.write(self._to, json.dumps(command).encode() + b"\0")
-        while (told := self._next()).get("id") != self._number:
-            self._events.append(told)
-        assert "result" in told, told
-        return told["result"]
+        while (output := self._next()).get("id") != self._number:
+            self._events.append(output)
+        assert "result" in output, output
+        return output["result"]
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:

@@ -48,7 +48,7 @@ def test_the_front_holds_what_nothing_beats(points: list[tuple[float, float]], e
     ("ends", "verdict"),
     [((0.1, 2), "higher"), ((-2, -0.1), "lower"), ((-1, 1), "not told apart"), ((0, 1), "not told apart")],
 )
-def test_a_difference_is_told_from_nothing_by_its_interval(ends: tuple[float, float], verdict: str) -> None:
+def test_a_difference_is_said_from_nothing_by_its_interval(ends: tuple[float, float], verdict: str) -> None:
     assert differences.verdict(ends) == verdict
 
 
@@ -116,7 +116,7 @@ def test_method_names_are_text(run: MakeRun, tmp_path: Path) -> None:
     assert sum(r"<b>$x^{ \x1b[2J\u202e" in text for text in texts) >= 6
 
 
-def test_a_page_that_cannot_be_written_is_told(runs: list[Path], tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_said(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be written .*; name another file"):
         page_of(runs, to=tmp_path)
 

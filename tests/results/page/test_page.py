@@ -78,8 +78,10 @@ def test_intervals_at_the_end_are_those_of_the_sequence_metrics(run: Path, page:
 def test_the_verdict_has_numbers_with_their_intervals(run: Path, page: Element) -> None:
     metrics, ends = json.loads((run / "metrics.json").read_text()), Source(run).metric_intervals
     (lead,) = (e.text for e in page.all("p") if e.attributes.get("class") == "lead")
-    told = {name: f"{metrics[name]:.2f} ({format_interval(ends[name])})" for name in ("ap", "fp", "forget_T")}
-    assert lead.startswith(f"Learnt {told['ap']} on average over 3 tasks, kept {told['fp']}: forgot {told['forget_T']}")
+    output = {name: f"{metrics[name]:.2f} ({format_interval(ends[name])})" for name in ("ap", "fp", "forget_T")}
+    assert lead.startswith(
+        f"Learnt {output['ap']} on average over 3 tasks, kept {output['fp']}: forgot {output['forget_T']}"
+    )
 
 
 def test_what_became_of_examples_is_counted(run: Path, page: Element) -> None:

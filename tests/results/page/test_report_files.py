@@ -122,7 +122,7 @@ def test_the_command_prints_tables_and_where_the_page_is(run: Path, capsys: pyte
     assert (run / PAGE).exists()
 
 
-def test_a_fault_at_the_end_of_a_run_is_told_and_fails_nothing(
+def test_a_fault_at_the_end_of_a_run_is_said_and_fails_nothing(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: object) -> None:
@@ -136,8 +136,8 @@ def test_a_fault_at_the_end_of_a_run_is_told_and_fails_nothing(
         report.main([str(run)])
     (run / "config.yaml").write_text("changed")
     write_at_end(run)
-    told = capsys.readouterr().err
-    assert "config.yaml: damaged (its checksum is not the recorded one)" in told and told.endswith(f"{again}\n")
+    output = capsys.readouterr().err
+    assert "config.yaml: damaged (its checksum is not the recorded one)" in output and output.endswith(f"{again}\n")
     assert not (run / PAGE).exists()
 
 
@@ -150,14 +150,14 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         "--boundary.gates=GateOrthogonalization", "--boundary.lwf=LwF", "--trainer.log_every_n_steps=1",
         "--sequence.report=true", "--observers.probes=Probes",
     )  # fmt: skip
-    told = launch(*BASE, *options, f"--sequence.run_dir={run}")
-    assert told.code == 0, told.err
-    return run, told.out
+    result = launch(*BASE, *options, f"--sequence.run_dir={run}")
+    assert result.code == 0, result.err
+    return run, result.out
 
 
 def test_a_real_run_ends_with_its_page(real: tuple[Path, str]) -> None:
-    run, told = real
-    assert told.endswith(f"run folder: {run}\nreport: {run / PAGE}\n")
+    run, output = real
+    assert output.endswith(f"run folder: {run}\nreport: {run / PAGE}\n")
     page = (run / PAGE).read_text()
     for title in ("Surgery", "Gates", "Subspaces of earlier tasks", "Replay memory", "Losses and penalties", "Time"):
         assert f">{title}</h2>" in page

@@ -25,7 +25,7 @@ def titles(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("scores", "options", "told"),
+    ("scores", "options", "message"),
     [
         (JOINT, {"protocol": "joint"}, "Learnt all 2 tasks together: "),
         (INDEPENDENT, {"protocol": "independent"}, "Learnt 2 tasks, each from the base model: "),
@@ -37,16 +37,16 @@ def titles(path: Path) -> set[str]:
         (PLAIN, {}, "forgot 12.50 ("),
     ],
 )
-def test_what_a_run_says_of_itself(run: MakeRun, scores: dict, options: dict, told: str) -> None:
+def test_what_a_run_says_of_itself(run: MakeRun, scores: dict, options: dict, message: str) -> None:
     path = run("x", 1, scores, facts={"metrics": MEASURED}, **options)
-    assert told in verdict(Source(path))
+    assert message in verdict(Source(path))
     assert {"What ran", "Configuration"} <= titles(path)
 
 
 def test_the_control_a_loss_beyond_doubt_names_its_task(run: MakeRun) -> None:
     lost = {**PLAIN, (0, 0): [100.0] * 4, (1, 0): [0.0] * 4}
-    told = verdict(Source(run("x", 1, lost, facts={"metrics": MEASURED})))
-    assert told.endswith("forgot 50.00 (50.0 .. 50.0) points, most on FOMC: 100.00 (100.0 .. 100.0).")
+    output = verdict(Source(run("x", 1, lost, facts={"metrics": MEASURED})))
+    assert output.endswith("forgot 50.00 (50.0 .. 50.0) points, most on FOMC: 100.00 (100.0 .. 100.0).")
 
 
 def test_an_unfinished_run_shows_what_is_done(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_a_run_is_compared_with_models_that_learn_nothing(run: MakeRun, protocol
     """Learning to score what the untrained model scores is no learning."""
     counts = {j: len(values) for (_, j), values in scores.items()}
     facts, zero_shot = {"metrics": {**MEASURED, "majority": [50.0, 60.0]}}, [[75.0] * counts[0], [50.0] * counts[1]]
-    told = verdict(Source(run("x", 1, scores, protocol=protocol, facts=facts, zero_shot=zero_shot)))
-    assert told.endswith(
+    output = verdict(Source(run("x", 1, scores, protocol=protocol, facts=facts, zero_shot=zero_shot)))
+    assert output.endswith(
         ". For comparison, the untrained model scores 62.50, and the most frequent answer of each task scores 55.00."
     )
     assert "For comparison" not in verdict(Source(run("y", 1, scores, protocol=protocol, facts={"metrics": MEASURED})))
