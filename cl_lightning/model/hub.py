@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,6 +22,8 @@ from cl_lightning.model.moved_base import BaseMissing
 from cl_lightning.model.names import EMBEDDED, RANDOM
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+#: How long the hub may take to answer before the cache is used alone.
+SECONDS = 10.0
 
 
 def model_file(source: str, file: str, revision: str | None = None) -> Path | None:
@@ -34,7 +37,9 @@ def model_file(source: str, file: str, revision: str | None = None) -> Path | No
         return path if path.is_file() else None
     if source.startswith((".", "/", "~")):
         raise _missing(source, "a hub's names do not begin so")
-    if not _stored(source, file, revision) and not _stored(source, "config.json", revision):
+    if _stored(source, "config.json", revision):
+        _use_cache_if_unreachable(source, revision, constants.ENDPOINT)
+    elif not _stored(source, file, revision):
         _say_what_is_waited_for(f"looking for {source} at")
     try:
         return Path(hf_hub_download(source, file, revision=revision))
@@ -79,6 +84,21 @@ def download_shown(source: str, revision: str | None = None) -> Iterator[None]:
     finally:
         if hidden:
             disable_progress_bars()
+
+
+@cache
+def _use_cache_if_unreachable(source: str, revision: str | None, endpoint: str) -> None:
+    """Ask the hub once whether it is there, else look in the cache alone: the library tries each file for 23 s."""
+    if _offline():
+        return
+    try:
+        url = hf_hub_url(source, "config.json", revision=revision, endpoint=endpoint)
+        get_hf_file_metadata(url, timeout=SECONDS)
+    except HfHubHTTPError:  # it answers
+        return
+    except Exception as error:  # whatever the library's HTTP client raises; which client that is changes with versions
+        inform(f"{endpoint} cannot be reached ({error}); using the cached files of {source}")
+        constants.HF_HUB_OFFLINE = True
 
 
 def _say_what_is_waited_for(what: str) -> None:

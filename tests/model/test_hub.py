@@ -80,6 +80,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    hub._use_cache_if_unreachable.cache_clear()
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # keeps the endpoint that it was first used with
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
@@ -147,6 +148,22 @@ def test_a_hub_that_cannot_be_reached_is_named_after_one_wait(
     with pytest.raises(BaseMissing, match=r"\(the cache has no such model, and http://127.0.0.1:9 cannot be reached\)"):
         Backbone("someone/tiny").load_tokenizer()
     assert (capsys.readouterr().out.count("\n"), logged.getvalue()) == (1, "")
+
+
+def test_cached_files_are_used_at_once_where_the_hub_cannot_be_reached(
+    served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = Backbone("someone/tiny", dtype="float32")
+    backbone.load(len(backbone.load_tokenizer()))
+    connect(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the library tries again"))
+    del served[:]
+    capsys.readouterr()
+    backbone.load(len(backbone.load_tokenizer()))
+    out = capsys.readouterr().out
+    assert out.startswith("http://127.0.0.1:9 cannot be reached (") and out.count("\n") == 1
+    assert out.endswith("; using the cached files of someone/tiny\n")
+    assert served == []
 
 
 def test_the_control_retries_are_printed_without_the_filter(
