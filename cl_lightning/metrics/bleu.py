@@ -8,7 +8,6 @@ import re
 import warnings
 from functools import cache
 
-from nltk.translate.bleu_score import sentence_bleu
 from sacrebleu.metrics.bleu import BLEU
 
 from cl_lightning.metrics.match import rationale, spaced
@@ -35,6 +34,8 @@ def rationale_bleu(prediction: str, reference: str, _prompt: str) -> float:
 
 
 def _trace(prediction: str, reference: str, weights: tuple[float, ...]) -> float:
+    from nltk.translate.bleu_score import sentence_bleu  # nltk imports whatever it finds, as scikit-learn
+
     if not prediction or not reference:
         return 0.0
     given, wanted = ([w for w in re.split(r"\s|\.", text) if w] for text in (prediction, reference))

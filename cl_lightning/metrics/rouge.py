@@ -1,21 +1,26 @@
 """ROUGE F1 of n-grams and of the longest common subsequence, 0..100. No torch here.
 
 Computed by the library rouge-score with its Porter stemmer (Lin 2004), as in SAPT and GainLoRA, but with our tokeniser
-outside ASCII, where the library's splits words ("für" is "f", "r") or finds none (Chinese scores 0).
+outside ASCII, where the library's splits words ("für" is "f", "r") or finds none (Chinese scores 0). The library
+imports nltk, and nltk whatever it finds, so it is imported by the first score that needs it.
 """
+
+from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import LCSseq
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from cl_lightning.metrics.match import rationale, spaced
 
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
-class UnicodeTokenizer(Tokenizer):
+
+class UnicodeTokenizer:
     """Tokeniser for every script, equal to rouge-score's on ASCII, the only input for which that is defined.
 
     Words are runs of letters, marks and digits after NFC and lower-casing; each Han or kana character is a token;
@@ -23,6 +28,8 @@ class UnicodeTokenizer(Tokenizer):
     """
 
     def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
         self._ascii = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
@@ -40,6 +47,8 @@ class UnicodeTokenizer(Tokenizer):
 
 @cache
 def _scorer(kind: str, library_tokens: bool) -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer([kind], use_stemmer=True, tokenizer=None if library_tokens else UnicodeTokenizer())
 
 
