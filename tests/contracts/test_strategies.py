@@ -133,13 +133,13 @@ def attaches_to_the_model(strategy: type[AdapterStrategy]) -> None:
 @CONTRACT.clause
 def begins_without_a_change(strategy: type[AdapterStrategy]) -> None:
     """`begin_task` leaves the logits unchanged."""
-    module, output = loaded(strategy), contract.output(strategy)
+    module, text = loaded(strategy), contract.docstrings(strategy)
     for task in range(2):
         before = logits(module)
         begin(module, task)
         moved = distance(logits(module), before)
         require(
-            moved <= ROUNDING or (task > 0 and MOVES in output),
+            moved <= ROUNDING or (task > 0 and MOVES in text),
             f"task {task} moves them by {moved:.2g}; start B at 0 or take the start off again with set_factors, or "
             f"say in the docstring that {MOVES!r}",
         )
@@ -191,7 +191,7 @@ def optimises_what_it_trains(strategy: type[AdapterStrategy]) -> None:
 @CONTRACT.clause
 def ends_without_a_change(strategy: type[AdapterStrategy]) -> None:
     """`end_task` changes the logits by rounding at most."""
-    module, output = loaded(strategy), contract.output(strategy)
+    module, text = loaded(strategy), contract.docstrings(strategy)
     for task in range(2):
         begin(module, task)
         train(module, task)
@@ -199,7 +199,7 @@ def ends_without_a_change(strategy: type[AdapterStrategy]) -> None:
         module.adapter.end_task(task)
         moved = distance(logits(module), before)
         require(
-            moved <= ROUNDING or (task > 0 and MERGES in output),
+            moved <= ROUNDING or (task > 0 and MERGES in text),
             f"task {task} moves them by {moved:.2g}; say in the docstring that {MERGES!r} if they should",
         )
 

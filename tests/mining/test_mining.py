@@ -227,7 +227,7 @@ def test_tasks_that_agree_are_marked_as_no_conflict(
 
 def test_a_stop_while_results_are_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second file is a pipe: writing waits there for a reader."""
-    monkeypatch.setattr(stopping._Command, "agree", "nothing was written")
+    monkeypatch.setattr(stopping._Command, "message", "nothing was written")
     first, pipe = tmp_path / "cosines.csv", tmp_path / "conflict-1.yaml"
     os.mkfifo(pipe)
     writer = threading.Thread(target=_write, args=({first: b"1", pipe: b"2"}, tmp_path))
