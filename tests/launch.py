@@ -20,28 +20,36 @@ from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cl_lightning.commands.composition"])
+DDP = ("--trainer.strategy=ddp", "--trainer.accelerator=cpu")
 #: Seconds that a run may take.
 TIMEOUT = 180
 
 
 def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1.
+    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1, started as torchrun starts them on one machine.
 
-    Returns what rank 0 printed to standard output, and what all ranks printed to standard error.
-    Several ranks are started as torchrun starts them. Raises subprocess.TimeoutExpired; the ranks are killed then.
+    Returns what rank 0 printed to standard output, and what all ranks printed to standard error. Raises
+    subprocess.TimeoutExpired; the ranks are killed then.
     """
-    ddp = [f"--trainer.devices={ranks}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"] if ranks > 1 else []
-    environments = torchrun(ranks) if ranks > 1 else [{}]
+    ddp = [f"--trainer.devices={ranks}", *DDP] if ranks > 1 else []
+    return launched_in([*argv, *ddp], cwd, torchrun(ranks) if ranks > 1 else [{}])
+
+
+def launched_in(
+    argv: Sequence[str], cwd: Path, environments: Sequence[Mapping[str, str]]
+) -> subprocess.CompletedProcess[str]:
+    """Run `cl-lightning ARGV` in a process for each environment; see `launched`."""
+    ranks = len(environments)
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(folder, str(rank)) for rank in range(ranks)]
         for own in folders:
             own.mkdir()
         runs = [
-            started([*argv, *ddp], cwd, own, environment=environment)
+            started(argv, cwd, own, environment=environment)
             for own, environment in zip(folders, environments, strict=True)
         ]
         deadline = time.monotonic() + TIMEOUT
@@ -60,18 +68,22 @@ def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.Compl
 
 def torchrun(ranks: int) -> list[dict[str, str]]:
     """Each rank's environment, as torchrun sets it on one machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     everyone = {
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "TORCHELASTIC_RUN_ID": "tests",
     }
     return [{**everyone, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def free_port() -> int:
+    """A port of this machine at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def on_two_ranks(function: Callable[..., None], *arguments: Any) -> None:
@@ -107,7 +119,7 @@ def _run(entry: str, argv: list[str], cwd: str, env: dict[str, str], *outputs: s
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    rank_zero_only.rank = int(env.get("RANK", 0))  # found at import otherwise, which was before the fork
+    rank_zero_only.rank = _get_rank() or 0  # found at import otherwise, which was before the fork
     command = importlib.import_module("cl_lightning.__main__")
     sys.argv = [str(command.__file__), *argv]
     sys.modules["__main__"] = command  # from which further ranks are started

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ParallelStrategy
 
 from cl_lightning.commands.stock_callbacks import check_stock
 from cl_lightning.common.errors import ConfigError
@@ -87,7 +88,10 @@ class TaskTrainers:
         validates = self.options.get("limit_val_batches") not in (0, None) and self.data.validation_samples > 0
         check_stock(_listed(self.options.get("callbacks")), validates)
         try:
-            self.make(0, [], [])
+            trainer = self.make(0, [], [])
+            if isinstance(trainer.strategy, ParallelStrategy):  # its launcher asks when training starts
+                environment = trainer.strategy.cluster_environment
+                environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
