@@ -118,14 +118,14 @@ def main() -> int:
     base = parse_yaml((EXPERIMENT.parent / "_base.yaml").read_text(encoding="utf-8"), "_base.yaml")["data"]
     parser = options(__doc__)
     parser.add_argument("--tasks", nargs="+", help="their names (default: the experiment's; two with --quick)")
-    parser.add_argument("--train-samples", type=int, help="per task (default: the experiment's; 16 with --quick)")
-    parser.add_argument("--test-samples", type=int, help="per task (default: the experiment's; 4 with --quick)")
+    parser.add_argument("--train-samples", type=int, help="per task (default: the experiment's; 8 with --quick)")
+    parser.add_argument("--test-samples", type=int, help="per task (default: the experiment's; 2 with --quick)")
     arguments = parser.parse_args()
     start(arguments)
     arguments.tasks = arguments.tasks or (list(QUICK) if arguments.quick else base["order"])
     settings = {
-        "train_samples": arguments.train_samples or (16 if arguments.quick else base["train_samples"]),
-        "test_samples": arguments.test_samples or (4 if arguments.quick else base["test_samples"]),
+        "train_samples": arguments.train_samples or (8 if arguments.quick else base["train_samples"]),
+        "test_samples": arguments.test_samples or (2 if arguments.quick else base["test_samples"]),
         "validation_samples": 0,
         "max_prompt_tokens": base["max_prompt_tokens"],
         "max_answer_tokens": base["max_answer_tokens"],
