@@ -22,7 +22,7 @@ LIST = -F'|' '{ \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run sweep study mine test test-all mutants lint audit docs bench gpu report compare score data data-check clean
+.PHONY: help setup run sweep study mine test test-all mutants lint audit docs bench bench-compare gpu report compare score data data-check clean
 
 help: ## list targets and experiments
 	@echo 'Targets:'
@@ -95,8 +95,11 @@ docs: $(STAMP) ## build the documents as HTML: build/docs/index.html
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo 'documents: build/docs/index.html'
 
-bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS=--quick]
-	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(PY) $$b $(ARGS) || exit 1; done
+bench: $(STAMP) ## run the benchmarks against the usual alternatives: [ARGS='train_step generate --quick']
+	@$(PY) benchmarks $(ARGS)
+
+bench-compare: $(STAMP) ## name what is worse than at an earlier commit, both run in turn: WITH=COMMIT [ARGS='train_step --times=5']
+	@$(PY) benchmarks --with $(call q,$(WITH)) $(ARGS)
 
 gpu: $(STAMP) ## test and measure on a GPU in under 10 minutes, without network: [ARGS='--device=cpu --tiny' tries it on a CPU]
 	@$(PY) benchmarks/gpu $(ARGS)

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,21 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-def finish(arguments: argparse.Namespace, name: str, ratios: dict[str, float], figures: dict[str, Any]) -> None:
-    """Print the ratios, and write the JSON file if requested."""
+def finish(
+    arguments: argparse.Namespace,
+    name: str,
+    ratios: dict[str, float],
+    figures: dict[str, Any],
+    less_is_better: Iterable[str] = (),
+) -> None:
+    """Print the ratios, and write the JSON file if requested. More is better, but for ratios of `less_is_better`."""
     ratios = {key: round(value, 3) for key, value in ratios.items()}
     print("  ".join(f"{key} {value:.2f}x" for key, value in ratios.items()))
     if arguments.json:
         figures = {"dtype": arguments.dtype, "clock": arguments.clock, "quick": arguments.quick, **figures}
-        result = {"name": name, "machine": machine(), "ratios": ratios, "figures": figures}
+        less = sorted(less_is_better)
+        result = {
+            "name": name, "machine": machine(), "ratios": ratios, "less_is_better": less, "figures": figures
+        }  # fmt: skip
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -137,7 +137,7 @@ def main() -> int:
         for kind, curve in curves.items()
         for name in ("resident_mib", "open_files", "seconds")
     }
-    finish(arguments, "long_life", ratios, {"tasks": tasks, "curves": curves})
+    finish(arguments, "long_life", ratios, {"tasks": tasks, "curves": curves}, ratios)
     return 0
 
 

@@ -251,7 +251,7 @@ def main() -> int:
     }
     figures = {"new_task": arguments.task or "flipped labels", "tau": arguments.tau, "old_steps": old_steps}
     figures |= {"k": steps, "samples": samples, "table": table, "paired": paired, "seeds": seeds}
-    finish(arguments, "old_task_harm", ratios, figures)
+    finish(arguments, "old_task_harm", ratios, figures, ratios)
     return 0
 
 

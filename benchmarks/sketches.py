@@ -262,7 +262,8 @@ def main() -> int:
         ratios[f"{mode}_cosine_error_max"] = max(t["cosine_error_max"] for t in pairs)
         ratios[f"{mode}_sign_errors"] = sum(t["sign_errors"] for t in pairs)
     settings = {"backbone": BACKBONE, "rank": RANK, "oversampling": OVERSAMPLING, "seconds": watch.seconds}
-    finish(arguments, "sketches", ratios, settings | ratios | figures)
+    less = (name for name in ratios if not name.endswith("_energy_min"))
+    finish(arguments, "sketches", ratios, settings | ratios | figures, less)
     return 0
 
 
