@@ -28,20 +28,20 @@ _forks.set_forkserver_preload(["cl_lightning.commands.composition"])
 TIMEOUT = 180
 
 
-def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1.
+def launched(argv: Sequence[str], cwd: Path, ranks: int = 1, strategy: str = "ddp") -> subprocess.CompletedProcess[str]:
+    """Run `cl-lightning ARGV`, under `strategy` where `ranks` is more than 1.
 
     Returns what rank 0 printed to standard output, and what all ranks printed to standard error.
     Several ranks are started as torchrun starts them. Raises subprocess.TimeoutExpired; the ranks are killed then.
     """
-    ddp = [f"--trainer.devices={ranks}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"] if ranks > 1 else []
+    several = [f"--trainer.devices={ranks}", f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
     environments = torchrun(ranks) if ranks > 1 else [{}]
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(folder, str(rank)) for rank in range(ranks)]
         for own in folders:
             own.mkdir()
         runs = [
-            started([*argv, *ddp], cwd, own, environment=environment)
+            started([*argv, *(several if ranks > 1 else [])], cwd, own, environment=environment)
             for own, environment in zip(folders, environments, strict=True)
         ]
         deadline = time.monotonic() + TIMEOUT
