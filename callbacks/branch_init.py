@@ -82,10 +82,10 @@ class BranchInit(TaskCallback):
             statistics = run.input_moments((examples, [1.0] * len(examples)), self.batch_size)
         layers = run.module.adapter.layers
 
-        def factors_of(name: str, statistic: Tensor | None) -> Factors:
-            return self.start(run, task, name, statistic).tensors
+        def factors_of(name: str, of_one: tuple[Tensor, Tensor | None]) -> Factors:
+            return self.start(run, task, name, *of_one).tensors
 
-        of_all = ((name, statistics.get(name)) for name in layers)
+        of_all = ((name, (layer.dense_weight(), statistics.get(name))) for name, layer in layers.items())
         factors, owners = distributed.deal(of_all, factors_of, f"boundary of task {run.order[task]}, matrix")
         self.set(run, factors, owners)
 
@@ -95,10 +95,9 @@ class BranchInit(TaskCallback):
             rehearsal.module.input_moments([rehearsal.batch(self.batch_size)])
         self.set(rehearsal, {}, dict.fromkeys(rehearsal.module.adapter.layers, 0))
 
-    def start(self, run: RunContext, task: int, name: str, statistic: Tensor | LowRank | None) -> Start:
-        """Compute one matrix's start from what its initialiser needs, see `Initializer.needs`."""
-        adapter = run.module.adapter
-        rng, weight = generator(run.data.seed, "init", run.order[task], name), adapter.layers[name].dense_weight()
+    def start(self, run: RunContext, task: int, name: str, weight: Tensor, statistic: Tensor | LowRank | None) -> Start:
+        """Compute one matrix's start from W and what else its initialiser needs, see `Initializer.needs`."""
+        adapter, rng = run.module.adapter, generator(run.data.seed, "init", run.order[task], name)
         return start_of(self.initializer, weight, statistic, adapter.rank, adapter.scaling, rng, self.warm_start)
 
     def set(self, run: RunContext | Rehearsal, factors: dict[str, Factors], owners: Mapping[str, int]) -> None:

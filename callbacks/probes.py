@@ -10,6 +10,7 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Integer
 from cl_lightning.evaluation.likelihood import log_likelihoods
+from cl_lightning.model.sharding import in_step
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Probes(TaskCallback):
         module = self._run.module
         mine = sample[distributed.rank() :: distributed.world_size()]
         pad = module.tokenizer.pad_token_id
-        found = log_likelihoods(module.llm, module.answer_logits, pad, mine, self.batch_size)
+        with in_step(module.llm):
+            found = log_likelihoods(module.llm, module.answer_logits, pad, mine, self.batch_size)
         found = [each for part in distributed.gather(found) for each in part]
         tokens = sum(len(e.answer_ids) for e in sample)
         loss, exact = -sum(value for value, _ in found) / tokens, 100 * sum(right for _, right in found) / len(found)

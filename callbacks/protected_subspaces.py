@@ -99,11 +99,12 @@ class ProtectedSubspaces(TaskCallback):
     def _top(self, layers: dict[str, AdaptedLinear], sizes: dict[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
         """Compute U (m, k) and V (n, k) of each layer; ranks share the decompositions."""
 
-        def decomposed(name: str, layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
-            U, _, V = all_singular(_reference(layer), 1)
+        def decomposed(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+            U, _, V = all_singular(_reference(layers[name], weight), 1)
             return U[:, : sizes[name]].contiguous(), V[:, : sizes[name]].contiguous()
 
-        made, owners = distributed.deal(((name, layers[name]) for name in sizes), decomposed, "boundary.protection:")
+        weights = ((name, layers[name].dense_weight()) for name in sizes)
+        made, owners = distributed.deal(weights, decomposed, "boundary.protection:")
         bases = {}
         for name, owner in owners.items():
             layer = layers[name]
@@ -161,7 +162,7 @@ def _energy(layer: AdaptedLinear) -> float:
     return float((gram * (B.t() @ B)).sum() if B.any() else gram.trace())
 
 
-def _reference(layer: AdaptedLinear) -> Tensor:
+def _reference(layer: AdaptedLinear, weight: Tensor) -> Tensor:
     """Form W plus earlier branches (m, n), in the branch's dtype."""
-    W = layer.dense_weight().to(layer.lora_A)
+    W = weight.to(layer.lora_A)
     return W if layer.stack_A is None else W + layer.stack_B.to(W) @ layer.stack_A.to(W)

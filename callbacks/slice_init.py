@@ -56,8 +56,9 @@ class Gradients(NamedTuple):
 
 
 class Reconciled(NamedTuple):
-    """One matrix's reconciled gradient, and the record of its surgery."""
+    """One matrix W, its reconciled gradient, and the record of its surgery."""
 
+    weight: Tensor
     gradient: Tensor | LowRank
     record: SurgeryRecord
 
@@ -290,7 +291,7 @@ class SliceInit(BranchInit):
                 inner=new.inner or None,
                 norms=new.norms,
             ):
-                yield name, Reconciled(gradient, record)
+                yield name, Reconciled(run.module.adapter.layers[name].dense_weight(), gradient, record)
                 for held in (new, *memories):
                     del held.gradients[name]
         except ValueError as error:
@@ -306,7 +307,7 @@ class SliceInit(BranchInit):
         """
 
         def one(name: str, found: Reconciled) -> tuple[Factors, MatrixReport]:
-            start = self.start(run, task, name, found.gradient)
+            start = self.start(run, task, name, found.weight, found.gradient)
             return start.tensors, self._matrix_report(name, start, found.record, gradients, run.module.adapter.rank)
 
         made, owners = distributed.deal(reconciled, one, f"boundary of task {run.order[task]}, matrix")

@@ -24,19 +24,18 @@ from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cl_lightning.commands.composition"])
-DDP = ("--trainer.strategy=ddp", "--trainer.accelerator=cpu")
 #: Seconds that a run may take.
 TIMEOUT = 180
 
 
-def launched(argv: Sequence[str], cwd: Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run `cl-lightning ARGV`, under DDP where `ranks` is more than 1, started as torchrun starts them on one machine.
+def launched(argv: Sequence[str], cwd: Path, ranks: int = 1, strategy: str = "ddp") -> subprocess.CompletedProcess[str]:
+    """Run `cl-lightning ARGV`, under `strategy` where `ranks` is more than 1, started as torchrun starts them here.
 
     Returns what rank 0 printed to standard output, and what all ranks printed to standard error. Raises
     subprocess.TimeoutExpired; the ranks are killed then.
     """
-    ddp = [f"--trainer.devices={ranks}", *DDP] if ranks > 1 else []
-    return launched_in([*argv, *ddp], cwd, torchrun(ranks) if ranks > 1 else [{}])
+    several = [f"--trainer.devices={ranks}", f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
+    return launched_in([*argv, *several], cwd, torchrun(ranks)) if ranks > 1 else launched_in(argv, cwd, [{}])
 
 
 def launched_in(

@@ -25,9 +25,11 @@ from tests.launch import launched, started
 BASE = ["--config", "experiments/_base.yaml", "--config", "experiments/smoke.yaml", "--sequence.report=false"]
 
 
-def smoke(run: Path, *options: str, check: bool = True, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+def smoke(
+    run: Path, *options: str, check: bool = True, ranks: int = 1, strategy: str = "ddp"
+) -> subprocess.CompletedProcess[str]:
     """Run the smoke experiment into the folder `run`."""
-    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, ranks)
+    done = launched([*BASE, f"--sequence.run_dir={run}", *options], ROOT, ranks, strategy)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

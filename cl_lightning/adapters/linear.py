@@ -20,6 +20,7 @@ from collections.abc import Set
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cl_lightning.adapters.fused_product import FusedProduct, Gating, branch_columns
 from cl_lightning.common.errors import ConfigError
@@ -75,7 +76,12 @@ class AdaptedLinear(nn.Module):
         return not self.base.weight.is_floating_point()
 
     def dense_weight(self) -> Tensor:
-        """Return W (m, n) as a plain matrix; a 4-bit base is dequantised into a temporary."""
+        """Return W (m, n) as a plain matrix, a temporary where the base is in 4 bits or sharded.
+
+        A sharded base is gathered, so all ranks must call this together.
+        """
+        if isinstance(self.base.weight, DTensor):
+            return self.base.weight.full_tensor()
         if not self.quantized:
             return self.base.weight
         from bitsandbytes.functional import dequantize_4bit
@@ -138,7 +144,7 @@ class AdaptedLinear(nn.Module):
             value = tensors.get(name)
             setattr(self, name, None if value is None else nn.Parameter(value, requires_grad=name in moving))
         if self.baked:
-            self.base.weight -= scaling * (self.lora_B0 @ self.lora_A0)
+            self._add_to_weight(-scaling * (self.lora_B0 @ self.lora_A0))
 
     def _check_branch(self, tensors: dict[str, Tensor]) -> None:
         A, B = tensors.get("lora_A"), tensors.get("lora_B")
@@ -177,7 +183,7 @@ class AdaptedLinear(nn.Module):
     def discard_branch(self) -> None:
         """Remove the trainable branch, adding a baked start to W again."""
         if self.baked:
-            self.base.weight += self.scaling * (self.lora_B0 @ self.lora_A0)
+            self._add_to_weight(self.scaling * (self.lora_B0 @ self.lora_A0))
             self.baked = False
         for name in BRANCH:
             setattr(self, name, None)
@@ -188,7 +194,7 @@ class AdaptedLinear(nn.Module):
         down, up = branch_columns(*self._branch_tensors(), None, None, self.scaling)
         self.discard_branch()
         if into_weight:
-            self.base.weight += (up @ down).to(self.base.weight.dtype)
+            self._add_to_weight(up @ down)
             return
         self.columns.append(len(down))
         owners = [branch for branch, count in enumerate(self.columns) for _ in range(count)]
@@ -198,6 +204,13 @@ class AdaptedLinear(nn.Module):
         else:
             self.stack_A = _frozen(torch.cat([self.stack_A, down]))
             self.stack_B = _frozen(torch.cat([self.stack_B, up], dim=1))
+
+    def _add_to_weight(self, change: Tensor) -> None:
+        """Add a change (m, n), which every rank has whole, to W; of a sharded W each rank has some rows."""
+        W = self.base.weight
+        if isinstance(W, DTensor):
+            change = distribute_tensor(change, W.device_mesh, W.placements, src_data_rank=None)
+        W += change.to(W.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self._in_forward()

@@ -116,6 +116,7 @@ def prepared(cli: "ContinualCLI", settings: "SequenceSettings") -> "tuple[Work, 
     from cl_lightning.commands.execution import check_together
     from cl_lightning.model.backbone import set_threads
     from cl_lightning.model.moved_base import BaseMissing
+    from cl_lightning.model.strategies import SHARDED
     from cl_lightning.planning.work import Division, Work
 
     module, data, boundary, options = cli.model, cli.datamodule, cli.slots("boundary"), cli.trainers.options
@@ -130,7 +131,7 @@ def prepared(cli: "ContinualCLI", settings: "SequenceSettings") -> "tuple[Work, 
     else:
         data.prepare(tokenizer, module.backbone.encoder_decoder())
     memory, ranks = boundary.get("memory"), cli.trainers.processes * (options.get("num_nodes") or 1)
-    division = Division(ranks, options.get("accumulate_grad_batches") or 1)
+    division = Division(ranks, options.get("accumulate_grad_batches") or 1, options.get("strategy") == SHARDED)
     work = Work(data, memory if isinstance(memory, ReplayBuffer) else None, division)
     return work, None if tokenizer is None else len(tokenizer)
 

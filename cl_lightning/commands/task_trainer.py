@@ -74,8 +74,8 @@ class TaskTrainers:
     @property
     def processes(self) -> int:
         """Number of processes on this machine, as far as the options say it."""
-        devices = self.options.get("devices")
-        return devices if isinstance(devices, int) and devices > 0 else 1
+        devices = str(self.options.get("devices"))  # the command line's is a text
+        return max(1, int(devices)) if devices.isdecimal() else 1
 
     @property
     def loggers(self) -> list[Logger]:

@@ -21,6 +21,8 @@ from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.export.loaded import LoadedModel
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.sharding import is_sharded
+from cl_lightning.model.strategies import SHARDED
 from cl_lightning.results import report
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.folder import read_record
@@ -62,6 +64,11 @@ class Result:
     @property
     def _model(self) -> LoadedModel:
         if self.model is None:
+            if self.record["protocol"] != "independent":
+                raise StateError(
+                    f"{self.folder}: each rank holds a part of the base (trainer.strategy={SHARDED}); "
+                    f"cl_lightning.load({str(self.folder)!r}), in another process, loads the whole model"
+                )
             raise StateError(
                 f"{self.folder}: holds one model per task (data.protocol=independent); "
                 f"cl_lightning.load({str(self.folder)!r}, after=TASK) loads one"
@@ -140,7 +147,7 @@ class ContinualTrainer:
                 )
             )
         record = read_record(path)
-        model = None if data.protocol.alone else LoadedModel.of(module, data)
+        model = None if data.protocol.alone or is_sharded(module.llm) else LoadedModel.of(module, data)
         return Result(path, record["R"], record["metrics"], record, model)
 
     def _described(self, module: ContinualLM, data: TaskSequence) -> dict[str, Any]:

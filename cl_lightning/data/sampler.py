@@ -8,11 +8,14 @@ communication. Replay is a second source that fills a fixed share of every globa
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 from cl_lightning.common.seeding import generator
+
+Item = TypeVar("Item")
 
 #: Batches are cut from windows of this many batches, sorted by length: little padding, still random.
 WINDOW = 8
@@ -21,6 +24,16 @@ WINDOW = 8
 def memory_per_step(batch_size: int, replay_ratio: float) -> int:
     """Return the number of replayed examples per batch; at least one place is left to a new example."""
     return min(round(batch_size * replay_ratio), batch_size - 1)
+
+
+def equal_parts(items: Sequence[Item], size: int, rank: int, world_size: int) -> list[Sequence[Item]]:
+    """Divide one rank's share of `items` into parts of at most `size` (or 2), as many as each other rank has.
+
+    Passes are collectives where ranks share the base, and validation ends in one. There must be an item for each rank.
+    """
+    share, least, most = items[rank::world_size], len(items) // world_size, -(-len(items) // world_size)
+    count = max(1, min(least, -(-most // size)))
+    return [share[k * len(share) // count : (k + 1) * len(share) // count] for k in range(count)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from cl_lightning.data.longest import LongestEncoder
 from cl_lightning.data.per_task import PerTask, TaskOptions, check_per_task, with_options, with_prompt
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
-from cl_lightning.data.sampler import StepSampler
+from cl_lightning.data.sampler import StepSampler, equal_parts
 from cl_lightning.data.task_data import ALL_TASKS, TaskData, joined, official_task
 from cl_lightning.data.thinning import Thinning
 from cl_lightning.data.writable import SAMPLE, Lost, lost_characters
@@ -372,12 +372,10 @@ class TaskSequence(Described, LightningDataModule):
         return TrainLoader(data, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Serve this rank's batches of the validation examples."""
-        trainer, examples = self.trainer, self.tasks[self.current].validation
-        # Every rank needs a batch, because validation ends in a collective.
-        size = max(1, min(self.batch_size, len(examples) // trainer.world_size))
-        batches = list(self.boundary_loader(examples, size, trainer.global_rank, trainer.world_size))
-        return DataLoader(batches, batch_size=None)
+        """Serve this rank's batches of the validation examples, longest first."""
+        trainer, examples = self.trainer, sorted(self.tasks[self.current].validation, key=lambda e: -e.length)
+        parts = equal_parts(examples, self.batch_size, trainer.global_rank, trainer.world_size)
+        return DataLoader([training_batch(p, self._pad, self.encoder_decoder) for p in parts], batch_size=None)
 
     def boundary_loader(
         self, examples: Sequence[Encoded], batch_size: int, rank: int, world_size: int, loss_on: str = "answer"

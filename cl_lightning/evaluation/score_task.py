@@ -10,6 +10,7 @@ from cl_lightning.common.distributed import gather, rank, world_size
 from cl_lightning.evaluation.generate import generate, is_plain
 from cl_lightning.evaluation.likelihood import Choice, most_likely
 from cl_lightning.metrics.scored import CONSTRAINED, Scored, score_predictions
+from cl_lightning.model.sharding import in_step
 
 if TYPE_CHECKING:
     from cl_lightning.data.prompt import Encoded
@@ -33,7 +34,9 @@ def score_task(
     """
     predict = _both if task.both and task.labels else _chosen if task.labels else _generated
     found: list[tuple[str, ...]] = [()] * len(task.test)
-    for r, part in enumerate(gather(predict(module, task, task.test[rank() :: world_size()], batch_size, advance))):
+    with in_step(module.llm):
+        mine = predict(module, task, task.test[rank() :: world_size()], batch_size, advance)
+    for r, part in enumerate(gather(mine)):
         found[r :: world_size()] = part
     first, *second = map(list, zip(*found, strict=True))
     scored = _scored(task, first)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.errors import ConfigError, StateError
 from cl_lightning.common.wording import counted
 from cl_lightning.data.base import Example
 from cl_lightning.data.chat import DAY
@@ -21,6 +21,8 @@ from cl_lightning.evaluation.generate import answer_blank, generate
 from cl_lightning.evaluation.likelihood import log_likelihoods
 from cl_lightning.evaluation.stream import Pieces
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.sharding import is_sharded
+from cl_lightning.model.strategies import SHARDED
 
 #: Share of a cut prompt that is taken from its beginning, as in most tasks.
 KEEP_HEAD = 0.5
@@ -65,7 +67,16 @@ class LoadedModel:
 
     @classmethod
     def of(cls, module: ContinualLM, data: TaskSequence) -> Self:
-        """Return the model that this process has trained on the tasks of `data`, all of them or the one served."""
+        """Return the model that this process has trained on the tasks of `data`, all of them or the one served.
+
+        Raises:
+            StateError: each rank holds a part of the model.
+        """
+        if is_sharded(module.llm):
+            raise StateError(
+                f"LoadedModel.of: each rank holds a part of the base (trainer.strategy={SHARDED}); train under ddp, or "
+                "with cl_lightning.ContinualTrainer, whose run folder cl_lightning.load reads in another process"
+            )
         prompts = PromptSettings(data.max_prompt_tokens, data.system_prompt, data.date, data.template_args)
         return cls(module.eval(), prompts, data.order if module.in_run else [data.order[data.current]])
 

@@ -40,6 +40,7 @@ from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 from cl_lightning.model.shapes import head_adds_nothing
+from cl_lightning.model.sharding import check_sharding, is_sharded, place
 from cl_lightning.model.try_out import check_causal, head_is_plain
 
 
@@ -197,7 +198,8 @@ class ContinualLM(Described, LightningModule):
         On CPUs only, where arithmetic dominates; on a GPU the launches of a second pass may cost more.
         """
         dropout = self.adapter.dropout and self.llm.training
-        plain = self._plain_cache and not self.llm.is_activation_checkpointing and not dropout
+        # Of a sharded base all ranks must run the same passes.
+        plain = self._plain_cache and not (self.llm.is_activation_checkpointing or dropout or is_sharded(self.llm))
         return common_columns(batch["input_ids"], batch["labels"]) if plain and self.llm.device.type == "cpu" else 0
 
     # ---- training ----------------------------------------------------------------------------------------
@@ -220,9 +222,13 @@ class ContinualLM(Described, LightningModule):
         if not data.tasks:
             data.prepare(self.tokenizer, self.encoder_decoder)
         if self._begun is None:
-            self.to(self.trainer.strategy.root_device)
+            check_sharding(self, self.trainer.strategy)
+            place(self, self.trainer.strategy)
             self.adapter.begin_task(0, generator(data.seed, "adapter", 0))
             self._begun, self.task_name = data.current, data.order[data.current]
+
+    def configure_model(self) -> None:
+        """Do nothing: Lightning asks for this hook under a strategy that shards, but `place` has been called before."""
 
     def training_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of the model: the trained parameters and the frozen ones of their branch."""

@@ -8,6 +8,7 @@ from cl_lightning.data.sampler import StepSampler
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.names import dtype_fault, precision_fault
+from cl_lightning.model.strategies import check_strategy
 
 
 def suitable_data(trainer: Trainer, backbone: Backbone, adapter: AdapterStrategy, begun: int | None) -> TaskSequence:
@@ -22,6 +23,7 @@ def suitable_data(trainer: Trainer, backbone: Backbone, adapter: AdapterStrategy
         raise ConfigError("trainer.fit(module, datamodule=data): data must be a cl_lightning.TaskSequence")
     if why := precision_fault(str(trainer.precision)) or dtype_fault(backbone.dtype):
         raise ConfigError(why)
+    check_strategy(trainer.strategy)
     if reasons := adapter.check({}):
         raise ConfigError(f"{'; '.join(reasons)}; cl_lightning.ContinualTrainer takes boundary=")
     if begun not in (None, data.current):

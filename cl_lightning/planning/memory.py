@@ -19,6 +19,7 @@ from cl_lightning.model.shapes import without_data
 from cl_lightning.planning.products import Products
 from cl_lightning.planning.quantized import saved_by_4bit
 from cl_lightning.planning.scoring import score
+from cl_lightning.planning.sharded import saved_by_sharding
 from cl_lightning.planning.work import Work
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.rehearsal import Rehearsal
@@ -98,7 +99,8 @@ def rehearse(module: ContinualLM, work: Work, boundary: Mapping[str, TaskCallbac
         module.loss_terms = [callback.loss_terms for callback in slots.values()]
         base = live.reset()
         found.parameters["base"] = sum(p.numel() for p in module.llm.parameters())
-        found.put(BASE, base - saved_by_4bit(module))
+        shared = saved_by_sharding(module, work.division.ranks) if work.division.sharded else 0
+        found.put(BASE, base - saved_by_4bit(module) - shared)
 
         alone = work.data.protocol.alone
         rehearsal = Rehearsal(module, work.data.order, 0, work.data.seed, work.drawn, live, assumed)

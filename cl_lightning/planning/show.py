@@ -37,6 +37,7 @@ def amounts(work: Work, zero_shot: bool, longest: bool) -> Iterator[tuple[str, s
     data, division, batch = work.data, work.division, work.micro_batch
     parts = f", {division.parts} micro-batches each" if division.parts > 1 else ""
     parts += f", on {division.ranks} ranks" if division.ranks > 1 else ""
+    parts += " that share the base" if division.sharded else ""
     yield "steps", f"{work.steps:,} optimiser steps in {counted(len(data.order), 'task')}{parts}"
     after = sum(task.scored for task in work.tasks)
     before = f", {work.zero_shot().scored:,} before the first" if zero_shot else ""

@@ -34,10 +34,15 @@ class TaskWork:
 
 @dataclass(frozen=True)
 class Division:
-    """How a step's batch is divided: over `ranks`, and on each over `parts`, one after another."""
+    """How a step's batch is divided: over `ranks`, and on each over `parts`, one after another.
+
+    Attributes:
+        sharded: the ranks share the base too.
+    """
 
     ranks: int = 1
     parts: int = 1
+    sharded: bool = False
 
 
 class Work:

@@ -18,6 +18,7 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.sharding import in_step
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.loggers import RunLogs
 from cl_lightning.sequence.media import Grid
@@ -135,6 +136,7 @@ class _Batches:
         rank, world_size = distributed.rank(), distributed.world_size()
         loader = self.run.data.boundary_loader(examples, self.batch_size, rank, world_size, self.loss_on)
         mine = len(range(rank * self.batch_size, len(examples), world_size * self.batch_size))
-        for batch in self.counted(loader, mine):
-            batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
-            yield module.transfer_batch_to_device(batch, module.llm.device, 0)
+        with in_step(module.llm):
+            for batch in self.counted(loader, mine):
+                batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
+                yield module.transfer_batch_to_device(batch, module.llm.device, 0)

@@ -28,6 +28,8 @@ from cl_lightning.data.audit.suitability import check_context_length, check_metr
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.evaluation.score_task import score_task
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.sharding import check_sharding, place
+from cl_lightning.model.strategies import check_strategy
 from cl_lightning.sequence import status
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.context import RunContext
@@ -48,7 +50,6 @@ from cl_lightning.sequence.saving import Saving
 from cl_lightning.sequence.settings import SequenceSettings
 from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
-from cl_lightning.sequence.strategies import check_strategy
 from cl_lightning.sequence.time_left import SCORING, TRAINING, Key
 from cl_lightning.sequence.time_left import ZERO_SHOT as UNTRAINED
 from cl_lightning.sequence.trainer_hooks import SetupHook, TrainerHooks
@@ -101,7 +102,9 @@ class SequenceRun:
             check_metrics(task.spec, [e.example for e in task.test])
             check_tokens(task, self.module.vocabulary)
             check_context_length(task, self.module.context, self.module.positions)
-        check_strategy(self.make_trainer(0, [], []).strategy)
+        strategy = self.make_trainer(0, [], []).strategy
+        check_strategy(strategy)
+        check_sharding(self.module, strategy)
         for callback in self.callbacks:
             callback.check_run(self.context)
 
@@ -189,7 +192,7 @@ class SequenceRun:
 
     def _begin_process(self, task: int, trainer: pl.Trainer) -> None:
         """Begin the work of this process on a task, whatever its stage. Before the first, score the base model."""
-        self.module.to(trainer.strategy.root_device)
+        place(self.module, trainer.strategy)
         inside = self.saving.inside
         read = len(self.record.matrix), inside.stage, inside.step, sum(map(len, inside.cells.values()))
         if len(set(distributed.gather(read))) != 1:

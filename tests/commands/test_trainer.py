@@ -339,6 +339,13 @@ def test_one_model_per_task_is_not_one_that_answers(tmp_path: Path) -> None:
         result.generate(["colour 1?"])
 
 
+def test_a_part_of_a_model_does_not_answer(tmp_path: Path) -> None:
+    """What a rank has after a run under trainer.strategy=model_parallel."""
+    result = Result(tmp_path, [], {}, {"protocol": "sequential"}, None)
+    with pytest.raises(StateError, match=r"each rank holds a part of the base .*cl_lightning\.load\("):
+        result.generate(["colour 1?"])
+
+
 class Frame:
     """Like one of pandas."""
 

@@ -48,11 +48,14 @@ def test_the_validation_loader_serves_the_carved_examples_once(world: int) -> No
     data.activate(1)
     wanted = sorted((*e.prompt_ids, *e.answer_ids) for e in data.tasks[1].validation)
     rows: list[tuple[int, ...]] = []
+    counts: set[int] = set()
     for rank in range(world):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
         mine = list(data.val_dataloader())
         assert mine, "every rank has a batch"
+        counts.add(len(mine))
         for batch in mine:
             kept = batch["attention_mask"].bool()
             rows += [tuple(ids[mask].tolist()) for ids, mask in zip(batch["input_ids"], kept, strict=True)]
+    assert len(counts) == 1, "passes are collectives where ranks share the base"
     assert sorted(rows) == wanted

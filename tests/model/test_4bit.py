@@ -1,4 +1,4 @@
-"""A 4-bit base on the CPU: trains after an evaluation, starts neutrally, and stays on its device between fits."""
+"""A 4-bit base on the CPU: trains after an evaluation, starts neutrally, stays on its device, is trained under DDP."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.conftest import batch_of, random_examples
+from tests.runs import adapters, record, relative, smoke
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -78,3 +79,19 @@ def test_folding_into_the_stack_works_and_into_the_weight_is_refused(module: Con
 
 def test_the_module_stays_on_its_device_after_a_fit(module: ContinualLM) -> None:
     assert module.cpu() is module
+
+
+@pytest.mark.long
+def test_two_ranks_end_where_one_does(folder: Path, tmp_path: Path) -> None:
+    """SLICE with replay under DDP, in float32: bitsandbytes computes no wider."""
+    base = (f"--model.backbone.name={folder}", "--model.backbone.load_in_4bit=true")
+    one, two = tmp_path / "one", tmp_path / "two"
+    smoke(one, *base)
+    smoke(two, *base, ranks=2)
+    assert record(one)["R"] == record(two)["R"]
+    branches, others = adapters(one), adapters(two)
+    for task, branch in branches.items():
+        assert relative(others[task], branch) < 1e-5, task
+    smoke(tmp_path / "dense", f"--model.backbone.name={folder}")
+    dense = adapters(tmp_path / "dense")
+    assert min(relative(dense[task], branches[task]) for task in branches) > 1e-3, "the control: another base"

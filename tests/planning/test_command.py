@@ -9,6 +9,8 @@ import pytest
 
 from cl_lightning.commands import plan
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.model.random_llama import random_model
+from cl_lightning.model.strategies import SHARDED
 from tests.commands.test_cli import launch
 from tests.planning.test_memory import LLAMA
 
@@ -48,6 +50,23 @@ def test_scores_that_are_left_out_are_not_counted(planned: Planned) -> None:
     assert scored() == 6 * (1 + 2 + 3)
     assert scored("--data.score_every=3") == 6 * (1 + 1 + 3)
     assert scored("--data.score_samples_old=2") == 6 + (2 + 6) + 6 * 3
+
+
+def test_ranks_that_share_the_base_hold_a_part_of_it_each(planned: Planned) -> None:
+    whole = random_model(259, {"num_hidden_layers": 8})
+    block = 4 * sum(p.numel() for p in whole.model.layers[0].parameters())
+    held = 4 * sum(p.numel() for p in whole.parameters()) - 8 * block + 8 * block // 4 + 2 * block
+
+    def base(strategy: str) -> str:
+        lines = planned(
+            "smoke", "--model.backbone.config={num_hidden_layers: 8}", f"--trainer.strategy={strategy}",
+            "--trainer.devices=4", "--trainer.accelerator=cpu",
+        )  # fmt: skip
+        assert (" on 4 ranks that share the base" in " ".join(lines[1:4])) == (strategy == SHARDED)
+        return next(line for line in lines if line.startswith("base model")).split()[2]
+
+    assert base(SHARDED) == f"{held / 2**20:.2f}"
+    assert base("ddp") == f"{4 * sum(p.numel() for p in whole.parameters()) / 2**20:.2f}", "the control"
 
 
 def test_a_configuration_alone_is_enough(planned: Planned, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.launch import DDP, free_port, launched_in
+from tests.launch import free_port, launched_in
 from tests.runs import BASE, adapters, record, relative, smoke
 
 Environments = list[dict[str, str]]
-MACHINES = ("--trainer.num_nodes=2", "--trainer.devices=1", *DDP)
+MACHINES = ("--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
 
 
 def torchrun() -> Environments:

@@ -24,6 +24,7 @@ from cl_lightning.data.chat import PROBE, around, between, render
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.evaluation.generate import continuations, detokenize
 from cl_lightning.evaluation.likelihood import LabelLogits, log_likelihoods
+from cl_lightning.model.sharding import in_step
 
 #: lm-eval's ((context, continuation), context ids, continuation ids).
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -113,7 +114,9 @@ class HarnessLM(TemplateLM):
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
         """Compute the log-likelihood of each continuation, and whether it is the greedy one."""
         samples = [self._encoded(request) for request in requests]
-        return log_likelihoods(self.llm, self.answer_logits, self.tokenizer.pad_token_id, samples, self.batch_size)
+        pad = self.tokenizer.pad_token_id
+        with in_step(self.llm):
+            return log_likelihoods(self.llm, self.answer_logits, pad, samples, self.batch_size)
 
     def _encoded(self, request: Request) -> Encoded:
         """Encode context and continuation as prompt and answer, truncating the context from the left."""
@@ -137,6 +140,10 @@ class HarnessLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        with in_step(self.llm):
+            return self._generate_until(requests)
+
+    def _generate_until(self, requests: list[Instance]) -> list[str]:
         found = [""] * len(requests)
         settings = [self._settings(request) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: settings[i])
