@@ -7,17 +7,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
+from cl_lightning.common.choices import check_choices
+
 #: Metadata of a dataclass's field whose value is not recorded, and what stands in its place.
 UNRECORDED = {"recorded": False}
 OF_A_SCRIPT = "rows of a script"
 
 
 class Described:
-    """Keeps the arguments that an object is constructed with."""
+    """Checks the texts that an object is constructed with, and keeps its arguments."""
 
     _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_choices(cls, args, kwargs)
         made = super().__new__(cls)
         object.__setattr__(made, "_given", (args, kwargs))
         return made

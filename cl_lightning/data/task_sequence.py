@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, DataError
-from cl_lightning.common.expected import expect
+from cl_lightning.common.expected import expect, expect_number
 from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.base import Benchmark, check_order, data_root, digest
@@ -331,7 +331,8 @@ class TaskSequence(Described, LightningDataModule):
     # ---- serving -----------------------------------------------------------------------------------------
 
     def activate(self, task: int) -> None:
-        """Serve this task from now on; there is no replay until `set_replay` is called."""
+        """Serve this task from now on, without replay until `set_replay`. Raises ConfigError for no task's number."""
+        expect_number("TaskSequence.activate", task, len(self.order))
         self.current = task
         self._replay, self._replay_ratio = (), 0.0
         self._start = (0, 0)

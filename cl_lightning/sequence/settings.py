@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cl_lightning.common.choices import check_choices
 from cl_lightning.common.numbers import Count, SaveEvery, Threads
 from cl_lightning.common.paths import in_home
 from cl_lightning.sequence.loggers import Wandb
@@ -48,6 +49,7 @@ class SequenceSettings:
     threads: Threads | None = None
 
     def __post_init__(self) -> None:
+        check_choices(SequenceSettings, (), vars(self))
         for name in ("run_dir", "continue_from"):
             if (given := getattr(self, name)) is not None:
                 setattr(self, name, str(in_home(given, f"sequence.{name}")))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cl_lightning.common.choices import check_choices
 from cl_lightning.common.errors import ConfigError, DataError, nearest
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
@@ -84,6 +85,7 @@ class UserTask:
     also: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_choices(UserTask, (), vars(self))
         if self.labels is not None:  # YAML reads the key of {0: bad} as a number; fields are compared as text
             object.__setattr__(self, "labels", {str(answer): word for answer, word in self.labels.items()})
             for answer, word in self.labels.items():
