@@ -117,7 +117,8 @@ class GeneralAbility(TaskCallback):
             raise ConfigError(f"observers.general: limit {self.limit} is less than the number of ranks; raise it")
         module = run.module
         extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
-        lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, self.batch_size, extra)
+        rows = module.most_prompts(self.batch_size)
+        lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, rows, extra)
         found = measure(lm, self._loaded, self.limit, self.chat)
         return {s: {name: found[entry] for name, entry in tasks.items()} for s, tasks in self.settings.items()}
 

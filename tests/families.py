@@ -82,6 +82,9 @@ FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         tf.Mamba2Config, **IDS, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8, head_dim=8, n_groups=1,
         chunk_size=16, initializer_range=0.2,
     ),
+    "RWKV": partial(
+        tf.RwkvConfig, **IDS, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2, context_length=512,
+    ),
     "T5": partial(tf.T5Config, **T5),
     "FLAN-T5": partial(tf.T5Config, **{**T5, "tie_word_embeddings": False}, feed_forward_proj="gated-gelu"),
     "UMT5": partial(tf.UMT5Config, **{**T5, "tie_word_embeddings": False}, feed_forward_proj="gated-gelu"),

@@ -22,7 +22,7 @@ def first_lines(
         "tasks": _tasks(data),
         "training": _training(module, data, boundary),
         "prompts": _prompts(data),
-        "base": _base(module),
+        "base": base(module),
     }
     if date := data.template["date"]:
         facts["template"] = f"the chat template writes the date {date} (data.date)"
@@ -56,8 +56,10 @@ def _prompts(data: TaskSequence) -> str:
     return f"up to {data.max_prompt_tokens} tokens; {cut} cut in the middle, {dropped} long answers dropped"
 
 
-def _base(module: ContinualLM) -> str:
-    return f"{module.backbone.name} in {module.backbone.dtype}{_held(module)}{decoded(module)}"
+def base(module: ContinualLM) -> str:
+    """Describe the frozen model, its precision and how it answers."""
+    alone = "" if module.most_prompts(2) > 1 else "; answers one prompt at a time, since batches give other answers"
+    return f"{module.backbone.name} in {module.backbone.dtype}{_held(module)}{decoded(module)}{alone}"
 
 
 def _held(module: ContinualLM) -> str:

@@ -71,7 +71,8 @@ def _generated(
     extra = adapter.forward_kwargs if adapter.per_sample else None
     prompts, own = [e.prompt_ids for e in share], [e.own for e in share]
     most = task.spec.max_new_tokens
-    texts = generate(llm, tokenizer, prompts, most, size, own, extra, advance=advance, read=read)
+    rows = module.most_prompts(size)
+    texts = generate(llm, tokenizer, prompts, most, rows, own, extra, advance=advance, read=read)
     return [(text,) for text in texts]
 
 

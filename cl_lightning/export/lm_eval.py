@@ -74,7 +74,8 @@ class TrainedLM(HarnessLM):
         )
         adapter = loaded.module.adapter
         extra = adapter.forward_kwargs if adapter.per_sample else None
-        super().__init__(loaded.model, loaded.tokenizer, loaded.module.answer_logits, int(batch_size), extra)
+        rows = loaded.module.most_prompts(int(batch_size))
+        super().__init__(loaded.model, loaded.tokenizer, loaded.module.answer_logits, rows, extra)
 
 
 def main() -> int:

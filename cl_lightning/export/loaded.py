@@ -131,8 +131,9 @@ class LoadedModel:
             raise ConfigError(f"temperature: {temperature} must be 0 or more")
         rows = self._encoded(prompts, system_prompt, max_prompt_tokens, max_new_tokens)
         ids, own = [row.prompt_ids for row in rows], [row.own for row in rows]
+        rows_at_once = self.module.most_prompts(batch_size)
         return generate(
-            self.model, self.tokenizer, ids, max_new_tokens, batch_size, own, self._extra, temperature=temperature
+            self.model, self.tokenizer, ids, max_new_tokens, rows_at_once, own, self._extra, temperature=temperature
         )
 
     def check(
@@ -220,9 +221,11 @@ class LoadedModel:
             weight of each task's branch for each prompt.
 
         Raises:
-            ConfigError: see `generate`.
+            ConfigError: see `generate`; or several prompts for a model that generates one answer at a time.
         """
         rows = self._encoded(prompts, system_prompt, max_prompt_tokens, 0)
+        if len(rows) > self.module.most_prompts(len(rows)):
+            raise ConfigError(f"prompts: {len(rows)} in a batch, which this model answers wrongly; give one at a time")
         ids, own = [row.prompt_ids for row in rows], [row.own for row in rows]
         left = not self.module.encoder_decoder
         padded = prompt_batch(ids, self.tokenizer.pad_token_id, left, own)

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cl_lightning.common.choices import check_choices
 from cl_lightning.common.distributed import local_rank
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.paths import in_home
@@ -68,6 +69,9 @@ class Backbone:
     config: dict[str, Any] = field(default_factory=dict)
     generation: Literal["neutral", "model"] = "neutral"
     own_generation: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_choices(Backbone, (), vars(self))
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer, with the end token as pad token if it has none.

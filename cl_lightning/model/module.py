@@ -36,6 +36,7 @@ from cl_lightning.gradients.capture import dropout_off
 from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.in_batches import generates_in_batches
 from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
 from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
@@ -125,6 +126,7 @@ class ContinualLM(Described, LightningModule):
         self.adapter.attach(self.llm, head)
         self._label_only = head_is_plain(self.llm)
         check_causal(self.backbone.name, self.llm)
+        self._in_batches = generates_in_batches(self.backbone.name, self.llm, tokenizer.pad_token_id)
         self._plain_cache = has_plain_cache(self.llm)
         self.tokenizer = tokenizer
 
@@ -150,6 +152,10 @@ class ContinualLM(Described, LightningModule):
     def context(self) -> int | None:
         """Number of positions of the model, of encoder and decoder each; None without a limit (T5's are relative)."""
         return getattr(self.llm.config.get_text_config(), "max_position_embeddings", None)
+
+    def most_prompts(self, batch_size: int) -> int:
+        """Return how many prompts are answered in one batch: `batch_size`, or 1 if the model takes no padding."""
+        return batch_size if self._in_batches else 1
 
     def positions(self, prompt: int, answer: int) -> int:
         """Return how many positions a prompt and an answer of these numbers of tokens need."""

@@ -37,6 +37,7 @@ MEANT: dict[str, Sequence[list[str]]] = {
         ["in_proj_qkvz", "q_proj", "v_proj"],
         ["in_proj_ba", "in_proj_qkvz", "k_proj", "o_proj", "out_proj", "q_proj", "v_proj"], USUAL[2],
     ),
+    "RWKV": (["value"], ["key", "output", "receptance", "value"], ["key", "receptance", "value"]),
     "Mamba": ([], [], []),
     "Mamba-2": ([], [], []),
 }  # fmt: skip
@@ -59,7 +60,9 @@ def test_a_role_means_the_same_on_every_family(family: str) -> None:
             continue
         adapter = attached(make(config), role)
         assert sorted({name.rpartition(".")[2] for name in adapter.layers}) == ends
-        fused = role == "query_value" and any(end not in ("q", "v", "q_proj", "v_proj", "q_b_proj") for end in ends)
+        fused = role == "query_value" and any(
+            end not in ("q", "v", "q_proj", "v_proj", "q_b_proj", "value") for end in ends
+        )
         assert fused == any("keys too and" in line for line in adapter.remarks), adapter.remarks
         counts.append(len(adapter.layers))
     if len(counts) == 3:  # each layer of the blocks has one of the roles
