@@ -1,6 +1,8 @@
-"""Find linear layers whose weights the model's code uses itself, without calling them (Mamba's dt_proj).
+"""Find linear layers that the model's code does not call.
 
-A branch on such a layer would never run, nor get a gradient. A fused kernel may do so in training, on a GPU alone.
+It uses the weights itself (Mamba's dt_proj), or runs the layer for other inputs alone (LED's global attention). A
+branch on such a layer would never run, nor get a gradient. A fused kernel may pass over a layer in training, on a GPU
+alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +35,10 @@ class _Uses(TorchFunctionMode):
 
 @torch.no_grad()
 def bypassed(llm: PreTrainedModel, layers: Mapping[str, nn.Module]) -> list[str]:
-    """Return the names of the layers whose weights a short forward pass uses without calling the layer."""
+    """Return the names of the layers that a short forward pass does not call.
+
+    Routed experts, which may have had no token, only if their weight is used otherwise.
+    """
     called: set[str] = set()
     hooks = [layer.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
     ids = torch.arange(1, 9, device=llm.device)[None]
@@ -42,7 +47,7 @@ def bypassed(llm: PreTrainedModel, layers: Mapping[str, nn.Module]) -> list[str]
         llm(input_ids=ids, **decoder, use_cache=False)
     for hook in hooks:
         hook.remove()
-    return [name for name in layers if name in uses.found - called]
+    return [name for name in layers if name not in called and (name in uses.found or not ROLES["experts"](name))]
 
 
 def check_gradients(layers: Mapping[str, nn.Module]) -> None:

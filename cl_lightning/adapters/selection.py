@@ -49,10 +49,7 @@ def selected(llm: nn.Module, output_head: nn.Module | None, targets: Targets, ra
             "write all-linear, or names of layers"
         )
     if unused and not (by_role and kept):
-        raise ConfigError(
-            f"{OPTION}: the model uses the weight of {unused[0]} without calling the layer, so a branch would not run; "
-            "leave it out"
-        )
+        raise ConfigError(f"{OPTION}: the model does not call {unused[0]}, so a branch would not run; leave it out")
     too_small = [name for name in small if min(shape_of(found[name])) < rank]
     if too_small and not (by_role and kept):
         m, n = shape_of(found[too_small[0]])

@@ -45,7 +45,8 @@ def capture_into(
         return forward_hook
 
     def require_grad(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output if output.requires_grad else output.requires_grad_(True)
+        # Not a leaf, for models that scale it in place (CTRL).
+        return output if output.requires_grad else output.requires_grad_(True).clone()
 
     with ExitStack() as hooks:
         for name, layer in layers.items():

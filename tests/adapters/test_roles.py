@@ -12,7 +12,7 @@ from cl_lightning.adapters.inclora import IncLoRA
 from cl_lightning.adapters.linear_layers import as_linear
 from cl_lightning.adapters.roles import ALL, ROLES
 from cl_lightning.common.errors import ConfigError
-from tests.families import FAMILIES, IDS, make
+from tests.families import BART, FAMILIES, IDS, make
 
 USUAL = (["q_proj", "v_proj"], ["k_proj", "o_proj", "q_proj", "v_proj"], ["down_proj", "gate_proj", "up_proj"])
 FUSED = (["query_key_value"], ["dense", "query_key_value"], ["dense_4h_to_h", "dense_h_to_4h"])
@@ -91,6 +91,16 @@ def test_layers_that_the_model_does_not_call_are_left_out_and_told() -> None:
     assert "not adapted, since the model does not call them: mixer.dt_proj (2 layers)" in adapter.remarks
     # What is left gets a gradient; a branch on dt_proj would not.
     adapter.begin_task(0, torch.Generator().manual_seed(0))
+
+
+def test_layers_that_run_for_other_inputs_alone_are_left_out_and_told() -> None:
+    config = tf.LEDConfig(**BART, max_encoder_position_embeddings=512, attention_window=8)
+    adapter = attached(make(config), "all-linear")
+    assert not any("_global" in name for name in adapter.layers)
+    (line,) = [line for line in adapter.remarks if "does not call" in line]
+    assert "self_attn.longformer_self_attn.query_global" in line and "(3 layers)" in line
+    with pytest.raises(ConfigError, match=r"does not call .*query_global, so a branch would not run; leave it out"):
+        attached(make(config), ["query_global"])
 
 
 def test_of_a_model_of_images_the_text_model_alone_is_adapted() -> None:

@@ -65,7 +65,7 @@ REFUSED = {
     "the experts of a dense model": (llama, "experts", "experts matches no linear layer of the model; write"),
     "stacked experts": (experts, "experts", r"which holds it in mlp.experts.gate_up_proj, .*, not in"),
     "a role of routers": (routed, "mlp", r"mlp is mlp\.router alone, which chooses experts and gets no branch by"),
-    "weights that are not called": (mamba, ["dt_proj"], "uses the weight of .*0.mixer.dt_proj without calling"),
+    "weights that are not called": (mamba, ["dt_proj"], "the model does not call .*0.mixer.dt_proj, so a branch"),
     "an embedding": (llama, ["embed_tokens", "q_proj"], "embed_tokens is of type Embedding, only linear layers"),
     "the output head": (llama, ["q_proj", "lm_head"], "lm_head is the output head, only linear layers"),
     "a typo in a longer name": (llama, ["self_attn.v_poj"], r"did you mean self_attn\.v_proj"),
