@@ -100,6 +100,8 @@ def execute(parts: Parts) -> Path:
     facts["identity"] = run_identity(parts.config, facts)
     folder = RunFolder(run_dir or below(Path("runs"), f"{parts.experiment}/{facts['identity']}"))
     continuation.check_apart(settings.continue_from, folder.path)
+    parts.trainers.check_apart(folder.path)
+    parts.trainers.check_tasks()
     written = hyperparameters(parse_yaml(resolved, CONFIG))
     sequence = SequenceRun(
         module,

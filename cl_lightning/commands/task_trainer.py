@@ -1,6 +1,8 @@
 """Lightning's Trainer with the values of its options that can train a task, and a Trainer for each task."""
 
 import copy
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy
@@ -24,6 +27,8 @@ CUTS = {
     "max_time": None,
     "limit_train_batches": None,
 }
+#: Processes that run on any machine.
+LEAST_CORES = 2
 
 
 class TaskTrainer(pl.Trainer):
@@ -94,6 +99,39 @@ class TaskTrainers:
                 environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores, LEAST_CORES):
+            raise ConfigError(f"trainer.devices: {trainer.num_devices} processes on {cores} cores; use at most {cores}")
+
+    def check_apart(self, folder: Path) -> None:
+        """Raise ConfigError if checkpoints would lie among the run's files. `folder`: the run's."""
+        for callback in _listed(self.options.get("callbacks")):
+            if isinstance(callback, ModelCheckpoint) and _inside(Path(callback.dirpath or ""), folder):
+                raise ConfigError(
+                    f"trainer.callbacks: ModelCheckpoint: dirpath {callback.dirpath} lies in the run's folder, whose "
+                    "files are the run's own; give it a folder outside"
+                )
+
+    def check_tasks(self) -> None:
+        """Raise ConfigError if a task, once prepared, has too few batches for an option."""
+        trainer = self.make(0, [], [])
+        share, every = trainer.limit_train_batches, trainer.val_check_interval
+        per_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
+        for task, name in enumerate(self.data.order):
+            self.data.activate(task)
+            batches = len(self.data.sampler(0, trainer.world_size, trainer.accumulate_grad_batches))
+            if isinstance(share, float) and int(batches * share) < 1:
+                raise ConfigError(
+                    f"trainer.limit_train_batches: {share:g} of the {batches} batches of {name} is none; give "
+                    f"{math.ceil(100 / batches) / 100:g} or more, or a number of batches"
+                )
+            seen = int(batches * share) if isinstance(share, float) else min(batches, share)
+            if type(every) is int and every > seen and per_epoch:
+                raise ConfigError(
+                    f"trainer.val_check_interval: {every} is more than the {seen} batches of an epoch of {name}; give "
+                    f"at most {seen}, or count over epochs with trainer.check_val_every_n_epoch=null"
+                )
+        self.data.activate(0)
 
     def make(self, task: int, ours: Sequence[Callback], loggers: Sequence[Logger]) -> pl.Trainer:
         """Build a Trainer for one task. Trainer callbacks are copied, because their state must not carry over."""
@@ -104,6 +142,8 @@ class TaskTrainers:
                 self._place(callback, task)
         checkpoints = any(isinstance(callback, Checkpoint) for callback in stock)
         options["enable_checkpointing"] = bool(options.get("enable_checkpointing") or checkpoints)
+        if not self.data.validation_samples:
+            options["limit_val_batches"] = 0
         options["log_every_n_steps"] = options.get("log_every_n_steps") or self.log_every
         return TaskTrainer(
             **{**options, "max_epochs": self.data.epochs_per_task[task], "logger": list(loggers)},
@@ -118,6 +158,10 @@ class TaskTrainers:
                 "(checkpoints are the user's own)"
             )
         checkpoint.dirpath = str(Path(checkpoint.dirpath, self.data.order[task]))
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return folder.resolve() in (path.resolve(), *path.resolve().parents)
 
 
 def _listed(callbacks: Callback | list[Callback] | None) -> list[Callback]:

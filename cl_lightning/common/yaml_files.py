@@ -1,6 +1,7 @@
 """YAML with one-line errors, in which a duplicate key is an error. No torch here."""
 
 import re
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -53,6 +54,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def dump_yaml(value: Any) -> str:

@@ -12,8 +12,8 @@ from cl_lightning.common.errors import ConfigError
 
 #: Tokens of each prompt, and of each with padding.
 LENGTHS, WIDTH = (3, 5, 8), 12
-#: Largest share of a real change that is rounding. Over 60 architectures, in float32 and in bfloat16, mixtures of experts
-#: among them, rounding is below 0.03 and a fault above 1.
+#: Largest share of a real change that is rounding. Over 60 architectures, mixtures of experts among them, in float32
+#: and in bfloat16, rounding is below 0.03 and a fault above 1.
 ROUNDING = 0.3
 
 

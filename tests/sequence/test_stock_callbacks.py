@@ -1,11 +1,16 @@
 """Lightning's own callbacks and profilers work task by task, as its users know them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from cl_lightning import TaskSequence
 from cl_lightning.commands.stock_callbacks import check_stock
+from cl_lightning.commands.task_trainer import TaskTrainers
+from cl_lightning.common.errors import ConfigError
+from cl_lightning.data import TRACE
 from tests.commands.test_cli import configs, launch
 from tests.runs import record, smoke
 
@@ -68,6 +73,43 @@ def test_what_cannot_work_on_a_task_is_refused_before_anything_is_loaded(
     assert result.code == 2
     assert result.line.startswith(f"trainer.callbacks: {said}")
     assert not (tmp_path / "run").exists()
+
+
+TOO_MUCH = {
+    "--trainer.devices=99": "trainer.devices: 99 processes on ",
+    "--trainer.limit_train_batches=0.01": "trainer.limit_train_batches: 0.01 of the 5 batches of FOMC is none",
+    "--trainer.val_check_interval=6": "trainer.val_check_interval: 6 is more than the 5 batches of an epoch of FOMC",
+}
+
+
+@pytest.mark.parametrize("option", TOO_MUCH)
+def test_more_than_the_machine_or_a_task_has_is_refused_before_the_run_folder_is_made(
+    option: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    result = launch(*configs("smoke"), "--trainer.limit_val_batches=1.0", option, f"--sequence.run_dir={run}")
+    assert (result.code, result.line.startswith(TOO_MUCH[option])) == (2, True), result
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(("folder", "refused"), [(".", True), ("a/b", True), ("../kept", False)])
+def test_checkpoints_among_the_files_of_the_run_are_refused(folder: str, refused: bool, tmp_path: Path) -> None:
+    data = TaskSequence(TRACE())
+    trainers = TaskTrainers({"callbacks": [ModelCheckpoint(dirpath=tmp_path / "run" / folder)]}, 1, data)
+    with pytest.raises(ConfigError, match="lies in the run's folder") if refused else nullcontext():
+        trainers.check_apart(tmp_path / "run")
+
+
+def test_without_validation_examples_nothing_is_validated(tmp_path: Path) -> None:
+    options = ("--trainer.limit_val_batches=1.0", "--data.validation_samples=0", "--boundary.init=null")
+    done = smoke(tmp_path / "run", *options, "--sequence.zero_shot=false")
+    assert "Total length" not in done.stdout + done.stderr
+
+
+def test_a_timer_is_built_and_described(tmp_path: Path) -> None:
+    options = ("--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00", "--boundary.init=null")
+    smoke(tmp_path / "run", *options, "--sequence.zero_shot=false")
+    assert "interval: step" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_metric_of_the_users_own_may_be_monitored() -> None:
