@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 from tokenizers import processors
 
+from cl_lightning.model.checkpoint import model_kind
 from cl_lightning.model.random_llama import random_tokenizer
 
 IDS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -29,6 +30,19 @@ BART: dict[str, Any] = {
     "decoder_start_token_id": 2, "init_std": 0.2, "dropout": 0.0,
 }  # fmt: skip
 
+#: The part of a model that reads images.
+VISION: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+QWEN_VL: dict[str, Any] = {
+    "text_config": {
+        **{k: v for k, v in SIZES.items() if k != "head_dim"},
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+    },
+    "image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8,
+}  # fmt: skip
+
 #: Family -> its configuration.
 FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     "Llama": partial(tf.LlamaConfig, **SIZES),
@@ -46,10 +60,32 @@ FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     "Gemma 3 with vision": partial(
         tf.Gemma3Config, text_config=tf.Gemma3TextConfig(**SHORT), mm_tokens_per_image=4, image_token_index=5,
         boi_token_index=6, eoi_token_index=7, eos_token_id=2,
-        vision_config=tf.SiglipVisionConfig(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-            patch_size=8,
-        ),
+        vision_config=tf.SiglipVisionConfig(**VISION),
+    ),
+    "Qwen2-VL": partial(
+        tf.Qwen2VLConfig, **QWEN_VL,
+        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 8},
+    ),
+    "Qwen2.5-VL": partial(
+        tf.Qwen2_5_VLConfig, **QWEN_VL,
+        vision_config={
+            "depth": 1, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 16,
+            "patch_size": 8,
+        },
+    ),
+    "LLaVA": partial(
+        tf.LlavaConfig, text_config=tf.LlamaConfig(**SIZES), image_token_index=5,
+        vision_config=tf.CLIPVisionConfig(**VISION, projection_dim=16),
+    ),
+    "Idefics 3": partial(
+        tf.Idefics3Config, text_config=tf.LlamaConfig(**SIZES), vision_config=VISION, image_token_id=5, scale_factor=2,
+    ),
+    "SmolVLM": partial(
+        tf.SmolVLMConfig, text_config=tf.LlamaConfig(**SIZES), vision_config=VISION, image_token_id=5, scale_factor=2,
+    ),
+    "Mistral 3": partial(
+        tf.Mistral3Config, text_config=tf.MistralConfig(**SHORT), image_token_index=5,
+        vision_config=tf.PixtralVisionConfig(**VISION, head_dim=8), tie_word_embeddings=False,
     ),
     "Phi-3": partial(tf.Phi3Config, **{k: v for k, v in SIZES.items() if k != "head_dim"}),
     "SmolLM3": partial(tf.SmolLM3Config, **SIZES),
@@ -96,10 +132,9 @@ FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
 
 def make(config: tf.PreTrainedConfig) -> tf.PreTrainedModel:
     """The model of a configuration, with weights drawn from a fixed seed."""
-    kind = tf.AutoModelForSeq2SeqLM if config.is_encoder_decoder else tf.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return kind.from_config(config).eval()
+        return model_kind(config).from_config(config).eval()
 
 
 def save(config: tf.PreTrainedConfig, folder: Path) -> Path:

@@ -16,6 +16,7 @@ from cl_lightning.export.branches import all_recompressed
 from cl_lightning.export.card import base_description, card
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.linalg.low_rank import LowRank
+from cl_lightning.model.checkpoint import model_kind
 
 
 def export(request: Request, out: Path) -> list[str]:
@@ -114,7 +115,7 @@ def save(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) ->
 
 def _how(llm: PreTrainedModel) -> list[str]:
     """Return lines of Python that load the folder."""
-    kind = "AutoModelForSeq2SeqLM" if llm.config.is_encoder_decoder else "AutoModelForCausalLM"
+    kind = model_kind(llm.config).__name__
     return [
         "```python",
         f"from transformers import {kind}, AutoTokenizer",

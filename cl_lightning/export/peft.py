@@ -21,6 +21,7 @@ from cl_lightning.export.card import base_description, card
 from cl_lightning.export.trained import Request, Trained
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.checkpoint import model_kind
 
 #: Prefix of the base's names in PEFT's files.
 PREFIX = "base_model.model."
@@ -99,7 +100,7 @@ def _targets(llm: PreTrainedModel, updates: Mapping[str, LowRank]) -> list[str]:
 
 def _how(llm: PreTrainedModel, backbone: Backbone) -> list[str]:
     """Return lines of Python that load the folder."""
-    kind = "AutoModelForSeq2SeqLM" if llm.config.is_encoder_decoder else "AutoModelForCausalLM"
+    kind = model_kind(llm.config).__name__
     revision = f", revision={backbone.revision!r}" if backbone.revision else ""
     return [
         "```python",

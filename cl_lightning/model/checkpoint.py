@@ -12,14 +12,17 @@ from typing import Any, NoReturn
 
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -121,9 +124,19 @@ def read_config(name: str, source: str, quantized: bool, **described: Any) -> Pr
     return config
 
 
-def model_kind(config: PreTrainedConfig) -> type[AutoModelForSeq2SeqLM] | type[AutoModelForCausalLM]:
-    """Return the class that makes the language model of a configuration."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+#: Class that makes language models -> the configurations it knows; the first that knows one makes its model. Of models
+#: that also read images, the text model is used.
+DECODERS = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+}
+ENCODER_DECODERS = {AutoModelForSeq2SeqLM: MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING}
+
+
+def model_kind(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
+    """Return the class that makes the language model of a configuration; for unknown ones the most usual class."""
+    kinds = ENCODER_DECODERS if config.is_encoder_decoder else DECODERS
+    return next((kind for kind, known in kinds.items() if type(config) in known), next(iter(kinds)))
 
 
 @contextmanager
@@ -148,8 +161,9 @@ def _check_kind(name: str, config: PreTrainedConfig) -> None:
     whole = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if not config.is_encoder_decoder and whole in declared and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         _refuse(f"{name} is a {whole}, an encoder-decoder, but its configuration says is_encoder_decoder: false")
-    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) not in known and not getattr(config, "auto_map", None):
+    kinds = ENCODER_DECODERS if config.is_encoder_decoder else DECODERS
+    known = any(type(config) in configurations for configurations in kinds.values())
+    if not known and not getattr(config, "auto_map", None):
         _refuse(f"{name} is a {(declared or [config.model_type])[0]}, which transformers has no language model for")
 
 

@@ -20,8 +20,8 @@ LEAST = 64
 
 def has_plain_cache(llm: PreTrainedModel) -> bool:
     """Return whether every layer caches all its keys and values, and nothing else."""
-    if llm.config.is_encoder_decoder:
-        return False
+    if llm.config.is_encoder_decoder or llm.config.get_text_config() is not llm.config:
+        return False  # models of images too may count positions from their last call (Qwen2-VL)
     if "past_key_values" not in signature(llm.base_model.forward).parameters:  # RWKV, GPT-1
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=llm.config).layers)

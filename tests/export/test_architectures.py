@@ -8,8 +8,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     BartConfig,
     Gemma2Config,
     GPT2Config,
@@ -25,7 +23,9 @@ from cl_lightning.export.merged import merge_into
 from cl_lightning.export.peft import adapter_config, tensors
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.model.backbone import Backbone
+from cl_lightning.model.checkpoint import model_kind
 from tests.export.test_peft import logits
+from tests.families import FAMILIES
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 HEADS = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -34,6 +34,8 @@ CONFIGS = (
     Gemma2Config(**HEADS, head_dim=8),
     GPTNeoXConfig(**SIZES, intermediate_size=48),
     GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=4, initializer_range=0.1),
+    FAMILIES["LLaVA"](),
+    FAMILIES["Qwen2-VL"](),
     BartConfig(
         vocab_size=300, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, init_std=0.1,
@@ -43,7 +45,7 @@ CONFIGS = (
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
 def test_peft_and_merged_weights_are_one_model(config: PreTrainedConfig, tmp_path: Path) -> None:
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    auto = model_kind(config)
 
     def loaded(folder: str) -> PreTrainedModel:
         return auto.from_pretrained(tmp_path / folder).eval()
