@@ -15,7 +15,9 @@ from typing import Any
 ALL = "all-linear"
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_MLP = re.compile(r"(.*_)?mlp(_.*)?|ffn|feed_?forward|ff|densereludense|moe|.*experts?", re.IGNORECASE)
+_MLP = re.compile(
+    r"(.*_)?mlp(_.*)?|ffn|feed_?forward|ff|densereludense|moe|.*experts?|intermediate|output", re.IGNORECASE
+)
 #: Attention layers in modules of another name (`temporal_block` of RecurrentGemma, `mixer` of Nemotron-H).
 _ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
 #: Feed-forward layers that are part of the block itself (OPT, BART), or in modules of another name (Nemotron-H).
@@ -71,10 +73,18 @@ def is_router(name: str) -> bool:
 
 
 def role_remark(role: Any, names: list[str]) -> str | None:
-    """Describe in one line which of the layers with the role `query_value` also give keys; None without any."""
-    leaves = {name.rpartition(".")[2]: None for name in names}
-    fused = [leaf for leaf in leaves if leaf.lower() in (*_KEYS_AND_VALUES, *_ALL_THREE)]
-    if role != "query_value" or not fused:
+    """Describe in one line what the role `query_value` means on a model; None if there is nothing to say.
+
+    Which of its layers also give keys, and whether none gives queries or values: JetMoE's queries are stacked experts.
+    """
+    if role != "query_value":
         return None
+    leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    fused = [leaf for leaf in leaves if leaf.lower() in (*_KEYS_AND_VALUES, *_ALL_THREE)]
     verbs = ("gives", "is") if len(fused) == 1 else ("give", "are")
-    return f"query_value: {' and '.join(fused)} {verbs[0]} keys too and {verbs[1]} adapted whole"
+    said = [f"{' and '.join(fused)} {verbs[0]} keys too and {verbs[1]} adapted whole"] if fused else []
+    given = {leaf.lower() for leaf in leaves}
+    for what, by in (("queries", _QUERIES), ("values", (*_VALUES, *_KEYS_AND_VALUES))):
+        if given and not given & {*by, *_ALL_THREE}:
+            said.append(f"no linear layer gives {what}")
+    return f"query_value: {'; '.join(said)}" if said else None

@@ -70,6 +70,34 @@ def test_a_role_means_the_same_on_every_family(family: str) -> None:
         assert len(every.layers) == counts[1] + counts[2] and counts[0] < counts[1]
 
 
+JETMOE = {"hidden_size": 32, "num_hidden_layers": 2, "num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4,
+          "intermediate_size": 32}  # fmt: skip
+SAID = {
+    "RWKV": (FAMILIES["RWKV"](), "query_value: no linear layer gives queries"),
+    "JetMoE": (
+        tf.JetMoeConfig(**IDS, **JETMOE),
+        "query_value: kv_proj gives keys too and is adapted whole; no linear layer gives queries",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SAID)
+def test_a_model_without_queries_of_its_own_is_told(family: str) -> None:
+    config, expected = SAID[family]
+    assert expected in attached(make(config), "query_value").remarks
+    assert not attached(make(FAMILIES["Llama"]()), "query_value").remarks, "negative control"
+
+
+def test_the_feed_forward_layers_of_bert_have_their_role() -> None:
+    config = tf.BertConfig(
+        **{**IDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, is_decoder=True
+    )
+    names = attached(make(config), "mlp").layers
+    assert sorted(name.partition("layer.")[2] for name in names) == [
+        "0.intermediate.dense", "0.output.dense", "1.intermediate.dense", "1.output.dense",
+    ]  # fmt: skip
+
+
 def test_an_expression_matches_whole_names() -> None:
     adapter = attached(make(FAMILIES["Llama"]()), r"model\.layers\.1\..*(q|up)_proj")
     assert list(adapter.layers) == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
