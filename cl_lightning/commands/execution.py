@@ -19,8 +19,9 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.files import report_disk_errors
 from cl_lightning.common.memory import gc_frozen
 from cl_lightning.common.options import hyperparameters
-from cl_lightning.common.paths import below, check_utf8, in_home, name_fault, part_fault
+from cl_lightning.common.paths import LONGEST_PART, below, check_utf8, in_home, name_fault, part_fault
 from cl_lightning.common.terminal import inform, say
+from cl_lightning.common.wording import brief
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
@@ -249,9 +250,11 @@ def _run_dir(settings: SequenceSettings, experiment: str) -> Path | None:
     if settings.run_dir is None:
         if why := name_fault(experiment):
             raise ConfigError(
-                f"sequence.experiment: the name {experiment!r} {why}, and the run's folder is named by it"
+                f"sequence.experiment: the name {brief(experiment)!r} {why}, and the run's folder is named by it"
             )
         return None
+    if any(len(part.encode()) > LONGEST_PART for part in Path(settings.run_dir).parts):
+        raise ConfigError(f"sequence.run_dir: a name in it has more than {LONGEST_PART} bytes; choose a shorter one")
     continuation.check_apart(settings.continue_from, Path(settings.run_dir))
     if _launches_here():
         RunFolder(Path(settings.run_dir)).check(settings.fresh)

@@ -79,6 +79,8 @@ class OptionParser(ArgumentParser):
             kinds = wanted + re.findall(
                 r"(?:Expected an?|Not a valid) (.+?)(?:\. Got value.*)?$", message, re.MULTILINE
             )
+            if found[1] == "None":
+                return f"{where}: is null or left out; give it a value ({' or '.join(dict.fromkeys(kinds))})"
             off = " (YAML reads a bare off as False: quote it)" if found[1] == "False" and "'off'" in message else ""
             hint = _nearest_of_lightning(where, found[1])
             return f"{where}: expected {' or '.join(dict.fromkeys(kinds))}, not {found[1]!r}{off}{hint}"

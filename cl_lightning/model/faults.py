@@ -11,9 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from cl_lightning.common.errors import ConfigError, UserError, first_three
+from cl_lightning.common.lfs import is_pointer
 
-#: Beginning of the small file that stands for a large one until `git lfs pull` gets it.
-POINTER = b"version https://git-lfs.github.com/spec"
 READ = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 #: Longest cause, in characters, that is printed.
@@ -63,9 +62,8 @@ def _faults(folder: Path, part: str) -> Iterator[str]:
     """Yield what is wrong with the files of a model's folder, each in a few words with what to do."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ)
     for path in files:
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                yield f"{path.name} is a Git LFS pointer, not the file itself; run git lfs pull there"
+        if is_pointer(path):
+            yield f"{path.name} is a Git LFS pointer, not the file itself; run git lfs pull there"
     if not (folder / "config.json").is_file():
         yield "there is no config.json; name the folder that save_pretrained wrote"
     for path in files:

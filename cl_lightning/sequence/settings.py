@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 
 from cl_lightning.common.choices import check_choices
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Count, SaveEvery, Threads
 from cl_lightning.common.paths import in_home
 from cl_lightning.sequence.loggers import Wandb
+
+#: Most characters of a run's name, the limit of wandb.
+LONGEST_NAME = 128
 
 
 @dataclass
@@ -50,6 +54,8 @@ class SequenceSettings:
 
     def __post_init__(self) -> None:
         check_choices(SequenceSettings, (), vars(self))
+        if self.name is not None and len(self.name) > LONGEST_NAME:
+            raise ConfigError(f"sequence.name: has {len(self.name)} characters; loggers take at most {LONGEST_NAME}")
         for name in ("run_dir", "continue_from"):
             if (given := getattr(self, name)) is not None:
                 setattr(self, name, str(in_home(given, f"sequence.{name}")))

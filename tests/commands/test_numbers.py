@@ -30,7 +30,7 @@ REFUSED = {
     "--trainer.max_time=00:00:00:00": "trainer.max_time: expected a duration above 0 as DD:HH:MM:SS or null",
     "--data.epochs=4294967296": "data.epochs: expected an integer of at most 31 bits or list or 'published'",
     "--boundary.ewc={class_path: EWC, init_args: {strength: .inf}}": "EWC.strength: expected a finite number",
-    "--boundary.init.scope=null": "SliceInit.scope: expected 'matrix' or 'block' or 'global', not 'None'",
+    "--boundary.init.scope=null": "SliceInit.scope: is null or left out; give it a value ('matrix' or 'block' or 'gl",
 }
 
 

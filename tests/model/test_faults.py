@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.lfs import POINTER
 from cl_lightning.model.backbone import Backbone
-from cl_lightning.model.faults import POINTER, explained
+from cl_lightning.model.faults import explained
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
 from tests.commands.test_cli import configs, launch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_lightning.common.errors import DataError
+from cl_lightning.common.lfs import is_pointer
 
 #: Escape that yields half a surrogate pair; UTF-8 itself cannot hold one.
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -28,7 +29,9 @@ def read_text(path: Path) -> str:
 
 
 def refuse_special(path: Path) -> None:
-    """Raise DataError for a pipe, a device or a socket, which reading could wait for without end."""
+    """Raise DataError for a pipe, a device or a socket, which reading could wait for without end, and for a pointer."""
+    if path.is_file() and is_pointer(path):
+        raise DataError(f"{path}: is a Git LFS pointer, not the file itself; run git lfs pull there")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: is not a regular file (a pipe, a device or a socket); copy its content to a file")
 

@@ -9,13 +9,14 @@ from typing import Any, Literal
 from cl_lightning.common.choices import check_choices
 from cl_lightning.common.errors import ConfigError, DataError, nearest
 from cl_lightning.common.numbers import Finite, Integer
+from cl_lightning.common.wording import brief
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.cleaning import fingerprint
 from cl_lightning.data.files.read import files_of, hub_rows, read_rows
 from cl_lightning.data.files.rows import Reading, Row
 from cl_lightning.data.files.text import checked_encoding
 from cl_lightning.data.layouts import LAYOUTS
-from cl_lightning.data.layouts.base import Layout, brief, text
+from cl_lightning.data.layouts.base import Layout, text
 from cl_lightning.data.streamed import Streamed, changed, only
 
 #: Advice about words that YAML reads as booleans.
@@ -117,7 +118,7 @@ class UserTask:
 
 
 def _where(name: str) -> str:
-    return f"data.benchmark.tasks, {name!r}"
+    return f"data.benchmark.tasks, {brief(name)!r}"
 
 
 class UserTasks(Benchmark):

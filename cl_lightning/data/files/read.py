@@ -7,7 +7,7 @@ Arrow and the hub are imported when used.
 from collections.abc import Iterator
 from pathlib import Path
 
-from cl_lightning.common.errors import ConfigError, DataError, nearest
+from cl_lightning.common.errors import ConfigError, DataError, first_three, nearest
 from cl_lightning.common.packages import need
 from cl_lightning.data.benchmarks.json_files import refuse_special
 from cl_lightning.data.files import arrow, json_lines, json_list, separated
@@ -60,7 +60,14 @@ def is_data(path: Path) -> bool:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if is_data(p) and not p.name.startswith(".") and not p.is_dir())
+    there = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = sorted(path for path in there if is_data(path) and not path.is_dir())
+    deeper = sorted(path.name for path in there if path.is_dir() and any(map(is_data, path.rglob("*"))))
+    if deeper:
+        raise DataError(
+            f"{folder}: {first_three(deeper)} in it would not be read; name the folder of the files themselves, or put "
+            "all files into one"
+        )
     if not found:
         raise DataError(f"{folder}: contains no data file; data files end in one of {', '.join(READERS)}")
     return [file for path in found for file in files_of(path)]

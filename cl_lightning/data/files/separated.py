@@ -1,6 +1,7 @@
 """Reads CSV and TSV files with a head line of names. Imports no torch."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
@@ -15,6 +16,10 @@ from cl_lightning.data.files.text import lines
 LONGEST_FIELD = 2**31 - 1
 #: Characters that may separate fields where none is named.
 DELIMITERS = (",", ";", "\t")
+#: The same, of files that none of those separates.
+ELSE = "|"
+#: First line in which spreadsheets say the delimiter.
+SAID = re.compile(r"sep=(.)\s*")
 #: Lines at the beginning of a file that tell which of them does.
 LOOKED_AT = 50
 
@@ -22,7 +27,11 @@ LOOKED_AT = 50
 def _csv(path: Path, reading: Reading) -> Iterator[Row]:
     text = lines(path, reading.encoding)
     first = list(islice(text, LOOKED_AT))
-    return _rows(path, chain(first, text), reading.delimiter or _delimiter(first, path))
+    said = SAID.fullmatch(first[0]) if first else None
+    if said:
+        del first[0]
+    delimiter = reading.delimiter or (said[1] if said else _delimiter(first, path))
+    return _rows(path, chain(first, text), delimiter)
 
 
 def _tsv(path: Path, reading: Reading) -> Iterator[Row]:
@@ -56,7 +65,7 @@ def _delimiter(first: Sequence[str], path: Path) -> str:
     fields = {delimiter: _fields(first, delimiter) for delimiter in DELIMITERS}
     ranks = {delimiter: (len({*counts}) == 1, counts[0]) for delimiter, counts in fields.items() if counts[0] > 1}
     if not ranks:
-        return DELIMITERS[0]
+        return ELSE if _fields(first, ELSE)[0] > 1 else DELIMITERS[0]
     best = [delimiter for delimiter, rank in ranks.items() if rank == max(ranks.values())]
     if len(best) > 1:
         raise DataError(

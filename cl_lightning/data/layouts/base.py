@@ -1,6 +1,7 @@
 """What a row asks and how it is answered, whatever its layout. Imports no torch."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,12 @@ from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
 from cl_lightning.common.errors import DataError, nearest
+from cl_lightning.common.wording import brief
 from cl_lightning.data.base import Turn
 from cl_lightning.data.benchmarks.json_files import kind
 
 #: Types of a field that have one obvious text. A datetime is a date, a boolean an int.
 WRITTEN = (str, int, float, Decimal, date, time)
-
-#: Most characters of a text of the data that a message shows.
-LONGEST = 60
 
 
 class Options(Protocol):
@@ -69,14 +68,12 @@ class Layout(ABC):
 def field(row: Mapping[str, Any], name: str, where: str) -> Any:
     """Return the value of a field. Raises DataError if there is none."""
     if name not in row:
+        if len(row) == 1 and name in re.split(r"\W+", alone := next(iter(row))):
+            raise DataError(
+                f"{where} has one field, {brief(alone)!r}; if a character in it separates fields, name it as delimiter"
+            )
         raise DataError(f"{where} has no field {name!r}; {nearest(name, (brief(str(other)) for other in row))}")
     return row[name]
-
-
-def brief(said: str) -> str:
-    """Shorten a text for a message, on one line."""
-    said = said if said.isprintable() else said.encode("unicode_escape").decode()
-    return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cl_lightning.common.errors import DataError, nearest
+from cl_lightning.common.wording import brief
 from cl_lightning.data.base import Turn
 from cl_lightning.data.benchmarks.json_files import kind
-from cl_lightning.data.layouts.base import Asked, brief, field, text
+from cl_lightning.data.layouts.base import Asked, field, text
 
 #: Fields of a row or a turn that would be left out, and what they hold.
 NOT_READ = {
