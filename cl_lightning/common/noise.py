@@ -21,6 +21,14 @@ LOGGED = (
     r"Loading a GGUF checkpoint with its weights packed is fastest in float32",
     # Keys and values are not cached where activations are checkpointed.
     r"(Caching|`use_cache=True`) is incompatible with gradient checkpointing",
+    # Encoders with windows pad their inputs themselves, at each length anew (LED).
+    r"Input ids are automatically padded from",
+    # Kernels of further packages, which pass over adapters or need a GPU.
+    r"`\w+` is falling back to its reference PyTorch implementation",
+    r"(?s)CUDA-fused xIELU not available",
+    # A configuration that is refused in one line, which these would precede.
+    r"You are using a model of type .* to instantiate a model of type ``",
+    r"Missing validation function in 'RotaryEmbeddingConfigMixin'",
     # The hub is tried again; that it is waited for has been said.
     r"(?s).* thrown while requesting |Retrying in ",
 )

@@ -5,8 +5,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
@@ -40,10 +42,30 @@ def explained(name: str, part: str, folder: Path | None, trusted: bool) -> Itera
                 "--model.backbone.trust_remote_code=true, or --trust-remote-code for commands that have it "
                 "(in Python: trust_remote_code=True)"
             ) from None
-        known = None if folder is None or _unreachable(error) else next(_faults(folder, part), None)
+        known = None
+        if folder is not None and not _unreachable(error):
+            known = next(_faults(folder, part), None) or _unknown(folder, error)
         raise ConfigError(
             f"model.backbone.name: the {part} in {name} cannot be used: {known or _cause(error)}"
         ) from error
+
+
+def _unknown(folder: Path, error: Exception) -> str | None:
+    """Return which setting has the value that transformers looked up in vain; None if that was not the cause."""
+    file = folder / "config.json"
+    if not isinstance(error, KeyError) or not file.is_file():
+        return None
+    value = error.args[0]
+    named = next((name for name, held in _settings(json.loads(file.read_bytes())) if held == value), None)
+    return named and f"config.json: {named} is {value!r}, which transformers {transformers.__version__} does not know"
+
+
+def _settings(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _unreachable(error: BaseException | None) -> bool:

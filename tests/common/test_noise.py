@@ -26,6 +26,12 @@ def transformers_log() -> logging.Logger:
         (REPORT.format("MISSING"), False),  # refused in one line of ours
         (REPORT.format("UNEXPECTED"), True),
         ("Token indices sequence length is longer than the specified maximum", False),
+        ("Input ids are automatically padded from 4 to 512 to be a multiple of `config.attention_window`: 512", False),
+        ("`causal_conv1d_fn` is falling back to its reference PyTorch implementation because `causal_conv1d`", False),
+        ("CUDA-fused xIELU not available (No module named 'xielu')\nFor CUDA xIELU, `pip install", False),
+        ("You are using a model of type `nosuch` to instantiate a model of type ``. This may be", False),
+        ("You are using a model of type `qwen2` to instantiate a model of type `llama`. This", True),
+        ("Missing validation function in 'RotaryEmbeddingConfigMixin' for 'rope_type'='yarnn'", False),
         ("a real warning: Token indices", True),
     ],
 )

@@ -115,6 +115,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list for a configuration": (write("config.json", b"[1]"), "config.json holds no JSON object"),
     "a value of another type": (lambda f: edit(f / "config.json", hidden_size="big"), "'hidden_size' expected int"),
     "an unknown type": (lambda f: edit(f / "config.json", model_type="nosuch"), "model type `nosuch`"),
+    "an unknown activation": (
+        lambda f: edit(f / "config.json", hidden_act="gelu9"), "config.json: hidden_act is 'gelu9', which transformers",
+    ),
+    "an unknown kind of positions": (
+        lambda f: edit(f / "config.json", rope_parameters={"rope_type": "yarnn", "rope_theta": 1e4, "factor": 2.0}),
+        "config.json: rope_parameters.rope_type is 'yarnn', which transformers",
+    ),
+    "positions without a factor": (
+        lambda f: edit(f / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
+        "KeyError: .Missing required keys in `rope_parameters`",
+    ),
     "cut generation settings": (cut("generation_config.json", 0.3), "generation_config.json is no valid JSON"),
     "an unknown cache": (
         lambda f: edit(f / "generation_config.json", cache_implementation="nosuch"), "Invalid `cache_implementation`",
