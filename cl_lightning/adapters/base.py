@@ -97,8 +97,10 @@ class AdapterStrategy(Described, nn.Module, ABC):
         """Wrap every target layer of the frozen LLM in an AdaptedLinear. The LLM cannot be saved afterwards.
 
         Raises:
-            ConfigError: see `adapters.selection`.
+            ConfigError: see `adapters.selection`; or it is attached to another model.
         """
+        if self._layers:
+            raise ConfigError(f"model.adapter: this {type(self).__name__} is in another model; make one for each")
         chosen = selected(llm, output_head, self.targets, self.rank)
         self.remarks = chosen.remarks
         for name, base in chosen.layers.items():

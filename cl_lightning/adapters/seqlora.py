@@ -100,3 +100,7 @@ class SeqLoRA(IncLoRA):
                 "use per_task=fresh_folded, or boundary.init=null"
             ]
         return []
+
+
+#: Strategy of models for which none is chosen. Copy it: its layers are one model's.
+USUAL = SeqLoRA()

@@ -4,6 +4,7 @@ The loss of an optimiser step is the summed negative log-likelihood of its answe
 all ranks and micro-batches (not a mean of means), plus the strategy's penalties once.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,7 @@ from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.adapters.bypassed import check_gradients
 from cl_lightning.adapters.layer_names import sees_decoder
 from cl_lightning.adapters.linear import BRANCH
-from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.adapters.seqlora import USUAL
 from cl_lightning.common import distributed
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, StateError, TrainingError, first_three
@@ -86,7 +87,7 @@ class ContinualLM(Described, LightningModule):
     def __init__(
         self,
         backbone: Backbone = Backbone(),  # noqa: B008
-        adapter: AdapterStrategy = SeqLoRA(),  # noqa: B008
+        adapter: AdapterStrategy = USUAL,
         lr: Finite = 1e-4,
         weight_decay: NonNegative = 0.0,
         betas: tuple[Momentum, Momentum] = (0.9, 0.999),
@@ -102,7 +103,7 @@ class ContinualLM(Described, LightningModule):
             raise ConfigError(f"model.lr: {lr} must be positive")
         if not 0.0 <= warmup <= 1.0:
             raise ConfigError(f"model.warmup: {warmup} must be a share of the steps, 0..1")
-        self.backbone, self.adapter = backbone, adapter
+        self.backbone, self.adapter = backbone, copy.deepcopy(adapter) if adapter is USUAL else adapter
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.schedule, self.warmup, self.adam = schedule, warmup, adam
         self.task_name = ""

@@ -163,3 +163,13 @@ def test_fingerprint_changes_with_one_number() -> None:
     assert fingerprint(one) == fingerprint(two)
     next(two.parameters()).view(-1)[7] += 1e-3
     assert fingerprint(one) != fingerprint(two)
+
+
+def test_each_model_has_a_strategy_of_its_own() -> None:
+    one, two = (ContinualLM(Backbone("random-llama", dtype="float32")) for _ in range(2))
+    for module in (one, two):
+        module.load(module.backbone.load_tokenizer())
+    assert all(layer in set(one.llm.modules()) for layer in one.adapter.layers.values())
+    assert all(layer in set(two.llm.modules()) for layer in two.adapter.layers.values())
+    with pytest.raises(ConfigError, match=r"model.adapter: this SeqLoRA is in another model; make one for each"):
+        ContinualLM(Backbone("random-llama"), one.adapter).load(one.tokenizer)
