@@ -5,7 +5,6 @@ all ranks and micro-batches (not a mean of means), plus the strategy's penalties
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from cl_lightning.gradients.gradient_pass import GradientPass
 from cl_lightning.gradients.input_moments import InputMoments
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.in_batches import generates_in_batches
-from cl_lightning.model.optimizer import SCHEDULES, eps_before_correction
+from cl_lightning.model.optimizer import eps_before_correction, rate
 from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
 from cl_lightning.model.shapes import head_adds_nothing
@@ -293,13 +292,7 @@ class ContinualLM(Described, LightningModule):
         optimizer = self.optimizer(str(self.trainer.precision))
         if self.adam == "transformers4":
             optimizer.register_step_pre_hook(eps_before_correction)
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = math.ceil(self.warmup * total)
-        decay = SCHEDULES[self.schedule]
-
-        def factor(step: int) -> float:
-            return (step + 1) / (warmup + 1) if step < warmup else decay((step - warmup) / max(1, total - warmup))
-
+        factor = rate(self.schedule, self.warmup, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def optimizer(self, precision: str) -> AdamW:
