@@ -137,6 +137,31 @@ def test_it_shrinks_by_the_time_that_passes() -> None:
     assert run.stages.left() == pytest.approx(cost(2) + cost(3) + PROMPTS * 4.0), "what follows still takes its time"
 
 
+def test_a_stage_that_was_shorter_leaves_nothing() -> None:
+    run = Run()
+    run.task(0)
+    run.stages.begin_task(1)
+    run.stages.begin("start")
+    run.clock.now += 0.1 * START
+    run.train(1, steps=0)
+    prompts = PROMPTS * (PROMPT["a"] + PROMPT["b"])
+    assert run.stages.left() == pytest.approx(TOKEN * TOKENS[1] + prompts + cost(2) + cost(3))
+
+
+def test_a_pace_is_measured_over_a_tenth_of_a_stage() -> None:
+    run = Run()
+    run.start(0)
+    run.stages.begin(TRAINING, 40, planned=TOKENS[0])
+    known = []
+    for _ in range(6):
+        run.advance(1, 1.0)
+        known.append(run.stages.left() is not None)
+    assert known == [False, False, False, False, True, True], "the first step is not one of them"
+    before = run.stages.left()
+    run.clock.now += 0.5
+    assert run.stages.left() == pytest.approx(before - 0.5), "of the step that goes on"
+
+
 def test_a_pace_that_changes_is_followed() -> None:
     """In the rest of the task, and in later tasks."""
     run = Run()
@@ -166,7 +191,12 @@ def test_what_an_earlier_process_measured_is_known_from_the_start() -> None:
         again.advance()
     tokens = TOKENS[1] / STEPS + TOKENS[2] + TOKENS[3]
     scores = PROMPTS * sum(PROMPT[n] for t in (1, 2, 3) for n in ORDER[: t + 1])
-    assert again.left() == pytest.approx(100 / (TOKENS[1] / STEPS) * tokens + scores + 3 * START)
+    token = 100 / (TOKENS[1] / STEPS)
+    assert again.left() == pytest.approx(token * tokens + scores + 3 * START)
+    run.clock.now += 100
+    again.advance()
+    again.begin(SCORING, PROMPTS, "a")
+    assert again.left() == pytest.approx(token * (TOKENS[2] + TOKENS[3]) + scores + 3 * START)
 
 
 def test_batches_are_a_stage_within_another() -> None:
