@@ -27,6 +27,8 @@ Scores = dict[str, dict[str, Score]]
 Figures = dict[str, dict[str, Figure]]
 
 FILE = "general/ability.csv"
+#: Name of its stage in displays and costs.
+STAGE = "general"
 COLUMNS = ["after", "setting", "task", "lm-eval task", "metric", "shots", "items", "score", "low", "high"]
 COLUMNS += ["base", "difference", "difference_low", "difference_high"]
 BASE = "base"
@@ -109,6 +111,10 @@ class GeneralAbility(TaskCallback):
         name = run.order[task]
         self._keep(run, name, f"samples_after_{name}", f"task {task + 1}/{len(run.order)}", self._measure(run))
 
+    def work(self, run: RunContext, task: int) -> dict[str, float]:
+        """Count the measurements: of the base model, and after tasks."""
+        return {STAGE: (task == 0) + (self.when == "each" or task + 1 == len(run.order))}
+
     def _measure(self, run: RunContext) -> Scores:
         from cl_lightning.evaluation.general.harness import HarnessLM
         from cl_lightning.evaluation.general.measure import measure
@@ -119,7 +125,9 @@ class GeneralAbility(TaskCallback):
         extra = module.adapter.forward_kwargs if module.adapter.per_sample else None
         rows = module.most_prompts(self.batch_size)
         lm = HarnessLM(module.llm, module.tokenizer, module.answer_logits, rows, extra)
-        found = measure(lm, self._loaded, self.limit, self.chat)
+        with run.record.stages.within(STAGE, total=1):
+            found = measure(lm, self._loaded, self.limit, self.chat)
+            run.record.stages.advance()
         return {s: {name: found[entry] for name, entry in tasks.items()} for s, tasks in self.settings.items()}
 
     def _keep(self, run: RunContext, moment: str, file: str, model: str, scores: Scores) -> None:

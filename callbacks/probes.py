@@ -15,6 +15,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.data.prompt import Encoded
+    from cl_lightning.data.task_sequence import TaskSequence
     from cl_lightning.sequence.context import RunContext
 
 COLUMNS = ["while learning", "probes", "tasks probed", "seconds", "% of training"]
@@ -54,19 +55,24 @@ class Probes(TaskCallback):
         costs = run.record.costs
         seconds, training = costs.seconds("probes"), costs.seconds("training")
         share = 100 * seconds / training if training else None
-        self.rows.append([run.order[task], self.count, len(self._probed()), seconds, share])
+        self.rows.append([run.order[task], self.count, len(self._probed(run.data, task)), seconds, share])
 
-    def _probed(self) -> dict[str, tuple[Encoded, ...]]:
-        """Return the samples by task."""
-        tasks = self._run.data.evaluated
-        last = len(tasks) if self._run.data.protocol.together else self._task + 1
-        first = self._task if self._run.data.protocol.alone else 0
-        return {task.spec.name: task.test[: self.samples] for task in tasks[first:last]}
+    def work(self, run: RunContext, task: int) -> dict[str, float]:
+        """Count the scored examples; see the base class."""
+        times = 1 + -(-run.data.tasks[task].steps(run.data.batch_size) // self.every)
+        return {"probes": times * sum(map(len, self._probed(run.data, task).values()))}
+
+    def _probed(self, data: TaskSequence, task: int) -> dict[str, tuple[Encoded, ...]]:
+        """Return the samples that are scored within a task, by their task."""
+        last = len(data.evaluated) if data.protocol.together else task + 1
+        first = task if data.protocol.alone else 0
+        return {of.spec.name: of.test[: self.samples] for of in data.evaluated[first:last]}
 
     def _probe(self) -> None:
         run, self.count = self._run, self.count + 1
-        with run.record.costs.stage("probes"):
-            run.log({key: v for name, sample in self._probed().items() for key, v in self._score(name, sample).items()})
+        probed = self._probed(run.data, self._task)
+        with run.record.stages.within("probes", sum(map(len, probed.values()))):
+            run.log({key: v for name, sample in probed.items() for key, v in self._score(name, sample).items()})
 
     def _score(self, name: str, sample: tuple[Encoded, ...]) -> dict[str, float]:
         """Score a sample, of which each rank takes its share."""
@@ -76,6 +82,7 @@ class Probes(TaskCallback):
         with in_step(module.llm):
             found = log_likelihoods(module.llm, module.answer_logits, pad, mine, self.batch_size)
         found = [each for part in distributed.gather(found) for each in part]
+        self._run.record.stages.advance(len(sample))
         tokens = sum(len(e.answer_ids) for e in sample)
         loss, exact = -sum(value for value, _ in found) / tokens, 100 * sum(right for _, right in found) / len(found)
         return {f"probe/{name}/loss": loss, f"probe/{name}/exact": exact}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from rich.console import RenderableType
@@ -16,6 +16,7 @@ from cl_lightning.common.console import Screen
 from cl_lightning.common.terminal import is_quiet, printable, say
 from cl_lightning.common.wording import duration
 from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.time_left import TRAINING
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
@@ -28,26 +29,45 @@ NAMES, REFRESHES = 30, 2
 class TaskProgress(TaskCallback):
     """One display for all tasks on a terminal; a line for each stage if standard error is none. Rank 0 only.
 
-    The time left is shown once this process has finished a task: by the measured cost of each stage, and of scoring
-    each task. It ends with the last task's scores. Nothing is shown with --quiet.
+    The time left is shown as soon as each kind of the work ahead is measured: if the untrained model is scored, from a
+    tenth of the first task's training on. Lines have it when a stage begins, and once when it becomes known. It ends
+    with the last task's scores. Nothing is shown with --quiet.
     """
 
     def __init__(self) -> None:
         self.display: Display | None = None
-        self.said: tuple[int, str] | None = None
+        self.stages: Stages | None = None
+        self.said: set[tuple[int, str]] = set()
+        self.told = False
 
     def on_stage(self, run: RunContext, stages: Stages) -> None:
         stage = stages.current
         if is_quiet() or distributed.rank() or stage is None:
             return
+        self.stages = stages
         if Screen(error=True).is_terminal:
             if self.display is None:
                 self.display = Display(stages)
                 self.display.start()
-        elif stage.total and (stages.task, stage.name) != self.said:
-            self.said = stages.task, stage.name
-            amount = f", {stage.total:.0f} steps" if stage.name == "training" else ""
-            say(f"{task_of(stages)}: {stage.name}{amount}{left_of(stages, ', ')}", error=True)
+        elif stage.total and (stages.task, stage.name) not in self.said:
+            self.said.add((stages.task, stage.name))
+            amount = f", {stage.total:.0f} steps" if stage.name == TRAINING else ""
+            self._say(f"{stage.name}{amount}")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say the time left once there is one, where no line has had it and no display shows it."""
+        if self.stages is None or self.display is not None or self.told:
+            return
+        stage = self.stages.current
+        if stage is not None and stage.total and left_of(self.stages):
+            self._say(f"{stage.name}, step {stage.done:.0f} of {stage.total:.0f}")
+
+    def _say(self, what: str) -> None:
+        left = left_of(self.stages, ", ")
+        self.told = self.told or bool(left)
+        say(f"{task_of(self.stages)}: {what}{left}", error=True)
 
     def on_sequence_end(self, run: RunContext) -> None:
         self._close()

@@ -80,6 +80,14 @@ class ReplayBuffer(TaskCallback):
     def rehearse(self, rehearsal: Rehearsal) -> None:
         """Take no memory of a device: the examples are texts."""
 
+    def work(self, run: RunContext, task: int) -> dict[str, float]:
+        """Count the tokens that training replays, by the mean length of the earlier tasks' examples."""
+        data, each = run.data, memory_per_step(run.data.batch_size, self.train_ratio)
+        earlier = [e.length for of in data.tasks[:task] for e in of.train]
+        if not earlier:
+            return {}
+        return {"training": data.tasks[task].steps(data.batch_size, each) * each * sum(earlier) / len(earlier)}
+
     def on_sequence_start(self, run: RunContext) -> None:
         """Find the texts of stored ids in the data, which is the same by its fingerprint."""
         found = {e.example.id: e.example for task in run.data.tasks if task.spec.name in self._ids for e in task.train}

@@ -205,12 +205,18 @@ class SliceInit(BranchInit):
         except ValueError as error:
             raise ConfigError(f"boundary.init.memory_budget: {error}") from None
 
+    def work(self, run: RunContext, task: int) -> dict[str, float]:
+        """Count the examples of the new task's gradient and of memory's; see the base class."""
+        memory = self.memory_samples if task and self.operator is not None and "memory" in run.boundary else 0
+        new = min(self.samples, len(run.data.tasks[task].train))
+        return {"gradients": (new + memory) / distributed.world_size()}
+
     # ---- the boundary ------------------------------------------------------------------------------------
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Collect gradients, reconcile them, compute the starts, set them, report."""
         started = time.monotonic()
-        with run.record.costs.stage("gradients"):
+        with run.record.stages.within("gradients"):
             gradients = self._collect(run, task)
         reconciled = self._reconcile(run, task, gradients)
         factors, owners, reports = self._start_all(run, task, reconciled, gradients)

@@ -1,11 +1,9 @@
-"""Pages of docs/: tables of options hold the code's defaults, messages are the code's, commands are tried or marked."""
+"""Pages of docs/: tables of options hold the code's defaults, commands are tried or marked."""
 
-import ast
 import inspect
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from tests.test_documents import DOCUMENTS, FENCE, README, block, code, exported
 #: Its class and its rows.
 TABLE = re.compile(r"^\| option of `(\w+)` \| default \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", re.MULTILINE)
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-TOUR, TROUBLE = ROOT / "docs" / "tour.md", ROOT / "docs" / "troubleshooting.md"
+TOUR = ROOT / "docs" / "tour.md"
 
 # ---- options ---------------------------------------------------------------------------------------------
 
@@ -67,37 +65,6 @@ def test_tables_of_options_hold_all_options_and_their_defaults() -> None:
 @pytest.mark.parametrize(("shown", "default"), [("2", 1), ("PCGrad", None), ("null", "none"), ("false", True)])
 def test_the_control_another_default_is_noticed(shown: str, default: object) -> None:
     assert not same(shown, default)
-
-
-# ---- messages --------------------------------------------------------------------------------------------
-
-
-@cache
-def texts() -> tuple[str, ...]:
-    """All strings of the code; what a formatted one is filled with is left out of it."""
-    found = []
-    for path in [*(ROOT / "cl_lightning").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                found.append("".join(v.value if isinstance(v, ast.Constant) else "\0" for v in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return tuple(found)
-
-
-def unknown(message: str) -> list[str]:
-    """Parts of a message, between `…`, that no string of the code has."""
-    return [part for part in map(str.strip, message.split("…")) if not any(part in text for text in texts())]
-
-
-def test_messages_of_the_troubleshooting_page_are_the_codes() -> None:
-    messages = re.findall(r"^\| `([^`]+)` \|", TROUBLE.read_text(), re.M)
-    assert len(messages) > 80
-    assert {message: parts for message in messages if (parts := unknown(message))} == {}
-
-
-def test_the_control_an_invented_message_is_noticed() -> None:
-    assert unknown("the model is tired of …") == ["the model is tired of"]
 
 
 # ---- commands --------------------------------------------------------------------------------------------

@@ -41,6 +41,15 @@ class TaskData:
         return {"max_new_tokens": self.spec.max_new_tokens, "longer": longer, "answers": len(self.test)}
 
     @property
+    def tokens(self) -> int:
+        """Tokens of its training examples over all epochs."""
+        return self.epochs * sum(e.length for e in self.train)
+
+    def steps(self, batch_size: int, replayed: int = 0) -> int:
+        """Return its optimiser steps over all epochs, in batches that hold so many replayed examples."""
+        return self.epochs * -(-len(self.train) // (batch_size - replayed))
+
+    @property
     def raw_train(self) -> tuple[Example, ...]:
         return tuple(e.example for e in self.train)
 

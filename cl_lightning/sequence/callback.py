@@ -84,8 +84,16 @@ class TaskCallback(Described, Callback):
         return {}
 
     def on_stage(self, run: RunContext, stages: Stages) -> None:
-        """Called when a stage begins (gradients, training, scoring, ...); `stages` counts what is done, and knows the
-        time left."""
+        """Called when a stage begins, or goes on after one within it (gradients, training, scoring, ...); `stages`
+        counts what is done, and knows the time left."""
+
+    def work(self, run: RunContext, task: int) -> dict[str, float]:
+        """Return the units of work in a task that are known before the run, by stage, for the time left.
+
+        Those of `training` are tokens, of `gradients` and `inputs` examples of a rank. Stages that no callback names
+        are expected to cost what they did in the task before.
+        """
+        return {}
 
     def on_task_end(self, run: RunContext, task: int) -> None:
         """Called after the last optimiser step, before the branch is frozen."""

@@ -23,7 +23,6 @@ from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.loggers import RunLogs
 from cl_lightning.sequence.media import Grid
 from cl_lightning.sequence.record import Record
-from cl_lightning.sequence.stages import Stages
 
 #: Examples and the factor of each one's summed NLL in the loss.
 WeightedSamples = tuple[Sequence[Encoded], Sequence[float]]
@@ -37,7 +36,7 @@ class RunContext:
         data: the data module: prepared tasks, encoder, batch size, seed.
         order: names of the trained tasks, in order.
         boundary: the boundary callbacks by slot.
-        record: the scores so far.
+        record: the scores so far, and the stages of the run.
     """
 
     def __init__(
@@ -48,11 +47,10 @@ class RunContext:
         record: Record,
         folder: RunFolder,
         logs: RunLogs,
-        stages: Stages | None = None,
     ) -> None:
         self.module, self.data, self.order = module, data, data.order
         self.boundary, self.record = boundary, record
-        self._folder, self._logs, self._stages = folder, logs, stages or Stages()
+        self._folder, self._logs = folder, logs
 
     def say(self, text: str, warning: bool = False) -> None:
         """Print one line on rank 0; with --quiet, only a warning."""
@@ -76,7 +74,7 @@ class RunContext:
 
     def batches(self, examples: Sequence[Encoded], batch_size: int) -> Iterator[dict[str, Any]]:
         """Yield this rank's batches of `examples`, on the model's device."""
-        yield from self._batches("batches", (examples, [1.0] * len(examples)), batch_size)
+        yield from self._batches("inputs", (examples, [1.0] * len(examples)), batch_size)
 
     def gradient_pass(
         self,
@@ -100,7 +98,7 @@ class RunContext:
         Layers with the same input share a tensor. `with_new`: include the current branch; `with_padding`: include
         padding.
         """
-        with self.record.costs.stage("gradients"):
+        with self.record.stages.within("inputs"):
             moments = self.module.input_moments(self._batches("inputs", samples, batch_size), with_new, with_padding)
         # Ranks without a batch do not know which layers share an input; take it from one that does.
         owners = next(filter(None, distributed.gather(moments.owners)))
@@ -113,21 +111,21 @@ class RunContext:
         return {name: means[owner] for name, owner in owners.items()}
 
     def _batches(self, stage: str, samples: WeightedSamples, batch_size: int, loss_on: str = "answer") -> _Batches:
-        return _Batches(self, samples, batch_size, loss_on, partial(self._stages.counted, stage))
+        return _Batches(self, samples, batch_size, loss_on, partial(self.record.stages.counted, stage))
 
 
 @dataclass(frozen=True)
 class _Batches:
     """This rank's batches of weighted samples, on the model's device; can be iterated again.
 
-    `counted` gets the batches and their number, and yields them.
+    `counted` gets the batches, the number of examples in them, and how to count those of one; it yields them.
     """
 
     run: RunContext
     samples: WeightedSamples
     batch_size: int
     loss_on: str
-    counted: Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
+    counted: Callable[[Iterable[dict[str, Any]], int, Callable[[Any], int]], Iterable[dict[str, Any]]]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         module, (examples, weights) = self.run.module, self.samples
@@ -135,8 +133,9 @@ class _Batches:
         weight = torch.tensor(weights, dtype=torch.float64)
         rank, world_size = distributed.rank(), distributed.world_size()
         loader = self.run.data.boundary_loader(examples, self.batch_size, rank, world_size, self.loss_on)
-        mine = len(range(rank * self.batch_size, len(examples), world_size * self.batch_size))
+        starts = range(rank * self.batch_size, len(examples), world_size * self.batch_size)
+        mine = sum(min(self.batch_size, len(examples) - start) for start in starts)
         with in_step(module.llm):
-            for batch in self.counted(loader, mine):
+            for batch in self.counted(loader, mine, lambda batch: len(batch["index"])):
                 batch["sample_weight"] = weight[batch.pop("index")].to(dtype)
                 yield module.transfer_batch_to_device(batch, module.llm.device, 0)

@@ -1,33 +1,34 @@
-"""Measures what each task costs: seconds and peak memory of its stages, training tokens per second, stored bytes.
+"""What each task costs: seconds and peak memory of its stages, training tokens per second, stored bytes.
 
 Costs are kept in the record and logged. They say nothing about results, differ from run to run, and are no part of a
-run's identity.
+run's identity. `sequence.stages` has the clock.
 """
 
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+#: A stage, and the task that it scores, or "".
+Key = tuple[str, str]
+
 
 @dataclass
 class Costs:
     """Costs of the tasks done so far, by name of the task.
 
-    Stages: "zero-shot" scoring; "gradients", passes over examples for gradients or inputs, wherever they are made;
-    "start", other work before training; "training"; "probes"; "end", other work after training; "scoring".
-    A stage that begins within another is not counted in that one. Peak memory is that of the process on rank 0: bytes
-    allocated on its GPU or, without one, its resident memory (on Linux within the stage, elsewhere since its start).
+    Stages: "zero-shot" scoring; "gradients" and "inputs", passes over examples, wherever they are made; "start", other
+    work before training; "training"; "probes"; "end", other work after training; "scoring"; "saving"; and those of
+    callbacks. A stage that begins within another is not counted in that one. Peak memory is that of the process on
+    rank 0: bytes allocated on its GPU or, without one, its resident memory (on Linux within the stage, elsewhere since
+    its start).
 
     Attributes:
-        tasks: task -> {"seconds": {stage: s}, "peak_bytes": {stage: bytes}, "tokens_per_second": ...,
-            "trained_parameters": ..., "stored_parameters": ..., "stored_bytes": ...}.
+        tasks: task -> {"seconds": {stage: s}, "parts": {"stage/scored task": s}, "peak_bytes": {stage: bytes},
+            "tokens_per_second": ..., "trained_parameters": ..., "stored_parameters": ..., "stored_bytes": ...}.
         task: the current task.
         device: where it is trained.
     """
@@ -35,36 +36,38 @@ class Costs:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    _open: list[str] = field(default_factory=list)
-    _since: float = 0.0
 
     def begin_task(self, task: str, device: torch.device, before: dict[str, Any] | None = None) -> None:
         """Begin to measure a task; `before`: what it has cost in an earlier process."""
-        self.task, self.device, self._open = task, device, []
-        self.tasks[task] = before or {"seconds": {}, "peak_bytes": {}}
+        self.task, self.device = task, device
+        self.tasks[task] = before or {"seconds": {}, "parts": {}, "peak_bytes": {}}
+        _reset_peak(self.device)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens inside as a stage of the current task."""
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.leave()
+    def wait(self) -> None:
+        """Wait for the device, so that a clock that is read next counts its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
-    def enter(self, name: str) -> None:
-        """Begin a stage; `leave` ends it."""
-        self._count()
-        self._open.append(name)
-
-    def leave(self) -> None:
-        """End the stage that began last."""
-        self._count()
-        self._open.pop()
+    def count(self, key: Key | None, seconds: float) -> None:
+        """Count these seconds, and the peak of memory since the last count, for a stage; None: for none."""
+        if key is not None and self.task:
+            (stage, item), of = key, self.tasks[self.task]
+            of["seconds"][stage] = of["seconds"].get(stage, 0.0) + seconds
+            of["peak_bytes"][stage] = max(of["peak_bytes"].get(stage, 0), _peak(self.device))
+            if item:
+                parts = of.setdefault("parts", {})
+                parts[f"{stage}/{item}"] = parts.get(f"{stage}/{item}", 0.0) + seconds
+        _reset_peak(self.device)
 
     def seconds(self, stage: str) -> float:
         """Return the seconds of a stage of the current task so far, 0 if it has not begun."""
         return self.tasks[self.task]["seconds"].get(stage, 0.0)
+
+    def by_key(self, task: str) -> dict[Key, float]:
+        """Return the seconds of a task's stages, and of each scored task."""
+        of = self.tasks.get(task, {})
+        parts = {tuple(name.split("/", 1)): seconds for name, seconds in dict(of.get("parts", {})).items()}
+        return {(stage, ""): seconds for stage, seconds in dict(of.get("seconds", {})).items()} | parts
 
     def values(self) -> dict[str, float]:
         """Return the current task's costs by logged name."""
@@ -75,18 +78,6 @@ class Costs:
     def add(self, **values: float) -> None:
         """Add further costs of the current task, by name."""
         self.tasks[self.task] |= values
-
-    def _count(self) -> None:
-        """Count the time and the peak since the last change of stage for the innermost open one."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.monotonic()
-        if self._open and self.task:
-            stage, of = self._open[-1], self.tasks[self.task]
-            of["seconds"][stage] = of["seconds"].get(stage, 0.0) + now - self._since
-            of["peak_bytes"][stage] = max(of["peak_bytes"].get(stage, 0), _peak(self.device))
-        _reset_peak(self.device)
-        self._since = now
 
 
 def _peak(device: torch.device) -> int:

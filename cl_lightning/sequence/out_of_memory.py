@@ -17,7 +17,13 @@ TRAINING = (
 )
 BOUNDARY = "lower batch_size of the boundary callbacks, or set boundary.init.memory_budget (bytes)"
 #: What to do, by stage; BOUNDARY elsewhere.
-ADVICE = {"training": TRAINING, "scoring": SCORING, "zero-shot": SCORING}
+ADVICE = {
+    "training": TRAINING,
+    "scoring": SCORING,
+    "zero-shot": SCORING,
+    "probes": "lower observers.probes.batch_size",
+    "general": "lower observers.general.batch_size",
+}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from cl_lightning.metrics.registry import mean_score
 from cl_lightning.metrics.scored import Scored
 from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.loggers import Clock
+from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.unfinished import Unfinished
 from cl_lightning.sequence.versions import installed
 
@@ -31,6 +32,7 @@ class Record:
         further: mean and interval of further metrics, [after][task][metric], if a task has any.
         clock: the run's monotone axes.
         costs: seconds, memory and parameters of each task; no part of the results.
+        stages: what the run is doing; its clock counts the costs.
         samples: the first predictions of each task's last scoring, by task.
         cells: the cells of the task that is worked on, as in `Unfinished.cells`.
         attempts: number of earlier processes that worked on this run.
@@ -46,6 +48,7 @@ class Record:
         self.further: dict[str, dict[str, Any]] = {}
         self.clock = Clock()
         self.costs = Costs()
+        self.stages = Stages(data.order, costs=self.costs)
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.cells: dict[str, dict[str, dict[str, Any]]] = {}
         self.attempts = 0

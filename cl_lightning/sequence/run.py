@@ -10,6 +10,7 @@ The state inside a task is saved every `save_every`, after training, and after e
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -50,7 +51,7 @@ from cl_lightning.sequence.saving import Saving
 from cl_lightning.sequence.settings import SequenceSettings
 from cl_lightning.sequence.stages import Stages
 from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
-from cl_lightning.sequence.time_left import SCORING, TRAINING, Key
+from cl_lightning.sequence.time_left import SCORING, TRAINING, Plan
 from cl_lightning.sequence.time_left import ZERO_SHOT as UNTRAINED
 from cl_lightning.sequence.trainer_hooks import SetupHook, TrainerHooks
 
@@ -86,8 +87,9 @@ class SequenceRun:
         self.record = Record(data, facts)
         self.saving = Saving(folder, self.record, {**boundary, **observers}, settings.fresh)
         self.logs = RunLogs(self.record.clock, loggers, hyperparameters or {})
-        self.stages = Stages(data.order, watch=self._on_stage)
-        self.context = RunContext(module, data, boundary, self.record, folder, self.logs, self.stages)
+        self.stages = self.record.stages
+        self.stages.watch = self._on_stage
+        self.context = RunContext(module, data, boundary, self.record, folder, self.logs)
         module.in_run, module.loss_terms = True, [callback.loss_terms for callback in boundary.values()]
 
     @property
@@ -134,8 +136,7 @@ class SequenceRun:
             inside = self.saving.begin(task)
             self.data.start_at(inside.epoch, inside.batches)
             begin, end, save = partial(self.begin, task), partial(self.end, task), self.saving.training
-            pace, costs = Pace(self.settings.save_every), self.record.costs
-            hooks = TrainerHooks(begin, end, self.logs, costs, every, self.stages, save, pace)
+            hooks = TrainerHooks(begin, end, self.logs, every, self.stages, save, Pace(self.settings.save_every))
             trainer = self._trainer(task, hooks)
             trainer.fit(self.module, datamodule=self.data, ckpt_path=self.saving.checkpoint, weights_only=True)
             # Else they stay until the Trainer, whose parts refer to each other, is collected: in the next task.
@@ -184,11 +185,10 @@ class SequenceRun:
             for callback in self.callbacks:
                 callback.on_base(self.context)
             self.saving.base()
-        with self.record.costs.stage("start"):
-            first = 0 if self.data.protocol.alone else task
-            self.module.adapter.begin_task(first, generator(self.data.seed, "adapter", task))
-            for callback in self.callbacks:
-                callback.on_task_start(self.context, task)
+        first = 0 if self.data.protocol.alone else task
+        self.module.adapter.begin_task(first, generator(self.data.seed, "adapter", task))
+        for callback in self.callbacks:
+            callback.on_task_start(self.context, task)
 
     def _begin_process(self, task: int, trainer: pl.Trainer) -> None:
         """Begin the work of this process on a task, whatever its stage. Before the first, score the base model."""
@@ -200,27 +200,25 @@ class SequenceRun:
             raise TrainingError(f"the ranks read different states of the run folder; {advice}")
         if distributed.rank() == 0:
             self.logs.begin_task()
-        self.stages.begin_task(task)
-        self.record.costs.begin_task(self.data.order[task], trainer.strategy.root_device, inside.costs)
+        over = {(_scoring(after), name) for after, cells in inside.cells.items() for name in cells}
+        over |= {(TRAINING, "")} if inside.stage == "scoring" else set()
+        self.stages.begin_task(task, trainer.strategy.root_device, inside.costs, over)
         untrained = inside.stage != "scoring" or ZERO_SHOT in inside.cells
         if task == 0 and self.settings.zero_shot and self.record.zero_shot is None and untrained:
-            with self.record.costs.stage("zero-shot"):
-                self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
+            self.record.zero_shot = self._score(ZERO_SHOT, range(len(self.data.columns)))
 
     def end(self, task: int) -> None:
         """End a task after its last optimiser step: freeze the branch, score, commit."""
-        adapter, name, costs = self.module.adapter, self.data.order[task], self.record.costs
-        self.stages.begin("boundary")
-        with costs.stage("end"):
-            for callback in self.callbacks:
-                callback.on_task_end(self.context, task)
+        adapter, name = self.module.adapter, self.data.order[task]
+        for callback in self.callbacks:
+            callback.on_task_end(self.context, task)
         state = {key: tensor.cpu().contiguous() for key, tensor in adapter.task_state().items()}
         distributed.assert_in_sync(state.values(), f"adapters after task {name}")
         stored = save_tensors(state)
         self.context.write(adapter_file(name), stored)
         self.saving.states(task + 1)
         trained = sum(p.numel() for group in adapter.param_groups() for p in group["params"])
-        costs.add(
+        self.record.costs.add(
             trained_parameters=trained,
             stored_parameters=sum(tensor.numel() for tensor in state.values()),
             stored_bytes=len(stored),
@@ -247,15 +245,13 @@ class SequenceRun:
         self._score_and_commit(task)
 
     def _score_and_commit(self, task: int) -> None:
-        name, costs, scored = self.data.order[task], self.record.costs, self.data.scored_after(task)
+        name, scored = self.data.order[task], self.data.scored_after(task)
         row: list[float | None] = [None] * len(self.data.columns)
-        with costs.stage("scoring"):
-            row[scored.start : scored.stop] = self._score(name, scored, task)
+        row[scored.start : scored.stop] = self._score(name, scored, task)
         self.record.matrix.append(row)
         self.record.trained.append(self.saving.inside.trained)
-        self.stages.begin("saving")
         self.saving.task()
-        self.context.log(costs.values())
+        self.context.log(self.record.costs.values())
         for callback in self.callbacks:
             callback.on_task_scored(self.context, task)
         release_memory()
@@ -268,24 +264,34 @@ class SequenceRun:
             if name in self.record.cells.get(after, ()):
                 continue
             asked, ranks = self.data.scored(task, j), distributed.world_size()
-            self.stages.begin(UNTRAINED if after == ZERO_SHOT else SCORING, len(asked.test), name)
+            self.stages.begin(_scoring(after), len(asked.test), name)
             scored = score_task(
                 self.module,
                 asked,
                 self.data.eval_batch_size,
                 lambda count, ranks=ranks: self.stages.advance(count * ranks),
             )
+            self.stages.begin("saving")
             self.context.write(prediction_file(after, name), to_jsonl(scored.rows))
             self.record.add(after, name, scored)
             self.saving.cell()
         return self.record.scores(after, names)
 
-    def _plan(self, task: int) -> dict[Key, float]:
-        """Return the work on a task that is known before: training examples, and prompts of each task to score."""
-        new, scored = self.data.tasks[task], self.data.scored_after(task)
-        cells = {(SCORING, self.data.columns[j]): len(self.data.scored(task, j).test) for j in scored}
-        return {(TRAINING, ""): new.epochs * len(new.train), **cells}
+    def _plan(self, task: int) -> Plan:
+        """Return the work on a task that is known before: training tokens, prompts to score, what callbacks know."""
+        data, work = self.data, Counter({TRAINING: self.data.tasks[task].tokens})
+        for callback in self.callbacks:
+            work.update(callback.work(self.context, task))
+        cells = {(SCORING, data.columns[j]): len(data.scored(task, j).test) for j in data.scored_after(task)}
+        if task == 0 and self.settings.zero_shot:
+            cells |= {(UNTRAINED, of.spec.name): len(of.test) for of in data.evaluated}
+        return {(stage, ""): units for stage, units in work.items()} | cells
 
     def _on_stage(self, stages: Stages) -> None:
         for callback in self.callbacks:
             callback.on_stage(self.context, stages)
+
+
+def _scoring(after: str) -> str:
+    """Return the name of the stage that scores the model after a task."""
+    return UNTRAINED if after == ZERO_SHOT else SCORING

@@ -1,88 +1,139 @@
-"""Measured costs of stages, and what further tasks cost by them. Pure arithmetic: no clock."""
+"""What further work of a run costs by what its stages have cost. Pure arithmetic: no clock."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
-#: A stage, and the task that it scores, or "".
-Key = tuple[str, str]
-#: The stages of which the amount of work is known before, and the one that scores the untrained model.
+from cl_lightning.sequence.costs import Key
+
+#: Stages of which the amount of work is known before, and the one that scores the untrained model.
 TRAINING, SCORING, ZERO_SHOT = "training", "scoring", "zero-shot"
+#: Units of work of a task that are known before it, by stage and scored task.
+Plan = Mapping[Key, float]
 
 
-@dataclass
-class Cost:
-    """Seconds, and the units of work done in them."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds, and the planned units of work done in them."""
 
     seconds: float = 0.0
     units: float = 0.0
 
 
-@dataclass
-class Costs:
-    """Costs of the stages of the tasks so far.
-
-    A task costs what the last finished one did, stage by stage. Where the amount of work is known before (optimiser
-    steps, scored prompts), it costs that amount at the last price of a unit. As seen tasks are scored, later tasks cost
-    more. A task that was never scored after training costs what scoring it before training did, times the ratio
-    of both over the tasks that have both: trained models answer shorter.
+@dataclass(frozen=True)
+class Going:
+    """A stage that goes on.
 
     Attributes:
-        tasks: number of finished tasks.
-        last: the last cost of each stage and item.
-        now: those of the task that is worked on.
-        before: those of the last finished task.
+        left, done: planned units still to do, None if that is not known; and those that this process has done.
+        seconds: it has taken.
+        advanced: what `seconds` was when `done` last changed.
+        pace: seconds of a planned unit; None before that is measured.
     """
 
-    tasks: int = 0
-    last: dict[Key, Cost] = field(default_factory=dict)
-    now: dict[Key, Cost] = field(default_factory=dict)
-    before: dict[Key, Cost] = field(default_factory=dict)
+    left: float | None
+    done: float
+    seconds: float
+    advanced: float
+    pace: float | None
 
-    def add(self, key: Key, seconds: float, units: float) -> None:
-        """Add what a stage of the task cost."""
-        cost = self.now.setdefault(key, Cost())
-        cost.seconds += seconds
-        cost.units += units
-        self.last[key] = cost
 
-    def end_task(self) -> None:
-        """Let the task be the last finished one."""
-        self.before, self.now = self.now, {}
-        self.tasks += 1
+@dataclass(frozen=True)
+class TimeLeft:
+    """The rest of a run, from what was measured of it.
 
-    def of(self, key: Key, units: float | None = None) -> float:
-        """Return the seconds that a stage takes in a task: at the price of a unit, or as in the last finished task."""
-        if units is None:
-            return self.before.get(key, Cost()).seconds
-        return units * self._price(key)
+    Work that is planned (training tokens, scored prompts) costs its amount at the last price of a unit: of the current
+    task, or of the last task that had it. Other work costs what it did in the last finished task; in the first task,
+    what it has cost so far. A task that was never scored after training costs what scoring it before training did,
+    times the ratio of both over the tasks that have both: trained models answer shorter.
 
-    def rest_of(self, key: Key, units: float | None = None) -> float:
-        """Return the seconds that a stage still takes in the task that is worked on, less those it has taken."""
-        return max(0.0, self.of(key, units) - self.now.get(key, Cost()).seconds)
+    Attributes:
+        plan: of each task.
+        finished: seconds of the finished tasks by stage and scored task.
+        now: the same of the current task so far; None between tasks.
+        ended: stages of the current task that have ended in this process.
+        over: those that do not begin again.
+        going: those that go on.
+    """
 
-    def of_task(self, plan: Mapping[Key, float]) -> float:
-        """Return the seconds that a task takes, of which the units in `plan` are known."""
-        return sum(self.of(key, plan.get(key)) for key in self._stages(plan))
+    plan: Sequence[Plan]
+    finished: Sequence[Mapping[Key, float]]
+    now: Mapping[Key, float] | None
+    ended: Mapping[Key, Spent]
+    over: AbstractSet[Key]
+    going: Mapping[Key, Going]
 
-    def rest_of_task(self, plan: Mapping[Key, float], current: Key) -> float:
-        """Return the seconds that the task's other stages than `current` still take; a planned one is begun once."""
-        rest = self._stages(plan) - {current} - (self.now.keys() & plan.keys())
-        return sum(self.rest_of(key, plan.get(key)) for key in rest)
+    def total(self) -> float | None:
+        """Return the seconds left; None where the price of planned work is not known."""
+        rest = self.plan[len(self.finished) :]
+        if self.now is None:
+            return _sum(map(self._task, rest))
+        return _sum([self._current(rest[0], self.now), *map(self._task, rest[1:])])
 
-    def _stages(self, plan: Mapping[Key, float]) -> set[Key]:
-        # Other tasks' scores are planned, and the untrained model is scored once.
-        once = {name for name, _ in plan} | {ZERO_SHOT}
-        return plan.keys() | {key for key in self.before if key[0] not in once}
+    def _task(self, plan: Plan) -> float | None:
+        """Return the seconds of a later task."""
+        last = self.finished[-1] if self.finished else self.now or {}
+        other = [seconds for key, seconds in last.items() if self._is_other(key)]
+        return _sum([*(self._cost(key, units) for key, units in plan.items()), *other])
 
-    def _price(self, key: Key) -> float:
-        """Return the seconds of a unit."""
-        if (known := self.last.get(key)) is not None and known.units:
-            return known.seconds / known.units
-        same = {item: cost for (name, item), cost in self.last.items() if name == key[0] and cost.units}
-        if key[0] == SCORING and (untrained := self.last.get((ZERO_SHOT, key[1]))) is not None and untrained.units:
-            both = [(cost, self.last[ZERO_SHOT, item]) for item, cost in same.items() if (ZERO_SHOT, item) in self.last]
-            seconds = sum(cost.seconds for _, cost in both)
-            ratio = sum(cost.seconds for cost, _ in both) / seconds if seconds else 1.0
-            return ratio * untrained.seconds / untrained.units
-        units = sum(cost.units for cost in same.values())
-        return sum(cost.seconds for cost in same.values()) / units if units else 0.0
+    def _current(self, plan: Plan, now: Mapping[Key, float]) -> float | None:
+        """Return the seconds that the current task still takes."""
+        last = self.finished[-1] if self.finished else {}
+        planned = [self._rest_of(key, units) for key, units in plan.items() if key not in self.over]
+        other = [
+            max(0.0, seconds - now.get(key, 0.0))
+            for key, seconds in last.items()
+            if self._is_other(key) and key not in self.over
+        ]
+        return _sum([*planned, *other])
+
+    def _rest_of(self, key: Key, units: float) -> float | None:
+        """Return the seconds that a planned stage of the current task still takes."""
+        done = self.ended.get(key, Spent()).units
+        going = self.going.get(key)
+        if going is None:
+            return self._cost(key, max(0.0, units - done))
+        left = max(0.0, units - done - going.done) if going.left is None else going.left
+        if going.pace is not None:
+            return max(0.0, left * going.pace - (going.seconds - going.advanced))
+        price = self._price(key)
+        return None if price is None else max(0.0, (left + going.done) * price - going.seconds)
+
+    def _is_other(self, key: Key) -> bool:
+        """Whether a stage is planned in no task."""
+        return all(key[0] != name for plan in self.plan for name, _ in plan)
+
+    def _cost(self, key: Key, units: float) -> float | None:
+        if not units:
+            return 0.0
+        price = self._price(key)
+        return None if price is None else units * price
+
+    def _price(self, key: Key) -> float | None:
+        """Return the seconds of a planned unit of a stage; None if that is not known."""
+        if (measured := self._measured(key)) is not None:
+            return measured
+        name, item = key
+        there = {item for plan in self.plan for other, item in plan if other == name}
+        same = {item: price for item in there if (price := self._measured((name, item))) is not None}
+        untrained = {item: price for item in (item, *same) if (price := self._measured((ZERO_SHOT, item))) is not None}
+        if name == SCORING and item in untrained:
+            both = same.keys() & untrained.keys()
+            before = sum(untrained[item] for item in both)
+            return untrained[item] * (sum(same[item] for item in both) / before if before else 1.0)
+        return sum(same.values()) / len(same) if same else None
+
+    def _measured(self, key: Key) -> float | None:
+        going = self.going.get(key)
+        if going is not None and going.pace is not None:
+            return going.pace
+        if (spent := self.ended.get(key)) is not None and spent.units:
+            return spent.seconds / spent.units
+        before = [*zip(self.finished, self.plan, strict=False)]
+        return next((of[key] / plan[key] for of, plan in reversed(before) if key in of and plan.get(key)), None)
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    """Return the sum; None if a part is not known."""
+    known = list(parts)
+    return None if None in known else sum(known)

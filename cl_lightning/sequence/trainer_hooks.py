@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Callback
 from cl_lightning.common import distributed, stopping
 from cl_lightning.common.seeding import random_streams, set_random_streams
 from cl_lightning.common.terminal import say
-from cl_lightning.sequence.costs import Costs
 from cl_lightning.sequence.learning import Learning
 from cl_lightning.sequence.loggers import RunLogs
 from cl_lightning.sequence.save_every import Pace
@@ -36,9 +35,8 @@ class TrainerHooks(Callback):
         begin: called with the Trainer in its setup stage.
         end: called after the last optimiser step.
         logs: loggers of loss and learning rate.
-        costs: measures the training.
         log_every: optimiser steps between logged losses.
-        stages: is told of the training and its steps.
+        stages: is told of the training, its steps and its end.
         save: called after an optimiser step that `pace` says is due, or after SIGTERM, with the Trainer and the number
             of this rank's micro-batches in this epoch. If an epoch or the task ends there, or is validated, a later
             step is saved.
@@ -50,13 +48,12 @@ class TrainerHooks(Callback):
         begin: Callable[[pl.Trainer], None],
         end: Callable[[], None],
         logs: RunLogs,
-        costs: Costs,
         log_every: int,
         stages: Stages,
         save: Callable[[pl.Trainer, int], None],
         pace: Pace,
     ) -> None:
-        self.begin, self.end, self.logs, self.costs, self.log_every = begin, end, logs, costs, log_every
+        self.begin, self.end, self.logs, self.log_every = begin, end, logs, log_every
         self.stages, self.first_token = stages, logs.clock.tokens
         self.save, self.pace = save, pace
         self.loss: Any = 0.0
@@ -73,10 +70,10 @@ class TrainerHooks(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stopping.install_handlers()  # the Trainer has installed its own for the duration of fit
         stopping.postpone()
-        self.stages.begin(TRAINING, int(trainer.estimated_stepping_batches) - trainer.global_step)
-        self.pace.begin(trainer.global_step)
         self.learning.steps = int(trainer.estimated_stepping_batches)
-        self.costs.enter("training")
+        planned = self.stages.plan[self.stages.task][TRAINING, ""]
+        self.stages.begin(TRAINING, self.learning.steps, done=trainer.global_step, planned=planned)
+        self.pace.begin(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -112,7 +109,8 @@ class TrainerHooks(Callback):
         self._due, self._asked = self._due or bool(due), self._asked or bool(asked)
         if (self._due or self._asked) and self._goes_on(trainer, batch_idx + 1):
             self._due = False
-            self.save(trainer, batch_idx + 1)
+            with self.stages.within("saving"):
+                self.save(trainer, batch_idx + 1)
             self.pace.begin(trainer.global_step)
             if self._asked:
                 stopping.end_now()
@@ -125,9 +123,9 @@ class TrainerHooks(Callback):
         return not last and not validates
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.costs.leave()
-        tokens, seconds = self.logs.clock.tokens - self.first_token, self.costs.seconds("training")
-        self.costs.add(tokens_per_second=tokens / seconds)
+        self.stages.begin("end")
+        tokens, costs = self.logs.clock.tokens - self.first_token, self.stages.costs
+        costs.add(tokens_per_second=tokens / costs.seconds(TRAINING))
         if distributed.rank() == 0 and (warning := self.learning.warning(pl_module.task_name)):
             say(f"  warning: {warning}")
         self.end()

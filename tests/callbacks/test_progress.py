@@ -13,14 +13,18 @@ from callbacks.progress import Display, TaskProgress
 from cl_lightning.common import distributed, terminal
 from cl_lightning.common.errors import TrainingError
 from cl_lightning.sequence.stages import Stages
-from cl_lightning.sequence.time_left import SCORING, TRAINING, ZERO_SHOT
+from cl_lightning.sequence.time_left import SCORING, TRAINING, ZERO_SHOT, Plan
 from tests.conftest import ROOT
 from tests.launch import launched
 from tests.results.test_width import NAMES, Terminal
 from tests.runs import BASE
 
 ORDER = ["FOMC", "Py150"]
-PLAN = [{(TRAINING, ""): 8, (SCORING, "FOMC"): 4}, {(TRAINING, ""): 8, (SCORING, "FOMC"): 4, (SCORING, "Py150"): 4}]
+
+
+def plan(first: str, second: str) -> list[Plan]:
+    one = {(TRAINING, ""): 8, (SCORING, first): 4}
+    return [{**one, (ZERO_SHOT, first): 4, (ZERO_SHOT, second): 4}, {**one, (SCORING, second): 4}]
 
 
 class Watched:
@@ -29,21 +33,29 @@ class Watched:
     def __init__(self, order: list[str] | None = None) -> None:
         self.callback, self.now = TaskProgress(), 0.0
         self.stages = Stages(
-            order or ORDER, PLAN, lambda stages: self.callback.on_stage(None, stages), lambda: self.now
-        )  # type: ignore[arg-type]
+            order or ORDER,
+            plan(*(order or ORDER)),
+            watch=lambda stages: self.callback.on_stage(None, stages),  # type: ignore[arg-type]
+            clock=lambda: self.now,
+        )
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    def task(self, task: int) -> None:
-        self.stages.begin_task(task)
-        self.stages.begin("start")
-        for _ in self.stages.counted("gradients", range(2), 2):
-            self.wait(10)
-        self.stages.begin(TRAINING, 2)
-        for loss in (2.5, 1.25):
+    def train(self, losses: tuple[float, ...]) -> None:
+        self.stages.begin(TRAINING, len(losses), planned=8)
+        for loss in losses:
             self.wait(15)
             self.stages.step(loss, 3000)
+            self.callback.on_train_batch_end(None, None, None, None, 0)  # type: ignore[arg-type]
+
+    def task(self, task: int) -> None:
+        if self.stages.task != task:
+            self.stages.begin_task(task)
+        self.stages.begin("start")
+        for _ in self.stages.counted("gradients", range(2), 2, lambda batch: 1):
+            self.wait(10)
+        self.train((2.5, 1.25, 1.0, 0.5))
         for name in self.stages.order[: task + 1]:
             self.stages.begin(SCORING, 4, name)
             self.wait(30)
@@ -97,7 +109,7 @@ def test_the_display_names_task_stage_steps_loss_speed_and_the_time_left(monkeyp
 @pytest.mark.parametrize("name", NAMES)
 def test_the_display_fits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminals(monkeypatch)
-    run = Watched([NAMES[name], NAMES[name]])
+    run = Watched([NAMES[name], f"{NAMES[name]} 2"])
     run.task(0)
     run.stages.begin_task(1)
     run.stages.begin(TRAINING, 123456)
@@ -124,25 +136,42 @@ def test_what_is_printed_meanwhile_stands_above_it(monkeypatch: pytest.MonkeyPat
     assert out.getvalue() == "after\n"
 
 
-def test_plain_lines_where_standard_error_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+#: Lines of the first task, with scores of the untrained model and without, and those of the second.
+FIRST = {
+    True: [
+        "task 1/2 FOMC: zero-shot",
+        "task 1/2 FOMC: gradients",
+        "task 1/2 FOMC: training, 4 steps",
+        "task 1/2 FOMC: training, step 2 of 4, about 4:50 left",
+        "task 1/2 FOMC: scoring, about 4:20 left",
+    ],
+    False: [
+        "task 1/2 FOMC: gradients",
+        "task 1/2 FOMC: training, 4 steps",
+        "task 1/2 FOMC: scoring",
+    ],
+}
+SECOND = [
+    "task 2/2 Py150: gradients, about 2:20 left",
+    "task 2/2 Py150: training, 4 steps, about 2:00 left",
+    "task 2/2 Py150: scoring, about 1:00 left",
+]
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_plain_lines_where_standard_error_is_no_terminal(untrained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     terminals(monkeypatch)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     run = Watched()
-    run.stages.begin_task(0)
-    for name in ORDER:
-        run.stages.begin(ZERO_SHOT, 4, name)
-        run.wait(60)
+    if untrained:
+        run.stages.begin_task(0)
+        for name in ORDER:
+            run.stages.begin(ZERO_SHOT, 4, name)
+            run.wait(60)
+            run.stages.advance(4)
     for task in (0, 1):
         run.task(task)
-    assert sys.stderr.getvalue().splitlines() == [
-        "task 1/2 FOMC: zero-shot",
-        "task 1/2 FOMC: gradients",
-        "task 1/2 FOMC: training, 2 steps",
-        "task 1/2 FOMC: scoring",
-        "task 2/2 Py150: gradients, about 1:50 left",
-        "task 2/2 Py150: training, 2 steps, about 1:30 left",
-        "task 2/2 Py150: scoring, about 1:00 left",
-    ]
+    assert sys.stderr.getvalue().splitlines() == FIRST[untrained] + SECOND
 
 
 @pytest.mark.parametrize("hidden", ["quiet", "another rank"])

@@ -68,7 +68,7 @@ class TinyRun:
         """Begin, train by two steps, end and score a task, in a run's order of hooks; the terms of the last loss."""
         data, adapter = self.context.data, self.module.adapter
         data.activate(task)
-        self.record.costs.begin_task(data.order[task], torch.device("cpu"))
+        self.record.stages.begin_task(task)
         if task == 0:
             for callback in self.callbacks:
                 callback.on_base(self.context)

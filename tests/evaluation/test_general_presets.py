@@ -26,6 +26,7 @@ from cl_lightning.evaluation.general.harness import HarnessLM
 from cl_lightning.evaluation.general.measure import TASK_FILES, load, measure
 from cl_lightning.evaluation.general.presets import Entry, read_preset, shipped
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.stages import Stages
 from tests.commands.test_cli import configs as experiment
 from tests.commands.test_cli import launch
 from tests.conftest import SHARED
@@ -328,6 +329,7 @@ def test_the_preset_of_instructions(
 
     monkeypatch.setattr(HarnessLM, "generate_until", generate_until)
     run = SimpleNamespace(order=["FOMC"], data=SimpleNamespace(root=tmp_path), module=tiny("float32"))
+    run.record = SimpleNamespace(stages=Stages(run.order))
     run.say, run.log, run.write = (lambda *_: None for _ in range(3))
     ability = GeneralAbility("instructions")
     with pytest.raises(DataError) as error:

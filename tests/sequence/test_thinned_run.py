@@ -159,7 +159,9 @@ def test_the_time_left_knows_what_is_scored() -> None:
     known = run.stages.left()
     thin = [{key: n for key, n in full[i].items() if key[0] != SCORING or i % 2 or key[1] == name}
             for i, name in enumerate(run.stages.order)]  # fmt: skip
-    stages = Stages(run.stages.order, thin, clock=run.clock, task=0, costs=run.stages.costs)
+    stages = Stages(run.stages.order, thin, clock=run.clock, costs=run.stages.costs)
+    stages.begin_task(0, before=run.stages.costs.tasks["a"])
+    stages.end_task()
     saved = PROMPTS * (PROMPT["a"] + PROMPT["b"])
     assert known is not None and stages.left() == pytest.approx(known - saved)
 

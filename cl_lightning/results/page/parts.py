@@ -27,6 +27,7 @@ class Chart:
         numbers: table of the numbers drawn.
         draw: draws the chart on an empty figure.
         size: inches. Up to 3.4 wide it fits a phone and a column of a paper; 7 wide it fits a page.
+        like: what shows the same in the papers, see `papers`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Chart:
     numbers: Rows
     draw: Callable[[Figure], None]
     size: tuple[float, float] = (3.4, 2.6)
+    like: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ import pytest
 from cl_lightning.commands import compare
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.results.comparison.table import compare as aligned
+from cl_lightning.results.page import papers
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.comparing import SECTIONS, differences
 from cl_lightning.results.page.comparing.plane import front
 from cl_lightning.results.page.comparing.selection import Selection
 from cl_lightning.results.page.parts import Missing
+from tests.conftest import ROOT
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.test_compare import INDEPENDENT, LOW, OTHER, PLAIN, MakeRun, run, shifted
 
@@ -76,6 +78,23 @@ def test_charts_show_the_same_aggregates(runs: list[Path], tmp_path: Path) -> No
     assert curves[1:] == [["lora", "75.00 ± 0.00", "62.50 ± 3.54"], ["other", "40.00", "22.50"]]
     forgotten = table(page, "Numbers of: Points forgotten")
     assert [row[1] for row in forgotten[1:]] == [f"{found.aggregate(r, 0, 'forget_T').mean:.2f}" for r in range(2)]
+
+
+def test_charts_say_what_they_are_like_in_the_papers(runs: list[Path], tmp_path: Path) -> None:
+    """In the words of the documents, which say where there is nothing like it."""
+    figures = page_of(runs, to=tmp_path / "page.html").all("figure")
+    lines = {
+        figure.one("figcaption").text.split()[0]: [
+            e.text.removeprefix("In the papers: ") for e in figure.all("p") if e.attributes.get("class") == "like"
+        ]
+        for figure in figures
+    }
+    assert lines["FP"] == [f"{papers.GAIN_CURVES}.", f"{papers.GAIN_SWEPT}."]
+    assert lines["Mean"] == lines["Points"] == [f"{papers.SLICE_TABLE}."]
+    assert [] in lines.values(), "differences are in neither paper"
+    shown = (ROOT / "docs" / "report.md").read_text()
+    texts = [value for name, value in vars(papers).items() if name.isupper()]
+    assert len(texts) == 4 and [text for text in texts if f"| {text.partition(';')[0]} |" not in shown] == []
 
 
 def test_the_baseline_and_the_metrics_are_those_asked_for(runs: list[Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cl_lightning.metrics.bootstrap import format_interval
+from cl_lightning.results.page import papers
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.drawing import drawing
 from cl_lightning.results.page.palette import COLOURS
@@ -47,6 +48,11 @@ def outside(page: Element) -> list[str]:
     styles = [e.attributes.get("style", "") + (e.text if e.tag == "style" else "") for e in page.all()]
     urls = [url for style in styles for url in re.findall(r"url\(['\"]?([^)]*)|@import (\S+)", style)]
     return [u for u in [*found, *("".join(pair) for pair in urls)] if not u.startswith(("#", "data:image/png;base64,"))]
+
+
+def test_gates_say_what_they_are_like_in_the_paper(page: Element) -> None:
+    lines = [e.text for e in page.all("p") if e.attributes.get("class") == "like"]
+    assert lines == 2 * [f"In the papers: {papers.GAIN_GATES}."], "of the mean and of the largest opening"
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cl_lightning.metrics.matrix import is_whole
 from cl_lightning.results.page.comparing.selection import Selection, height, key, look, named
+from cl_lightning.results.page.papers import GAIN_CURVES, GAIN_SWEPT
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def _chart(lines: list[Line], name: str, suffix: str) -> Chart:
         Rows("", ["method", *("1 task" if n == 1 else f"{n} tasks" for n in scored)], rows),
         lambda figure: _draw(figure, lines, tasks),
         (3.4, height(len(lines), 2.4)),
+        [GAIN_CURVES, GAIN_SWEPT],
     )
 
 

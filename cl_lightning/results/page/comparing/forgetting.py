@@ -9,6 +9,7 @@ from cl_lightning.metrics.matrix import CONVENTIONS
 from cl_lightning.results.comparison.table import Aggregate
 from cl_lightning.results.page.comparing.selection import Selection, look, named
 from cl_lightning.results.page.palette import INK
+from cl_lightning.results.page.papers import SLICE_TABLE
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def _chart(found: Found, name: str, suffix: str) -> Chart:
         Rows("", ["method", "forget_T", "sd over seeds", "95 % interval", "seeds"], rows),
         lambda figure: _draw(figure, found),
         (3.4, 0.9 + 0.24 * len(found)),
+        [SLICE_TABLE],
     )
 
 

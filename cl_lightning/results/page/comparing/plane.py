@@ -10,6 +10,7 @@ from cl_lightning.results.comparison.table import Aggregate
 from cl_lightning.results.page.comparing.selection import Selection, height, key, look, named
 from cl_lightning.results.page.drawing import tip
 from cl_lightning.results.page.palette import MUTED
+from cl_lightning.results.page.papers import SLICE_TABLE
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.sections.plane import diagonal
 
@@ -71,6 +72,7 @@ def _chart(points: list[Point], name: str, suffix: str) -> Chart:
         Rows("", ["method", "ap", "95 % interval", "fp", "95 % interval", "on the front"], rows),
         lambda figure: _draw(figure, points, best),
         (3.4, height(len(points), 3.2)),
+        [SLICE_TABLE],
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cl_lightning.results.page.heat import Heat
+from cl_lightning.results.page.papers import GAIN_GATES
 from cl_lightning.results.page.parts import Chart, Missing, Rows, Section
 from cl_lightning.results.page.source import Source
 
@@ -36,4 +37,5 @@ def _chart(run: Source, rows: list[dict[str, Any]], name: str, column: str, titl
         Rows("", ["gate of", *run.done], [[gate, *row] for gate, row in zip(run.done, values, strict=True)]),
         heat.draw,
         heat.size,
+        [GAIN_GATES],
     )

@@ -12,6 +12,8 @@ from cl_lightning.sequence.folder import RECORD
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Stages in the order of a task; those of callbacks come after them.
+STAGES = ("zero-shot", "start", "gradients", "inputs", "training", "probes", "end", "scoring", "saving")
 #: Columns of the table of `SliceInit`.
 BEFORE, SECONDS = "boundary before", "seconds"
 MIB = 2**20
@@ -29,7 +31,8 @@ def _section(run: Source) -> Section | Missing:
     tables = _boundaries(run)
     if not costs:
         return Section("Time", tables=tables) if tables else Missing("time and memory of each stage")
-    stages = list(dict.fromkeys(stage for of in costs.values() for stage in of.get("seconds", {})))
+    found = dict.fromkeys(stage for of in costs.values() for stage in of.get("seconds", {}))
+    stages = [*(stage for stage in STAGES if stage in found), *(stage for stage in found if stage not in STAGES)]
     total = {stage: sum(of.get("seconds", {}).get(stage, 0.0) for of in costs.values()) for stage in stages}
     whole = sum(total.values())
     shares = ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in total.items()) if whole else ""
@@ -70,7 +73,8 @@ def _draw(figure: Figure, costs: Costs, stages: list[str]) -> None:
     axes, places, left = figure.subplots(), range(len(costs)), [0.0] * len(costs)
     for k, stage in enumerate(stages):
         seconds = [of["seconds"].get(stage, 0.0) for of in costs.values()]
-        axes.barh(places, seconds, 0.7, left=left, color=SERIES[k % len(SERIES)], label=stage)
+        lines = "///" * (k // len(SERIES))  # distinguish bars where colours are used again
+        axes.barh(places, seconds, 0.7, left=left, color=SERIES[k % len(SERIES)], hatch=lines, label=stage)
         left = [before + more for before, more in zip(left, seconds, strict=True)]
     axes.set_yticks(places, [*map(label, costs)])
     axes.invert_yaxis()
