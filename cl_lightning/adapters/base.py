@@ -100,7 +100,7 @@ class AdapterStrategy(Described, nn.Module, ABC):
             ConfigError: see `adapters.selection`; or it is attached to another model.
         """
         if self._layers:
-            raise ConfigError(f"model.adapter: this {type(self).__name__} is in another model; make one for each")
+            raise ConfigError(f"model.adapter: this {type(self).__name__} is in another model; give each its own")
         chosen = selected(llm, output_head, self.targets, self.rank)
         self.remarks = chosen.remarks
         for name, base in chosen.layers.items():

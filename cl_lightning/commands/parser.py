@@ -1,7 +1,8 @@
 """The parser of `cl-lightning run`: Lightning CLI (jsonargparse, omegaconf) with named slots for task callbacks."""
 
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import set_dumper
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -63,6 +64,12 @@ class ContinualCLI(LightningCLI):
         parser.add_argument("--observers", type=slots, default={}, help="callbacks that only observe, by name")
         parser.add_class_arguments(SequenceSettings, "sequence")
         parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """See the base class, whose parser lets null pass for the options of sections."""
+        super().parse_arguments(parser, args)
+        for section, kind in FILLED.items():
+            _check_filled(section, kind, self.config)
 
     def instantiate_classes(self) -> None:
         try:
@@ -129,10 +136,23 @@ class Resolved(ContinualCLI):
         return {**config, "trainer": {**config["trainer"], **self._objects}}
 
 
+def _check_filled(section: str, kind: type, config: Any) -> None:
+    """Raise ConfigError for an option of a section that is null and may not be."""
+    for name, hint in get_type_hints(kind.__init__).items():
+        option = f"{section}.{name}"
+        if is_dataclass(hint):
+            _check_filled(option, hint, config)
+        elif name != "return" and config.get(option, "") is None and type(None) not in get_args(hint):
+            raise ConfigError(f"{option} is empty; give it a value, or leave it out")
+
+
 def _has_objects(value: Any) -> bool:
     """Whether a described value is an object, or a list of some."""
     return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
 
+
+#: Sections whose options are those of a class.
+FILLED = {"model": ContinualLM, "data": TaskSequence, "sequence": SequenceSettings}
 
 _SETTINGS: dict[str, Any] = {
     "trainer_class": TaskTrainer,

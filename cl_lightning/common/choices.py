@@ -1,7 +1,6 @@
 """Check texts that a script chooses among: the command line has its parser for that."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from inspect import signature
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,7 +22,6 @@ def check_choices(kind: type, args: Sequence[Any], given: Mapping[str, Any]) -> 
             raise ConfigError(f"{kind.__name__}.{name}: {value!r} is not known; {nearest(value, listed)}")
 
 
-@cache
 def _listed(kind: type) -> dict[str, tuple[str, ...]]:
     """Return the texts that each argument may be, of those that list them; a base class may take further arguments."""
     found: dict[str, tuple[str, ...]] = {}

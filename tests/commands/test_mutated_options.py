@@ -93,6 +93,18 @@ def test_the_unmutated_one_comes_to_its_folder(tmp_path: Path) -> None:
     assert f"{NOWHERE}: cannot be written" in errors
 
 
+@pytest.mark.parametrize("name", ["model.warmup", "model.backbone.dtype", "data.batch_size", "sequence.report"])
+def test_null_is_refused_where_a_value_is_needed(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {}
+    put(options, name, None)
+    assert outcome(options, tmp_path) == (2, f"error: {name} is empty; give it a value, or leave it out\n")
+
+
+def test_null_is_taken_where_it_means_something(tmp_path: Path) -> None:
+    options = {"data": {"train_samples": None}, "model": {"backbone": {"revision": None}}, "sequence": {"name": None}}
+    assert f"{NOWHERE}: cannot be written" in outcome(options, tmp_path)[1]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_mutated_configurations_are_accepted_or_refused_in_one_line(part: int, tmp_path: Path) -> None:

@@ -171,5 +171,5 @@ def test_each_model_has_a_strategy_of_its_own() -> None:
         module.load(module.backbone.load_tokenizer())
     assert all(layer in set(one.llm.modules()) for layer in one.adapter.layers.values())
     assert all(layer in set(two.llm.modules()) for layer in two.adapter.layers.values())
-    with pytest.raises(ConfigError, match=r"model.adapter: this SeqLoRA is in another model; make one for each"):
+    with pytest.raises(ConfigError, match=r"model.adapter: this SeqLoRA is in another model; give each its own"):
         ContinualLM(Backbone("random-llama"), one.adapter).load(one.tokenizer)
