@@ -51,8 +51,6 @@ class SelfDistillation(TaskCallback):
             raise ConfigError(f"boundary.self_distillation.strength: {strength} must not be negative")
         if not 0 <= rate <= 1:
             raise ConfigError(f"boundary.self_distillation.rate: {rate} must be at least 0 and at most 1")
-        if kl not in ("forward", "reverse"):
-            raise ConfigError(f"boundary.self_distillation.kl: {kl!r} is not valid; valid: forward, reverse")
         self.strength, self.rate, self.kl = strength, rate, kl
         self._slow: list[Tensor] = []
         self._steps = 0

@@ -73,3 +73,12 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_refused() -> None:
     llm.__class__ = Mixing
     with pytest.raises(ConfigError, match="mixing predicts other tokens in a padded batch than of each example alone"):
         generates_in_batches("mixing", llm, 0)
+
+
+@pytest.mark.parametrize(("value", "matrix"), [(float("nan"), "q_proj"), (0.0, "o_proj")])
+def test_predictions_that_cannot_be_compared_are_left_to_other_checks(value: float, matrix: str) -> None:
+    """Not finite, or of the last token alone."""
+    llm = make(FAMILIES["Llama"]())
+    for layer in llm.model.layers:
+        torch.nn.init.constant_(getattr(layer.self_attn, matrix).weight, value)
+    assert generates_in_batches("plain", llm, 0)
