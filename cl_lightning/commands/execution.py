@@ -79,6 +79,7 @@ def execute(parts: Parts) -> Path:
     """
     module, data, settings = parts.module, parts.data, parts.settings
     check_together(module, data, parts.boundary, parts.observers)
+    parts.trainers.check_machine()
     run_dir = _run_dir(settings, parts.experiment)
     set_threads(parts.trainers.processes, settings.threads)
 

@@ -93,12 +93,19 @@ class TaskTrainers:
         validates = self.options.get("limit_val_batches") not in (0, None) and self.data.validation_samples > 0
         check_stock(_listed(self.options.get("callbacks")), validates)
         try:
-            trainer = self.make(0, [], [])
-            if isinstance(trainer.strategy, ParallelStrategy):  # its launcher asks when training starts
-                environment = trainer.strategy.cluster_environment
-                environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+            self.make(0, [], [])
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+
+    def check_machine(self) -> None:
+        """Raise ConfigError for more processes than this machine's cores, or others than its cluster has started."""
+        trainer = self.make(0, [], [])
+        if isinstance(trainer.strategy, ParallelStrategy):  # its launcher asks when training starts
+            environment = trainer.strategy.cluster_environment
+            try:
+                environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+            except ValueError as error:
+                raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores, LEAST_CORES):
             raise ConfigError(f"trainer.devices: {trainer.num_devices} processes on {cores} cores; use at most {cores}")

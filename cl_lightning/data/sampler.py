@@ -29,8 +29,11 @@ def memory_per_step(batch_size: int, replay_ratio: float) -> int:
 def equal_parts(items: Sequence[Item], size: int, rank: int, world_size: int) -> list[Sequence[Item]]:
     """Divide one rank's share of `items` into parts of at most `size` (or 2), as many as each other rank has.
 
-    Passes are collectives where ranks share the base, and validation ends in one. There must be an item for each rank.
+    Passes are collectives where ranks share the base, and validation ends in one. There must be an item for each rank,
+    or none at all.
     """
+    if not items:
+        return []
     share, least, most = items[rank::world_size], len(items) // world_size, -(-len(items) // world_size)
     count = max(1, min(least, -(-most // size)))
     return [share[k * len(share) // count : (k + 1) * len(share) // count] for k in range(count)]

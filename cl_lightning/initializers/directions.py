@@ -13,12 +13,11 @@ left and right singular vectors of G of *disjoint* indices that together make 1.
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cl_lightning.common.errors import ConfigError, nearest
 from cl_lightning.linalg.low_rank import LowRank
 from cl_lightning.linalg.svd import check_count, top_singular
 
@@ -106,13 +105,6 @@ def unit_factors(
     check_gradient(gradient, weight)
     U, _, V = top_singular(gradient, 2 * rank, generator)
     return split_directions(U, V, rank, directions, generator)
-
-
-def check_variance(initializer: str, variance: str) -> Variance:
-    """Return the name of a variance. Raises ConfigError for an unknown one."""
-    if variance not in get_args(Variance):
-        raise ConfigError(f"{initializer} variance {variance!r}: {nearest(str(variance), get_args(Variance))}")
-    return variance
 
 
 def variance_scale(A: Tensor, B: Tensor, weight: Tensor, rank: int, variance: Variance = "uncentred") -> float:

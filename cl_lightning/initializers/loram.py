@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cl_lightning.initializers.base import Initializer, check_rank
-from cl_lightning.initializers.directions import Variance, check_variance, variance_scale
+from cl_lightning.initializers.directions import Variance, variance_scale
 
 
 class LoRAM(Initializer):
@@ -32,7 +32,7 @@ class LoRAM(Initializer):
     needs = "weight"
 
     def __init__(self, variance: Variance = "uncentred") -> None:
-        self.variance = check_variance("LoRAM", variance)
+        self.variance = variance
 
     def factors(
         self, weight: Tensor, statistic: None, rank: int, scaling: float, generator: torch.Generator

@@ -9,7 +9,6 @@ from cl_lightning.initializers.directions import (
     DIRECTIONS,
     Directions,
     Variance,
-    check_variance,
     unit_factors,
     variance_scale,
 )
@@ -50,7 +49,7 @@ class SLICE(Initializer):
     def __init__(self, directions: Directions = "ArB2r", variance: Variance = "uncentred") -> None:
         if directions not in DIRECTIONS:
             raise ConfigError(f"SLICE directions {directions!r}: {nearest(str(directions), DIRECTIONS)}")
-        self.directions, self.variance = directions, check_variance("SLICE", variance)
+        self.directions, self.variance = directions, variance
 
     def factors(
         self, weight: Tensor, statistic: Tensor | None, rank: int, scaling: float, generator: torch.Generator

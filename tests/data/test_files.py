@@ -140,9 +140,9 @@ def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
 
 def test_a_delimiter_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("text|label\na|b\n")
-    assert values(path, delimiter="|") == [{"text": "a", "label": "b"}]
-    assert [*values(path)[0]] == ["text|label"], "the control: it is not among those that are looked for"
+    path.write_text("text^label\na^b\n")
+    assert values(path, delimiter="^") == [{"text": "a", "label": "b"}]
+    assert [*values(path)[0]] == ["text^label"], "the control: it is not among those that are looked for"
 
 
 def test_one_column_needs_none(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
         r"MeetingBank has no closed label set \(its 400 .* 179 different",
     ),
     "unknown task": ({"task": "FOCM"}, ConfigError, r"benchmark\.task: unknown task 'FOCM'; did you mean FOMC"),
-    "unknown kind": ({"kind": "labls"}, ConfigError, r"kind: 'labls' is not valid; did you mean labels"),
+    "unknown kind": ({"kind": "labls"}, ConfigError, r"^Flipped\.kind: 'labls' is not known; did you mean labels"),
     "letters for letters": ({"kind": "letters"}, ConfigError, r"letters changes nothing where answers of FOMC are 'A'"),
     "capitals for capitals": ({"kind": "upper"}, ConfigError, r"upper changes nothing .*; choose another format"),
     "words without words": ({"kind": "words"}, ConfigError, r"words: give it together with kind=words"),

@@ -121,5 +121,5 @@ def test_loram_with_centred_variance_against_a_formed_product(shape: tuple[int, 
 
 
 def test_loram_knows_two_variances() -> None:
-    with pytest.raises(ConfigError, match="LoRAM variance 'centered': did you mean centred"):
+    with pytest.raises(ConfigError, match=r"^LoRAM\.variance: 'centered' is not known; did you mean centred"):
         LoRAM("centered")

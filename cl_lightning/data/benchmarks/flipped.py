@@ -57,8 +57,6 @@ class Flipped(Benchmark):
         instructed: bool = False,
         words: dict[str, str] | None = None,
     ) -> None:
-        if kind != "words" and kind not in NEW_ANSWERS:
-            raise ConfigError(f"data.benchmark.kind: {kind!r} is not valid; {nearest(kind, [*NEW_ANSWERS, 'words'])}")
         if (kind == "words") != bool(words):
             raise ConfigError("data.benchmark.words: give it together with kind=words, as {label: answer, ...}")
         self.base, self.task, self.kind, self.instructed, self.words = base, task, kind, instructed, words

@@ -223,9 +223,9 @@ FAULTS = (
     ),
     Fault(
         "the warm-up is off by one",
-        "cl_lightning/model/module.py",
-        "return (step + 1) / (warmup + 1) if step",
-        "return step / warmup if step",
+        "cl_lightning/model/optimizer.py",
+        "return (step + 1) / (rising + 1) if step",
+        "return step / rising if step",
         "tests/model/test_optimizer.py",
     ),
     Fault(
