@@ -26,6 +26,7 @@ from cl_lightning.evaluation.general.presets import read_preset
 from cl_lightning.metrics.bootstrap import interval
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.sequence.stages import Stages
 from tests.conftest import SHARED
 from tests.runs import adapters, all_tables, killed, record, same_bits, smoke
 
@@ -77,6 +78,7 @@ def test_the_whole_offline_preset_on_a_real_model_without_network(
     lines: list[str] = []
     files: dict[str, bytes] = {}
     run = SimpleNamespace(order=["FOMC"], data=SimpleNamespace(root=REAL.parent), module=real)
+    run.record = SimpleNamespace(stages=Stages(run.order))
     run.say, run.log, run.write = lines.append, lambda values: None, files.__setitem__
     real.llm.train()
     before = torch.get_rng_state()
