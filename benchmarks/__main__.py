@@ -117,8 +117,8 @@ def compare(earlier: str, names: Sequence[str], times: int, options: Sequence[st
 
 
 def verdict(then: Sequence[float], now: Sequence[float], less_is_better: bool) -> str:
-    """Say "worse" or "better" where the ratios of the two commits do not overlap, and both have some."""
-    if not then or not now:
+    """Say "worse" or "better" where the ratios of the two commits, two or more of each, do not overlap."""
+    if min(len(then), len(now)) < 2:
         return ""
     lower, higher = max(now) < min(then), min(now) > max(then)
     return "worse" if (higher if less_is_better else lower) else "better" if lower or higher else ""

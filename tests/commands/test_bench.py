@@ -68,7 +68,8 @@ def test_an_unknown_benchmark_is_named(bench: ModuleType, folder: Path) -> None:
 def test_a_ratio_is_worse_where_no_run_then_was_as_bad(bench: ModuleType) -> None:
     assert bench.verdict([2.0, 2.2], [1.7, 1.9], less_is_better=False) == "worse"
     assert bench.verdict([2.0, 2.2], [1.7, 2.0], less_is_better=False) == "", "they overlap"
-    assert bench.verdict([2.0, 2.2], [2.3], less_is_better=False) == "better"
-    assert bench.verdict([1.0, 1.1], [1.2], less_is_better=True) == "worse"
-    assert bench.verdict([1.0, 1.1], [0.9], less_is_better=True) == "better"
-    assert bench.verdict([], [1.0], less_is_better=False) == "", "the benchmark is new"
+    assert bench.verdict([2.0, 2.2], [2.3, 2.4], less_is_better=False) == "better"
+    assert bench.verdict([1.0, 1.1], [1.2, 1.3], less_is_better=True) == "worse"
+    assert bench.verdict([1.0, 1.1], [0.9, 0.9], less_is_better=True) == "better"
+    assert bench.verdict([], [1.0, 1.0], less_is_better=False) == "", "the benchmark is new"
+    assert bench.verdict([2.0], [1.0], less_is_better=False) == "", "one run of each shows no noise"
