@@ -68,7 +68,7 @@ class ContinualCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """See the base class, whose parser lets null pass for the options of sections."""
         super().parse_arguments(parser, args)
-        for section, kind in FILLED.items():
+        for section, kind in SECTION_CLASSES.items():
             _check_filled(section, kind, self.config)
 
     def instantiate_classes(self) -> None:
@@ -152,7 +152,7 @@ def _has_objects(value: Any) -> bool:
 
 
 #: Sections whose options are those of a class.
-FILLED = {"model": ContinualLM, "data": TaskSequence, "sequence": SequenceSettings}
+SECTION_CLASSES = {"model": ContinualLM, "data": TaskSequence, "sequence": SequenceSettings}
 
 _SETTINGS: dict[str, Any] = {
     "trainer_class": TaskTrainer,
