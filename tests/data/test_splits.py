@@ -59,3 +59,11 @@ def test_the_validation_loader_serves_the_carved_examples_once(world: int) -> No
             rows += [tuple(ids[mask].tolist()) for ids, mask in zip(batch["input_ids"], kept, strict=True)]
     assert len(counts) == 1, "passes are collectives where ranks share the base"
     assert sorted(rows) == wanted
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_boundary_batches_are_dealt_to_ranks_each_once(world: int) -> None:
+    data = words(batch_size=2)
+    examples = data.tasks[0].train
+    found = [b["index"] for rank in range(world) for b in data.boundary_loader(examples, 2, rank, world)]
+    assert sorted(i for index in found for i in index) == list(range(len(examples)))
