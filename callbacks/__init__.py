@@ -3,6 +3,7 @@
 from cl_lightning.common.lazy import lazy_exports
 
 EXPORTS = {
+    "AimMerging": "aim_merging",
     "AttentiveReflection": "attentive_reflection",
     "BranchInit": "branch_init",
     "Charts": "charts",

@@ -17,8 +17,8 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.common.seeding import derive_seed, generator
 from cl_lightning.data.base import Example
+from cl_lightning.data.mix import NEW_ONLY, Mix
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.data.sampler import memory_per_step
 from cl_lightning.sequence.callback import TaskCallback
 
 if TYPE_CHECKING:
@@ -59,9 +59,14 @@ class ReplayBuffer(TaskCallback):
         """See the base class."""
         return self.keep == "text"
 
+    @property
+    def mix(self) -> Mix:
+        """See the base class."""
+        return Mix(self.train_ratio) if self.train_ratio else NEW_ONLY
+
     def check_run(self, run: RunContext) -> None:
         size = run.data.batch_size
-        if self.train_ratio and not memory_per_step(size, self.train_ratio):
+        if self.train_ratio and not self.mix.replayed(size):
             remedy = f"use {1 / size:.3g} or more, or 0" if size > 1 else "raise data.batch_size, or use 0"
             raise ConfigError(
                 f"boundary.memory.train_ratio: {self.train_ratio} of data.batch_size={size} leaves no whole example "
@@ -82,11 +87,11 @@ class ReplayBuffer(TaskCallback):
 
     def work(self, run: RunContext, task: int) -> dict[str, float]:
         """Count the tokens that training replays, by the mean length of the earlier tasks' examples."""
-        data, each = run.data, memory_per_step(run.data.batch_size, self.train_ratio)
+        data, each = run.data, self.mix.replayed(run.data.batch_size)
         earlier = [e.length for of in data.tasks[:task] for e in of.train]
         if not earlier:
             return {}
-        return {"training": data.tasks[task].steps(data.batch_size, each) * each * sum(earlier) / len(earlier)}
+        return {"training": data.tasks[task].steps(data.batch_size, self.mix) * each * sum(earlier) / len(earlier)}
 
     def on_sequence_start(self, run: RunContext) -> None:
         """Find the texts of stored ids in the data, which is the same by its fingerprint."""
@@ -98,7 +103,7 @@ class ReplayBuffer(TaskCallback):
     def on_task_start(self, run: RunContext, task: int) -> None:
         if self.train_ratio and self.examples:
             memory = [e for name in self.examples for e in self.encoded(run, name)]
-            run.data.set_replay(memory, self.train_ratio)
+            run.data.set_replay(memory, self.mix)
 
     def on_task_end(self, run: RunContext, task: int) -> None:
         data = run.data.tasks[task]

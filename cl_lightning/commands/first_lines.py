@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from callbacks.replay_buffer import ReplayBuffer
-from cl_lightning.data.sampler import memory_per_step
+from cl_lightning.data.mix import NEW_ONLY
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.generation_settings import describe
 from cl_lightning.model.module import ContinualLM
-from cl_lightning.sequence.callback import TaskCallback
+from cl_lightning.sequence.callback import TaskCallback, mix_of
 
 #: Columns before the facts.
 INDENT = 12
@@ -42,11 +41,12 @@ def _tasks(data: TaskSequence) -> str:
 
 
 def _training(module: ContinualLM, data: TaskSequence, boundary: Mapping[str, TaskCallback]) -> str:
-    memory = boundary.get("memory")
-    replayed = memory_per_step(data.batch_size, memory.train_ratio) if isinstance(memory, ReplayBuffer) else 0
+    mix = mix_of(boundary)
     # The first task has nothing to replay; later tasks still see every new example once per epoch.
-    steps = [t.epochs * -(-len(t.train) // (data.batch_size - replayed * (i > 0))) for i, t in enumerate(data.tasks)]
-    batches = f"batches of {data.batch_size}{f' ({replayed} replayed)' if replayed else ''}"
+    steps = [task.steps(data.batch_size, mix if i else NEW_ONLY) for i, task in enumerate(data.tasks)]
+    replayed = mix.replayed(data.batch_size)
+    said = f" ({replayed} replayed)" if replayed else f", {mix.turn} new and {mix.turn} replayed" if mix.turn else ""
+    batches = f"batches of {data.batch_size}{said}"
     return f"{_span(steps)} steps per task in {batches}, lr {module.lr:g}, seed {data.seed}"
 
 

@@ -118,6 +118,7 @@ def prepared(cli: "ContinualCLI", settings: "SequenceSettings") -> "tuple[Work, 
     from cl_lightning.model.moved_base import BaseMissing
     from cl_lightning.model.strategies import SHARDED
     from cl_lightning.planning.work import Division, Work
+    from cl_lightning.sequence.callback import mix_of
 
     module, data, boundary, options = cli.model, cli.datamodule, cli.slots("boundary"), cli.trainers.options
     check_together(module, data, boundary, cli.slots("observers"))
@@ -130,9 +131,11 @@ def prepared(cli: "ContinualCLI", settings: "SequenceSettings") -> "tuple[Work, 
         data.prepare_longest(module.backbone.encoder_decoder())
     else:
         data.prepare(tokenizer, module.backbone.encoder_decoder())
-    memory, ranks = boundary.get("memory"), cli.trainers.processes * (options.get("num_nodes") or 1)
+    ranks = cli.trainers.processes * (options.get("num_nodes") or 1)
     division = Division(ranks, options.get("accumulate_grad_batches") or 1, options.get("strategy") == SHARDED)
-    work = Work(data, memory if isinstance(memory, ReplayBuffer) else None, division)
+    memory = boundary.get("memory")
+    kept = memory.capacity if isinstance(memory, ReplayBuffer) else 0
+    work = Work(data, division, kept, mix_of(boundary))
     return work, None if tokenizer is None else len(tokenizer)
 
 

@@ -2,7 +2,7 @@
 
 The *global* batch of a step depends only on (seed, task, epoch). It is then dealt to ranks and micro-batches, so any
 number of ranks and any accumulation give the same steps, and every rank knows the step's answer-token count without
-communication. Replay is a second source that fills a fixed share of every global batch.
+communication. Replay is a second source: it fills a share of every global batch, or takes turns with new examples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,12 @@ import torch
 from torch.utils.data import Sampler
 
 from cl_lightning.common.seeding import generator
+from cl_lightning.data.mix import NEW_ONLY, Mix
 
 Item = TypeVar("Item")
 
 #: Batches are cut from windows of this many batches, sorted by length: little padding, still random.
 WINDOW = 8
-
-
-def memory_per_step(batch_size: int, replay_ratio: float) -> int:
-    """Return the number of replayed examples per batch; at least one place is left to a new example."""
-    return min(round(batch_size * replay_ratio), batch_size - 1)
 
 
 def equal_parts(items: Sequence[Item], size: int, rank: int, world_size: int) -> list[Sequence[Item]]:
@@ -59,7 +55,7 @@ class StepSampler(Sampler[MicroBatch]):
         answer_lengths: answer tokens of each example.
         replayed: number of memory examples, at the end of `lengths`.
         batch_size: examples per optimiser step over all ranks and micro-batches.
-        replay_ratio: share of each batch drawn from memory; new examples are still all seen once per epoch.
+        mix: how memory examples are replayed.
         seed: determines the order, e.g. (run seed, task).
         start: (epoch, micro-batches of it that are done): where a task that was not finished goes on.
     """
@@ -70,7 +66,7 @@ class StepSampler(Sampler[MicroBatch]):
         answer_lengths: Sequence[int],
         replayed: int,
         batch_size: int,
-        replay_ratio: float,
+        mix: Mix,
         seed: Sequence[object],
         rank: int = 0,
         world_size: int = 1,
@@ -79,15 +75,15 @@ class StepSampler(Sampler[MicroBatch]):
     ) -> None:
         self.lengths, self.answer_lengths = lengths, answer_lengths
         self.new, self.replayed = len(lengths) - replayed, replayed
-        self.per_step_memory = memory_per_step(batch_size, replay_ratio) if replayed else 0
-        self.per_step_new = batch_size - self.per_step_memory
+        self.mix = mix if replayed else NEW_ONLY
+        self.batch_size = batch_size
         self.seed, self.rank, self.world_size, self.accumulate = tuple(seed), rank, world_size, accumulate
         self.start = start
         self.epoch = 0
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.new // self.per_step_new)
+        return self.mix.steps(self.new, self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; Lightning calls this before each one."""
@@ -100,17 +96,25 @@ class StepSampler(Sampler[MicroBatch]):
         """Return the epoch's steps, each as the indices of its examples, longest first."""
         rng = generator(*self.seed, "order", self.epoch)
         order = torch.randperm(self.new, generator=rng).tolist()
-        window = WINDOW * self.per_step_new
-        batches = []
-        for start in range(0, self.new, window):
-            by_length = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [by_length[i : i + self.per_step_new] for i in range(0, len(by_length), self.per_step_new)]
-        memory = self._memory(len(batches) * self.per_step_memory)
-        batches = [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
-        return [
-            sorted(b + [next(memory) for _ in range(self.per_step_memory)], key=lambda i: -self.lengths[i])
-            for b in batches
-        ]
+        shared = self.mix.replayed(self.batch_size)
+        size = self.batch_size - shared
+        batches: list[list[int]] = []
+        for start in range(0, self.new, WINDOW * size):
+            by_length = sorted(order[start : start + WINDOW * size], key=lambda i: self.lengths[i])
+            batches += [by_length[i : i + size] for i in range(0, len(by_length), size)]
+        replayed = self.batch_size if self.mix.turn else shared
+        memory = self._memory(len(batches) * replayed)
+        new = [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+        old = [[next(memory) for _ in range(replayed)] for _ in batches]
+        steps = self._in_turns(new, old) if self.mix.turn else [a + b for a, b in zip(new, old, strict=True)]
+        return [sorted(step, key=lambda i: -self.lengths[i]) for step in steps]
+
+    def _in_turns(self, new: list[list[int]], old: list[list[int]]) -> list[list[int]]:
+        steps, first = [], 0
+        for turn in self.mix.turns(self.new, self.batch_size):
+            steps += [*new[first : first + turn], *old[first : first + turn]]
+            first += turn
+        return steps
 
     def _memory(self, count: int) -> Iterator[int]:
         """Draw `count` memory indices in whole shuffled passes, so that no example is favoured."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cl_lightning.data.base import Benchmark, Example, TaskSpec
+from cl_lightning.data.mix import NEW_ONLY, Mix
 from cl_lightning.data.prompt import Encoded
 
 #: Name of the one task that protocol=joint trains.
@@ -45,9 +46,9 @@ class TaskData:
         """Tokens of its training examples over all epochs."""
         return self.epochs * sum(e.length for e in self.train)
 
-    def steps(self, batch_size: int, replayed: int = 0) -> int:
-        """Return its optimiser steps over all epochs, in batches that hold so many replayed examples."""
-        return self.epochs * -(-len(self.train) // (batch_size - replayed))
+    def steps(self, batch_size: int, mix: Mix = NEW_ONLY) -> int:
+        """Return its optimiser steps over all epochs, with replayed examples as in `mix`."""
+        return self.epochs * mix.steps(len(self.train), batch_size)
 
     @property
     def raw_train(self) -> tuple[Example, ...]:

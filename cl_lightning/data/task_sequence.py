@@ -24,6 +24,7 @@ from cl_lightning.data.cleaning import Removed, clean, removal_summary
 from cl_lightning.data.collate import Collated, training_batch
 from cl_lightning.data.labels import label_set
 from cl_lightning.data.longest import LongestEncoder
+from cl_lightning.data.mix import NEW_ONLY, Mix
 from cl_lightning.data.per_task import PerTask, TaskOptions, check_per_task, with_options, with_prompt
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.protocol import PROTOCOLS, ProtocolName
@@ -150,7 +151,7 @@ class TaskSequence(Described, LightningDataModule):
         #: Number of the task that is served.
         self.current = 0
         self._replay: tuple[Encoded, ...] = ()
-        self._replay_ratio = 0.0
+        self._mix = NEW_ONLY
         self._start = (0, 0)
         self._check()
         self._leave_out_missing(skip_missing)
@@ -334,16 +335,16 @@ class TaskSequence(Described, LightningDataModule):
         """Serve this task from now on, without replay until `set_replay`. Raises ConfigError for no task's number."""
         expect_number("TaskSequence.activate", task, len(self.order))
         self.current = task
-        self._replay, self._replay_ratio = (), 0.0
+        self._replay, self._mix = (), NEW_ONLY
         self._start = (0, 0)
 
     def start_at(self, epoch: int, batches: int) -> None:
         """Begin the training of the current task after so many of a rank's micro-batches of an epoch."""
         self._start = (epoch, batches)
 
-    def set_replay(self, examples: Sequence[Encoded], ratio: float) -> None:
-        """Fill `ratio` of each training batch of the current task with these examples of earlier tasks."""
-        self._replay, self._replay_ratio = tuple(examples), ratio
+    def set_replay(self, examples: Sequence[Encoded], mix: Mix) -> None:
+        """Mix these examples of earlier tasks into the training batches of the current task."""
+        self._replay, self._mix = tuple(examples), mix
 
     @property
     def replay(self) -> tuple[Encoded, ...]:
@@ -358,7 +359,7 @@ class TaskSequence(Described, LightningDataModule):
             [e.labelled for e in examples],
             len(self._replay),
             self.batch_size,
-            self._replay_ratio,
+            self._mix,
             (self.seed, "train", self.order[self.current]),
             rank,
             world_size,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from callbacks.replay_buffer import ReplayBuffer
+from cl_lightning.data.mix import NEW_ONLY, Mix
 from cl_lightning.data.prompt import Encoded
 from cl_lightning.data.task_data import TaskData
 from cl_lightning.data.task_sequence import TaskSequence
@@ -50,7 +50,8 @@ class Work:
 
     Args:
         data: prepared.
-        memory: the replay memory, if there is one.
+        kept: examples that the replay memory keeps at most.
+        mix: how they are replayed.
         division: of each step's batch.
 
     Attributes:
@@ -58,8 +59,8 @@ class Work:
         micro_batch: the largest of training.
     """
 
-    def __init__(self, data: TaskSequence, memory: ReplayBuffer | None, division: Division) -> None:
-        self.data, self.memory, self.division = data, memory, division
+    def __init__(self, data: TaskSequence, division: Division, kept: int = 0, mix: Mix = NEW_ONLY) -> None:
+        self.data, self.division, self.kept, self.mix = data, division, kept, mix
         self.tasks: list[TaskWork] = []
         self.micro_batch = Size(0, 0, 0, 0, 0)
         for task in range(len(data.order)):
@@ -73,8 +74,8 @@ class Work:
     def _task(self, task: int) -> TaskWork:
         data, new = self.data, self.data.tasks[task]
         data.activate(task)
-        if task and self.memory is not None and self.memory.train_ratio:
-            data.set_replay(list(self._kept(task)), self.memory.train_ratio)
+        if task and self.mix != NEW_ONLY:
+            data.set_replay(list(self._kept(task)), self.mix)
         sampler, padded = data.sampler(0, self.division.ranks, self.division.parts), 0
         examples = [*new.train, *data.replay]
         for micro in sampler:
@@ -95,7 +96,7 @@ class Work:
 
     def _kept(self, task: int) -> Iterator[Encoded]:
         """Examples of earlier tasks in the memory, as many as it keeps of each. Which ones is not known before."""
-        quota = max(1, self.memory.capacity // task)
+        quota = max(1, self.kept // task)
         for earlier in self.data.tasks[:task]:
             yield from earlier.train[:quota]
 

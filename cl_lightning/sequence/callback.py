@@ -8,6 +8,7 @@ on_task_scored. Hooks run on every rank and write files through `run`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.data.mix import NEW_ONLY, Mix
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -44,6 +46,11 @@ class TaskCallback(Described, Callback):
     def private(self) -> bool:
         """Whether `state` or `tensors` give training texts away; only the owner may read their files then."""
         return False
+
+    @property
+    def mix(self) -> Mix:
+        """How it mixes replayed examples into training, from the second task on."""
+        return NEW_ONLY
 
     def setup(self, trainer: Trainer, pl_module: ContinualLM, stage: str) -> None:
         """Raise ConfigError in a Trainer of the user's own, which has no task boundaries."""
@@ -121,3 +128,8 @@ class TaskCallback(Described, Callback):
     def tables(self) -> list[Table]:
         """Return this callback's tables for the final report."""
         return []
+
+
+def mix_of(boundary: Mapping[str, TaskCallback]) -> Mix:
+    """Return how these callbacks mix replayed examples into training; at most one of them does."""
+    return next((mix for one in boundary.values() if (mix := one.mix) != NEW_ONLY), NEW_ONLY)

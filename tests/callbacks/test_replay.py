@@ -14,7 +14,7 @@ import pytest
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example
-from cl_lightning.data.sampler import memory_per_step
+from cl_lightning.data.mix import Mix
 from cl_lightning.data.task_sequence import TaskSequence
 from tests.ragged_words import TASKS, small_run, words
 
@@ -263,7 +263,7 @@ def test_examples_are_replayed_as_they_were_trained(data: TaskSequence) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 10, 32])
 @pytest.mark.parametrize("ratio", [0.0, 0.05, 0.25, 0.3, 0.5, 0.75, 0.99])
 def test_the_ratio_is_the_nearest_whole_number_that_leaves_room_for_a_new_example(size: int, ratio: float) -> None:
-    found = memory_per_step(size, ratio)
+    found = Mix(ratio).replayed(size)
     assert 0 <= found <= size - 1
     off = abs(found - Fraction(str(ratio)) * size)
     assert off <= Fraction(1, 2) or found == size - 1

@@ -37,6 +37,13 @@ JOBS = {
         "--boundary.self_distillation.strength=5",
         "--boundary.self_distillation.rate=0.3",
     ),
+    "merging": (
+        *EVERY_STEP,
+        "--boundary.init=null",
+        "--boundary.memory.train_ratio=0",
+        "--boundary.merging=AimMerging",
+        "--boundary.merging.turn=1",
+    ),
     "continued": (*EVERY_STEP, "--data.order+=Sentiment"),
     "validated": (*EVERY_STEP, "--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=2"),
     "cut": (*EVERY_STEP, "--trainer.max_steps=3"),

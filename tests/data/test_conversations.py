@@ -15,6 +15,7 @@ from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.benchmarks.user_tasks import UserTask, UserTasks
 from cl_lightning.data.collate import IGNORE, training_batch
 from cl_lightning.data.layouts.conversation import conversation
+from cl_lightning.data.mix import NEW_ONLY
 from cl_lightning.data.prompt import Encoded, PromptEncoder
 from cl_lightning.data.sampler import StepSampler
 from cl_lightning.data.task_sequence import TaskSequence
@@ -178,7 +179,7 @@ def test_examples_encoded_together_are_those_encoded_alone(
 def test_the_step_counts_every_token_with_a_loss() -> None:
     made = encoder(KINDS["turns"][0])
     encoded = [made.encode(example(*TURNS[: 1 + 2 * i]), SPEC) for i in range(3)]
-    sampler = StepSampler([e.length for e in encoded], [e.labelled for e in encoded], 0, 3, 0.0, (0,))
+    sampler = StepSampler([e.length for e in encoded], [e.labelled for e in encoded], 0, 3, NEW_ONLY, (0,))
     (micro,) = sampler
     batch = training_batch([encoded[i] for i in micro.indices], 0)
     assert micro.step_tokens == int((batch["labels"] != IGNORE).sum())

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cl_lightning.data.mix import Mix
 from cl_lightning.data.sampler import StepSampler
 
 
 def make(count: int = 37, replayed: int = 0, batch: int = 8, ratio: float = 0.0, rank: int = 0, world: int = 1,
-         accumulate: int = 1, seed: int = 0) -> StepSampler:  # fmt: skip
+         accumulate: int = 1, seed: int = 0, turn: int = 0) -> StepSampler:  # fmt: skip
     lengths = [5 + (i * 7) % 40 for i in range(count)]
     answers = [1 + i % 5 for i in range(count)]
-    return StepSampler(lengths, answers, replayed, batch, ratio, (seed, "t"), rank, world, accumulate)
+    return StepSampler(lengths, answers, replayed, batch, Mix(ratio, turn), (seed, "t"), rank, world, accumulate)
 
 
 def test_every_example_once_per_epoch_in_another_order_each_epoch() -> None:

@@ -86,7 +86,7 @@ def planned_and_measured(name: str) -> tuple[Memory, Mapping[str, int]]:
         data.prepare(backbone.load_tokenizer(), backbone.encoder_decoder())
         planned = rehearse(
             ContinualLM(backbone, case.adapter()),
-            Work(data, None, Division(1, case.parts)),
+            Work(data, Division(1, case.parts)),
             case.boundary(),
             Setting(torch.float32),
         )

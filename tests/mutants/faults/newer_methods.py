@@ -1,4 +1,4 @@
-"""Faults in SLAO, PS-LoRA, self-distillation, and in the constraint outside the weights' leading subspaces."""
+"""Faults in SLAO, PS-LoRA, self-distillation, AimMerging, and LoRAs outside the weights' leading subspaces."""
 
 from tests.mutants.faults.fault import Fault
 
@@ -44,6 +44,20 @@ FAULTS = (
         "if trainer.global_step > self._steps:",
         "if True:",
         "tests/callbacks/test_self_distillation.py",
+    ),
+    Fault(
+        "AimMerging adds what memory changed in full",
+        "callbacks/aim_merging.py",
+        "+ old * (now - between)",
+        "+ (now - between)",
+        "tests/callbacks/test_aim_merging.py",
+    ),
+    Fault(
+        "AimMerging's next turns start at the first ones' start",
+        "callbacks/aim_merging.py",
+        "start.copy_(now)",
+        "pass",
+        "tests/callbacks/test_aim_merging.py",
     ),
     Fault(
         "a protected branch's start keeps its leading directions",

@@ -40,6 +40,8 @@ def _use(run: Source, slot: str) -> str:
         options = run.config["boundary"][slot]["init_args"]
         capacity, ratio = int(options["capacity"]), float(options["train_ratio"])
     trained = f"{100 * ratio:g} % of each batch was drawn from it" if ratio else "no batch was drawn from it"
+    if run.slots("AimMerging"):
+        trained = "whole batches of it took turns with batches of new examples"
     return f"At most {capacity:,} examples are kept; {trained}."
 
 
