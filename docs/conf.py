@@ -40,11 +40,19 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
-python_maximum_signature_line_length = 80
 
 HERE = Path(__file__).parent
 #: Style of a formula on a line of its own: a wide one is scrolled, not the page.
 BLOCK = "overflow: auto hidden; padding: 0.6em 0"
+#: What builder and theme leave out for people who use a keyboard or a screen reader, and what stands there then.
+ACCESSIBLE = (
+    ('role="heading">', 'role="heading" aria-level="2">'),
+    ("<pre>", '<pre tabindex="0">'),
+    ('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
+    ('<aside class="sidebar-drawer"', '<aside aria-label="all pages" class="sidebar-drawer"'),
+    ('<aside class="toc-drawer', '<aside aria-label="this page" class="toc-drawer'),
+    ('<th class="head"><p></p></th>', "<td></td>"),
+)
 LINK = re.compile(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)")
 API = re.compile(r"<!-- api: ([\w. ]+) -->")
 
@@ -122,8 +130,17 @@ def inline(writer: Any, node: Any) -> None:
 
 def display(writer: Any, node: Any) -> None:
     """Write a formula on a line of its own as MathML."""
-    writer.body.append(f'<div style="{BLOCK}">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div tabindex="0" style="{BLOCK}">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise SkipNode
+
+
+def open_to_all(app: Sphinx, error: Exception | None) -> None:
+    """Complete all pages by `ACCESSIBLE`."""
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for found, better in ACCESSIBLE:
+            text = text.replace(found, better)
+        page.write_text(text, encoding="utf-8")
 
 
 def begin(app: Sphinx, error: Exception | None) -> None:
@@ -137,5 +154,6 @@ def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
+    app.connect("build-finished", open_to_all)
     app.connect("build-finished", begin)
     app.add_html_math_renderer("mathml", (inline, None), (display, None))

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.results.page.browser import AXE_PACKAGE, NAMES, PROGRAM, Browser, axe
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(480),
     pytest.mark.skipif(find_spec("sphinx") is None, reason="needs Sphinx: the extra `docs` is not installed"),
 ]
+#: Pages with all that others have: tables, code, formulas, pictures, docstrings.
+KINDS = ("README", "REPRODUCIBILITY", "docs/api", "docs/methods/slice", "docs/troubleshooting", "docs/which-method")
 #: What a browser fetches by itself: scripts, styles, pictures, frames, fonts. Links that a reader follows are not.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(https?:|//)|<link\b[^>]*\bhref=["']?(https?:|//)"""
@@ -64,6 +67,16 @@ def test_nothing_is_fetched_from_another_host(built: Path) -> None:
     assert len(pages) > 30 and styles
     assert [page.name for page in pages if FETCHED.search(page.read_text())] == []
     assert [style.name for style in styles if STYLES.search(style.read_text())] == []
+
+
+@pytest.mark.skipif(PROGRAM is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed")
+@pytest.mark.skipif(axe() is None, reason=f"needs the script of axe-core: {AXE_PACKAGE} is not installed")
+def test_nobody_is_kept_out_of_a_page(built: Path, tmp_path: Path) -> None:
+    with Browser(tmp_path) as browser:
+        for name in KINDS:
+            seen = browser.open(built / f"{name}.html", 360, dark=True, axe=axe())
+            assert seen.faults == [], name
+            assert seen.widths == (360, 360), f"{name} is wider than the window"
 
 
 @pytest.mark.parametrize("text", ['<script async src="https://a.b/c.js">', '<link rel="icon" href="//a.b/c.png">'])

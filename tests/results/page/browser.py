@@ -98,18 +98,18 @@ class Browser:
         self._ask("Emulation.setEmulatedMedia", session, features=[scheme])
         self._events.clear()
         self._ask("Page.navigate", session, url=page.as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
-            self._events.append(self._next())
+        # A document that has just been begun is empty, and is called complete.
+        ready = f"{page.as_uri()} complete true"
+        while self._value(session, "`${document.URL} ${document.readyState} ${document.body !== null}`") != ready:
+            pass
         script = (
             "for (const each of document.querySelectorAll('details')) each.open = true;"
             "[document.documentElement.scrollWidth, innerWidth]"
         )
-        found = self._ask("Runtime.evaluate", session, expression=script, returnByValue=True)
-        seen = Seen(tuple(found["result"]["value"]))
+        seen = Seen(tuple(self._value(session, script)))
         if axe is not None:
             self._ask("Runtime.evaluate", session, expression=axe)
-            audit = {"expression": AUDIT, "awaitPromise": True, "returnByValue": True}
-            seen.faults = self._ask("Runtime.evaluate", session, **audit)["result"]["value"]
+            seen.faults = self._value(session, AUDIT)
         for event in self._events:
             self._note(event["method"], event["params"], page, seen)
         self._ask("Target.closeTarget", targetId=target)
@@ -121,6 +121,11 @@ class Browser:
             seen.requests += [url] if url != page.as_uri() and not url.startswith("data:") else []
         elif method in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
             seen.messages.append(json.dumps(output))
+
+    def _value(self, session: str, expression: str) -> Any:
+        """The value of an expression, or of its promise."""
+        options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        return self._ask("Runtime.evaluate", session, **options)["result"].get("value")
 
     def _ask(self, method: str, session: str | None = None, **options: Any) -> dict[str, Any]:
         """The answer to a command; what else comes before it is kept as an event."""
