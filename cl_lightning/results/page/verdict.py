@@ -12,10 +12,11 @@ def verdict(run: Source) -> str:
         return "No task is finished yet."
     if run.resampled is None:
         return "The run has no predictions, so its scores have no intervals and are not summarised."
-    return f"{_learnt(run)}.{_fixed(run)}"
+    return f"{standing(run)}.{_fixed(run)}"
 
 
-def _learnt(run: Source) -> str:
+def standing(run: Source) -> str:
+    """Say in one sentence what the run learnt and kept, with intervals; the run must have predictions."""
     if run.protocol.together:
         return f"Learnt all {len(run.tasks)} tasks together: {_with_interval(run, 'fp')} on average"
     if run.protocol.alone:

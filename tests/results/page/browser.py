@@ -16,7 +16,7 @@ PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 #: Chromium reads commands from the first of these descriptors and writes answers to the second.
 READS, WRITES = 3, 4
 #: Seconds to wait for an answer.
-PATIENCE = 30
+PATIENCE = 120
 #: Package that holds the script of axe-core, which finds what keeps people out of a page. It is not imported.
 AXE_PACKAGE = "axe-playwright-python"
 AXE = "axe_playwright_python/axe.min.js"

@@ -10,6 +10,8 @@ from cl_lightning.common.errors import StateError
 from cl_lightning.results.page import write as written
 from cl_lightning.results.page.parts import Missing
 from cl_lightning.results.page.sections import scores
+from cl_lightning.results.page.source import Source
+from cl_lightning.results.page.verdict import standing
 from cl_lightning.results.page.write import write, write_at_end
 from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence.folder import RunFolder, read_record
@@ -155,9 +157,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return run, result.out
 
 
+def test_without_a_plane_no_place_on_it_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "figures").mkdir()
+    (run / "figures/plane.svg").write_text(f"<!-- {MARK} -->")  # of an earlier report
+    write_at_end(run)
+    assert capsys.readouterr().out == f"report: {run / PAGE}\n"
+
+
 def test_a_real_run_ends_with_its_page(real: tuple[Path, str]) -> None:
     run, output = real
-    assert output.endswith(f"run folder: {run}\nreport: {run / PAGE}\n")
+    *_, folder, page, last = output.splitlines()
+    assert (folder, page) == (f"run folder: {run}", f"report: {run / PAGE}")
+    assert last == f"{standing(Source(run))} ({run / 'figures/plane.svg'})" and " kept " in last
     page = (run / PAGE).read_text()
     for title in ("Surgery", "Gates", "Subspaces of earlier tasks", "Replay memory", "Losses and penalties", "Time"):
         assert f">{title}</h2>" in page
