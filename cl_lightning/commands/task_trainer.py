@@ -43,6 +43,8 @@ class TaskTrainer(pl.Trainer):
         max_time: Duration | None = None,
         limit_train_batches: Count | Share | None = None,
         overfit_batches: Literal[0] = 0,
+        val_check_interval: Count | Share | Duration | None = None,
+        check_val_every_n_epoch: Count | None = 1,
         log_every_n_steps: Count | None = None,
         gradient_clip_val: NonNegative | None = None,
         num_nodes: Count = 1,
@@ -55,6 +57,8 @@ class TaskTrainer(pl.Trainer):
             max_time=max_time,
             limit_train_batches=limit_train_batches,
             overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            check_val_every_n_epoch=check_val_every_n_epoch,
             log_every_n_steps=log_every_n_steps,
             gradient_clip_val=gradient_clip_val,
             num_nodes=num_nodes,
@@ -122,7 +126,8 @@ class TaskTrainers:
     def check_tasks(self) -> None:
         """Raise ConfigError if a task, once prepared, has too few batches for an option."""
         trainer = self.make(0, [], [])
-        share, every = trainer.limit_train_batches, trainer.val_check_interval
+        # Lightning leaves the interval out where it is a time.
+        share, every = trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)
         per_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
         for task, name in enumerate(self.data.order):
             self.data.activate(task)

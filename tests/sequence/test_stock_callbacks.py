@@ -100,6 +100,12 @@ def test_checkpoints_among_the_files_of_the_run_are_refused(folder: str, refused
         trainers.check_apart(tmp_path / "run")
 
 
+def test_an_interval_of_validation_may_be_a_time(tmp_path: Path) -> None:
+    options = ("--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=00:00:00:01", "--boundary.init=null")
+    smoke(tmp_path / "run", *options, "--sequence.zero_shot=false")
+    assert record(tmp_path / "run")["done"] == 2
+
+
 def test_without_validation_examples_nothing_is_validated(tmp_path: Path) -> None:
     options = ("--trainer.limit_val_batches=1.0", "--data.validation_samples=0", "--boundary.init=null")
     done = smoke(tmp_path / "run", *options, "--sequence.zero_shot=false")
