@@ -3,6 +3,7 @@
 wandb shows a workspace on its own servers only. This draws the same panels with the same keys from the same file.
 """
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def picture(run: Path) -> Figure:
             axes.set_title(panel.title, size=8)
             axes.tick_params(labelsize=6)
             KINDS[panel.kind](axes, panel, logged, media)
-            if not axes.has_data():
+            if not axes.has_data() and not axes.tables:
                 axes.set_axis_off()
                 axes.text(0.5, 0.5, "nothing logged", ha="center", size=7, transform=axes.transAxes)
     return figure
@@ -69,27 +70,35 @@ def _lines(axes: Axes, panel: Panel, logged: list[dict[str, Any]], media: Path) 
 
 
 def _points(axes: Axes, panel: Panel, logged: list[dict[str, Any]], media: Path) -> None:
-    x, y = ([row[key] for row in logged if key in row][-1] for key in panel.keys)
-    axes.scatter([x], [y])
+    points = [[row[key] for key in panel.keys] for row in logged if all(key in row for key in panel.keys)]
+    if not points:
+        return
+    axes.scatter(*zip(points[-1], strict=True))
     axes.set_xlabel(panel.keys[0], size=6)
     axes.set_ylabel(panel.keys[1], size=6)
 
 
 def _pictures(axes: Axes, panel: Panel, logged: list[dict[str, Any]], media: Path) -> None:
-    *_, last = (row[panel.keys[0]] for row in logged if panel.keys[0] in row)
-    axes.imshow(imread(media / last["path"]))
+    if (file := _file(panel, logged, media)) is None:
+        return
+    axes.imshow(imread(file))
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def _table(axes: Axes, panel: Panel, logged: list[dict[str, Any]], media: Path) -> None:
-    import json
-
-    *_, last = (row[panel.keys[0]] for row in logged if panel.keys[0] in row)
-    found = json.loads((media / last["path"]).read_text())
+    if (file := _file(panel, logged, media)) is None:
+        return
+    found = json.loads(file.read_text())
     cells = [[str(cell)[:14] for cell in row[:5]] for row in found["data"][:6]]
     axes.set_axis_off()
     axes.table(cells, colLabels=found["columns"][:5], loc="upper center").set_fontsize(6)
+
+
+def _file(panel: Panel, logged: list[dict[str, Any]], media: Path) -> Path | None:
+    """The last file that was logged under a panel's key."""
+    found = [row[key] for row in logged if (key := f"{panel.keys[0]}/path") in row]
+    return media / found[-1] if found else None
 
 
 KINDS = {"lines": _lines, "points": _points, "pictures": _pictures, "table": _table}

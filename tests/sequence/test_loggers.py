@@ -20,6 +20,7 @@ from cl_lightning.commands.experiments import expanded
 from cl_lightning.commands.parser import make_cli
 from cl_lightning.common.options import hyperparameters, label
 from tests.conftest import ROOT
+from tests.dashboard_picture import picture
 from tests.runs import BASE, record, smoke
 from tests.wandb_offline import history, records
 
@@ -108,6 +109,13 @@ def test_the_log_has_losses_penalties_rates_and_scores_on_axes_that_never_go_bac
         values = [value for _, value in own[axis]]
         assert values == sorted(values)
     assert all(step == value for step, value in own["cl/step"])
+
+
+def test_the_picture_of_the_dashboard_shows_every_panel(logged: Path) -> None:
+    parts = picture(logged / "run").subfigs
+    shown = [axes for part in parts for axes in part.axes if axes.get_title()]
+    assert [axes.get_title() for axes in shown] == [one.title for panels in definition().values() for one in panels]
+    assert [axes.get_title() for axes in shown if any(t.get_text() == "nothing logged" for t in axes.texts)] == []
 
 
 def test_csv_logger(logged: Path, own: Series) -> None:
