@@ -1,4 +1,4 @@
-"""Checks of a run's options that need no torch: files, sections, class names, tasks, model names.
+"""Checks of a run's options that need no torch: files, sections, classes, names of options, tasks, model names.
 
 The parser of `cl-lightning run` imports torch, which takes seconds. A mistyped name is refused here at once; the parser
 comes after this and checks everything else.
@@ -14,7 +14,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.commands.signatures import check_text, parameters
+from cl_lightning.common.errors import ConfigError, nearest, unknown_option
 from cl_lightning.common.paths import check_utf8, in_home
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
@@ -23,6 +24,14 @@ from cl_lightning.model.names import EMBEDDED, PRECISIONS, RANDOM, dtype_fault, 
 from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
+#: Sections, and parts of them, whose options are those of a class.
+CLASSES = {
+    "trainer": "cl_lightning.commands.task_trainer.TaskTrainer",
+    "model": "cl_lightning.model.module.ContinualLM",
+    "model.backbone": "cl_lightning.model.backbone.Backbone",
+    "data": "cl_lightning.data.task_sequence.TaskSequence",
+    "sequence": "cl_lightning.sequence.settings.SequenceSettings",
+}
 PARSER_OPTIONS = ("config", "help", "print_config")
 #: Options that cannot be null.
 FILLED = ("trainer", "model", "model.adapter", "data", "data.benchmark", "sequence")
@@ -60,6 +69,8 @@ def check(argv: list[str]) -> None:
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value
         check_class(option, value)
+    for option, value in given.items():
+        _check_option(option, value, given)
     check_trainer(given)
     _check_loggers(given.get("trainer.logger"))
     _check_model(given.get("model.backbone.name"))
@@ -118,6 +129,32 @@ def check_class(option: str, name: Any) -> None:
     short = name.rpartition(".")[2]
     if short not in classes:
         raise ConfigError(f"{option}: no class {name!r}; {nearest(short, classes)}")
+
+
+def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
+    """Raise ConfigError for an option that its section or class does not have, and for a text where it takes none."""
+    words = option.split(".")
+    for end in range(len(words) - 1, 0, -1):
+        owner, name = ".".join(words[:end]), words[end]
+        home = slot_package(owner)
+        if home is None and owner not in CLASSES:
+            continue
+        title, kind = (owner, CLASSES[owner]) if home is None else _class_of(home, given.get(owner))
+        known = parameters(kind) if kind and name != "help" else None
+        if known is None:
+            return
+        if name not in known:
+            raise ConfigError(unknown_option(f"{title}.{name}", known))
+        if isinstance(value, str) and end == len(words) - 1 and slot_package(option) is None:
+            check_text(f"{title}.{name}", known[name], value)
+        return
+
+
+def _class_of(home: str, name: Any) -> tuple[str, str]:
+    """Return the short name and the path of a class that a slot names; "" for both if it is not one of ours."""
+    short, exports = str(name).rpartition(".")[2], import_module(home).EXPORTS
+    ours = short in exports and str(name).split(".")[0] in (short, "cl_lightning", "callbacks")
+    return (short, f"{home}.{exports[short]}.{short}") if ours else ("", "")
 
 
 def check_trainer(given: dict[str, Any]) -> None:

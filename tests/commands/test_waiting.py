@@ -19,7 +19,10 @@ for argv in json.load(sys.stdin):
         code = main()
     print(json.dumps([code, out.getvalue(), err.getvalue(), sorted(sys.modules)]))
 """
-HELP, EARLY, LATE = ["--help"], ["run", "smoke", "--modle.lr=1"], ["run", "smoke", "--model.adapter.rank=0"]
+HELP, LATE = ["--help"], ["run", "smoke", "--model.adapter.rank=0"]
+EARLY = [["run", "smoke", option] for option in ("--modle.lr=1", "--model.lrr=1", "--boundary.init.strenght=1")]
+#: The parser of a single option checks the value.
+VALUE = ["run", "smoke", "--model.lr=abc"]
 #: What no refusal needs.
 NEVER = {"pandas", "sklearn", "wandb", "plotly", "peft", "bitsandbytes", "mlflow", "scipy.stats", "scipy.spatial"}
 HEAVY = {"torch", "lightning", "transformers", "numpy", "matplotlib", "jsonargparse", "scipy"}
@@ -29,25 +32,28 @@ Answer = tuple[int, str, str, set[str]]
 
 @pytest.fixture(scope="module")
 def answers() -> list[Answer]:
-    """Answers to HELP, EARLY and LATE: exit code, standard output, standard error, imported modules."""
-    commands = json.dumps([HELP, EARLY, LATE])
+    """Answers to HELP, EARLY, VALUE and LATE: exit code, standard output, standard error, imported modules."""
+    commands = json.dumps([HELP, *EARLY, VALUE, LATE])
     done = subprocess.run([sys.executable, "-c", RUN], input=commands, cwd=ROOT, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 3, done.stderr
+    assert len(lines) == 6, done.stderr
     return [(code, out, err, set(modules)) for code, out, err, modules in lines]
 
 
 def test_help_and_early_refusals_import_little(answers: list[Answer]) -> None:
-    for code, (given, out, _, modules) in zip((0, 2), answers[:2], strict=True):
-        assert given == code and not modules & (HEAVY | NEVER)
-        assert "loading" not in out
+    assert [code for code, *_ in answers] == [0, 2, 2, 2, 2, 2]
+    for _, out, _, modules in answers[:4]:
+        assert not modules & (HEAVY | NEVER) and "loading" not in out
+    _, out, err, modules = answers[4]
+    assert err == "error: model.lr: expected float, not 'abc'\n"
+    assert modules & (HEAVY | NEVER) == {"jsonargparse"} and "loading" not in out
 
 
 def test_the_parser_imports_what_options_need(answers: list[Answer]) -> None:
-    code, _, err, modules = answers[2]
-    assert code == 2 and err == "error: model.adapter.rank: 0 must be 1 or more\n"
+    *_, err, modules = answers[5]
+    assert err == "error: model.adapter.rank: 0 must be 1 or more\n"
     assert "lightning.pytorch.cli" in modules and not modules & NEVER
 
 
 def test_a_run_says_that_it_loads_before_it_does(answers: list[Answer]) -> None:
-    assert answers[2][1] == "loading PyTorch, Lightning and transformers\n"
+    assert answers[5][1] == "loading PyTorch, Lightning and transformers\n"
