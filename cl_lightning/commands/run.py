@@ -9,6 +9,7 @@ import sys
 from cl_lightning.commands import precheck
 from cl_lightning.commands.experiments import expanded
 from cl_lightning.common import stopping
+from cl_lightning.common.memory import gc_paused
 from cl_lightning.common.terminal import inform
 
 #: Options that print something else than a run's lines.
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
     precheck.check(sys.argv[1:])
     if "torch" not in sys.modules and stopping.is_rank_zero() and not any(re.match(PRINTS, word) for word in sys.argv):
         inform("loading PyTorch, Lightning and transformers")
-    from cl_lightning.commands.composition import run
+    with gc_paused():
+        from cl_lightning.commands.composition import run
 
     run()
