@@ -17,7 +17,6 @@ from cl_lightning.commands import precheck
 from cl_lightning.commands.arguments import Arguments
 from cl_lightning.commands.experiments import expanded
 from cl_lightning.common.errors import ConfigError
-from cl_lightning.common.memory import gc_paused
 from cl_lightning.common.terminal import say
 
 if TYPE_CHECKING:
@@ -40,9 +39,8 @@ def main(argv: list[str]) -> None:
     limit, rest = gpu_memory(argv)
     sys.argv[1:] = expanded(rest)  # which the parser reads
     precheck.check(sys.argv[1:])
-    with gc_paused():
-        from cl_lightning.commands.parser import make_cli
-        from cl_lightning.common.noise import silence
+    from cl_lightning.commands.parser import make_cli
+    from cl_lightning.common.noise import silence
 
     silence()
     show(make_cli(), limit)

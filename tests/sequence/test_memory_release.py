@@ -2,12 +2,10 @@
 
 import ctypes
 import gc
-import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,9 +13,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from cl_lightning.commands import run
 from cl_lightning.commands.trainer import ContinualTrainer
-from cl_lightning.common.memory import gc_frozen, gc_paused, release_memory
+from cl_lightning.common import memory
+from cl_lightning.common.memory import frozen_imports, gc_frozen, release_memory
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
@@ -59,28 +57,18 @@ def counted() -> Iterator[dict[str, list[int]]]:
         yield calls
 
 
-def test_imports_collect_no_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-    monkeypatch.setattr(sys, "argv", ["cl-lightning"])
-    monkeypatch.setitem(sys.modules, "cl_lightning.commands.composition", Recorder(seen))
-    run.main([*configs("smoke"), f"--sequence.run_dir={tmp_path / 'run'}"])
-    assert seen == [False, True], "enabled again when the run begins"
-    with pytest.raises(KeyError), gc_paused():
+def test_frozen_imports_stay_frozen_around_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory._Process, "imports_frozen", False)
+    with pytest.raises(KeyError), frozen_imports():
+        assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
-
-
-class Recorder(ModuleType):
-    """A module that notes whether garbage is collected when `run` is imported from it, and when it is called."""
-
-    def __init__(self, seen: list[bool]) -> None:
-        super().__init__("recorder")
-        self.seen = seen
-
-    @property
-    def run(self) -> Callable[[], None]:
-        self.seen.append(gc.isenabled())
-        return lambda: self.seen.append(gc.isenabled())
+    imports = gc.get_freeze_count()
+    assert imports
+    made = [[] for _ in range(1000)]
+    with gc_frozen():
+        assert gc.get_freeze_count() >= imports + len(made)
+    assert gc.get_freeze_count() >= imports
 
 
 def test_memory_is_released_once_per_task(tmp_path: Path) -> None:
