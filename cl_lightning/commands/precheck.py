@@ -120,15 +120,20 @@ def _leaves(option: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield re.sub(r"\.(class_path|init_args)\b", "", option), value
 
 
-def check_class(option: str, name: Any) -> None:
-    """Raise ConfigError where `option` takes a class of this project and `name` is none of them."""
+def check_class(option: str, name: Any) -> str | None:
+    """Return the path of the class of this project that `option` names; None where it takes none, or names another.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
     home = slot_package(option) if isinstance(name, str) else None
     if home is None or name.split(".")[0] not in (name, "cl_lightning", "callbacks"):
-        return  # only importing the user's own class shows whether it exists
-    classes = [exported for exported in import_module(home).EXPORTS if exported[0].isupper()]
+        return None  # only importing the user's own class shows whether it exists
+    classes = {exported: where for exported, where in import_module(home).EXPORTS.items() if exported[0].isupper()}
     short = name.rpartition(".")[2]
     if short not in classes:
         raise ConfigError(f"{option}: no class {name!r}; {nearest(short, classes)}")
+    return f"{home}.{classes[short]}.{short}"
 
 
 def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
@@ -136,25 +141,18 @@ def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
     words = option.split(".")
     for end in range(len(words) - 1, 0, -1):
         owner, name = ".".join(words[:end]), words[end]
-        home = slot_package(owner)
-        if home is None and owner not in CLASSES:
+        if slot_package(owner) is None and owner not in CLASSES:
             continue
-        title, kind = (owner, CLASSES[owner]) if home is None else _class_of(home, given.get(owner))
+        kind = CLASSES.get(owner) or check_class(owner, given.get(owner))
         known = parameters(kind) if kind and name != "help" else None
         if known is None:
             return
+        title = owner if owner in CLASSES else kind.rpartition(".")[2]
         if name not in known:
             raise ConfigError(unknown_option(f"{title}.{name}", known))
-        if isinstance(value, str) and end == len(words) - 1 and slot_package(option) is None:
+        if isinstance(value, str) and end == len(words) - 1:
             check_text(f"{title}.{name}", known[name], value)
         return
-
-
-def _class_of(home: str, name: Any) -> tuple[str, str]:
-    """Return the short name and the path of a class that a slot names; "" for both if it is not one of ours."""
-    short, exports = str(name).rpartition(".")[2], import_module(home).EXPORTS
-    ours = short in exports and str(name).split(".")[0] in (short, "cl_lightning", "callbacks")
-    return (short, f"{home}.{exports[short]}.{short}") if ours else ("", "")
 
 
 def check_trainer(given: dict[str, Any]) -> None:

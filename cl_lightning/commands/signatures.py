@@ -10,8 +10,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-#: Option name -> its annotation, None without one.
+#: Option name -> its annotation; None where it takes any text, or only importing its module shows what it takes.
 Parameters = dict[str, ast.expr | None]
+#: What annotations of numbers and listed texts are made of, besides the types of NUMBERS.
+PLAIN = ("int", "float", "bool", "list", "tuple", "typing.Literal", "typing.Optional", "typing.Union")
+NUMBERS = "cl_lightning.common.numbers"
 
 
 def parameters(path: str) -> Parameters | None:
@@ -22,12 +25,10 @@ def parameters(path: str) -> Parameters | None:
 
 
 def check_text(option: str, annotation: ast.expr | None, text: str) -> None:
-    """Raise the parser's error for a text where an option takes numbers only."""
+    """Raise the parser's error for a text where an option takes numbers only. `annotation`: as in `parameters`."""
     if annotation is None or "${" in text:
         return
-    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-    texts = {node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)}
-    if text in texts or not names <= _plain_types():
+    if text in {node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)} or _is_number(text):
         return
     from cl_lightning.commands.option_errors import OptionParser
     from cl_lightning.common import numbers
@@ -38,20 +39,29 @@ def check_text(option: str, annotation: ast.expr | None, text: str) -> None:
     parser.parse_args([f"--{option}={text}"])
 
 
-@cache
-def _plain_types() -> set[str]:
-    """Return the names of types that have no text, or check it themselves."""
-    numbers = _read("cl_lightning.common.numbers")
-    return {"int", "float", "bool", "list", "tuple", "Literal", "Optional", "Union", *numbers.assigned}
+def _is_number(text: str) -> bool:
+    """Whether a text is written as a number, which files and command lines read differently (1e3)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The names of a module: its classes, where imported ones come from, and those that it assigns."""
+    """The classes of a module by name, and where its imported names come from."""
 
     classes: dict[str, ast.ClassDef]
     imported: dict[str, str]
-    assigned: set[str]
+
+    def plain(self, annotation: ast.expr | None) -> ast.expr | None:
+        """Return an annotation that is made of numbers and listed texts alone; None for others."""
+        if annotation is None:
+            return None
+        names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+        known = (self.imported.get(name, name) in (*PLAIN, f"{NUMBERS}.{name}") for name in names)
+        return annotation if all(known) else None
 
 
 @cache
@@ -64,17 +74,15 @@ def _read(module: str) -> _Source | None:
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.is_file():
         return None
-    classes, imported, assigned = {}, {}, set()
+    classes, imported = {}, {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             classes[node.name] = node
-        elif isinstance(node, ast.Assign):
-            assigned |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.Import):
             imported |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return _Source(classes, imported, assigned)
+    return _Source(classes, imported)
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
@@ -89,14 +97,15 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 
 def _of(module: str, node: ast.ClassDef) -> Parameters | None:
+    plain = _read(module).plain
     made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if made is not None:
         arguments = [*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs][1:]
-        own: Parameters = {argument.arg: argument.annotation for argument in arguments}
+        own: Parameters = {argument.arg: plain(argument.annotation) for argument in arguments}
         return own if made.args.kwarg is None else _with_base(module, node, made, own)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-        return {n.target.id: n.annotation for n in fields if "init=False" not in ast.unparse(n).replace(" ", "")}
+        return {n.target.id: plain(n.annotation) for n in fields if "init=False" not in ast.unparse(n).replace(" ", "")}
     return _of_base(module, node) if node.bases else {}
 
 

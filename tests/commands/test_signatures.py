@@ -1,12 +1,13 @@
 """Options that are refused before torch is imported are those that the parser refuses, in the same words."""
 
 from importlib import import_module
+from inspect import signature
 
 import pytest
 
 from cl_lightning.commands import parser, precheck
 from cl_lightning.commands.option_errors import OptionParser
-from cl_lightning.commands.signatures import parameters
+from cl_lightning.commands.signatures import check_text, parameters
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.sequence.slots import SLOTS
 from tests.commands.test_cli import configs, parse
@@ -27,6 +28,16 @@ def test_the_options_of_a_class_are_those_of_the_parser(path: str) -> None:
     real.add_class_arguments(getattr(import_module(module), name), "its", fail_untyped=False)
     known = real.get_defaults(skip_validation=True).keys()
     assert set(parameters(path)) == {option.split(".")[1] for option in known}
+
+
+@pytest.mark.parametrize("path", [*exported(), *precheck.CLASSES.values()])
+def test_no_default_is_refused(path: str) -> None:
+    """A module may call a choice of texts as `common.numbers` calls a number."""
+    module, _, name = path.rpartition(".")
+    texts = {p.name: p.default for p in signature(getattr(import_module(module), name)).parameters.values()}
+    for option, text in texts.items():
+        if isinstance(text, str):
+            check_text(option, parameters(path)[option], text)
 
 
 def test_the_sections_are_those_of_the_parser() -> None:
@@ -77,6 +88,7 @@ def test_what_is_refused_early_is_refused_in_the_same_words_later(option: str) -
         "--data.per_task.FOMC.epochs=x",
         "--sequence.save_every=5 minutes",
         "--data.epochs=published",
+        "--data.epochs=1e3",
     ],
 )
 def test_what_only_an_import_shows_is_left_to_the_parser(option: str) -> None:
