@@ -31,6 +31,7 @@ def main() -> int:
 
     from cl_lightning.commands import COMMANDS, READ_ONLY
     from cl_lightning.commands.own_callbacks import load_own_callbacks
+    from cl_lightning.common.deferred import defer_scipy
     from cl_lightning.common.errors import ConfigError, UserError, nearest
     from cl_lightning.common.terminal import be_quiet, say, say_error
 
@@ -60,6 +61,7 @@ def main() -> int:
             raise ConfigError(f"no command {name!r}; {nearest(name, COMMANDS)}")
         stopping.set_message(COMMANDS[name].stopped)
         load_own_callbacks()
+        defer_scipy()
         return import_module(f"cl_lightning.commands.{name.replace('-', '_')}").main(argv) or 0
     except UserError as error:
         # Under DDP every rank has the same error; one line is enough.

@@ -8,10 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from cl_lightning.common import numbers
-from cl_lightning.common.errors import ConfigError, nearest, user_error_in
-
-#: Of more valid names than these, an error lists the nearest alone.
-MANY = 25
+from cl_lightning.common.errors import ConfigError, unknown_option, user_error_in
 
 UNKNOWN = re.compile(r"unrecognized arguments: --([\w.+-]+)|(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 #: Options that take classes of Lightning by their short names, and where these are.
@@ -91,12 +88,10 @@ class OptionParser(ArgumentParser):
         """Report an unknown option, with the valid names in its group."""
         if name.endswith("+"):
             return f"{owner}{name}: += adds to lists only; write {owner}{name[:-1]}=VALUE"
-        group, dot, last = name.rpartition(".")
+        group, dot, _ = name.rpartition(".")
         options = self.get_defaults(skip_validation=True).keys()
         beside = {o.removeprefix(group + dot).split(".")[0] for o in options if o.startswith(group + dot)}
-        close = difflib.get_close_matches(last, beside, n=2) if len(beside) > MANY else []
-        hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, beside) if beside else "there are none"
-        return f"unknown option {owner}{name}; {hint}"
+        return unknown_option(f"{owner}{name}", beside)
 
 
 def _nearest_of_lightning(option: str, name: str) -> str:

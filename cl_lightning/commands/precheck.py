@@ -1,4 +1,4 @@
-"""Checks of a run's options that need no torch: files, sections, class names, tasks, model names.
+"""Checks of a run's options that need no torch: files, sections, classes, names of options, tasks, model names.
 
 The parser of `cl-lightning run` imports torch, which takes seconds. A mistyped name is refused here at once; the parser
 comes after this and checks everything else.
@@ -14,7 +14,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.common.errors import ConfigError, nearest
+from cl_lightning.commands.signatures import check_text, parameters
+from cl_lightning.common.errors import ConfigError, nearest, unknown_option
 from cl_lightning.common.paths import check_utf8, in_home
 from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.data.benchmarks.json_files import read_text
@@ -23,6 +24,14 @@ from cl_lightning.model.names import EMBEDDED, PRECISIONS, RANDOM, dtype_fault, 
 from cl_lightning.sequence.slots import slot_package
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "boundary", "observers", "sequence")
+#: Sections, and parts of them, whose options are those of a class.
+CLASSES = {
+    "trainer": "cl_lightning.commands.task_trainer.TaskTrainer",
+    "model": "cl_lightning.model.module.ContinualLM",
+    "model.backbone": "cl_lightning.model.backbone.Backbone",
+    "data": "cl_lightning.data.task_sequence.TaskSequence",
+    "sequence": "cl_lightning.sequence.settings.SequenceSettings",
+}
 PARSER_OPTIONS = ("config", "help", "print_config")
 #: Options that cannot be null.
 FILLED = ("trainer", "model", "model.adapter", "data", "data.benchmark", "sequence")
@@ -60,6 +69,8 @@ def check(argv: list[str]) -> None:
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value
         check_class(option, value)
+    for option, value in given.items():
+        _check_option(option, value, given)
     check_trainer(given)
     _check_loggers(given.get("trainer.logger"))
     _check_model(given.get("model.backbone.name"))
@@ -109,15 +120,39 @@ def _leaves(option: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield re.sub(r"\.(class_path|init_args)\b", "", option), value
 
 
-def check_class(option: str, name: Any) -> None:
-    """Raise ConfigError where `option` takes a class of this project and `name` is none of them."""
+def check_class(option: str, name: Any) -> str | None:
+    """Return the path of the class of this project that `option` names; None where it takes none, or names another.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
     home = slot_package(option) if isinstance(name, str) else None
     if home is None or name.split(".")[0] not in (name, "cl_lightning", "callbacks"):
-        return  # only importing the user's own class shows whether it exists
-    classes = [exported for exported in import_module(home).EXPORTS if exported[0].isupper()]
+        return None  # only importing the user's own class shows whether it exists
+    classes = {exported: where for exported, where in import_module(home).EXPORTS.items() if exported[0].isupper()}
     short = name.rpartition(".")[2]
     if short not in classes:
         raise ConfigError(f"{option}: no class {name!r}; {nearest(short, classes)}")
+    return f"{home}.{classes[short]}.{short}"
+
+
+def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
+    """Raise ConfigError for an option that its section or class does not have, and for a text where it takes none."""
+    words = option.split(".")
+    for end in range(len(words) - 1, 0, -1):
+        owner, name = ".".join(words[:end]), words[end]
+        if slot_package(owner) is None and owner not in CLASSES:
+            continue
+        kind = CLASSES.get(owner) or check_class(owner, given.get(owner))
+        known = parameters(kind) if kind and name != "help" else None
+        if known is None:
+            return
+        title = owner if owner in CLASSES else kind.rpartition(".")[2]
+        if name not in known:
+            raise ConfigError(unknown_option(f"{title}.{name}", known))
+        if isinstance(value, str) and end == len(words) - 1:
+            check_text(f"{title}.{name}", known[name], value)
+        return
 
 
 def check_trainer(given: dict[str, Any]) -> None:

@@ -6,7 +6,10 @@ traceback. No torch here: these errors are raised before it is imported.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+#: Of more valid names than these, an error on an option lists the nearest alone.
+MANY = 25
 
 
 class UserError(Exception):
@@ -54,6 +57,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
+
+
+def unknown_option(name: str, valid: Collection[str]) -> str:
+    """Report an option that its section or class does not have. `name`: as in `model.lrr` or `SliceInit.strenght`."""
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(last, valid, n=2) if len(valid) > MANY else []
+    hint = f"did you mean {' or '.join(close)}?" if close else nearest(last, valid) if valid else "there are none"
+    return f"unknown option {name}; {hint}"
 
 
 def first_three(names: Sequence[str]) -> str:

@@ -7,13 +7,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class _Process:
+    """Whether what is frozen in this process are its imports."""
+
+    imports_frozen: bool = False
+
+
+@contextmanager
+def frozen_imports() -> Iterator[None]:
+    """Collect no garbage inside, and exclude from later collections, to the process's end, what is there by then.
+
+    For the imports of a command: nearly all of their objects stay, and each collection would scan them all.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        _Process.imports_frozen = True
+        gc.enable()
+
+
 @contextmanager
 def gc_frozen() -> Iterator[None]:
     """Exclude the objects that exist on entry from garbage collection, which then need not scan them.
 
     Does nothing where the caller has frozen objects: `gc.unfreeze` would give those back too.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() and not _Process.imports_frozen:
         yield
         return
     release_memory()  # garbage would be frozen too
@@ -21,7 +42,8 @@ def gc_frozen() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not _Process.imports_frozen:
+            gc.unfreeze()
 
 
 def release_memory() -> None:

@@ -199,7 +199,7 @@ def _end(signum: int, silent: bool = False) -> NoReturn:
         children = [p for processes in _Command.ranks for p in processes() if p.returncode is None]
         if _Command.reporter is not None:
             children.append(_Command.reporter)
-        elif _is_rank_zero() and not silent:
+        elif is_rank_zero() and not silent:
             _print_error(f"stopped: {_Command.message}")
         # Whatever is still printed before the process ends is noise.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -219,7 +219,8 @@ def _close_all(code: int) -> None:
         thread.join(PATIENCE)
 
 
-def _is_rank_zero() -> bool:
+def is_rank_zero() -> bool:
+    """Return whether this process's launcher calls it rank 0, or none has started it."""
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from cl_lightning.commands.trainer import ContinualTrainer
-from cl_lightning.common.memory import gc_frozen, release_memory
+from cl_lightning.common import memory
+from cl_lightning.common.memory import frozen_imports, gc_frozen, release_memory
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
@@ -54,6 +55,20 @@ def counted() -> Iterator[dict[str, list[int]]]:
 
     with patch("gc.collect", counting_collect), patch("ctypes.CDLL", counting_library):
         yield calls
+
+
+def test_frozen_imports_stay_frozen_around_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory._Process, "imports_frozen", False)
+    with pytest.raises(KeyError), frozen_imports():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    imports = gc.get_freeze_count()
+    assert imports
+    made = [[] for _ in range(1000)]
+    with gc_frozen():
+        assert gc.get_freeze_count() >= imports + len(made)
+    assert gc.get_freeze_count() >= imports
 
 
 def test_memory_is_released_once_per_task(tmp_path: Path) -> None:

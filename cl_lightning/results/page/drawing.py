@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -52,31 +53,33 @@ class Drawing:
 
     def png(self) -> bytes:
         """Return the PNG file, at `DPI` dots per inch."""
-        return _saved(self.figure, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})
+        return _saved(self.figure.savefig, format="png", dpi=DPI, facecolor="white", metadata={"Software": MARK})
 
 
 def drawing(chart: Chart) -> Drawing:
     """Draw a chart."""
     from cycler import cycler
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context({**STYLE, "axes.prop_cycle": cycler(color=SERIES)}):
         figure = Figure(figsize=chart.size, layout="constrained")
         chart.draw(figure)
-    svg = _saved(figure, format="svg", metadata={"Creator": MARK, "Date": None})
-    figure.set_layout_engine("none")  # the layout is final
+    # `savefig` would draw once more before, for the layout, which drawing makes by itself.
+    svg = _saved(FigureCanvasSVG(figure).print_svg, metadata={"Creator": MARK, "Date": None})
+    figure.set_layout_engine(None)  # the layout is final
     return Drawing(_with_tips(svg), figure)
 
 
-def _saved(figure: Figure, **options: Any) -> bytes:
+def _saved(save: Callable[..., None], **options: Any) -> bytes:
     from matplotlib import rc_context
 
     data = io.BytesIO()
     with rc_context(STYLE), warnings.catch_warnings():
         # A reader's fonts may have glyphs that this one lacks; a PNG shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(data, **options)
+        save(data, **options)
     return data.getvalue()
 
 

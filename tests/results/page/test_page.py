@@ -5,20 +5,23 @@ import re
 import struct
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
 from cl_lightning.metrics.bootstrap import format_interval
 from cl_lightning.results.page import papers
 from cl_lightning.results.page.assemble import assembled
 from cl_lightning.results.page.drawing import drawing
 from cl_lightning.results.page.palette import COLOURS
-from cl_lightning.results.page.parts import Missing, Section
+from cl_lightning.results.page.parts import Chart, Missing, Section
 from cl_lightning.results.page.sections import SECTIONS
 from cl_lightning.results.page.source import Source
 from cl_lightning.results.page.verdict import verdict
 from cl_lightning.results.page.write import write
+from cl_lightning.results.tables import Rows
 from cl_lightning.sequence.run_files import FIGURES
 from tests.results.page.parsed import Element, parsed, table
 from tests.results.page.whole_run import whole_run, write_log
@@ -165,6 +168,13 @@ def test_the_same_run_gives_the_same_files(run: Path) -> None:
         again = drawing(section.charts[0])
         assert (run / "figures/matrix.svg").read_bytes() == again.svg
         assert (run / "figures/matrix.png").read_bytes() == again.png()
+
+
+def test_each_file_of_a_figure_is_drawn_once() -> None:
+    chart = Chart("chart", "", "", Rows("", [], []), lambda figure: figure.subplots().plot([1, 2]))
+    with patch.object(Figure, "draw", autospec=True, side_effect=Figure.draw) as drawn:
+        files = drawing(chart).files()
+    assert [*files] == ["svg", "png"] and drawn.call_count == 2
 
 
 # ---- for everybody ---------------------------------------------------------------------------------------

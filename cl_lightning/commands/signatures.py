@@ -1,0 +1,130 @@
+"""Reads the options of classes from their source, without importing it, and refuses what no option of them can be.
+
+The parser of `run` imports torch and takes seconds. What is refused here is refused by the same words there.
+"""
+
+import ast
+import typing
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+#: Option name -> its annotation; None where it takes any text, or only importing its module shows what it takes.
+Parameters = dict[str, ast.expr | None]
+#: What annotations of numbers and listed texts are made of, besides the types of NUMBERS.
+PLAIN = ("int", "float", "bool", "list", "tuple", "typing.Literal", "typing.Optional", "typing.Union")
+NUMBERS = "cl_lightning.common.numbers"
+
+
+def parameters(path: str) -> Parameters | None:
+    """Return the options of a class, given as `module.Class`; None where its source does not say."""
+    module, _, name = path.rpartition(".")
+    found = _find(module, name)
+    return None if found is None else _of(*found)
+
+
+def check_text(option: str, annotation: ast.expr | None, text: str) -> None:
+    """Raise the parser's error for a text where an option takes numbers only. `annotation`: as in `parameters`."""
+    if annotation is None or "${" in text:
+        return
+    if text in {node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)} or _is_number(text):
+        return
+    from cl_lightning.commands.option_errors import OptionParser
+    from cl_lightning.common import numbers
+
+    kind = eval(compile(ast.Expression(annotation), option, "eval"), {**vars(typing), **vars(numbers)})
+    parser = OptionParser(main=True)
+    parser.add_argument(f"--{option}", type=kind)
+    parser.parse_args([f"--{option}={text}"])
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is written as a number, which files and command lines read differently (1e3)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The classes of a module by name, and where its imported names come from."""
+
+    classes: dict[str, ast.ClassDef]
+    imported: dict[str, str]
+
+    def plain(self, annotation: ast.expr | None) -> ast.expr | None:
+        """Return an annotation that is made of numbers and listed texts alone; None for others."""
+        if annotation is None:
+            return None
+        names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+        known = (self.imported.get(name, name) in (*PLAIN, f"{NUMBERS}.{name}") for name in names)
+        return annotation if all(known) else None
+
+
+@cache
+def _read(module: str) -> _Source | None:
+    top, *inner = module.split(".")
+    spec = find_spec(top)  # a submodule's would import its packages
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]).joinpath(*inner)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    classes, imported = {}, {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = node
+        elif isinstance(node, ast.Import):
+            imported |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return _Source(classes, imported)
+
+
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """Follow imports to the class that a module calls `name`."""
+    source = _read(module)
+    if source is None:
+        return None
+    if name in source.classes:
+        return module, source.classes[name]
+    home, _, there = source.imported.get(name, "").rpartition(".")
+    return _find(home, there) if home else None
+
+
+def _of(module: str, node: ast.ClassDef) -> Parameters | None:
+    plain = _read(module).plain
+    made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if made is not None:
+        arguments = [*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs][1:]
+        own: Parameters = {argument.arg: plain(argument.annotation) for argument in arguments}
+        return own if made.args.kwarg is None else _with_base(module, node, made, own)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        return {n.target.id: plain(n.annotation) for n in fields if "init=False" not in ast.unparse(n).replace(" ", "")}
+    return _of_base(module, node) if node.bases else {}
+
+
+def _of_base(module: str, node: ast.ClassDef) -> Parameters | None:
+    source = _read(module)
+    for base in map(ast.unparse, node.bases):
+        first, dot, rest = base.partition(".")
+        home, _, name = f"{source.imported.get(first, first)}.{rest}".rpartition(".") if dot else (module, "", base)
+        found = _find(home, name)
+        if found is not None:
+            return _of(*found)
+    return None
+
+
+def _with_base(module: str, node: ast.ClassDef, made: ast.FunctionDef, own: Parameters) -> Parameters | None:
+    """Add what `**kwargs` hands on to the base class, without what the call gives itself."""
+    base, calls = _of_base(module, node), (n for n in ast.walk(made) if isinstance(n, ast.Call))
+    call = next((n for n in calls if ast.unparse(n.func) == "super().__init__"), None)
+    if base is None or call is None:
+        return None
+    given = {keyword.arg for keyword in call.keywords} | set(list(base)[: len(call.args)])
+    return own | {name: kind for name, kind in base.items() if name not in given and name not in own}
