@@ -24,6 +24,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 if TYPE_CHECKING:
     from cl_lightning.model.module import Step
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 COLUMNS = ["after", "prompts of", "its own branch's share, mean %", "when learnt %"]
 
@@ -63,6 +64,16 @@ class AttentiveReflection(TaskCallback):
                 "use cl_lightning.adapters.SAPTLoRA, or boundary.reflection=null"
             ]
         return []
+
+    @torch.no_grad()
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Keep the prompts of the task before, as many as are kept of a large one, and embed a batch of the last's."""
+        adapter = rehearsal.module.adapter
+        if rehearsal.task:
+            self.pooled.append(adapter.like().new_empty(self.samples, adapter.embedding_size))
+            self.recorded.append(adapter.like().new_empty(self.samples, rehearsal.task))
+        if rehearsal.last:
+            adapter.pooled(rehearsal.batch(self.batch_size))
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         self._move_to(run.module.adapter.like())

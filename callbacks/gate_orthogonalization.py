@@ -12,6 +12,7 @@ projecting, which violates it (`row_norms`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,11 +26,12 @@ from cl_lightning.adapters.gates import constrain
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError, TrainingError
 from cl_lightning.common.numbers import Finite, Integer
-from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, captured_energy, design, empty
+from cl_lightning.linalg.subspaces import Count, Design, Energy, add_to_mean, captured_energy, complement, design, empty
 from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 COLUMNS = ["after", "gate of", "prompts of", "mean a", "largest a"]
 SUMMARY = [
@@ -106,6 +108,20 @@ class GateOrthogonalization(GrownSubspaces):
     def check_run(self, run: RunContext) -> None:
         super().check_run(run)
         self.check_chunks({"the embedding": run.module.adapter.embedding_size})
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Hold subspaces as large as earlier prompts can make them, take a batch's covariances, and set the start."""
+        adapter = rehearsal.module.adapter
+        if rehearsal.last:
+            sizes = [w.shape[1] for w in adapter.gates.new]
+            most = rehearsal.task * self.samples
+            means = self._no_covariances(adapter)
+            self.bases = [mean.new_empty(size, min(size - 1, most)) for mean, size in zip(means, sizes, strict=True)]
+            self._add(adapter, [rehearsal.batch(self.batch_size)], means)
+            if self.key != "random":
+                outer = complement(self.bases[-1])
+                torch.linalg.eigh(outer.t() @ means[-1] @ outer)
+            self._started = [w.detach().clone() for w in adapter.gates.new]
 
     def _chunks(self, count: int) -> list[int]:
         """Return each weight's number of chunks: embeddings and the key's features are divided, hidden layers not."""
@@ -194,16 +210,26 @@ class GateOrthogonalization(GrownSubspaces):
 
     def _covariances(self, run: RunContext, task: int) -> list[Tensor]:
         """Compute the covariances of the newest gate's inputs on the task's prompts, all ranks: (in, in) float64."""
-        adapter = run.module.adapter
-        means = [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in adapter.gates.new]
-        examples, seen = self.examples(run, task), 0
-        with torch.no_grad():
-            for batch in run.batches(examples, self.batch_size):
-                for index, p in enumerate(adapter.gates.features(adapter.pooled(batch))):
-                    twice = self.counting == "published" and index == 1
-                    means[index] = add_to_mean(means[index], seen, p.double(), twice)
-                seen += len(batch["input_ids"])
+        adapter, examples = run.module.adapter, self.examples(run, task)
+        means = self._no_covariances(adapter)
+        seen = self._add(adapter, run.batches(examples, self.batch_size), means)
         return [distributed.sum_(mean * seen) / len(examples) for mean in means]
+
+    @staticmethod
+    def _no_covariances(adapter: GainLoRA) -> list[Tensor]:
+        new = adapter.gates.new
+        return [torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64, device=w.device) for w in new]
+
+    @torch.no_grad()
+    def _add(self, adapter: GainLoRA, batches: Iterable[dict[str, Any]], means: list[Tensor]) -> int:
+        """Add batches of prompts to the mean covariances, and return the number of prompts."""
+        seen = 0
+        for batch in batches:
+            for index, p in enumerate(adapter.gates.features(adapter.pooled(batch))):
+                twice = self.counting == "published" and index == 1
+                means[index] = add_to_mean(means[index], seen, p.double(), twice)
+            seen += len(batch["input_ids"])
+        return seen
 
     @torch.no_grad()
     def _coefficients(self, run: RunContext, source: int) -> Tensor:

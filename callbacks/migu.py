@@ -11,7 +11,7 @@ change masked rows slightly, as in the original. Source: Du et al. 2024 (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -25,6 +25,9 @@ from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Finite
 from cl_lightning.sequence.callback import TaskCallback
+
+if TYPE_CHECKING:
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 
 class MIGU(TaskCallback):
@@ -53,9 +56,19 @@ class MIGU(TaskCallback):
             ]
         return []
 
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Listen in the training step, for which no padding is known."""
+        if rehearsal.last:
+            self._listen_to(rehearsal.module.adapter.layers)
+            self._masks = lambda name: torch.ones(0, 1)
+            rehearsal.after_training.append(self._stop)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Register a hook on every adapted layer's input."""
-        self._layers, self._magnitudes = pl_module.adapter.layers, {}
+        self._listen_to(pl_module.adapter.layers)
+
+    def _listen_to(self, layers: dict[str, AdaptedLinear]) -> None:
+        self._layers, self._magnitudes = layers, {}
         self._hooks = [layer.register_forward_pre_hook(self._listen(name)) for name, layer in self._layers.items()]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -101,6 +114,9 @@ class MIGU(TaskCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hooks."""
+        self._stop()
+
+    def _stop(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._masks = [], None

@@ -33,6 +33,7 @@ from cl_lightning.sequence.callback import Table, TaskCallback
 
 if TYPE_CHECKING:
     from cl_lightning.sequence.context import RunContext
+    from cl_lightning.sequence.rehearsal import Rehearsal
 
 COLUMNS = ["task", "protected directions, least", "most", "start's energy kept %"]
 
@@ -80,21 +81,32 @@ class ProtectedSubspaces(TaskCallback):
     # ---- start -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Decompose one matrix after the other, and hold their subspaces while the task trains."""
+        if rehearsal.last:
+            layers = rehearsal.module.adapter.layers
+            self._bases = self._top(layers, self._sizes(layers, rehearsal.task, len(rehearsal.order)))
+            for name, bases in self._bases.items():
+                self._project(layers[name], bases, BRANCH)
+            rehearsal.after_training.append(self._bases.clear)
+
+    @torch.no_grad()
     def on_task_start(self, run: RunContext, task: int) -> None:
         layers = run.module.adapter.layers
-        share = task / len(run.order) if isinstance(self.share, str) else self.share
-        sizes = {name: self._size(layer, share) for name, layer in layers.items()}
-        self._bases = self._top(layers, {name: size for name, size in sizes.items() if size})
+        sizes = self._sizes(layers, task, len(run.order))
+        self._bases = self._top(layers, sizes)
         before = sum(_energy(layer) for layer in layers.values())
         for name in self._bases:
             self._project(layers[name], self._bases[name], BRANCH)
         kept = sum(_energy(layer) for layer in layers.values()) / before if before else 1.0
         self.rows.append([run.order[task], min(sizes.values()), max(sizes.values()), 100 * kept])
 
-    def _size(self, layer: AdaptedLinear, share: float) -> int:
-        """Return k of a layer."""
-        least = min(layer.shape)
-        return max(0, min(int(share * least), least - len(layer.lora_A)))
+    def _sizes(self, layers: dict[str, AdaptedLinear], task: int, tasks: int) -> dict[str, int]:
+        """Return k of each layer."""
+        share = task / tasks if isinstance(self.share, str) else self.share
+        least = {name: min(layer.shape) for name, layer in layers.items()}
+        free = {name: least[name] - len(layer.lora_A) for name, layer in layers.items()}
+        return {name: max(0, min(int(share * least[name]), free[name])) for name in layers}
 
     def _top(self, layers: dict[str, AdaptedLinear], sizes: dict[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
         """Compute U (m, k) and V (n, k) of each layer; ranks share the decompositions."""
@@ -103,6 +115,7 @@ class ProtectedSubspaces(TaskCallback):
             U, _, V = all_singular(_reference(layers[name], weight), 1)
             return U[:, : sizes[name]].contiguous(), V[:, : sizes[name]].contiguous()
 
+        sizes = {name: size for name, size in sizes.items() if size}
         weights = ((name, layers[name].dense_weight()) for name in sizes)
         made, owners = distributed.deal(weights, decomposed, "boundary.protection:")
         bases = {}

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.yaml_files import dump_yaml, parse_yaml
 
 #: Begins a value of the environment.
@@ -25,3 +28,9 @@ def put_back(resolved: Any, written: Any) -> Any:
     if isinstance(resolved, list) and isinstance(written, list):
         return [put_back(*pair) for pair in zip(resolved, written, strict=False)]
     return resolved
+
+
+def unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """Say in one line which option refers to what cannot be found or read."""
+    why = str(error).partition("\n")[0]
+    return ConfigError(f"{error.full_key}: its ${{..}} has no value ({why}); correct it, or write the value itself")

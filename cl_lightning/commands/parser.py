@@ -6,8 +6,9 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import set_dumper
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from omegaconf.errors import OmegaConfBaseException
 
-from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back
+from cl_lightning.commands.interpolation import ENVIRONMENT, as_written, put_back, unresolved
 from cl_lightning.commands.option_errors import OptionParser, misfit
 from cl_lightning.commands.precheck import USAGE
 from cl_lightning.commands.task_trainer import TaskTrainer, TaskTrainers
@@ -31,7 +32,10 @@ class _Parser(OptionParser, LightningArgumentParser):
         if self._main and ENVIRONMENT in str(cfg):
             self.written = parse_yaml(super().dump(cfg, skip_validation=True, skip_none=False), "configuration")
         files = cfg.get("config")
-        parsed = super()._parse_common(cfg, *args, **kwargs)
+        try:
+            parsed = super()._parse_common(cfg, *args, **kwargs)
+        except OmegaConfBaseException as error:
+            raise unresolved(error) from None
         if files is not None and "config" not in parsed:
             parsed.config = files  # interpolation drops it, and it names the experiment
         return parsed

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: New objects after which the young ones are searched for garbage, and collections of those before one of all objects.
+OBJECTS, NEVER = 50_000, 1_000_000
+
 
 class _Process:
     """Whether what is frozen in this process are its imports."""
@@ -44,6 +47,18 @@ def gc_frozen() -> Iterator[None]:
     finally:
         if not _Process.imports_frozen:
             gc.unfreeze()
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Look for garbage seldom while much is made that stays: each search among all of it finds next to nothing."""
+    before = gc.get_threshold()
+    if before[0]:  # else the caller has turned it off
+        gc.set_threshold(OBJECTS, before[1], NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def release_memory() -> None:

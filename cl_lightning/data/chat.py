@@ -135,16 +135,9 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **op
         ) from error
 
 
-def render_all(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], **options: Any
-) -> list[str]:
-    """Render several conversations. Raises ConfigError as `render` does, without saying which of them failed."""
-    try:
-        return tokenizer.apply_chat_template(list(map(list, conversations)), tokenize=False, **options)
-    except Exception as error:
-        raise ConfigError(
-            f"model.backbone.name: {_model(tokenizer)}'s chat template fails ({_one_line(error)})"
-        ) from error
+def failed(tokenizer: PreTrainedTokenizerBase, error: Exception) -> ConfigError:
+    """Say that a template fails, not for which conversation."""
+    return ConfigError(f"model.backbone.name: {_model(tokenizer)}'s chat template fails ({_one_line(error)})")
 
 
 def tried(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, Turn
-from cl_lightning.data.chat import PROBE, ChatPrompt, Message, between, render, render_all
+from cl_lightning.data.chat import PROBE, ChatPrompt, Message, between, render
+from cl_lightning.data.rendering import render_all
 
 #: A turn of the assistant, which the model itself would write.
 ANSWERS = "assistant"
@@ -49,7 +50,7 @@ class Placing:
             return [Placed(e.prompt, ((0, len(e.prompt)),)) for e in examples]
         messages = [self._messages(e) for e in examples]
         try:
-            texts = render_all(self.chat.tokenizer, messages, add_generation_prompt=True)
+            texts = render_all(self.chat.tokenizer, messages)
         except ConfigError:
             texts = [self._alone(e, m) for e, m in zip(examples, messages, strict=True)]
         return [self._placed(e, m, t) for e, m, t in zip(examples, messages, texts, strict=True)]

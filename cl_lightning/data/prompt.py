@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cl_lightning.common.ahead import ahead
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example, TaskSpec
+from cl_lightning.data.borders import Borders
 from cl_lightning.data.chat import DAY, ChatPrompt
 from cl_lightning.data.end_tokens import trained_end
 from cl_lightning.data.placed import ANSWERS, Placed, Placing, without_oldest
@@ -89,6 +90,7 @@ class PromptEncoder:
             raise ConfigError("data.template_args: the model has no chat template to give them to; leave them out")
         self.end = trained_end(tokenizer)
         self._control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._borders = Borders(tokenizer)
         #: Held while the tokenizer has the settings of one call.
         self._settings = Lock()
         self._chats: dict[str, ChatPrompt | None] = {}
@@ -169,28 +171,40 @@ class PromptEncoder:
             encodings = self._tokens([placed.text for placed in all_placed], plain=True, special=True)
             return [Tokens(e.ids, e.offsets) for e in encodings]
         parts = [self._parts(placed) for placed in all_placed]
-        found = {
-            plain: iter(self._tokens([t for each in parts for t, _, _, p in each if p is plain], plain))
-            for plain in (False, True)
-        }
+        found = {}
+        for plain in (False, True):  # what stands around prompts is the same in most, and encoded once
+            texts = [*dict.fromkeys(text for each in parts for text, _, _, p in each if p is plain)]
+            encodings = self._tokens(texts, plain)
+            found[plain] = {text: (e.ids, e.offsets) for text, e in zip(texts, encodings, strict=True)}
         prompts = []
         for each in parts:
             tokens = Tokens([], [])
-            for _, start, turn, plain in each:
-                tokens.add(next(found[plain]), start, turn)
+            for text, start, turn, plain in each:
+                tokens.add(*found[plain][text], start, turn)
             prompts.append(tokens)
         return prompts
 
     def _parts(self, placed: Placed) -> list[tuple[str, int, int | None, bool]]:
         """Split a prompt into parts to encode: text, start, number of the assistant's turn it is, whether plain."""
         parts: list[tuple[str, int, int | None, bool]] = []
-        done = 0
+        done = behind = 0
+
+        def cut_up_to(start: int) -> None:
+            """Cut what the template writes from `behind` to `start` where that changes no token."""
+            nonlocal done
+            for cut in self._borders.cuts(placed.text[behind:start]):
+                parts.append((placed.text[done : behind + cut], done, None, False))
+                done = behind + cut
+
         for turn, ((start, end), role) in enumerate(zip(placed.spans, placed.roles, strict=True)):
             text = placed.text[start:end]
+            cut_up_to(start)
+            behind = end
             if role == ANSWERS or any(token in text for token in self._control):
                 spoken = turn if role == ANSWERS else None
                 parts += [(placed.text[done:start], done, None, False), (text, start, spoken, True)]
                 done = end
+        cut_up_to(len(placed.text))
         parts.append((placed.text[done:], done, None, False))
         return [part for part in parts if part[0]]
 
@@ -304,11 +318,11 @@ class Tokens:
     offsets: list[tuple[int, int]]
     turns: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, encoding: Encoding, start: int, turn: int | None) -> None:
+    def add(self, ids: list[int], offsets: list[tuple[int, int]], start: int, turn: int | None) -> None:
         """Add those of a part that starts at `start`."""
         begun = len(self.ids)
-        self.ids += encoding.ids
-        self.offsets += [(start + a, start + b) for a, b in encoding.offsets] if start else encoding.offsets
+        self.ids += ids
+        self.offsets += [(start + a, start + b) for a, b in offsets] if start else offsets
         if turn is not None:
             self.turns[turn] = begun, len(self.ids)
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from cl_lightning.common.described import Described
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.common.expected import expect, expect_number
+from cl_lightning.common.memory import seldom_collected
 from cl_lightning.common.numbers import Integer, Seed
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.base import Benchmark, check_order, data_root, digest
@@ -249,7 +250,8 @@ class TaskSequence(Described, LightningDataModule):
     def _encode(self, encoder: PromptEncoder | LongestEncoder, encoder_decoder: bool) -> None:
         self.encoder, self.encoder_decoder = encoder, encoder_decoder
         epochs = self.epochs_per_task * (len(self.columns) if self.protocol.together else 1)
-        self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
+        with seldom_collected():
+            self.evaluated = [self._task(name, e) for name, e in zip(self.columns, epochs, strict=True)]
         if self.score_by != "generation" and not any(t.labels for t in self.evaluated):
             raise ConfigError(
                 f"data.score_by: no closed label set among {', '.join(self.columns)}: their training answers are free "

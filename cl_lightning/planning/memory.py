@@ -119,6 +119,11 @@ def rehearse(module: ContinualLM, work: Work, boundary: Mapping[str, TaskCallbac
         optimizer = _training(rehearsal, work, setting, found)
         found.products = products.take() // min(2, work.division.parts)
         found.checkpoint = _bytes(module.training_tensors().values()) + found.parts[STATE][TRAINING]
+        held = live.reset()
+        for give_back in rehearsal.after_training:
+            give_back()
+        branch -= held - live.reset()
+        found.put(BRANCH, branch, SCORING)
         trained, others = _bytes(_trained(module)), live.reset() - earlier - branch
         if not alone:
             module.adapter.end_task(rehearsal.task)
@@ -152,7 +157,8 @@ def _boundary(rehearsal: Rehearsal, slots: Mapping[str, TaskCallback], found: Me
         before = rehearsal.live.reset()
         rehearsal.held = rehearsal.made = 0
         callback.rehearse(rehearsal)
-        beside = rehearsal.live.peak - before - rehearsal.made
+        kept = rehearsal.live.now - before  # counts with the branch
+        beside = rehearsal.live.peak - before - rehearsal.made - kept
         if rehearsal.held + beside > most:
             most = rehearsal.held + beside
             found.put(COLLECTED, rehearsal.held, BOUNDARY)

@@ -230,13 +230,13 @@ class RunFolder:
             StateError: the name leaves the folder or is reserved, or a file that is not the run's exists there.
             TrainingError: the disk is full or cannot be written.
         """
-        self._announce(name)
+        self.announce([name])
         self.files[name] = self._put(name, data, PRIVATE if private else None)
         self._note_size(name, len(data))
 
     def prepare(self, name: str) -> None:
         """Announce a file that something else writes to `path / name`, before `take`. Raises: see `write`."""
-        self._announce(name)
+        self.announce([name])
         path = below(self.path, name)
         with report_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,16 +262,18 @@ class RunFolder:
         if size >= LARGE:
             self.large[name] = size
 
-    def _announce(self, name: str) -> None:
-        """List a file in the record before it is written, so that the record accounts for it whatever happens."""
-        if name in (*KEPT, PREVIOUS, *EXPORTS, *REPORT):
-            raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
-        path = below(self.path, name)
+    def announce(self, names: Iterable[str]) -> None:
+        """List files in the record before they are written, as `write` does for each. Raises: see `write`."""
         begun = self._committed.get("writing", [])
-        if name not in self.files and name not in begun and path.exists():
-            raise StateError(f"{path}: exists, but is not a file of the run; move it away, then run again")
-        if self._committed and name not in begun:
-            self._committed["writing"] = [*begun, name]
+        new = [name for name in names if name not in begun]
+        for name in new:
+            if name in (*KEPT, PREVIOUS, *EXPORTS, *REPORT):
+                raise StateError(f"{self.path}: the name {name!r} is reserved; choose another")
+            path = below(self.path, name)
+            if name not in self.files and path.exists():
+                raise StateError(f"{path}: exists, but is not a file of the run; move it away, then run again")
+        if self._committed and new:
+            self._committed["writing"] = [*begun, *new]
             self._put(RECORD, sealed(self._committed))
 
     def export(self, name: str, data: bytes) -> None:
@@ -293,7 +295,8 @@ class RunFolder:
 
     def save_inside(self, unfinished: dict[str, Any]) -> None:
         """Make all files written since the last commit the state inside a task, beside that after the last one."""
-        self._store(self._committed, (), unfinished)
+        announced = [name for name in self._committed["writing"] if name not in self.files]
+        self._store(self._committed, announced, unfinished)
 
     def _store(self, record: dict[str, Any], writing: Sequence[str], unfinished: dict[str, Any] | None) -> None:
         """Write a record. With `unfinished`, its files stay as they are, and what was written since goes there."""

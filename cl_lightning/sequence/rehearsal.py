@@ -4,7 +4,7 @@ Task callbacks take part by `TaskCallback.rehearse`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Rehearsal:
         live: counts the bytes in use.
         assumed: what is assumed of masks.
         held, made: see `hold`.
+        after_training: what callbacks do when training ends, to give back what they held for it alone.
     """
 
     module: ContinualLM
@@ -66,6 +67,7 @@ class Rehearsal:
     assumed: Assumed
     held: int = 0
     made: int = 0
+    after_training: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def last(self) -> bool:

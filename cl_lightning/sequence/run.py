@@ -5,7 +5,7 @@ task and runs the boundary callbacks by phase -> training -> on_train_end: on_ta
 seen tasks -> state written -> on_task_scored -> next task. All of this happens inside fit because under DDP the process
 group exists only there, and parameters that are added after the DDP wrapper would not be reduced.
 
-The state inside a task is saved every `save_every`, after training, and after each scored cell, see
+The state inside a task is saved every `save_every`, after training, and after scored cells, see
 `sequence.unfinished`. A task that is resumed does its boundary work again and then loads the checkpoint.
 """
 
@@ -54,6 +54,9 @@ from cl_lightning.sequence.stored_tensors import read_tensors, restore_branches
 from cl_lightning.sequence.time_left import SCORING, TRAINING, Plan
 from cl_lightning.sequence.time_left import ZERO_SHOT as UNTRAINED
 from cl_lightning.sequence.trainer_hooks import SetupHook, TrainerHooks
+
+#: Saves at most while a row of R is scored: each writes the whole record, which grows with the number of tasks.
+SAVES = 16
 
 
 class SequenceRun:
@@ -258,11 +261,14 @@ class SequenceRun:
         self.stages.end_task()
 
     def _score(self, after: str, tasks: Iterable[int], task: int | None = None) -> list[float]:
-        names = [self.data.columns[j] for j in tasks]
-        for j in tasks:
+        columns = [*tasks]
+        names = [self.data.columns[j] for j in columns]
+        left = [j for j in columns if self.data.columns[j] not in self.record.cells.get(after, ())]
+        files = [prediction_file(after, self.data.columns[j]) for j in left]
+        distributed.on_main(lambda: self.folder.announce(files))
+        every = -(-len(columns) // SAVES)
+        for number, j in enumerate(left, start=1):
             name = self.data.columns[j]
-            if name in self.record.cells.get(after, ()):
-                continue
             asked, ranks = self.data.scored(task, j), distributed.world_size()
             self.stages.begin(_scoring(after), len(asked.test), name)
             scored = score_task(
@@ -274,7 +280,8 @@ class SequenceRun:
             self.stages.begin("saving")
             self.context.write(prediction_file(after, name), to_jsonl(scored.rows))
             self.record.add(after, name, scored)
-            self.saving.cell()
+            if number % every == 0 or number == len(left):
+                self.saving.cell()
         return self.record.scores(after, names)
 
     def _plan(self, task: int) -> Plan:

@@ -1,4 +1,6 @@
-"""Runs that end by SIGKILL at a chosen moment: the nth of the events at which a process may leave something half done.
+"""Runs that are ended at a chosen moment: the nth of the events at which a process may leave something half done.
+
+They are killed by a signal, or the kernel refuses whatever they write from then on, as it does on a full disk.
 
 Events are what the process does to files (fsync, rename, unlink, before and after), its optimiser steps, checkpoints,
 boundaries, and scored cells. They are the same, in the same order, in every run of the same command.
@@ -7,10 +9,11 @@ boundaries, and scored cells. They are the same, in the same order, in every run
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +34,15 @@ PLACES: list[tuple[str, str, str]] = [
     ("cl_lightning.sequence.run", "score_task", "scoring"),
     ("cl_lightning.sequence.folder.RunFolder", "_store", "state"),
 ]
+#: In place of a signal: no file grows beyond this many bytes any more, so that large ones end in the middle.
+ROOMS = (0, 1000, 8000)
+
+
+def _fill(room: int, shown: str) -> None:
+    """Let the kernel refuse what would make a file larger than `room`. What is printed goes to the pipe `shown`."""
+    for descriptor in (1, 2):
+        os.dup2(os.open(shown, os.O_WRONLY), descriptor)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def _found(path: str) -> Any:
@@ -59,13 +71,13 @@ def _watch(happens: Callable[[str], None]) -> None:
         setattr(place, name, watched(getattr(place, name), what))
 
 
-def _run(moment: int, signum: int, listed: str, *arguments: Any) -> None:
+def _run(moment: int, doom: Callable[[], None], listed: str, *arguments: Any) -> None:
     events: list[str] = []
 
     def happens(what: str) -> None:
         events.append(what)
         if len(events) == moment:
-            os.kill(os.getpid(), signum)
+            doom()
 
     _watch(happens)
     try:
@@ -76,15 +88,26 @@ def _run(moment: int, signum: int, listed: str, *arguments: Any) -> None:
         sys.stdout.flush()
 
 
+def _kill(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+KILL = partial(_kill, signal.SIGKILL)
+
+
 def _start(
-    run: Path, options: Sequence[str], moment: int, signum: int = signal.SIGKILL, base: Sequence[str] = BASE
+    run: Path,
+    options: Sequence[str],
+    moment: int,
+    doom: Callable[[], None] = KILL,
+    base: Sequence[str] = BASE,
+    entry: str = "main",
 ) -> tuple[int, str, list[str]]:
     with TemporaryDirectory() as folder:
         listed, out, err = (Path(folder, name) for name in ("events", "out", "err"))
         argv = [*base, f"--sequence.run_dir={run}", *options]
         paths = (str(ROOT), dict(os.environ), str(out), str(err))
-        entry = "main" if signum == signal.SIGKILL else "command"
-        process = launch._forks.Process(target=_run, args=(moment, signum, str(listed), entry, argv, *paths))
+        process = launch._forks.Process(target=_run, args=(moment, doom, str(listed), entry, argv, *paths))
         process.start()
         process.join(launch.TIMEOUT)
         if process.exitcode is None:
@@ -108,6 +131,20 @@ def killed_at(run: Path, moment: int, *options: str, base: Sequence[str] = BASE)
 
 def terminated_at(run: Path, moment: int, *options: str) -> str:
     """Run into the folder `run`, send SIGTERM at an event, and return what the process printed."""
-    code, shown, _ = _start(run, options, moment, signal.SIGTERM)
+    code, shown, _ = _start(run, options, moment, partial(_kill, signal.SIGTERM), entry="command")
     assert code == 128 + signal.SIGTERM, (code, shown)
     return shown
+
+
+def filled_at(run: Path, moment: int, room: int, *options: str) -> tuple[int, str]:
+    """Run into the folder `run`, fill the disk at an event, and return the exit code and what was printed from then on.
+
+    `room`: the size that no file exceeds from then on.
+    """
+    with TemporaryDirectory() as folder:
+        pipe = Path(folder, "pipe")
+        os.mkfifo(pipe)
+        # Opened to read first, or the run would wait for a reader; a pipe holds what a run prints at its end.
+        with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as shown:
+            code, _, _ = _start(run, options, moment, partial(_fill, room, str(pipe)))
+            return code, shown.read()

@@ -105,6 +105,15 @@ def test_null_is_taken_where_it_means_something(tmp_path: Path) -> None:
     assert f"{NOWHERE}: cannot be written" in outcome(options, tmp_path)[1]
 
 
+@pytest.mark.parametrize(
+    "text", ["${data.seed}", "${oc.env:NO_SUCH_VARIABLE}", "${", "${a.b", "${foo:1}", "${model.schedule}", "${model}"]
+)
+def test_a_reference_to_nothing_is_refused_by_its_option(text: str, tmp_path: Path) -> None:
+    code, errors = outcome({"model": {"schedule": text}}, tmp_path)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: model.schedule: its ${..} has no value (")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_mutated_configurations_are_accepted_or_refused_in_one_line(part: int, tmp_path: Path) -> None:

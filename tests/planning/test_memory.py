@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 import torch
 import transformers as tf
 
+from callbacks.attentive_reflection import AttentiveReflection
+from callbacks.gate_orthogonalization import GateOrthogonalization
+from callbacks.migu import MIGU
+from callbacks.protected_subspaces import ProtectedSubspaces
 from callbacks.replay_buffer import ReplayBuffer
 from callbacks.slice_init import SliceInit
 from cl_lightning.adapters.base import AdapterStrategy
+from cl_lightning.adapters.gainlora import GainLoRA
+from cl_lightning.adapters.inclora import IncLoRA
+from cl_lightning.adapters.sapt import SAPTLoRA
 from cl_lightning.adapters.seqlora import SeqLoRA
 from cl_lightning.data.benchmarks.dataset_tasks import DatasetTask, DatasetTasks
 from cl_lightning.data.task_sequence import TaskSequence
@@ -56,6 +64,23 @@ CASES = {
     "GPT-2, a stack of branches": Case(GPT2, lambda: SeqLoRA(fold_into="stack")),
     "T5": Case(T5),
     "Llama, checkpointed micro-batches": Case(LLAMA, checkpointing=True, parts=2),
+    "Llama, MIGU": Case(LLAMA, boundary=lambda: {"migu": MIGU()}),
+    "Llama, protected subspaces": Case(
+        LLAMA, boundary=lambda: {"protection": ProtectedSubspaces()}, stages=("boundary", "training", "scoring")
+    ),
+    "Llama, orthogonal gates": Case(
+        LLAMA,
+        lambda: GainLoRA(IncLoRA()),
+        lambda: {"gates": GateOrthogonalization(samples=8, probes=1, batch_size=4)},
+    ),
+    "Llama, reflection": Case(LLAMA, SAPTLoRA, lambda: {"reflection": AttentiveReflection(samples=8, batch_size=4)}),
+}
+#: Stages in which a callback takes what is seen.
+CALLBACKS = {
+    "Llama, MIGU": "training",
+    "Llama, protected subspaces": "boundary",
+    "Llama, orthogonal gates": "boundary",
+    "Llama, reflection": "training",
 }
 each_case = pytest.mark.parametrize("name", CASES)
 
@@ -75,21 +100,23 @@ def tasks() -> TaskSequence:
     return TaskSequence(DatasetTasks(made), validation_samples=0, batch_size=4, max_new_tokens=2)
 
 
+def backbone_of(case: Case, folder: str) -> Backbone:
+    return Backbone(str(save(case.config, Path(folder, "model"))), "float32", gradient_checkpointing=case.checkpointing)
+
+
+def planned_by(case: Case, backbone: Backbone) -> Memory:
+    data = tasks()
+    data.prepare(backbone.load_tokenizer(), backbone.encoder_decoder())
+    work = Work(data, Division(1, case.parts))
+    return rehearse(ContinualLM(backbone, case.adapter()), work, case.boundary(), Setting(torch.float32))
+
+
 @cache
 def planned_and_measured(name: str) -> tuple[Memory, Mapping[str, int]]:
     case = CASES[name]
     with TemporaryDirectory() as folder:
-        backbone = Backbone(
-            str(save(case.config, Path(folder, "model"))), "float32", gradient_checkpointing=case.checkpointing
-        )
-        data = tasks()
-        data.prepare(backbone.load_tokenizer(), backbone.encoder_decoder())
-        planned = rehearse(
-            ContinualLM(backbone, case.adapter()),
-            Work(data, Division(1, case.parts)),
-            case.boundary(),
-            Setting(torch.float32),
-        )
+        backbone = backbone_of(case, folder)
+        planned = planned_by(case, backbone)
         module = ContinualLM(backbone, case.adapter())
         return planned, peaks(module, tasks(), case.boundary(), Path(folder, "run"), accumulate_grad_batches=case.parts)
 
@@ -117,3 +144,14 @@ def test_a_plan_without_the_gradients_of_a_boundary_is_noticed() -> None:
     planned, measured = planned_and_measured("Llama, SLICE")
     without = planned.total("boundary") - planned.parts["gradients of the boundary"]["boundary"]
     assert without != pytest.approx(measured["boundary"], rel=CLOSE)
+
+
+@pytest.mark.parametrize(("name", "stage"), CALLBACKS.items())
+def test_a_plan_counts_what_a_callback_takes(name: str, stage: str, tmp_path: Path) -> None:
+    planned, measured = planned_and_measured(name)
+    assert planned.left_out == []
+    case = CASES[name]
+    (kind,) = {type(callback) for callback in case.boundary().values()}
+    with patch.object(kind, "rehearse", lambda *_: None):
+        without = planned_by(case, backbone_of(case, str(tmp_path)))
+    assert without.total(stage) < planned.total(stage) < (1 + CLOSE) * measured[stage]

@@ -15,7 +15,7 @@ import torch
 
 from cl_lightning.commands.trainer import ContinualTrainer
 from cl_lightning.common import memory
-from cl_lightning.common.memory import frozen_imports, gc_frozen, release_memory
+from cl_lightning.common.memory import frozen_imports, gc_frozen, release_memory, seldom_collected
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
@@ -79,6 +79,23 @@ def test_memory_is_released_once_per_task(tmp_path: Path) -> None:
     assert {name: len(frozen) for name, frozen in calls.items()} == {"collect": LOADED + tasks, "trim": LOADED + tasks}
     assert all(frozen > 100_000 for frozen in calls["collect"][LOADED:]), "loaded objects are not scanned"
     assert gc.get_freeze_count() == before
+
+
+def test_all_objects_are_not_searched_while_data_is_loaded() -> None:
+    before, searched = gc.get_threshold(), []
+
+    def note(phase: str, found: dict[str, int]) -> None:
+        searched.append(found["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        with seldom_collected():
+            kept = [[i] for i in range(600_000)]
+    finally:
+        gc.callbacks.remove(note)
+    assert len(kept) == 600_000
+    assert set(searched) == {0, 1}
+    assert gc.get_threshold() == before
 
 
 def test_what_the_caller_has_frozen_stays_frozen() -> None:
