@@ -90,9 +90,11 @@ class AimMerging(TaskCallback):
         return []
 
     def rehearse(self, rehearsal: Rehearsal) -> None:
-        """Hold the copies."""
-        self._start = [p.detach().clone() for p in _trained(rehearsal.module)]
-        self._between = [p.detach().clone() for p in self._start]
+        """Hold the copies until training ends."""
+        if rehearsal.last:
+            self._start = [p.detach().clone() for p in _trained(rehearsal.module)]
+            self._between = [p.detach().clone() for p in self._start]
+            rehearsal.after_training.append(self._begin)
 
     def work(self, run: RunContext, task: int) -> dict[str, float]:
         """Count the tokens of the turns on memory, by the mean length of the earlier tasks' examples."""

@@ -56,8 +56,10 @@ class SelfDistillation(TaskCallback):
         self._steps = 0
 
     def rehearse(self, rehearsal: Rehearsal) -> None:
-        """Hold the average."""
-        self._begin(rehearsal.module)
+        """Hold the average until training ends."""
+        if rehearsal.last:
+            self._begin(rehearsal.module)
+            rehearsal.after_training.append(self._slow.clear)
 
     def on_task_start(self, run: RunContext, task: int) -> None:
         """Begin the average at the task's start."""
