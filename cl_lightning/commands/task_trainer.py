@@ -113,9 +113,10 @@ class TaskTrainers:
     def check_apart(self, folder: Path) -> None:
         """Raise ConfigError if checkpoints would lie among the run's files. `folder`: the run's."""
         for callback in _listed(self.options.get("callbacks")):
-            if isinstance(callback, ModelCheckpoint) and _inside(Path(callback.dirpath or ""), folder):
+            place = getattr(callback, "dirpath", None) if isinstance(callback, Checkpoint) else None
+            if place is not None and _inside(Path(place), folder):
                 raise ConfigError(
-                    f"trainer.callbacks: ModelCheckpoint: dirpath {callback.dirpath} lies in the run's folder, whose "
+                    f"trainer.callbacks: {type(callback).__name__}: dirpath {place} lies in the run's folder, whose "
                     "files are the run's own; give it a folder outside"
                 )
 

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 
 from cl_lightning import TaskSequence
 from cl_lightning.commands.stock_callbacks import check_stock
@@ -52,6 +52,9 @@ def test_a_checkpoint_without_a_folder_is_refused(tmp_path: Path) -> None:
     [
         (["BatchSizeFinder"], "BatchSizeFinder: it would change the batch of the task"),
         (["StochasticWeightAveraging", "swa_lrs=0.01"], "StochasticWeightAveraging: it would average the frozen base"),
+        (["LearningRateFinder"], "LearningRateFinder: its steps and its rate would be no part of the run"),
+        (["GradientAccumulationScheduler", "scheduling={0: 3}"], "GradientAccumulationScheduler: a step's loss is"),
+        (["ModelPruning", "pruning_fn=l1_unstructured"], "ModelPruning: it would prune the frozen base"),
         (["BackboneFinetuning"], "BackboneFinetuning: the strategy says what is trained"),
         (
             ["EarlyStopping", "monitor=val/loss"],
@@ -92,10 +95,13 @@ def test_more_than_the_machine_or_a_task_has_is_refused_before_the_run_folder_is
     assert not run.exists()
 
 
+@pytest.mark.parametrize("kind", [ModelCheckpoint, OnExceptionCheckpoint])
 @pytest.mark.parametrize(("folder", "refused"), [(".", True), ("a/b", True), ("../kept", False)])
-def test_checkpoints_among_the_files_of_the_run_are_refused(folder: str, refused: bool, tmp_path: Path) -> None:
+def test_checkpoints_among_the_files_of_the_run_are_refused(
+    kind: type[Checkpoint], folder: str, refused: bool, tmp_path: Path
+) -> None:
     data = TaskSequence(TRACE())
-    trainers = TaskTrainers({"callbacks": [ModelCheckpoint(dirpath=tmp_path / "run" / folder)]}, 1, data)
+    trainers = TaskTrainers({"callbacks": [kind(dirpath=tmp_path / "run" / folder)]}, 1, data)
     with pytest.raises(ConfigError, match="lies in the run's folder") if refused else nullcontext():
         trainers.check_apart(tmp_path / "run")
 
