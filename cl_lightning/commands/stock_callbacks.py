@@ -19,9 +19,8 @@ from cl_lightning.common.errors import ConfigError
 #: Kind of callback -> why it is refused, and what to do.
 REFUSED = {
     BatchSizeFinder: "it would change the batch of the task; find one by hand with data.batch_size",
-    LearningRateFinder: "its steps and its rate would be no part of the run; try rates with cl-lightning sweep NAME "
-    "--over=model.lr",
-    GradientAccumulationScheduler: "a step's loss is the mean over all its micro-batches, whose number must not change; "
+    LearningRateFinder: "its steps and its rate would be no part of the run; try rates with cl-lightning sweep",
+    GradientAccumulationScheduler: "a step's loss is the mean over all its micro-batches, whose number stays; "
     "use trainer.accumulate_grad_batches",
     ModelPruning: "it would prune the frozen base as well; choose a smaller model.adapter.rank",
     StochasticWeightAveraging: "it would average the frozen base as well; try model.schedule=cosine",

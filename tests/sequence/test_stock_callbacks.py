@@ -1,5 +1,6 @@
 """Lightning's own callbacks and profilers work task by task, as its users know them."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -35,8 +36,25 @@ def test_early_stopping_checkpoints_and_a_profiler_work_per_task(tmp_path: Path,
     for task in found["order"]:
         (file,) = (tmp_path / "kept" / task).glob("*.ckpt")
         assert file.stat().st_size > 0
-    assert done.stderr.count("FIT Profiler Report") == 2
-    assert "run_training_epoch" in done.stderr
+        assert "run_training_epoch" in reported(done.stdout, task)
+
+
+def reported(said: str, task: str) -> str:
+    """The profiler's report of a task, from the file that a line names."""
+    (file,) = re.findall(rf"^  profile: (.*-{task}\.txt)$", said, re.M)
+    return Path(file).read_text()
+
+
+def test_each_task_has_a_profile_of_its_own(tmp_path: Path) -> None:
+    """And the run that has them in its folder can be started over."""
+    options = ("--trainer.profiler=PyTorchProfiler", "--trainer.profiler.filename=mine", "--boundary.init=null")
+    for more in ((), ("--sequence.fresh=true",)):
+        done = smoke(tmp_path / "run", *options, "--sequence.zero_shot=false", "--data.train_samples=14", *more)
+        for task in record(tmp_path / "run")["order"]:
+            report = reported(done.stdout, task)
+            assert report.startswith("FIT Profiler Report")
+            assert report.count("Profiler Report") == 1
+    assert "Profiler Report" not in done.stdout + done.stderr, "wider than a terminal"
 
 
 def test_a_checkpoint_without_a_folder_is_refused(tmp_path: Path) -> None:
