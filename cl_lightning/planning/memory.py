@@ -69,7 +69,7 @@ class Memory:
     parameters: dict[str, int] = field(default_factory=dict)
     stored: int = 0
     checkpoint: int = 0
-    prompts: Size = Size(0, 0, 0, 0, 0)
+    prompts: Size = field(default_factory=lambda: Size(0, 0, 0, 0, 0))
     products: int = 0
     left_out: list[str] = field(default_factory=list)
 

@@ -274,7 +274,7 @@ def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, mon
 def test_a_database_of_mlflow_without_its_packages_is_refused(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
     monkeypatch.setattr(precheck, "find_spec", {"mlflow": True, "alembic": True}.get)
-    with pytest.raises(ConfigError, match="for sqlite that are not installed: pip install sqlalchemy alembic$"):
+    with pytest.raises(ConfigError, match=r"for sqlite that are not installed: pip install sqlalchemy alembic$"):
         precheck.check(argv)
     monkeypatch.setattr(precheck, "find_spec", {"mlflow": True, "alembic": True, "sqlalchemy": True}.get)
     precheck.check(argv)
