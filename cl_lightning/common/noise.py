@@ -39,6 +39,8 @@ WARNED = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Experiment logs directory .* exists and is not empty",
+    # The stored configuration says the same in place of an option that is an object.
+    r"\s*Unable to serialize instance",
     # The loss that callbacks monitor is summed over ranks before it is given to Lightning.
     r"It is recommended to use `self.log\('train/loss'",
 )
