@@ -38,7 +38,7 @@ def check_token_order(llm: PreTrainedModel) -> None:
         if not _close(together[name], each):
             raise ConfigError(
                 f"model.adapter.targets: gates cannot be applied to {name}, whose input is not each sample's tokens in "
-                "order (routed experts); leave it out"
+                "order (routed experts, windows of attention); leave it out"
             )
         layer.in_order = True
 

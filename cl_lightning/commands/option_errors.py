@@ -17,6 +17,8 @@ LIGHTNING = {"trainer.callbacks": "lightning.pytorch.callbacks", "trainer.logger
 OUTSIDE = re.compile(
     r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not (?:conform|match regular).*)?$"
 )
+#: What is wrong with an option of a class, among the reasons why no type of the option fits.
+OF_A_CLASS = re.compile(r"^ +- ([A-Z]\w*\.[\w.]+: .+)", re.MULTILINE)
 #: Patterns of jsonargparse's messages, and what an error says instead.
 PLAIN = {
     r"Expected a path but .*\n": "",  # any value could be the path of a file of values
@@ -71,6 +73,8 @@ class OptionParser(ArgumentParser):
         where = message.split(":", 1)[0]
         if found := re.search(r"Problem with given class_path '([^']*)':\s*(.+)", message):
             return f"{where}: no class {found[1]!r} ({found[2]})"
+        if found := OF_A_CLASS.search(message):
+            return found[1]
         wanted = [_kind(*found) for found in re.findall(r"Not of type (\w+): (.*)", message)]
         if found := re.search(r"(?:Got|Given) value: (.*)", message) or OUTSIDE.search(message):
             kinds = wanted + re.findall(
@@ -105,7 +109,9 @@ def _nearest_of_lightning(option: str, name: str) -> str:
 
 def _kind(name: str, why: str) -> str:
     """Describe a type of `common.numbers`: its range to a number outside of it, its base to anything else."""
-    kind = getattr(numbers, name)
+    kind = getattr(numbers, name, None)
+    if kind is None:  # a type of jsonargparse's own, as Path
+        return name
     return (
         kind.__doc__
         if "does not conform" in why or issubclass(kind, str)

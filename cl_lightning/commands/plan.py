@@ -81,12 +81,12 @@ def show(cli: "ContinualCLI", limit: int | None) -> None:
     experiment, zero_shot = settings.experiment or "default", settings.zero_shot
     work, vocabulary = prepared(cli, settings)
     say(f"{experiment}: DATA = {work.data.source}")
-    _say_facts(show.amounts(work, zero_shot, vocabulary is None))
 
     dtype = getattr(torch, backbone.dtype)
     held = held_dtype(dtype) if limit is None else dtype
     setting = Setting(held, str(cli.trainers.options.get("precision")), vocabulary or 0)
     found = rehearse(cli.model, work, cli.slots("boundary"), setting)
+    _say_facts(show.amounts(work, found.prompts.rows, zero_shot, vocabulary is None))
     name = "4 bits" if backbone.load_in_4bit else str(held).removeprefix("torch.")
     _say_facts(show.contents(found, len(work.data.order), name))
 
@@ -96,7 +96,7 @@ def show(cli: "ContinualCLI", limit: int | None) -> None:
     else:
         model = parse_yaml(cli.resolved(), "options")["model"]
         estimate = duration.by_earlier_run(Path("runs") / experiment, model, work, zero_shot)
-        estimate = estimate or duration.by_arithmetic(done, work.prompts().rows, held)
+        estimate = estimate or duration.by_arithmetic(done, found.prompts.rows, held)
     _say_facts(show.times(estimate))
 
     Screen().show("memory of one rank", [show.parts_table(found)])

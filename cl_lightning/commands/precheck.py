@@ -5,6 +5,7 @@ comes after this and checks everything else.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -46,6 +47,8 @@ PACKAGES = {
     "CometLogger": (("comet_ml",), "comet-ml"),
     "LitLogger": (("litlogger",), "litlogger"),
 }
+#: Databases in which MLflow can keep runs, and the modules that it needs for them beside `mlflow-skinny`.
+DATABASES, FOR_DATABASES = ("sqlite", "mysql", "postgresql", "mssql"), ("sqlalchemy", "alembic")
 
 
 def check(argv: list[str]) -> None:
@@ -72,7 +75,7 @@ def check(argv: list[str]) -> None:
     for option, value in given.items():
         _check_option(option, value, given)
     check_trainer(given)
-    _check_loggers(given.get("trainer.logger"))
+    _check_loggers(given.get("trainer.logger"), given.get("trainer.logger.tracking_uri"))
     _check_model(given.get("model.backbone.name"))
     if why := dtype_fault(str(given.get("model.backbone.dtype"))):
         raise ConfigError(why)
@@ -167,13 +170,21 @@ def check_trainer(given: dict[str, Any]) -> None:
         raise ConfigError(f"trainer.accumulate_grad_batches: {accumulate} must be 1 or more")
 
 
-def _check_loggers(loggers: Any) -> None:
-    """Raise ConfigError for a logger of Lightning whose package is not installed."""
+def _check_loggers(loggers: Any, uri: Any) -> None:
+    """Raise ConfigError for a logger of Lightning whose package is not installed. `uri`: of one that is no list."""
     for logger in loggers if isinstance(loggers, list) else [loggers]:
-        name = str(logger.get("class_path") if isinstance(logger, dict) else logger).rpartition(".")[2]
+        made = logger if isinstance(logger, dict) else {"class_path": logger, "init_args": {"tracking_uri": uri}}
+        name = str(made.get("class_path")).rpartition(".")[2]
         modules, package = PACKAGES.get(name, ((), ""))
         if modules and not any(map(find_spec, modules)):
             raise ConfigError(f"trainer.logger: {name} needs a package that is not installed: pip install {package}")
+        place = (made.get("init_args") or {}).get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+        kind = str(place).split(":", 1)[0].split("+", 1)[0]
+        if name == "MLFlowLogger" and kind in DATABASES and not all(map(find_spec, FOR_DATABASES)):
+            raise ConfigError(
+                f"trainer.logger: MLFlowLogger needs packages for {kind} that are not installed: pip install "
+                f"{' '.join(FOR_DATABASES)}"
+            )
 
 
 def _check_model(name: Any) -> None:

@@ -7,6 +7,9 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -16,6 +19,10 @@ from cl_lightning.common.errors import ConfigError
 #: Kind of callback -> why it is refused, and what to do.
 REFUSED = {
     BatchSizeFinder: "it would change the batch of the task; find one by hand with data.batch_size",
+    LearningRateFinder: "its steps and its rate would be no part of the run; try rates with cl-lightning sweep",
+    GradientAccumulationScheduler: "a step's loss is the mean over all its micro-batches, whose number stays; "
+    "use trainer.accumulate_grad_batches",
+    ModelPruning: "it would prune the frozen base as well; choose a smaller model.adapter.rank",
     StochasticWeightAveraging: "it would average the frozen base as well; try model.schedule=cosine",
     WeightAveraging: "it would average the frozen base as well; try model.schedule=cosine",
     BaseFinetuning: "the strategy says what is trained (model.adapter)",

@@ -13,12 +13,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import ParallelStrategy
 
 from cl_lightning.commands.stock_callbacks import check_stock
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.numbers import Count, Duration, NoLimit, NonNegative, Share
 from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.sequence.run_files import PROFILE
 
 #: Options that end a task's training early, with the value that does not.
 CUTS = {
@@ -117,9 +119,10 @@ class TaskTrainers:
     def check_apart(self, folder: Path) -> None:
         """Raise ConfigError if checkpoints would lie among the run's files. `folder`: the run's."""
         for callback in _listed(self.options.get("callbacks")):
-            if isinstance(callback, ModelCheckpoint) and _inside(Path(callback.dirpath or ""), folder):
+            place = getattr(callback, "dirpath", None) if isinstance(callback, Checkpoint) else None
+            if place is not None and _inside(Path(place), folder):
                 raise ConfigError(
-                    f"trainer.callbacks: ModelCheckpoint: dirpath {callback.dirpath} lies in the run's folder, whose "
+                    f"trainer.callbacks: {type(callback).__name__}: dirpath {place} lies in the run's folder, whose "
                     "files are the run's own; give it a folder outside"
                 )
 
@@ -156,11 +159,17 @@ class TaskTrainers:
         options["enable_checkpointing"] = bool(options.get("enable_checkpointing") or checkpoints)
         if not self.data.validation_samples:
             options["limit_val_batches"] = 0
+        options["profiler"] = copy.deepcopy(options.get("profiler"))
         options["log_every_n_steps"] = options.get("log_every_n_steps") or self.log_every
-        return TaskTrainer(
+        trainer = TaskTrainer(
             **{**options, "max_epochs": self.data.epochs_per_task[task], "logger": list(loggers)},
             callbacks=[*stock, *ours],
         )
+        if not isinstance(trainer.profiler, PassThroughProfiler):
+            # Its report is far wider than a terminal. Without a folder of its own, it goes beside the CSV log.
+            named = PROFILE, trainer.profiler.filename, self.data.order[task]
+            trainer.profiler.filename = "-".join(filter(None, named))
+        return trainer
 
     def _place(self, checkpoint: ModelCheckpoint, task: int) -> None:
         """Give a task's checkpoints a folder of their own, since all tasks count their steps from 0."""

@@ -39,11 +39,13 @@ WARNED = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Experiment logs directory .* exists and is not empty",
+    # The stored configuration says the same in place of an option that is an object.
+    r"\s*Unable to serialize instance",
     # The loss that callbacks monitor is summed over ranks before it is given to Lightning.
     r"It is recommended to use `self.log\('train/loss'",
 )
-#: Lightning's loggers: of its notices, and of what a profiler found.
-LIGHTNING = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.profilers")
+#: Lightning's loggers of notices.
+LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
 class _Named(logging.Filter):
@@ -61,9 +63,8 @@ def silence() -> None:
     For commands. Call after both are imported.
     """
     silence_loading()
-    for name in LIGHTNING[:2]:
+    for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger(LIGHTNING[2]).setLevel(logging.INFO)  # what a profiler found is asked for
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from cl_lightning.common.errors import DataError
+from cl_lightning.common.memory import machine_memory
 from cl_lightning.common.seeding import generator
 from cl_lightning.data.base import Example, Splits
 from cl_lightning.data.prompt import Encoded
-from cl_lightning.data.streamed import take
+from cl_lightning.data.streamed import Streamed, take
 
 #: Encodes examples of one task.
 Encode = Callable[[Iterable[Example]], Iterator[Encoded]]
@@ -40,9 +41,10 @@ def choose(name: str, splits: Splits, wanted: Wanted, seed: int, encode: Encode)
     """Draw a task's examples by (seed, task), and encode them.
 
     Raises:
-        DataError: too few examples, or a training answer that is too long.
+        DataError: too few examples, more than the memory holds, or a training answer that is too long.
         ConfigError: an example that cannot be encoded.
     """
+    _check_room(name, splits, wanted)
     count, held_out = len(splits.train), wanted.validation
     order = torch.randperm(count, generator=generator(seed, "samples", name))
     if held_out >= count:
@@ -73,3 +75,13 @@ def choose(name: str, splits: Splits, wanted: Wanted, seed: int, encode: Encode)
     drawn = torch.randperm(len(splits.test), generator=generator(seed, "test", name))[: wanted.test]
     test = encode(take(splits.test, sorted(drawn.tolist())))
     return Chosen(tuple(kept[held_out:]), tuple(kept[:held_out]), tuple(test), dropped)
+
+
+def _check_room(name: str, splits: Splits, wanted: Wanted) -> None:
+    """Refuse to hold all examples of a split that is larger than the memory, which they would fill without a word."""
+    for split, examples, number in (("train", splits.train, wanted.train), ("test", splits.test, wanted.test)):
+        if number is None and isinstance(examples, Streamed) and examples.size > machine_memory():
+            raise DataError(
+                f"data.{split}_samples: the {split} examples of {name} take {examples.size / 1e9:.3g} GB on disk, and "
+                f"all of them would be held in a memory of {machine_memory() / 1e9:.3g} GB; say how many are used"
+            )

@@ -15,13 +15,19 @@ class Streamed(Sequence[Example]):
     Args:
         read: yields all examples of the file, the same ones at every call.
         chosen: for each of them, 1 if it belongs to the sequence, else 0.
+        size: bytes of the file.
     """
 
-    def __init__(self, read: Callable[[], Iterator[Example]], chosen: bytes) -> None:
-        self._read, self._chosen, self._length = read, chosen, sum(chosen)
+    def __init__(self, read: Callable[[], Iterator[Example]], chosen: bytes, size: int) -> None:
+        self._read, self._chosen, self._length, self._size = read, chosen, sum(chosen), size
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def size(self) -> int:
+        """The sequence's share of the file, in bytes."""
+        return self._size * self._length // max(1, len(self._chosen))
 
     def __iter__(self) -> Iterator[Example]:
         return compress(self._read(), self._chosen)
@@ -47,7 +53,7 @@ class Streamed(Sequence[Example]):
     def only(self, flags: bytes) -> "Streamed":
         """Return the sequence of its examples whose flag is 1."""
         left = iter(flags)
-        return Streamed(self._read, bytes(next(left) if chosen else 0 for chosen in self._chosen))
+        return Streamed(self._read, bytes(next(left) if chosen else 0 for chosen in self._chosen), self._size)
 
 
 def take(examples: Sequence[Example], indices: Sequence[int]) -> list[Example]:
@@ -63,5 +69,5 @@ def only(examples: Sequence[Example], flags: bytes) -> Sequence[Example]:
 def changed(examples: Sequence[Example], change: Callable[[Example], Example]) -> Sequence[Example]:
     """Return the examples as `change` makes them."""
     if isinstance(examples, Streamed):
-        return Streamed(lambda: map(change, examples), b"\1" * len(examples))
+        return Streamed(lambda: map(change, examples), b"\1" * len(examples), examples.size)
     return tuple(map(change, examples))

@@ -40,7 +40,7 @@ from cl_lightning.model.in_batches import generates_in_batches
 from cl_lightning.model.optimizer import eps_before_correction, rate
 from cl_lightning.model.plain_trainer import check_sampler, suitable_data
 from cl_lightning.model.prefix_cache import common_columns, has_plain_cache, hidden_states
-from cl_lightning.model.shapes import head_adds_nothing
+from cl_lightning.model.shapes import head_adds_nothing, reads_mask
 from cl_lightning.model.sharding import check_sharding, is_sharded, place
 from cl_lightning.model.try_out import check_causal, head_is_plain
 
@@ -137,6 +137,7 @@ class ContinualLM(Described, LightningModule):
         """
         self.llm = self.backbone.shapes(vocabulary, held)
         self._label_only, self._plain_cache = head_adds_nothing(self.llm), False
+        self._in_batches = reads_mask(self.llm)
         self.adapter.attach(self.llm, self.llm.get_output_embeddings())
 
     @property

@@ -24,7 +24,7 @@ from cl_lightning.common.errors import ConfigError
 
 
 class Assumed(TorchFunctionMode):
-    """Answers what depends on values: conditions hold, and masks are true.
+    """Answers what depends on values: conditions hold, masks are true, and one expert reads all tokens.
 
     Attributes:
         labelled: number of places in which a mask of a batch (of two dimensions or more) is true instead.
@@ -37,6 +37,8 @@ class Assumed(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__bool__:
             return True
+        if func is torch._grouped_mm:  # without data, in bfloat16 alone
+            return args[0] @ args[1][0]
         if func is Tensor.nonzero:
             return torch.zeros(self._true(args[0]), args[0].dim(), dtype=torch.long)
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
@@ -101,3 +103,30 @@ def head_adds_nothing(llm: PreTrainedModel) -> bool:
     with _Operations() as head:
         llm.get_output_embeddings()(states)
     return all_of_it.names[before:] == head.names
+
+
+class _Uses(TorchFunctionMode):
+    """Notices whether anything is computed of a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.tensor, self.used = tensor, False
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [*args, *(kwargs or {}).values()]
+        self.used = self.used or any(one is self.tensor for one in given)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def reads_mask(llm: PreTrainedModel) -> bool:
+    """Return whether the model's code reads the mask of padding at all; RWKV's does not.
+
+    What `model.in_batches.generates_in_batches` finds by values, as far as operations show it.
+    """
+    ids = torch.ones(2, 4, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    own = {"decoder_input_ids": ids} if llm.config.is_encoder_decoder else {}
+    with _Uses(mask) as uses:
+        llm(input_ids=ids, attention_mask=mask, use_cache=False, **own)
+    return uses.used

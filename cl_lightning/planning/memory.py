@@ -22,7 +22,7 @@ from cl_lightning.planning.scoring import score
 from cl_lightning.planning.sharded import saved_by_sharding
 from cl_lightning.planning.work import Work
 from cl_lightning.sequence.callback import TaskCallback
-from cl_lightning.sequence.rehearsal import Rehearsal
+from cl_lightning.sequence.rehearsal import Rehearsal, Size
 
 BOUNDARY, TRAINING, SCORING = STAGES = ("boundary", "training", "scoring")
 BASE, EARLIER, BRANCH = "base model", "earlier branches", "this task's branch"
@@ -60,6 +60,7 @@ class Memory:
         parameters: numbers in the base and in the trained branch.
         stored: bytes of a task's branch on disk.
         checkpoint: bytes of the state inside a task on disk.
+        prompts: the largest batch of scoring.
         products: floating-point operations of the products of the largest micro-batch of training.
         left_out: slots of callbacks whose memory is not counted.
     """
@@ -68,6 +69,7 @@ class Memory:
     parameters: dict[str, int] = field(default_factory=dict)
     stored: int = 0
     checkpoint: int = 0
+    prompts: Size = field(default_factory=lambda: Size(0, 0, 0, 0, 0))
     products: int = 0
     left_out: list[str] = field(default_factory=list)
 
@@ -129,7 +131,8 @@ def rehearse(module: ContinualLM, work: Work, boundary: Mapping[str, TaskCallbac
             module.adapter.end_task(rehearsal.task)
             found.put(BRANCH, trained, SCORING)  # the Trainer still holds it, beside what it was folded into
         found.put(EARLIER, live.reset() - base - found.parts[BRANCH][SCORING] - others, SCORING)
-        cache = score(rehearsal, work.prompts())
+        found.prompts = work.prompts(module.most_prompts(work.data.eval_batch_size))
+        cache = score(rehearsal, found.prompts)
         found.put(CACHE, cache, SCORING)
         found.put(ACTIVATIONS, live.peak - live.reset() - cache, SCORING)
         del optimizer

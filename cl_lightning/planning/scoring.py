@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import EncoderDecoderCache
+from transformers.utils import ModelOutput
 
 from cl_lightning.evaluation.decode import PIECE, last_logits
 from cl_lightning.evaluation.generate import is_plain
@@ -29,10 +31,15 @@ def score(rehearsal: Rehearsal, size: Size) -> int:
     if rehearsal.module.encoder_decoder:
         states = llm.get_encoder()(input_ids=ids, attention_mask=mask[:, : size.prompt])
         given: dict[str, Any] = {"encoder_outputs": states, "decoder_input_ids": ids[:, :1]}
-        cache = llm(attention_mask=mask[:, : size.prompt], **given, use_cache=True, **own).past_key_values
-    else:
-        cache = llm(input_ids=mask, attention_mask=mask, use_cache=True, logits_to_keep=1, **own).past_key_values
-    return cache_bytes(cache, size.answer)
+        return cache_bytes(
+            kept(llm(attention_mask=mask[:, : size.prompt], **given, use_cache=True, **own)), size.answer
+        )
+    return cache_bytes(kept(llm(input_ids=mask, attention_mask=mask, use_cache=True, logits_to_keep=1, **own)))
+
+
+def kept(output: ModelOutput) -> Cache | list[torch.Tensor]:
+    """Return what a model keeps from one token to the next, under the name that its kind has for it."""
+    return next(output[name] for name in ("past_key_values", "cache_params", "state") if output.get(name) is not None)
 
 
 def _read_in_pieces(llm: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, own: dict[str, Any]) -> int:
@@ -52,9 +59,10 @@ def _read_in_pieces(llm: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor,
     return cache_bytes(cache)
 
 
-def cache_bytes(cache: Cache, tokens: int = 1) -> int:
-    """Return the bytes of keys and values; those of an encoder-decoder's own tokens for so many instead of one."""
+def cache_bytes(cache: Cache | list[torch.Tensor], tokens: int = 1) -> int:
+    """Return the bytes of what is kept; those of an encoder-decoder's own tokens for so many instead of one."""
     if isinstance(cache, EncoderDecoderCache):
         return tokens * cache_bytes(cache.self_attention_cache) + cache_bytes(cache.cross_attention_cache)
-    states = [tensor for layer in cache.layers for tensor in vars(layer).values() if isinstance(tensor, torch.Tensor)]
+    found = tree_leaves(cache if isinstance(cache, list) else [vars(layer) for layer in cache.layers])
+    states = [value for value in found if isinstance(value, torch.Tensor)]
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in states}.values())

@@ -32,8 +32,11 @@ def millions(count: float) -> str:
     return f"{count:.0f}"
 
 
-def amounts(work: Work, zero_shot: bool, longest: bool) -> Iterator[tuple[str, str]]:
-    """Yield the amount of work, each line with a name. `longest`: lengths are the options' limits."""
+def amounts(work: Work, rows: int, zero_shot: bool, longest: bool) -> Iterator[tuple[str, str]]:
+    """Yield the amount of work, each line with a name.
+
+    `rows`: prompts answered at a time; `longest`: lengths are the options' limits.
+    """
     data, division, batch = work.data, work.division, work.micro_batch
     parts = f", {division.parts} micro-batches each" if division.parts > 1 else ""
     parts += f", on {division.ranks} ranks" if division.ranks > 1 else ""
@@ -41,7 +44,7 @@ def amounts(work: Work, zero_shot: bool, longest: bool) -> Iterator[tuple[str, s
     yield "steps", f"{work.steps:,} optimiser steps in {counted(len(data.order), 'task')}{parts}"
     after = sum(task.scored for task in work.tasks)
     before = f", {work.zero_shot().scored:,} before the first" if zero_shot else ""
-    yield "scored", f"{after:,} prompts after tasks{before}, in batches of {work.prompts().rows}"
+    yield "scored", f"{after:,} prompts after tasks{before}, in batches of {rows}"
     yield "batch", f"at most {counted(batch.rows, 'example')} of {batch.length:,} tokens at a time"
     if longest:
         yield "lengths", "the longest that the options allow: there is no tokenizer"

@@ -106,9 +106,8 @@ class Work:
         sizes = [size_of(examples, self.data.encoder_decoder) for examples in longest]
         return max(sizes, key=lambda size: (size.tokens, size.labelled))
 
-    def prompts(self) -> Size:
-        """Return the largest batch of scoring; its answers are the generation budget."""
-        rows = self.data.eval_batch_size
+    def prompts(self, rows: int) -> Size:
+        """Return the largest batch of at most `rows` prompts in scoring; its answers are the generation budget."""
         largest = Size(0, 0, 0, 0, 0)
         for task in self.data.evaluated:
             share = sorted((len(e.prompt_ids) for e in task.test), reverse=True)[:: self.division.ranks][:rows]

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -142,6 +143,8 @@ class SequenceRun:
             hooks = TrainerHooks(begin, end, self.logs, every, self.stages, save, Pace(self.settings.save_every))
             trainer = self._trainer(task, hooks)
             trainer.fit(self.module, datamodule=self.data, ckpt_path=self.saving.checkpoint, weights_only=True)
+            if trainer.profiler.filename is not None:
+                self.context.say(f"  profile: {Path(trainer.profiler.dirpath, trainer.profiler._prepare_filename())}")
             # Else they stay until the Trainer, whose parts refer to each other, is collected: in the next task.
             trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
             if len(self.record.matrix) <= task:

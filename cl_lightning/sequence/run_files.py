@@ -35,8 +35,11 @@ REPORT_SCRATCH = re.compile(r"\.cl_lightning-[0-9a-f]{16}")
 EXPORTED = "export"
 #: Folders of further scores of the run, each with a record that has the key "view".
 VIEW = re.compile(r"evaluated|rescored/[^/]+")
-#: Files of the CSV logger in attempt n.
+#: Beginning of the name of a profiler's report, after the stage of Lightning's Trainer.
+PROFILE = "profile"
+#: Files of the CSV logger, and of Lightning's profilers, in attempt n.
 CSV_LOG = re.compile(r"logs/attempt_(\d{1,9})/(metrics\.csv|hparams\.yaml)")
+PROFILE_LOG = re.compile(rf"logs/attempt_(\d{{1,9}})/(fit|validate)-{PROFILE}-[^/]+")
 #: wandb's links to its latest run.
 WANDB_LINK = re.compile(r"wandb/(latest-run|debug\.log|debug-internal\.log)")
 
@@ -57,7 +60,7 @@ def split_files(path: Path, record: dict[str, Any], read: ReadRecord) -> tuple[l
     others: list[str] = []
     views: dict[str, dict[str, Any]] = {}
     for name, link in _files(path, lambda folder: folder == EXPORTED or _view(path, folder, read, views)):
-        log = CSV_LOG.fullmatch(name)
+        log = CSV_LOG.fullmatch(name) or PROFILE_LOG.fullmatch(name)
         logged = log is not None and int(log[1]) <= attempts
         shown = not link and (REPORT_SCRATCH.fullmatch(name) or (name in REPORT and is_report(path / name)))
         mine = wandb.fullmatch(name) or (WANDB_LINK.fullmatch(name) if link else name in named or logged or shown)

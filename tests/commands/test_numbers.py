@@ -32,6 +32,9 @@ REFUSED = {
     "--trainer.max_time=00:00:00:00": "trainer.max_time: expected a duration above 0 as DD:HH:MM:SS or null",
     "--data.epochs=4294967296": "data.epochs: expected an integer of at most 31 bits or list or 'published'",
     "--boundary.ewc={class_path: EWC, init_args: {strength: .inf}}": "EWC.strength: expected a finite number",
+    "--trainer.callbacks+=OnExceptionCheckpoint": "OnExceptionCheckpoint.dirpath: is null or left out; give it a",
+    "--trainer.callbacks=EarlyStopping": "EarlyStopping.monitor: is null or left out; give it a value (str)",
+    "--trainer.callbacks={class_path: Timer, init_args: {interval: 2}}": "Timer.interval: expected",
     "--boundary.init.scope=null": "SliceInit.scope: is null or left out; give it a value ('matrix' or 'block' or 'gl",
 }
 

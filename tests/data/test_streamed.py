@@ -2,14 +2,18 @@
 
 import gzip
 import json
+import random
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import feather, parquet
 
 from cl_lightning.common.errors import DataError
+from cl_lightning.data import choosing
 from cl_lightning.data.audit.check import check
 from cl_lightning.data.audit.profile import Limits, words
 from cl_lightning.data.base import Example
@@ -86,7 +90,8 @@ def test_a_sequence_of_which_none_is_held() -> None:
         return (Example(str(i), f"p{i}", "a") for i in range(10))
 
     every = [*read()]
-    some = Streamed(read, bytes([0, 1] * 5))
+    some = Streamed(read, bytes([0, 1] * 5), size=100)
+    assert some.size == 50
     assert list(some) == every[1::2] and len(some) == 5
     passes.clear()
     assert some.take([4, 0, 2]) == take(every[1::2], [4, 0, 2])
@@ -97,20 +102,65 @@ def test_a_sequence_of_which_none_is_held() -> None:
         some[5]
 
 
+def most(path: Path) -> float:
+    """Read a task and take a few of its examples. Returns the most megabytes in use by Python and Arrow together."""
+    pool, before = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool()), pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        splits = benchmark(train=path.name, test_share=0.1).load(path.parent, "t")
+        assert len(take(splits.train, range(0, 100, 5))) == 20
+        return (tracemalloc.get_traced_memory()[1] + pool.max_memory()) / 1e6
+    finally:
+        tracemalloc.stop()
+        pyarrow.set_memory_pool(before)
+
+
+def large(path: Path) -> None:
+    """16 MB of texts that cannot be packed: in one group of rows, if the format has groups."""
+    texts = random.Random(0).randbytes(8_000_000).hex()
+    rows = [{"q": texts[i : i + 4000], "a": "b"} for i in range(0, len(texts), 4000)]
+    match path.suffix:
+        case ".jsonl":
+            write(path, rows)
+        case ".csv":
+            path.write_text("q,a\n" + "".join(f"{row['q']},{row['a']}\n" for row in rows))
+        case ".parquet":
+            parquet.write_table(pyarrow.Table.from_pylist(rows), path, use_dictionary=False)
+        case ".feather":
+            feather.write_feather(pyarrow.Table.from_pylist(rows), str(path), "uncompressed")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".feather"])
+def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """A task of a file of 16 MB takes less than half of that; the control: holding it takes more than all."""
+    large(path := tmp_path / f"a{suffix}")
+    held = most(path)
+    monkeypatch.setattr(user_tasks, "HELD", 0)
+    assert most(path) < 8 < 16 < held
+
+
+def test_a_large_hub_data_set_is_read_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "train.jsonl")
+    task = {"hub": str(tmp_path), "train": "train", "test_share": 0.3}
+    held = benchmark(**task).load(None, "t")
+    monkeypatch.setattr(user_tasks, "HELD", 0)
+    streamed = benchmark(**task).load(None, "t")
+    assert isinstance(streamed.train, Streamed)
+    assert (*streamed.train, *streamed.test) == (*held.train, *held.test)
+
+
 @pytest.mark.usefixtures("streaming")
-def test_memory_stays_small(tmp_path: Path) -> None:
-    """8 MB of text are read with a tenth of that; the control: holding it takes more."""
-    write(tmp_path / "a.jsonl", [{"q": f"{i} " + "x" * 2000, "a": "b"} for i in range(4000)])
-
-    def most() -> float:
-        tracemalloc.start()
-        try:
-            splits = benchmark(train="a.jsonl", test_share=0.1).load(tmp_path, "t")
-            assert len(take(splits.train, range(0, 100, 5))) == 20
-            return tracemalloc.get_traced_memory()[1] / 1e6
-        finally:
-            tracemalloc.stop()
-
-    assert most() < 1
-    user_tasks.HELD = 1 << 30  # set back by the fixture
-    assert most() > 8
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_more_than_the_memory_holds_is_refused_unless_a_part_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    write(tmp_path / "a.jsonl")
+    size = (tmp_path / "a.jsonl").stat().st_size
+    option, task = f"{split}_samples", {"train": "a.jsonl", "test": "a.jsonl"}
+    monkeypatch.setattr(choosing, "machine_memory", lambda: size)
+    assert prepared(tmp_path, task, **{option: None}), "it just fits"
+    monkeypatch.setattr(choosing, "machine_memory", lambda: size - 1)
+    assert prepared(tmp_path, task), "a part of it"
+    with pytest.raises(DataError, match=rf"data.{option}: the {split} examples of t take .* say how many are used"):
+        prepared(tmp_path, task, **{option: None})

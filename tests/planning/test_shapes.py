@@ -9,7 +9,9 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.live_bytes import LiveBytes
 from cl_lightning.data.base import Example, TaskSpec
 from cl_lightning.data.longest import LongestEncoder
-from cl_lightning.model.shapes import head_adds_nothing, without_data
+from cl_lightning.model.checkpoint import model_kind
+from cl_lightning.model.in_batches import generates_in_batches
+from cl_lightning.model.shapes import head_adds_nothing, reads_mask, without_data
 from cl_lightning.model.try_out import head_is_plain
 from cl_lightning.planning.products import Products
 from tests.families import FAMILIES, make
@@ -19,6 +21,14 @@ from tests.families import FAMILIES, make
 def test_the_head_is_found_plain_by_operations_where_it_is_by_values(family: str) -> None:
     llm = make(FAMILIES[family]())
     assert head_adds_nothing(llm) == head_is_plain(llm) == (family in ("Llama", "GPT-2"))
+
+
+@pytest.mark.parametrize("family", ["RWKV", "Llama", "Mamba", "Mamba-2", "T5"])
+def test_models_that_take_no_padding_are_found_by_operations_where_they_are_by_values(family: str) -> None:
+    llm = make(FAMILIES[family]())
+    assert reads_mask(llm) == generates_in_batches(family, llm, pad_id=0) == (family != "RWKV")
+    with without_data(family):
+        assert reads_mask(model_kind(llm.config).from_config(llm.config)) == (family != "RWKV")
 
 
 def test_bytes_are_counted_once_per_storage_until_it_is_freed() -> None:

@@ -18,6 +18,7 @@ from cl_lightning.commands.composition import _label
 from cl_lightning.commands.dashboard import definition, pattern
 from cl_lightning.commands.experiments import expanded
 from cl_lightning.commands.parser import make_cli
+from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.options import hyperparameters, label
 from tests.conftest import ROOT
 from tests.dashboard_picture import picture
@@ -271,3 +272,19 @@ def test_the_stored_configuration_keeps_a_loggers_references(tmp_path: Path, mon
     assert "name: ${oc.env:CL_TEST_SECRET}" in cli.resolved()
     assert SECRET not in cli.resolved()
     assert SECRET in str(cli.config), "the control"
+
+
+@pytest.mark.parametrize("argv", [
+    ["--trainer.logger=MLFlowLogger", "--trainer.logger.tracking_uri=sqlite:///runs.db"],
+    ["--trainer.logger=[CSVLogger, {class_path: MLFlowLogger, init_args: {tracking_uri: 'sqlite+pysqlite:///runs.db'}}]"],
+    ["--trainer.logger=MLFlowLogger"],
+])  # fmt: skip
+def test_a_database_of_mlflow_without_its_packages_is_refused(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    monkeypatch.setattr(precheck, "find_spec", {"mlflow": True, "alembic": True}.get)
+    with pytest.raises(ConfigError, match=r"for sqlite that are not installed: pip install sqlalchemy alembic$"):
+        precheck.check(argv)
+    monkeypatch.setattr(precheck, "find_spec", {"mlflow": True, "alembic": True, "sqlalchemy": True}.get)
+    precheck.check(argv)
+    monkeypatch.setattr(precheck, "find_spec", {"mlflow": True}.get)
+    precheck.check(["--trainer.logger=MLFlowLogger", "--trainer.logger.tracking_uri=http://here"])

@@ -1,10 +1,11 @@
 """Lightning's own callbacks and profilers work task by task, as its users know them."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 
 from cl_lightning import TaskSequence
 from cl_lightning.commands.stock_callbacks import check_stock
@@ -35,8 +36,25 @@ def test_early_stopping_checkpoints_and_a_profiler_work_per_task(tmp_path: Path,
     for task in found["order"]:
         (file,) = (tmp_path / "kept" / task).glob("*.ckpt")
         assert file.stat().st_size > 0
-    assert done.stderr.count("FIT Profiler Report") == 2
-    assert "run_training_epoch" in done.stderr
+        assert "run_training_epoch" in reported(done.stdout, task)
+
+
+def reported(said: str, task: str) -> str:
+    """The profiler's report of a task, from the file that a line names."""
+    (file,) = re.findall(rf"^  profile: (.*-{task}\.txt)$", said, re.M)
+    return Path(file).read_text()
+
+
+def test_each_task_has_a_profile_of_its_own(tmp_path: Path) -> None:
+    """And the run that has them in its folder can be started over."""
+    options = ("--trainer.profiler=PyTorchProfiler", "--trainer.profiler.filename=mine", "--boundary.init=null")
+    for more in ((), ("--sequence.fresh=true",)):
+        done = smoke(tmp_path / "run", *options, "--sequence.zero_shot=false", "--data.train_samples=14", *more)
+        for task in record(tmp_path / "run")["order"]:
+            report = reported(done.stdout, task)
+            assert report.startswith("FIT Profiler Report")
+            assert report.count("Profiler Report") == 1
+    assert "Profiler Report" not in done.stdout + done.stderr, "wider than a terminal"
 
 
 def test_a_checkpoint_without_a_folder_is_refused(tmp_path: Path) -> None:
@@ -52,6 +70,9 @@ def test_a_checkpoint_without_a_folder_is_refused(tmp_path: Path) -> None:
     [
         (["BatchSizeFinder"], "BatchSizeFinder: it would change the batch of the task"),
         (["StochasticWeightAveraging", "swa_lrs=0.01"], "StochasticWeightAveraging: it would average the frozen base"),
+        (["LearningRateFinder"], "LearningRateFinder: its steps and its rate would be no part of the run"),
+        (["GradientAccumulationScheduler", "scheduling={0: 3}"], "GradientAccumulationScheduler: a step's loss is"),
+        (["ModelPruning", "pruning_fn=l1_unstructured"], "ModelPruning: it would prune the frozen base"),
         (["BackboneFinetuning"], "BackboneFinetuning: the strategy says what is trained"),
         (
             ["EarlyStopping", "monitor=val/loss"],
@@ -92,10 +113,13 @@ def test_more_than_the_machine_or_a_task_has_is_refused_before_the_run_folder_is
     assert not run.exists()
 
 
+@pytest.mark.parametrize("kind", [ModelCheckpoint, OnExceptionCheckpoint])
 @pytest.mark.parametrize(("folder", "refused"), [(".", True), ("a/b", True), ("../kept", False)])
-def test_checkpoints_among_the_files_of_the_run_are_refused(folder: str, refused: bool, tmp_path: Path) -> None:
+def test_checkpoints_among_the_files_of_the_run_are_refused(
+    kind: type[Checkpoint], folder: str, refused: bool, tmp_path: Path
+) -> None:
     data = TaskSequence(TRACE())
-    trainers = TaskTrainers({"callbacks": [ModelCheckpoint(dirpath=tmp_path / "run" / folder)]}, 1, data)
+    trainers = TaskTrainers({"callbacks": [kind(dirpath=tmp_path / "run" / folder)]}, 1, data)
     with pytest.raises(ConfigError, match="lies in the run's folder") if refused else nullcontext():
         trainers.check_apart(tmp_path / "run")
 

@@ -12,7 +12,7 @@ from cl_lightning.common.numbers import Finite, Integer
 from cl_lightning.common.wording import brief
 from cl_lightning.data.base import Benchmark, Example, Splits, TaskSpec
 from cl_lightning.data.cleaning import fingerprint
-from cl_lightning.data.files.read import files_of, hub_rows, read_rows
+from cl_lightning.data.files.read import file_source, hub_source
 from cl_lightning.data.files.rows import Reading, Row
 from cl_lightning.data.files.text import checked_encoding
 from cl_lightning.data.layouts import LAYOUTS
@@ -23,7 +23,7 @@ from cl_lightning.data.streamed import Streamed, changed, only
 QUOTES = "quote words like yes, no, on, off, true, false in YAML"
 #: Most bytes in a task's name: file names, of at most 255 bytes, contain two of them.
 LONGEST_NAME = 100
-#: Most bytes of files whose examples are held in memory, where they take some three times as many.
+#: Most bytes of files or of a hub data set whose examples are held in memory, where they take some three times as many.
 HELD = 1 << 28
 
 
@@ -191,17 +191,16 @@ class UserTasks(Benchmark):
         return Splits(train, changed(test, lambda e: replace(e, every_turn=False)) if task.loss_on == "every" else test)
 
     def _examples(self, root: Path | None, task: UserTask, what: str, split: str) -> Sequence[Example]:
-        """Read examples; of large files hold none, but read them through once, so that every fault shows."""
+        """Read examples; of much data hold none, but read it through once, so that every fault shows."""
         if task.hub is not None:
-            return tuple(examples_of(task, hub_rows(task.hub, task.hub_config, what), split))
-        path = (root or Path()) / what
+            source = hub_source(task.hub, task.hub_config, what)
+        else:
+            source = file_source((root or Path()) / what, task.reading)
 
         def read() -> Iterator[Example]:
-            return examples_of(task, read_rows(path, task.reading), split)
+            return examples_of(task, source.rows(), split)
 
-        if sum(file.stat().st_size for file in files_of(path)) <= HELD:
-            return tuple(read())
-        return Streamed(read, b"\1" * sum(1 for _ in read()))
+        return tuple(read()) if source.size <= HELD else Streamed(read, b"\1" * sum(1 for _ in read()), source.size)
 
     def places(self, root: Path | None, name: str) -> Sequence[Path]:
         """Return the train file; none for hub data sets."""

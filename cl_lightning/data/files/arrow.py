@@ -15,7 +15,7 @@ from cl_lightning.data.benchmarks.json_files import read_json
 from cl_lightning.data.files.rows import EXTRA, Reader, Reading, Row, numbered, refuse_twins
 
 #: Rows that are held at once.
-ROWS = 1024
+ROWS = 64
 #: File of a saved data set that lists its parts, and file of a saved set of splits that lists these.
 STATE, SPLITS = "state.json", "dataset_dict.json"
 
@@ -24,7 +24,8 @@ def _parquet(path: Path, reading: Reading) -> Iterator[Row]:
     def tables() -> Iterator[Any]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(path) as file:
+        # Without the map, a whole group of rows is copied, and one group may be the file.
+        with parquet.ParquetFile(path, memory_map=True) as file:
             refuse_twins(file.schema_arrow.names, path)
             yield from file.iter_batches(batch_size=ROWS)
 

@@ -4,7 +4,8 @@ A new format is one module with a `Reader`, and its suffix in `READERS`. Imports
 Arrow and the hub are imported when used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from cl_lightning.common.errors import ConfigError, DataError, first_three, nearest
@@ -84,12 +85,25 @@ def _reader(path: Path, reading: Reading) -> Reader:
     return reader
 
 
-def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    """Read the rows of one split of a hub data set.
+@dataclass(frozen=True)
+class Source:
+    """What a task's rows are read from: `size` bytes, and `rows`, which reads them from the first one on."""
+
+    size: int
+    rows: Callable[[], Iterator[Row]]
+
+
+def file_source(path: Path, reading: Reading) -> Source:
+    """Return the file, or the files of the folder. Raises DataError as `files_of`; `rows` raises as `read_rows`."""
+    return Source(sum(file.stat().st_size for file in files_of(path)), lambda: read_rows(path, reading))
+
+
+def hub_source(name: str, config: str | None, split: str) -> Source:
+    """Load one split of a hub data set, which stays on the disk.
 
     Raises:
         ConfigError: the library `datasets` is not installed.
-        DataError: the data set cannot be loaded, or has no row.
+        DataError: the data set cannot be loaded; by `rows`: it has no row.
     """
     need("datasets", f"the hub data set {name!r}", EXTRA)
     import datasets
@@ -99,7 +113,7 @@ def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
         data = datasets.load_dataset(name, config, split=split)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{where}: cannot be loaded ({' '.join(str(error).split())})") from None
-    return _with_some(numbered(iter(data), where), where)
+    return Source(data.data.nbytes, lambda: _with_some(numbered(iter(data), where), where))
 
 
 def _with_some(rows: Iterator[Row], where: str) -> Iterator[Row]:
