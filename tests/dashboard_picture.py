@@ -90,15 +90,21 @@ def _table(axes: Axes, panel: Panel, logged: list[dict[str, Any]], media: Path) 
     if (file := _file(panel, logged, media)) is None:
         return
     found = json.loads(file.read_text())
-    cells = [[str(cell)[:14] for cell in row[:5]] for row in found["data"][:6]]
+    cells = [[_short(cell) for cell in row[:5]] for row in found["data"][:6]]
     axes.set_axis_off()
-    axes.table(cells, colLabels=found["columns"][:5], loc="upper center").set_fontsize(6)
+    table = axes.table(cells, colLabels=found["columns"][:5], loc="upper center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(6)
 
 
 def _file(panel: Panel, logged: list[dict[str, Any]], media: Path) -> Path | None:
     """The last file that was logged under a panel's key."""
     found = [row[key] for row in logged if (key := f"{panel.keys[0]}/path") in row]
     return media / found[-1] if found else None
+
+
+def _short(cell: Any) -> str:
+    return "" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell)[:14]
 
 
 KINDS = {"lines": _lines, "points": _points, "pictures": _pictures, "table": _table}
