@@ -24,6 +24,7 @@ SHARING = {
     "superni_lwf",
     "superni_sapt",
     "superni_seqlora",
+    "trace_aim_merging",
     "trace_eva",
     "trace_gainlora",
     "trace_inflora",
@@ -37,7 +38,9 @@ SHARING = {
 
 def run(experiment: str, folder: Path, ranks: int = 1, strategy: str = "ddp") -> Path:
     rank = "--model.adapter.branches.rank=4" if re.search("gainlora|sapt", experiment) else "--model.adapter.rank=4"
-    done = launched([*configs(experiment), *TINY, *WIDE, rank, f"--sequence.run_dir={folder}"], ROOT, ranks, strategy)
+    turn = ["--boundary.merging.turn=1"] if "merging" in experiment else []  # two steps are a turn of each kind
+    options = [*configs(experiment), *TINY, *WIDE, rank, *turn, f"--sequence.run_dir={folder}"]
+    done = launched(options, ROOT, ranks, strategy)
     assert done.returncode == 0, done.stderr
     return folder
 
