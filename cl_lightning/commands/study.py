@@ -32,8 +32,11 @@ def main(argv: Sequence[str]) -> None:
     """Run `study ACTION`."""
     options = parser().parse_args(argv)
     grid = read_grid(options.definition)
-    cells = _chosen(grid, options)
-    rows = read_rows(options.results)
+    cells, rows = _chosen(grid, options), read_rows(options.results)
+    if options.chosen:
+        from cl_lightning.study.statistics import Findings
+
+        cells = list(filter(Findings(grid, list(grid.cells()), rows).wanted, cells))
     ACTIONS[options.action](grid, cells, rows, options)
 
 
@@ -45,6 +48,11 @@ def parser() -> Arguments:
     made.add_argument("--sequences", nargs="+", metavar="NAME", help="only these sequences")
     made.add_argument("--seeds", nargs="+", type=positive, metavar="SEED", help="only these seeds")
     made.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="only these learning rates")
+    made.add_argument(
+        "--chosen",
+        action="store_true",
+        help="on other sequences than the development one, only the learning rates that are chosen there",
+    )
     made.add_argument("--data", type=Path, metavar="FOLDER", help="folder of real data")
     made.add_argument("--dry-run", action="store_true", help="list the cells and the time they take, run none")
     made.add_argument("--max-hours", type=_hours, metavar="HOURS", help="begin no cell that would end later")

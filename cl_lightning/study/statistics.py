@@ -91,6 +91,10 @@ class Findings:
         """Return a method's chosen learning rate."""
         return self.rates[method][0]
 
+    def wanted(self, cell: Cell) -> bool:
+        """Whether a cell's score is asked for: on the development sequence, or at a rate chosen there from all."""
+        return cell.sequence == self.grid.development or self.rates[cell.method] == (cell.rate, len(self.grid.rates))
+
     # ---- figures -----------------------------------------------------------------------------------------
 
     def value(self, row: Row, metric: str, constrained: bool = False) -> float:

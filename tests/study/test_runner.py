@@ -163,6 +163,8 @@ def test_the_command_runs_what_is_left(
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("2 of 3 cells are finished; about 0.0 hours on m, from 2 finished cells")
     assert out[1] == "  dev: 2 of 3: plain 1, joint 1"
+    study.main(["status", *files, "--chosen", "--seeds", "1", "--methods", "plain"])
+    assert capsys.readouterr().out.startswith("1 of 2 cells"), "nothing on other sequences before all rates were tried"
     study.main(["table", *files, f"--out={tmp_path / 'out'}"])
     assert capsys.readouterr().out == (tmp_path / "out/tables.md").read_text()
     assert (tmp_path / "out/plane_dev.svg").is_file()

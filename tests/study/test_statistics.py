@@ -31,6 +31,15 @@ def test_the_learning_rate_is_chosen_on_the_development_sequence_alone(grid: Gri
     assert rates["replay"] == (1e-2, 0), "the middle one, of none tried"
 
 
+def test_other_sequences_want_the_chosen_rate_once_all_were_tried(grid: Grid, row: MakeRow) -> None:
+    rows = [row("plain", "dev", two(80, 20)), row("plain", "dev", two(60, 60), rate=1e-2)]
+    rows += [row("replay", "dev", two(80, 20))]
+    all_ = found(grid, rows)
+    wanted = [(c.sequence, c.method, c.rate) for c in grid.cells() if c.seed == 1 and all_.wanted(c)]
+    dev = [("dev", method, rate) for rate in (1e-2, 1e-3) for method in ("plain", "replay", "joint")]
+    assert sorted(wanted) == sorted([*dev, ("one", "plain", 1e-2), ("two", "plain", 1e-2)])
+
+
 def test_means_and_differences(grid: Grid, row: MakeRow) -> None:
     rows = [row("plain", "one", two(80, 20), 1e-2), row("plain", "one", two(60, 40), 1e-2, seed=2)]
     rows += [row("replay", "one", two(80, 60), 1e-2), row("joint", "one", [[70.0, 90.0]], 1e-2)]
