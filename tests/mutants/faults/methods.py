@@ -21,15 +21,15 @@ FAULTS = (
     Fault(
         "the sampler gives memory no place",
         "cl_lightning/data/sampler.py",
-        "if replayed else 0\n        self.per_step_new",
-        "if False else 0\n        self.per_step_new",
+        "self.mix = mix if replayed else NEW_ONLY",
+        "self.mix = NEW_ONLY",
         "tests/callbacks/test_replay.py",
     ),
     Fault(
         "the replay ratio is dropped",
         "cl_lightning/data/task_sequence.py",
-        "self._replay, self._replay_ratio = tuple(examples), ratio",
-        "self._replay, self._replay_ratio = tuple(examples), 0.0",
+        "self._replay, self._mix = tuple(examples), mix",
+        "self._replay, self._mix = tuple(examples), NEW_ONLY",
         "tests/callbacks/test_replay.py",
     ),
     Fault(
