@@ -191,7 +191,7 @@ FAULTS = (
         "callbacks/slice_init.py",
         "rehearsal.hold(chosen.held, rehearsal.live.now - before)",
         "rehearsal.hold(0, 0)",
-        "tests/planning/test_memory.py -k SLICE",
+        "tests/planning/test_memory.py -k gradients",
     ),
     Fault(
         "the new branch is in place while gradients are taken",
