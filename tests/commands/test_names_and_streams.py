@@ -56,12 +56,7 @@ def test_a_command_without_standard_streams_does_its_work(tmp_path: Path, closed
     [
         ("--help", ""),
         ("experiments", ""),
-        pytest.param(
-            "run smoke",
-            "stopped: none of 2 tasks was finished; run the same command again to begin\n",
-            marks=pytest.mark.long,
-            id="run",
-        ),
+        ("run smoke", "stopped: nothing had started, and what was saved before is kept; run the same command again\n"),
     ],
 )
 def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path, command: str, message: str) -> None:
@@ -74,6 +69,19 @@ def test_a_command_whose_output_nobody_reads_ends_as_on_a_signal(tmp_path: Path,
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, message)
+
+
+@pytest.mark.long
+def test_a_run_whose_reader_leaves_after_a_line_ends_as_on_a_signal(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cl_lightning", "run", "smoke", f"--sequence.run_dir={tmp_path / 'run'}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "loading PyTorch, Lightning and transformers\n"
+    process.stdout.close()
+    message = "stopped: none of 2 tasks was finished; run the same command again to begin\n"
+    assert (process.stderr.read(), process.wait(60)) == (message, 141)
+    process.stderr.close()
 
 
 def test_another_pipe_that_breaks_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
