@@ -25,6 +25,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.base import AdapterStrategy
 from cl_lightning.common import distributed
 from cl_lightning.common.errors import ConfigError
@@ -79,20 +80,14 @@ class AimMerging(TaskCallback):
         return Mix(turn=self.turn)
 
     def check(self, slots: dict[str, TaskCallback], adapter: AdapterStrategy) -> list[str]:
-        memory = slots.get("memory")
-        if memory is None:
-            return ["boundary.merging needs a memory; add boundary.memory=ReplayBuffer"]
-        if memory.mix.ratio:
-            return [
-                "boundary.merging trains on the memory in turns, so batches cannot hold replayed examples too; use "
-                "boundary.memory.train_ratio=0"
-            ]
+        if not isinstance(slots.get("memory"), ReplayBuffer):
+            return ["boundary.merging needs earlier tasks' examples; add boundary.memory=ReplayBuffer"]
         return []
 
     def rehearse(self, rehearsal: Rehearsal) -> None:
         """Hold the copies until training ends."""
         if rehearsal.last:
-            self._start = [p.detach().clone() for p in _trained(rehearsal.module)]
+            self._start = [p.detach().clone() for p in rehearsal.module.adapter.trained]
             self._between = [p.detach().clone() for p in self._start]
             rehearsal.after_training.append(self._begin)
 
@@ -119,7 +114,7 @@ class AimMerging(TaskCallback):
         self._epoch = step
         drawn = [e for of in memory.draw(run, data.batch_size).values() for e in of]
         self._probe = next(iter(data.boundary_loader(drawn, len(drawn), 0, 1)))
-        self._start = [p.detach().clone() for p in _trained(run.module)]
+        self._start = [p.detach().clone() for p in run.module.adapter.trained]
         self.rows.append([run.order[task], 0, 0])
 
     @torch.no_grad()
@@ -134,9 +129,9 @@ class AimMerging(TaskCallback):
             self._losses.append(self._memory_loss(pl_module))
         merges = self._ends.get((self._steps - 1) % self._epoch + 1)
         if merges is False:
-            self._between = [p.detach().clone() for p in _trained(pl_module)]
+            self._between = [p.detach().clone() for p in pl_module.adapter.trained]
         elif merges:
-            self._merge(_trained(pl_module))
+            self._merge(pl_module.adapter.trained)
 
     def _memory_loss(self, module: ContinualLM) -> float:
         """Compute the loss of a fixed batch of memory, the same on all ranks."""
@@ -175,7 +170,7 @@ class AimMerging(TaskCallback):
         """Restore the output of `state_dict`."""
         for start, stored in zip(self._start, state["start"], strict=True):
             start.copy_(stored)
-        self._between = [stored.to(start) for start, stored in zip(self._start, state["between"], strict=False)]
+        self._between = [stored.to(self._start[0]) for stored in state["between"]]
         self._losses, self._steps = list(state["losses"]), state["steps"]
         if state["row"] is not None:
             self.rows[-1] = list(state["row"])
@@ -201,7 +196,3 @@ def weights(forgets: bool, turn: int) -> tuple[float, float]:
     """Return (w_new, w_old) of a merge after turns of so many steps."""
     new = 0.6 - 0.1 * forgets - 0.1 * (turn > LONG)
     return new, 1 - new
-
-
-def _trained(module: ContinualLM) -> list[nn.Parameter]:
-    return [p for group in module.adapter.param_groups() for p in group["params"]]

@@ -66,7 +66,7 @@ class SelfDistillation(TaskCallback):
         self._begin(run.module)
 
     def _begin(self, module: ContinualLM) -> None:
-        self._slow = [p.detach().clone() for p in _trained(module)]
+        self._slow = [p.detach().clone() for p in module.adapter.trained]
         self._steps = 0
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class SelfDistillation(TaskCallback):
         """Move the average after an optimiser step; not after a micro-batch that made none."""
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
-            for slow, now in zip(self._slow, _trained(pl_module), strict=True):
+            for slow, now in zip(self._slow, pl_module.adapter.trained, strict=True):
                 slow.lerp_(now, self.rate)
 
     def on_task_end(self, run: RunContext, task: int) -> None:
@@ -96,7 +96,7 @@ class SelfDistillation(TaskCallback):
     @contextmanager
     def _as_average(self, module: ContinualLM) -> Iterator[None]:
         # Swapped, not overwritten: the graph of the training step holds the parameters.
-        trained = _trained(module)
+        trained = module.adapter.trained
         now = [p.data for p in trained]
         for parameter, slow in zip(trained, self._slow, strict=True):
             parameter.data = slow
@@ -116,7 +116,3 @@ class SelfDistillation(TaskCallback):
         student, teacher = (now, slow) if self.kl == "forward" else (slow, now)
         divergence = nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
         return {"self_distillation": self.strength * divergence * step.weight}
-
-
-def _trained(module: ContinualLM) -> list[nn.Parameter]:
-    return [p for group in module.adapter.param_groups() for p in group["params"]]

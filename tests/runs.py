@@ -87,3 +87,16 @@ def same_bits(one: Path, two: Path) -> bool:
 def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Largest relative difference over matrices, by norm."""
     return max(float((a[k] - b[k]).norm() / b[k].norm().clamp_min(1e-12)) for k in b)
+
+
+def continued_and_whole(folder: Path, *options: str) -> Path:
+    """Run the smoke experiment's tasks at once, and the second one from a run of the first: to the same bits.
+
+    Returns the folder of the first of these.
+    """
+    smoke(folder / "one", *options, "--data.order=[FOMC]")
+    smoke(folder / "on", *options, f"--sequence.continue_from={folder / 'one'}")
+    smoke(folder / "whole", *options)
+    assert record(folder / "whole")["done"] == 2
+    assert same_bits(folder / "on", folder / "whole")
+    return folder / "whole"

@@ -198,6 +198,11 @@ class AdapterStrategy(Described, nn.Module, ABC):
         """Return the optimiser's parameter groups, in layer order."""
         return [{"params": [p for layer in self._layers.values() for p in layer.parameters() if p.requires_grad]}]
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """All parameters that the optimiser updates, in the order of its groups."""
+        return [p for group in self.param_groups() for p in group["params"]]
+
     def check(self, slots: dict[str, Any]) -> list[str]:
         """Return reasons not to run with these boundary callbacks, each one line naming the option. Empty: it runs."""
         return []

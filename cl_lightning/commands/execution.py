@@ -23,6 +23,7 @@ from cl_lightning.common.paths import LONGEST_PART, below, check_utf8, in_home, 
 from cl_lightning.common.terminal import inform, say
 from cl_lightning.common.wording import brief
 from cl_lightning.common.yaml_files import parse_yaml
+from cl_lightning.data.mix import NEW_ONLY
 from cl_lightning.data.task_sequence import TaskSequence
 from cl_lightning.model.backbone import set_threads
 from cl_lightning.model.module import ContinualLM
@@ -229,6 +230,11 @@ def check_together(
             )
     both = sorted(boundary.keys() & observers.keys())
     reasons += [f"observers.{slot}: boundary has a slot of that name; rename it" for slot in both]
+    if len(replaying := [slot for slot, callback in boundary.items() if callback.mix != NEW_ONLY]) > 1:
+        reasons.append(
+            f"{' and '.join(f'boundary.{slot}' for slot in replaying)} both replay examples; keep one of them, or use "
+            "boundary.memory.train_ratio=0"
+        )
     everyone = {**boundary, **observers}
     reasons += [
         f"the slot name {slot!r} {why}, and files are named by it; rename the slot"

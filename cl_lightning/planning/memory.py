@@ -115,7 +115,7 @@ def rehearse(module: ContinualLM, work: Work, boundary: Mapping[str, TaskCallbac
         products.take()
         branch = live.reset() - earlier
         found.put(BRANCH, branch)
-        found.parameters["trained"] = sum(p.numel() for p in _trained(module))
+        found.parameters["trained"] = sum(p.numel() for p in module.adapter.trained)
         found.stored = _bytes(module.adapter.task_state().values())
 
         optimizer = _training(rehearsal, work, setting, found)
@@ -126,7 +126,7 @@ def rehearse(module: ContinualLM, work: Work, boundary: Mapping[str, TaskCallbac
             give_back()
         branch -= held - live.reset()
         found.put(BRANCH, branch, SCORING)
-        trained, others = _bytes(_trained(module)), live.reset() - earlier - branch
+        trained, others = _bytes(module.adapter.trained), live.reset() - earlier - branch
         if not alone:
             module.adapter.end_task(rehearsal.task)
             found.put(BRANCH, trained, SCORING)  # the Trainer still holds it, beside what it was folded into
@@ -174,7 +174,7 @@ def _training(rehearsal: Rehearsal, work: Work, setting: Setting, found: Memory)
     module.train()
     before = live.reset()
     optimizer = module.optimizer(setting.precision)
-    for parameter in _trained(module):
+    for parameter in module.adapter.trained:
         parameter.grad = torch.zeros_like(parameter)
     gradients = live.reset() - before
     optimizer.step()
@@ -192,10 +192,6 @@ def _training(rehearsal: Rehearsal, work: Work, setting: Setting, found: Memory)
     found.put(GRADIENTS, gradients * (2 if work.division.ranks > 1 else 1), TRAINING, SCORING)
     found.put(STATE, state, TRAINING, SCORING)
     return optimizer
-
-
-def _trained(module: ContinualLM) -> list[Tensor]:
-    return [p for group in module.adapter.param_groups() for p in group["params"]]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -223,7 +223,7 @@ class SequenceRun:
         stored = save_tensors(state)
         self.context.write(adapter_file(name), stored)
         self.saving.states(task + 1)
-        trained = sum(p.numel() for group in adapter.param_groups() for p in group["params"])
+        trained = sum(p.numel() for p in adapter.trained)
         self.record.costs.add(
             trained_parameters=trained,
             stored_parameters=sum(tensor.numel() for tensor in state.values()),

@@ -1,5 +1,6 @@
 """AimMerging: its turns and merges in a real run against the equation, on parameters noted beside it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import torch
 from torch import Tensor
 
 from callbacks.aim_merging import AimMerging, signals, weights
+from callbacks.ewc import EWC
 from callbacks.replay_buffer import ReplayBuffer
 from cl_lightning.adapters.seqlora import SeqLoRA
+from cl_lightning.commands.execution import check_together
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.data.task_sequence import TaskSequence
+from cl_lightning.model.module import ContinualLM
 from cl_lightning.sequence.callback import TaskCallback
 from cl_lightning.sequence.run import SequenceRun
-from tests.ragged_words import small_run, words
-from tests.runs import adapters, record, same_bits, smoke
+from tests.ragged_words import RaggedWords, small_run, words
+from tests.runs import adapters, continued_and_whole, smoke
 
 ORDER = ("two", "four")
 TURN, EPOCHS = 2, 2
@@ -139,14 +144,9 @@ def test_turns_hold_new_examples_alone_and_memory_alone() -> None:
 
 def test_a_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     plain = ("--boundary.init=null", "--boundary.memory.train_ratio=0")
-    options = (*plain, "--boundary.merging=AimMerging", "--boundary.merging.turn=2")
     smoke(tmp_path / "plain", *plain)
-    smoke(tmp_path / "one", *options, "--data.order=[FOMC]")
-    smoke(tmp_path / "on", *options, f"--sequence.continue_from={tmp_path / 'one'}")
-    smoke(tmp_path / "whole", *options)
-    assert record(tmp_path / "whole")["done"] == 2
-    assert same_bits(tmp_path / "on", tmp_path / "whole")
-    found, without = adapters(tmp_path / "whole"), adapters(tmp_path / "plain")
+    run = continued_and_whole(tmp_path, *plain, "--boundary.merging=AimMerging", "--boundary.merging.turn=2")
+    found, without = adapters(run), adapters(tmp_path / "plain")
     last = list(found)[-1]
     assert any(not torch.equal(t, without[last][name]) for name, t in found[last].items())
 
@@ -157,11 +157,16 @@ def test_bad_options_are_one_line(option: str, value: float) -> None:
         AimMerging(**{option: value})
 
 
-@pytest.mark.parametrize(
-    ("memory", "reason"), [(None, "needs a memory"), (ReplayBuffer(8, 0.25), "in turns, so batches cannot hold")]
-)
-def test_it_needs_a_memory_that_does_not_replay_itself(memory: ReplayBuffer | None, reason: str) -> None:
-    slots = {} if memory is None else {"memory": memory}
+@pytest.mark.parametrize("slots", [{}, {"memory": EWC()}])
+def test_it_needs_a_memory_of_examples(slots: dict[str, TaskCallback]) -> None:
     (found,) = AimMerging().check(slots, SeqLoRA())
-    assert reason in found
+    assert "add boundary.memory=ReplayBuffer" in found
     assert AimMerging().check({"memory": ReplayBuffer()}, SeqLoRA()) == []
+
+
+def test_only_one_callback_may_replay() -> None:
+    refused = "^boundary.memory and boundary.merging both replay examples; .*use boundary.memory.train_ratio=0$"
+    for ratio, outcome in ((0.25, pytest.raises(ConfigError, match=refused)), (0.0, nullcontext())):
+        boundary: dict[str, TaskCallback] = {"memory": ReplayBuffer(8, ratio), "merging": AimMerging()}
+        with outcome:
+            check_together(ContinualLM(), TaskSequence(RaggedWords()), boundary, {})

@@ -15,7 +15,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.model.module import ContinualLM
 from tests.adapters.test_branch_strategies import begin, train
 from tests.callbacks.test_regularizers import OneRank, learnt, step_of
-from tests.runs import adapters, record, same_bits, smoke
+from tests.runs import adapters, continued_and_whole, smoke
 
 Make = Callable[..., ContinualLM]
 
@@ -108,14 +108,9 @@ def test_the_average_speaks_without_dropout(tiny: Make) -> None:
 
 def test_a_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     plain = ("--boundary.memory=null", "--boundary.init=null")
-    options = (*plain, "--boundary.mine=SelfDistillation", "--boundary.mine.strength=5", "--boundary.mine.rate=0.3")
+    mine = ("--boundary.mine=SelfDistillation", "--boundary.mine.strength=5", "--boundary.mine.rate=0.3")
     smoke(tmp_path / "plain", *plain)
-    smoke(tmp_path / "one", *options, "--data.order=[FOMC]")
-    smoke(tmp_path / "on", *options, f"--sequence.continue_from={tmp_path / 'one'}")
-    smoke(tmp_path / "whole", *options)
-    assert record(tmp_path / "whole")["done"] == 2
-    assert same_bits(tmp_path / "on", tmp_path / "whole")
-    found, without = adapters(tmp_path / "whole"), adapters(tmp_path / "plain")
+    found, without = adapters(continued_and_whole(tmp_path, *plain, *mine)), adapters(tmp_path / "plain")
     assert any(not torch.equal(t, without["FOMC"][name]) for name, t in found["FOMC"].items())
 
 

@@ -39,9 +39,7 @@ def _use(run: Source, slot: str) -> str:
     with run.checked_content(CONFIG):
         options = run.config["boundary"][slot]["init_args"]
         capacity, ratio = int(options["capacity"]), float(options["train_ratio"])
-    trained = f"{100 * ratio:g} % of each batch was drawn from it" if ratio else "no batch was drawn from it"
-    if run.slots("AimMerging"):
-        trained = "whole batches of it took turns with batches of new examples"
+    trained = f"{100 * ratio:g} % of each batch was drawn from it" if ratio else "no batch mixed them with new ones"
     return f"At most {capacity:,} examples are kept; {trained}."
 
 
