@@ -9,6 +9,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -63,6 +64,18 @@ def launched_in(
         code = next((process.exitcode for process, *_ in runs if process.exitcode), 0)
         errors = "".join(err.read_text() for _, _, err in runs)
         return subprocess.CompletedProcess([*argv], code, runs[0][1].read_text(), errors)
+
+
+def ends(pid: int, seconds: float = 20.0) -> bool:
+    """Whether a process, anybody's child, ends within `seconds`: what is killed lives until the kernel has its turn."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([process], [], [], seconds)[0])
+    finally:
+        os.close(process)
 
 
 def torchrun(ranks: int) -> list[dict[str, str]]:

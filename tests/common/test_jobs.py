@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.common.jobs import Cluster, Here
 from cl_lightning.common.machine import machine_kind
 from tests import slurm
+from tests.launch import ends
 
 
 @pytest.fixture
@@ -52,14 +53,15 @@ def test_the_commands_own_launcher_sees_no_slurm(cluster: Cluster, tmp_path: Pat
     assert (tmp_path / "log").read_text().split()[-2:] == ["False", "True"]
 
 
-def runs(process: Path, group: int) -> bool:
-    """Whether a process, a folder of /proc, is in a group and not a dead one that nobody has waited for."""
-    try:
-        _, _, facts = (process / "stat").read_text().rpartition(") ")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    state, _, own, *_ = facts.split()
-    return int(own) == group and state != "Z"
+def members(group: int) -> list[int]:
+    """The processes of a group, dead ones that nobody has waited for too."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            _, _, facts = (process / "stat").read_text().rpartition(") ")
+            if int(facts.split()[2]) == group:
+                found.append(int(process.name))
+    return found
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def sleeping(cluster: Cluster, log: Path) -> Iterator[int]:
 def test_jobs_are_cancelled_when_the_command_ends(cluster: Cluster, tmp_path: Path) -> None:
     with sleeping(cluster, tmp_path / "log") as group:
         cluster._end()
-    assert not any(runs(process, group) for process in Path("/proc").glob("[0-9]*"))
+    assert all(ends(process) for process in members(group))
     assert cluster.run(code("print('late')"), tmp_path / "late") is None, "nothing starts any more"
 
 
