@@ -15,7 +15,7 @@ from cl_lightning.sequence import status
 from cl_lightning.sequence.folder import records_below
 from cl_lightning.sequence.record_file import read_record_file
 from cl_lightning.sequence.unfinished import unfinished_of
-from cl_lightning.sequence.verify import REMEDY, faults, previous_record, read_record, unfinished_faults
+from cl_lightning.sequence.verify import REMEDY, export_faults, faults, previous_record, read_record, unfinished_faults
 from cl_lightning.sequence.versions import differences, installed
 
 
@@ -42,6 +42,8 @@ def _verify(path: Path) -> None:
         say(f"note: trained with {line}")
     for line in unfinished_faults(path, record, whole=True):
         say(f"damaged: {line}; the task that was not finished begins again")
+    for line in export_faults(path, record):
+        say(f"damaged: {line}; a copy for other programs, which the run's own command writes again")
     inside = unfinished_of(record)
     if inside is not None and (line := status.resumed(record["done"], record["order"], inside)):
         say(f"note: the run's own command goes on, {line}")

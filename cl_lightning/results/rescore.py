@@ -116,8 +116,8 @@ def write_view(
             folder.write(prediction_file(after, task), to_jsonl(scored.rows))
         folder.commit(new)
         rows = [[name, *scores] for name, scores in zip(order, R, strict=False)]
-        folder.export("matrix.csv", to_csv([f"after ({record['data']}; {what})", *tasks], rows))
-        folder.export("metrics.json", to_json(found))
+        matrix = to_csv([f"after ({record['data']}; {what})", *tasks], rows)
+        folder.export({"matrix.csv": matrix, "metrics.json": to_json(found)})
     finally:
         folder.close()
     return to

@@ -276,9 +276,10 @@ class RunFolder:
             self._committed["writing"] = [*begun, *new]
             self._put(RECORD, sealed(self._committed))
 
-    def export(self, name: str, data: bytes) -> None:
-        """Write one of EXPORTS, which are not part of the state."""
-        self._put(name, data)
+    def export(self, files: Mapping[str, bytes]) -> None:
+        """Write EXPORTS, which are not part of the state: the record has their digests, and nothing here reads them."""
+        if (made := {name: self._put(name, data) for name, data in files.items()}) != self.record.get("exports"):
+            self.amend(exports=made)
 
     def commit(self, record: dict[str, Any], writing: Sequence[str] = ()) -> None:
         """Make all files written so far the state of the run after its last finished task."""

@@ -110,7 +110,12 @@ KEYS: dict[str, Check] = {
     "continues": _maybe(_text),
 }
 #: Keys that a record may have.
-FURTHER: dict[str, Check] = {"name": _maybe(_text), "label": _text, "costs": _by_name(COST)}
+FURTHER: dict[str, Check] = {
+    "name": _maybe(_text),
+    "label": _text,
+    "costs": _by_name(COST),
+    "exports": _by_name(_text),
+}
 #: The same for its "metrics", besides the sequence metrics.
 METRICS: dict[str, Check] = {
     "metric_of_task": _by_name(_text),

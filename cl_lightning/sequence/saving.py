@@ -144,8 +144,7 @@ class Saving:
 
     def exports(self) -> None:
         """Write the record for other programs. Rank 0 only."""
-        for name, data in self.record.exports().items():
-            self.folder.export(name, data)
+        self.folder.export(self.record.exports())
 
     def _set_message(self) -> None:
         done = len(self.record.matrix)

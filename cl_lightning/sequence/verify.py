@@ -61,6 +61,14 @@ def unfinished_faults(path: Path, record: dict[str, Any], whole: bool = False) -
         yield from faults(path, {**inside, "writing": record["writing"]}, whole)
 
 
+def export_faults(path: Path, record: dict[str, Any]) -> Iterator[str]:
+    """Yield the same for the record's copies for other programs, which nothing here reads."""
+    named = record.get("exports", {})
+    for name in named:
+        if why := file_fault(below(path, name), {"files": named}, name):
+            yield f"{path / name}: {why}"
+
+
 def previous_record(path: Path) -> dict[str, Any] | None:
     """Return the record of the state before the last task, if it and all its files are whole."""
     try:

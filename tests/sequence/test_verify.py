@@ -17,7 +17,7 @@ from cl_lightning.results.rescore import rescore
 from cl_lightning.sequence import versions
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.load import load_run
-from cl_lightning.sequence.run_files import PREVIOUS
+from cl_lightning.sequence.run_files import EXPORTS, PREVIOUS
 from cl_lightning.sequence.verify import REMEDY, read_record
 from tests.commands.test_bad_runs import flip, go_on
 from tests.results.page.whole_run import whole_run
@@ -107,6 +107,24 @@ def test_verify_prints_the_verdict_and_all_damage(run: Path, capsys: pytest.Capt
         verify.main([str(run)])
     said = capsys.readouterr().out
     assert all(f"damaged: {run / name}: damaged" in said for name in names)
+
+
+@pytest.mark.parametrize("change", [flip, Path.unlink])
+def test_a_damaged_copy_for_other_programs_is_said_and_written_again(
+    finished: Path, tmp_path: Path, change: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    verify.main([str(run)])
+    assert "damaged: " not in capsys.readouterr().out
+    before = {name: (run / name).read_bytes() for name in EXPORTS}
+    for name in EXPORTS:
+        change(run / name)
+    verify.main([str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    found = [line for line in lines if line.startswith("damaged: ")]
+    assert len(found) == len(EXPORTS) and all(line.endswith("writes again") for line in found)
+    assert go_on(run).code == 0
+    assert {name: (run / name).read_bytes() for name in EXPORTS} == before
 
 
 def test_a_large_file_is_measured_at_once_and_compared_when_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

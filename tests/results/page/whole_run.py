@@ -98,7 +98,7 @@ def whole_run(
         "fingerprints": dict.fromkeys(order, "x"), "sources": dict.fromkeys(order, "x"),
     }  # fmt: skip
     folder.commit({**record, **(facts or {})})
-    folder.export("metrics.json", to_json(metrics))
+    folder.export({"metrics.json": to_json(metrics)})
     return path
 
 
