@@ -39,8 +39,14 @@ CONVENTIONS: dict[str, str] = {
 }
 
 
+class _Checked(list[Row]):
+    """A matrix whose scores have been checked, for the many functions of one summary."""
+
+
 def _size(R: Matrix) -> int:
     """Check all scores and return T."""
+    if isinstance(R, _Checked):
+        return len(R)
     if len(R) == 0:
         raise ValueError("the score matrix is empty: no task was trained")
     for i, row in enumerate(R):
@@ -257,6 +263,7 @@ def summary(
         -30.0
     """
     T = _size(R)
+    R = _Checked(R)
     values: dict[str, float | None] = dict.fromkeys(CONVENTIONS)
     functions = THINNED if thinned else FUNCTIONS
     known = _ANY_T if T == 1 else (*_ANY_T, *_TWO_TASKS)
