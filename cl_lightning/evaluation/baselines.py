@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cl_lightning.data.base import Example
-from cl_lightning.metrics.registry import best_scores, mean_score
+from cl_lightning.metrics.registry import best_scores
 
 #: The baselines, by their names in a run's metrics.
 BASELINES = ("majority", "copy_prompt")
@@ -41,8 +41,3 @@ def baseline_items(metric_name: str, train: Sequence[Example], test: Sequence[Ex
         "majority": best_scores(metric_name, majority, references, prompts),
         "copy_prompt": best_scores(metric_name, prompts, references, prompts),
     }
-
-
-def baseline_scores(metric_name: str, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
-    """Return the means of `baseline_items`."""
-    return {name: mean_score(items) for name, items in baseline_items(metric_name, train, test).items()}

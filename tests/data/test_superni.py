@@ -10,7 +10,7 @@ import pytest
 from cl_lightning.common.errors import DataError
 from cl_lightning.data.base import Example
 from cl_lightning.data.benchmarks.superni import ORDERS, SuperNI
-from cl_lightning.evaluation.baselines import baseline_scores
+from cl_lightning.evaluation.baselines import baseline_items
 from cl_lightning.metrics.registry import best_scores
 from tests.conftest import SHARED
 
@@ -107,7 +107,7 @@ def test_the_best_reference_counts() -> None:
     with pytest.raises(ValueError, match="zip"):
         best_scores("rouge_l", predictions, several[:1], prompts)
     test = [Example("t/0", "p", "a dog", ("a dog", "the red fox"))]
-    assert baseline_scores("rouge_l", [Example("t/1", "p", "the red fox")], test)["majority"] == 100.0
+    assert baseline_items("rouge_l", [Example("t/1", "p", "the red fox")], test)["majority"] == [100.0]
 
 
 @pytest.mark.skipif(not (REAL / "superni").is_dir(), reason="no Super-NI files beside this checkout")

@@ -12,7 +12,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from cl_lightning.common.errors import ConfigError, DataError
 from cl_lightning.data.base import Example
-from cl_lightning.evaluation.baselines import baseline_scores, majority_answer
+from cl_lightning.evaluation.baselines import baseline_items, majority_answer
 from cl_lightning.metrics.edit import unmask
 from cl_lightning.metrics.registry import METRICS, mean_score, metric
 from cl_lightning.metrics.rouge import UnicodeTokenizer
@@ -301,13 +301,12 @@ def test_majority_answer():
         majority_answer([])
 
 
-def test_baseline_scores():
+def test_baseline_items():
     train = examples(("p", "A"), ("q", "B"), ("r", "B"))
     test = examples(("x", "B"), ("A", "A"), ("y", "B"), ("z", "C"))
-    assert baseline_scores("accuracy", train, test) == {"majority": 50.0, "copy_prompt": 25.0}
+    scores = {"majority": [100.0, 0.0, 100.0, 0.0], "copy_prompt": [0.0, 100.0, 0.0, 0.0]}
+    assert baseline_items("accuracy", train, test) == scores
     with pytest.raises(ConfigError, match="acuracy"):
-        baseline_scores("acuracy", train, test)
-    with pytest.raises(ValueError, match="no scores"):
-        baseline_scores("accuracy", train, [])
+        baseline_items("acuracy", train, test)
     with pytest.raises(ValueError, match="majority"):
-        baseline_scores("accuracy", [], test)
+        baseline_items("accuracy", [], test)

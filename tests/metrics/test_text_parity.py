@@ -12,7 +12,7 @@ from cl_lightning.common.errors import ConfigError
 from cl_lightning.data.base import Example
 from cl_lightning.data.benchmarks.trace import TRACE
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.evaluation.baselines import baseline_scores
+from cl_lightning.evaluation.baselines import baseline_items
 from cl_lightning.metrics.parity import DEVIATIONS
 from cl_lightning.metrics.registry import METRICS, best_scores, official_name
 from cl_lightning.metrics.scored import score_predictions
@@ -259,4 +259,4 @@ def test_several_references_count_by_the_best(name: str) -> None:
 
 def test_baselines_know_the_new_metrics() -> None:
     test = [Example("0", "p", "b c"), Example("1", "q", "d")]
-    assert baseline_scores("f1", [Example("t", "p", "b c")], test)["majority"] == 50.0
+    assert baseline_items("f1", [Example("t", "p", "b c")], test)["majority"] == [100.0, 0.0]
