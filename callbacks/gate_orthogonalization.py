@@ -64,7 +64,7 @@ class GateOrthogonalization(GrownSubspaces):
             loses the guarantee.
     """
 
-    phase, slot = 30, "gates"
+    phase = 30
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class GateOrthogonalization(GrownSubspaces):
         ablation: Literal["no_init", "no_update", "none"] | None = None,
         row_norms: bool = False,
     ) -> None:
-        super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
+        super().__init__("gates", share, tasks, energy, count, chunks, samples, batch_size)
         if probes < 1:
             raise ConfigError(f"boundary.gates.probes: {probes} must be 1 or more")
         if key_norm is not None and not key_norm > 0:

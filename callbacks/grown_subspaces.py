@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class GrownSubspaces(TaskCallback):
-    """Base class: see `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options."""
+    """Base class: see `cl_lightning.linalg.subspaces` for the rule, the subclasses for the options.
 
-    #: Slot of `boundary`, for messages and draws.
-    slot: ClassVar[str]
+    Args:
+        slot: that of `boundary`, for messages and draws.
+    """
 
     def __init__(
         self,
+        slot: str,
         share: Finite,
         tasks: Integer | None,
         energy: Energy,
@@ -36,11 +38,11 @@ class GrownSubspaces(TaskCallback):
         batch_size: Integer,
     ) -> None:
         if not 0.0 < share <= 1.0:
-            raise ConfigError(f"boundary.{self.slot}.share: {share} is a share of energy, above 0 and up to 1")
+            raise ConfigError(f"boundary.{slot}.share: {share} is a share of energy, above 0 and up to 1")
         for name, value in (("samples", samples), ("batch_size", batch_size), ("tasks", tasks), ("chunks", chunks)):
             if value is not None and value < 1:
-                raise ConfigError(f"boundary.{self.slot}.{name}: {value} must be 1 or more")
-        self.share, self.tasks, self.energy, self.count = share, tasks, energy, count
+                raise ConfigError(f"boundary.{slot}.{name}: {value} must be 1 or more")
+        self.slot, self.share, self.tasks, self.energy, self.count = slot, share, tasks, energy, count
         self.chunks, self.samples, self.batch_size = chunks, samples, batch_size
 
     def check_run(self, run: RunContext) -> None:

@@ -52,7 +52,7 @@ class InputSubspaces(GrownSubspaces):
         batch_size: examples per forward pass on each rank.
     """
 
-    phase, slot = 20, "subspaces"
+    phase = 20
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class InputSubspaces(GrownSubspaces):
         samples: Integer = 256,
         batch_size: Integer = 8,
     ) -> None:
-        super().__init__(share, tasks, energy, count, chunks, samples, batch_size)
+        super().__init__("subspaces", share, tasks, energy, count, chunks, samples, batch_size)
         self.design, self.positions, self.cross = design, positions, cross
         self.seen: dict[str, Subspace] = {}  # by the first layer of each input, on the CPU
         self.rows: list[list[Any]] = []

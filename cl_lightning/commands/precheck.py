@@ -15,7 +15,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from cl_lightning.commands.signatures import check_text, parameters
+from cl_lightning.commands.ranges import check_ranges
+from cl_lightning.commands.signatures import check_value, parameters
 from cl_lightning.common.errors import ConfigError, nearest, unknown_option
 from cl_lightning.common.paths import check_utf8, in_home
 from cl_lightning.common.yaml_files import parse_yaml
@@ -72,8 +73,13 @@ def check(argv: list[str]) -> None:
             given = {other: v for other, v in given.items() if not other.startswith(f"{option}.")}
         given[option] = value
         check_class(option, value)
-    for option, value in given.items():
-        _check_option(option, value, given)
+    owners = dict.fromkeys(_owner(option, given) for option in given)
+    for owner, title, kind in filter(None, owners):  # after all names: numbers take an import
+        known = parameters(kind) or {}
+        own = {name: given[f"{owner}.{name}"] for name in known if f"{owner}.{name}" in given}
+        for name, value in own.items():
+            check_value(f"{title}.{name}", known[name], value)
+        check_ranges(kind, own)
     check_trainer(given)
     _check_loggers(given.get("trainer.logger"), given.get("trainer.logger.tracking_uri"))
     _check_model(given.get("model.backbone.name"))
@@ -139,8 +145,12 @@ def check_class(option: str, name: Any) -> str | None:
     return f"{home}.{classes[short]}.{short}"
 
 
-def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
-    """Raise ConfigError for an option that its section or class does not have, and for a text where it takes none."""
+def _owner(option: str, given: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Return the section or slot that takes an option, its title and its class; None where only an import shows them.
+
+    Raises:
+        ConfigError: the class has no such option.
+    """
     words = option.split(".")
     for end in range(len(words) - 1, 0, -1):
         owner, name = ".".join(words[:end]), words[end]
@@ -149,13 +159,12 @@ def _check_option(option: str, value: Any, given: dict[str, Any]) -> None:
         kind = CLASSES.get(owner) or check_class(owner, given.get(owner))
         known = parameters(kind) if kind and name != "help" else None
         if known is None:
-            return
+            return None
         title = owner if owner in CLASSES else kind.rpartition(".")[2]
         if name not in known:
             raise ConfigError(unknown_option(f"{title}.{name}", known))
-        if isinstance(value, str) and end == len(words) - 1:
-            check_text(f"{title}.{name}", known[name], value)
-        return
+        return owner, title, kind
+    return None
 
 
 def check_trainer(given: dict[str, Any]) -> None:

@@ -1,20 +1,27 @@
-"""Reads the options of classes from their source, without importing it, and refuses what no option of them can be.
+"""Reads the options of classes from their source, without importing it, and refuses what no option of them takes.
 
 The parser of `run` imports torch and takes seconds. What is refused here is refused by the same words there.
 """
 
 import ast
+import builtins
 import typing
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 #: Option name -> its annotation; None where it takes any text, or only importing its module shows what it takes.
 Parameters = dict[str, ast.expr | None]
 #: What annotations of numbers and listed texts are made of, besides the types of NUMBERS.
 PLAIN = ("int", "float", "bool", "list", "tuple", "typing.Literal", "typing.Optional", "typing.Union")
 NUMBERS = "cl_lightning.common.numbers"
+#: Packages of this project.
+OURS = ("cl_lightning", "callbacks")
 
 
 def parameters(path: str) -> Parameters | None:
@@ -24,28 +31,50 @@ def parameters(path: str) -> Parameters | None:
     return None if found is None else _of(*found)
 
 
-def check_text(option: str, annotation: ast.expr | None, text: str) -> None:
-    """Raise the parser's error for a text where an option takes numbers only. `annotation`: as in `parameters`."""
-    if annotation is None or "${" in text:
+def check_value(option: str, annotation: ast.expr | None, value: Any) -> None:
+    """Raise the parser's error for a text or number, or a list of them, that an option of numbers does not take.
+
+    `annotation`: as in `parameters`.
+    """
+    values = value if isinstance(value, list) else [value]
+    if annotation is None or not all(map(_is_readable, values)):
         return
-    if text in {node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)} or _is_number(text):
+    listed = [node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)]
+    if all(v in listed or isinstance(converted(annotation, v), int | float) for v in values):
         return
     from cl_lightning.commands.option_errors import OptionParser
-    from cl_lightning.common import numbers
 
-    kind = eval(compile(ast.Expression(annotation), option, "eval"), {**vars(typing), **vars(numbers)})
+    kind = eval(compile(ast.Expression(annotation), option, "eval"), _known())
     parser = OptionParser(main=True)
     parser.add_argument(f"--{option}", type=kind)
-    parser.parse_args([f"--{option}={text}"])
+    parser.parse_args([f"--{option}={value}"])
 
 
-def _is_number(text: str) -> bool:
-    """Whether a text is written as a number, which files and command lines read differently (1e3)."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _is_readable(value: Any) -> bool:
+    """Whether the parser repeats a value as it is here: no reference, and no .nan or .inf."""
+    return "${" not in value if isinstance(value, str) else isinstance(value, int | float) and isfinite(value)
+
+
+def converted(annotation: ast.expr, value: Any) -> Any:
+    """Convert a number, or a text that is written as one, as the parser does; return others as a text.
+
+    Files and command lines read numbers differently (1e3).
+    """
+    known = _known()
+    for kind in (known[node.id] for node in ast.walk(annotation) if isinstance(node, ast.Name)):
+        if isinstance(kind, type) and issubclass(kind, int | float):
+            with suppress(ValueError):
+                number = kind(float(value))
+                if number == float(value):
+                    return value if isinstance(value, bool) else number
+    return str(value)
+
+
+def _known() -> dict[str, Any]:
+    """What annotations of options may name."""
+    from cl_lightning.common import numbers
+
+    return {**vars(builtins), **vars(typing), **vars(numbers)}
 
 
 @dataclass(frozen=True)
@@ -96,9 +125,43 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
     return _find(home, there) if home else None
 
 
+def constructors(path: str) -> Iterator[tuple[ast.FunctionDef, ast.Call | None]]:
+    """Yield the constructors of a class of this project that call each other, and the call that leads to each."""
+    module, _, name = path.rpartition(".")
+    found, call = _find(module, name), None
+    while found is not None and found[0].split(".")[0] in OURS:
+        made = _constructor(found[1])
+        if made is not None:
+            yield made, call
+            call = _call_of_base(made)
+            if call is None:
+                return
+        found = _base(*found)
+
+
+def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+
+
+def _call_of_base(made: ast.FunctionDef) -> ast.Call | None:
+    calls = (n for n in ast.walk(made) if isinstance(n, ast.Call))
+    return next((n for n in calls if ast.unparse(n.func) == "super().__init__"), None)
+
+
+def _base(module: str, node: ast.ClassDef) -> tuple[str, ast.ClassDef] | None:
+    source = _read(module)
+    for base in map(ast.unparse, node.bases):
+        first, dot, rest = base.partition(".")
+        home, _, name = f"{source.imported.get(first, first)}.{rest}".rpartition(".") if dot else (module, "", base)
+        found = _find(home, name)
+        if found is not None:
+            return found
+    return None
+
+
 def _of(module: str, node: ast.ClassDef) -> Parameters | None:
     plain = _read(module).plain
-    made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    made = _constructor(node)
     if made is not None:
         arguments = [*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs][1:]
         own: Parameters = {argument.arg: plain(argument.annotation) for argument in arguments}
@@ -110,20 +173,13 @@ def _of(module: str, node: ast.ClassDef) -> Parameters | None:
 
 
 def _of_base(module: str, node: ast.ClassDef) -> Parameters | None:
-    source = _read(module)
-    for base in map(ast.unparse, node.bases):
-        first, dot, rest = base.partition(".")
-        home, _, name = f"{source.imported.get(first, first)}.{rest}".rpartition(".") if dot else (module, "", base)
-        found = _find(home, name)
-        if found is not None:
-            return _of(*found)
-    return None
+    found = _base(module, node)
+    return None if found is None else _of(*found)
 
 
 def _with_base(module: str, node: ast.ClassDef, made: ast.FunctionDef, own: Parameters) -> Parameters | None:
     """Add what `**kwargs` hands on to the base class, without what the call gives itself."""
-    base, calls = _of_base(module, node), (n for n in ast.walk(made) if isinstance(n, ast.Call))
-    call = next((n for n in calls if ast.unparse(n.func) == "super().__init__"), None)
+    base, call = _of_base(module, node), _call_of_base(made)
     if base is None or call is None:
         return None
     given = {keyword.arg for keyword in call.keywords} | set(list(base)[: len(call.args)])

@@ -117,6 +117,21 @@ class TaskSequence(Described, LightningDataModule):
         protocol: ProtocolName = "sequential",
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("train_samples", train_samples, 1),
+            ("validation_samples", validation_samples, 0),
+            ("test_samples", test_samples, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("max_prompt_tokens", max_prompt_tokens, 1),
+            ("max_answer_tokens", max_answer_tokens, 1),
+            ("score_every", score_every, 1),
+            ("score_samples_old", score_samples_old, 1),
+        ):
+            if isinstance(value, bool):
+                raise ConfigError(f"data.{name}: {value} must be a number")
+            if value is not None and value < least:
+                raise ConfigError(f"data.{name}: {value} must be {least} or more")
         expect("data.benchmark", benchmark, Benchmark, "a benchmark, such as DatasetTasks([..])")
         self.protocol = PROTOCOLS[protocol]
         self.benchmark, self.root = benchmark, data_root(root)
@@ -160,22 +175,6 @@ class TaskSequence(Described, LightningDataModule):
             self._shuffle()
 
     def _check(self) -> None:
-        counts = (
-            "train_samples",
-            "test_samples",
-            "batch_size",
-            "eval_batch_size",
-            "max_prompt_tokens",
-            "max_answer_tokens",
-            "score_every",
-            "score_samples_old",
-        )
-        for name, least in {**dict.fromkeys(counts, 1), "validation_samples": 0}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool):
-                raise ConfigError(f"data.{name}: {value} must be a number")
-            if value is not None and value < least:
-                raise ConfigError(f"data.{name}: {value} must be {least} or more")
         parsed_day(self.date)
         check_variables(self.template_args)
         check_order(self.columns, self.specs)

@@ -7,7 +7,7 @@ import pytest
 
 from cl_lightning.commands import parser, precheck
 from cl_lightning.commands.option_errors import OptionParser
-from cl_lightning.commands.signatures import check_text, parameters
+from cl_lightning.commands.signatures import check_value, parameters
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.sequence.slots import SLOTS
 from tests.commands.test_cli import configs, parse
@@ -37,7 +37,7 @@ def test_no_default_is_refused(path: str) -> None:
     texts = {p.name: p.default for p in signature(getattr(import_module(module), name)).parameters.values()}
     for option, text in texts.items():
         if isinstance(text, str):
-            check_text(option, parameters(path)[option], text)
+            check_value(option, parameters(path)[option], text)
 
 
 def test_the_sections_are_those_of_the_parser() -> None:

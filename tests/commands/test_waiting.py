@@ -19,10 +19,10 @@ for argv in json.load(sys.stdin):
         code = main()
     print(json.dumps([code, out.getvalue(), err.getvalue(), sorted(sys.modules), gc.get_freeze_count()]))
 """
-HELP, LATE = ["--help"], ["run", "smoke", "--model.adapter.rank=0"]
+HELP, LATE = ["--help"], ["run", "smoke", "--boundary.init.initializer.directions=x"]
 EARLY = [["run", "smoke", option] for option in ("--modle.lr=1", "--model.lrr=1", "--boundary.init.strenght=1")]
-#: The parser of a single option checks the value.
-VALUE = ["run", "smoke", "--model.lr=abc"]
+#: The parser of a single option checks the value; the constructor's own check, which runs alone, the range.
+VALUE, RANGE = ["run", "smoke", "--model.lr=abc"], ["run", "smoke", "--model.adapter.rank=0"]
 #: What no refusal needs.
 NEVER = {"pandas", "sklearn", "wandb", "plotly", "peft", "bitsandbytes", "mlflow", "scipy.stats", "scipy.spatial"}
 HEAVY = {"torch", "lightning", "transformers", "numpy", "matplotlib", "jsonargparse", "scipy"}
@@ -32,30 +32,33 @@ Answer = tuple[int, str, str, set[str], int]
 
 @pytest.fixture(scope="module")
 def answers() -> list[Answer]:
-    """Answers to HELP, EARLY, VALUE and LATE: exit code, standard output, standard error, imported
+    """Answers to HELP, EARLY, VALUE, RANGE and LATE: exit code, standard output, standard error, imported
     modules, frozen objects."""
-    commands = json.dumps([HELP, *EARLY, VALUE, LATE])
+    commands = json.dumps([HELP, *EARLY, VALUE, RANGE, LATE])
     done = subprocess.run([sys.executable, "-c", RUN], input=commands, cwd=ROOT, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 6, done.stderr
+    assert len(lines) == 7, done.stderr
     return [(code, out, err, set(modules), frozen) for code, out, err, modules, frozen in lines]
 
 
 def test_help_and_early_refusals_import_little(answers: list[Answer]) -> None:
-    assert [code for code, *_ in answers] == [0, 2, 2, 2, 2, 2]
+    assert [code for code, *_ in answers] == [0, 2, 2, 2, 2, 2, 2]
     for _, out, _, modules, _ in answers[:4]:
         assert not modules & (HEAVY | NEVER) and "loading" not in out
     _, out, err, modules, _ = answers[4]
     assert err == "error: model.lr: expected float, not 'abc'\n"
     assert modules & (HEAVY | NEVER) == {"jsonargparse"} and "loading" not in out
+    _, out, err, modules, _ = answers[5]
+    assert err == "error: model.adapter.rank: 0 must be 1 or more\n"
+    assert modules & (HEAVY | NEVER) == {"jsonargparse"} and "loading" not in out
 
 
 def test_the_parser_imports_what_options_need(answers: list[Answer]) -> None:
-    _, _, err, modules, frozen = answers[5]
-    assert err == "error: model.adapter.rank: 0 must be 1 or more\n"
+    _, _, err, modules, frozen = answers[6]
+    assert err.startswith("error: SLICE.directions: expected ")
     assert "lightning.pytorch.cli" in modules and not modules & NEVER
     assert frozen > 100 * len(modules), "garbage collections need not scan what is imported"
 
 
 def test_a_run_says_that_it_loads_before_it_does(answers: list[Answer]) -> None:
-    assert answers[5][1] == "loading PyTorch, Lightning and transformers\n"
+    assert answers[6][1] == "loading PyTorch, Lightning and transformers\n"
