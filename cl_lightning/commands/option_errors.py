@@ -17,6 +17,8 @@ LIGHTNING = {"trainer.callbacks": "lightning.pytorch.callbacks", "trainer.logger
 OUTSIDE = re.compile(
     r"Not of type \w+: (?:.*(?:, not|base 10:|to float:) )?'?(.*?)'?(?: does not (?:conform|match regular).*)?$"
 )
+#: An option inside a value of a dictionary, which a command line gives as a whole.
+INSIDE = re.compile(r"NestedArg\(key='(.+)\.(\w+)', val='(.*)'\)")
 #: What is wrong with an option of a class, among the reasons why no type of the option fits.
 OF_A_CLASS = re.compile(r"^ +- ([A-Z]\w*\.[\w.]+: .+)", re.MULTILINE)
 #: Patterns of jsonargparse's messages, and what an error says instead.
@@ -75,6 +77,9 @@ class OptionParser(ArgumentParser):
             return f"{where}: no class {found[1]!r} ({found[2]})"
         if found := OF_A_CLASS.search(message):
             return found[1]
+        if found := INSIDE.search(message):
+            key, name, value = found.groups()
+            return f"{where}.{key}: its options are given together: --{where}.{key}='{{{name}: {value}}}'"
         wanted = [_kind(*found) for found in re.findall(r"Not of type (\w+): (.*)", message)]
         if found := re.search(r"(?:Got|Given) value: (.*)", message) or OUTSIDE.search(message):
             kinds = wanted + re.findall(

@@ -1,7 +1,7 @@
-"""Checks of a run's options that need no torch: files, sections, classes, names of options, tasks, model names.
+"""Checks of a run's options that need no torch: files, sections, classes, options and their ranges, tasks, model names.
 
-The parser of `cl-lightning run` imports torch, which takes seconds. A mistyped name is refused here at once; the parser
-comes after this and checks everything else.
+The parser of `cl-lightning run` imports torch, which takes seconds. A mistyped name and a number out of range are
+refused here at once; the parser comes after this and checks everything else.
 """
 
 import difflib

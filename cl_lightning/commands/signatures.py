@@ -8,6 +8,7 @@ import builtins
 import typing
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -79,18 +80,36 @@ def _known() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Source:
-    """The classes of a module by name, and where its imported names come from."""
+    """The classes of a module by name, what else it assigns, and where its imported names come from."""
 
     classes: dict[str, ast.ClassDef]
+    assigned: dict[str, ast.expr]
     imported: dict[str, str]
 
     def plain(self, annotation: ast.expr | None) -> ast.expr | None:
-        """Return an annotation that is made of numbers and listed texts alone; None for others."""
-        if annotation is None:
-            return None
-        names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-        known = (self.imported.get(name, name) in (*PLAIN, f"{NUMBERS}.{name}") for name in names)
-        return annotation if all(known) else None
+        """Return an annotation that is made of numbers and listed texts alone, without other names; None for others."""
+        spelt_out = _SpeltOut(self)
+        found = annotation and spelt_out.visit(deepcopy(annotation))
+        return found if spelt_out.plain else None
+
+
+class _SpeltOut(ast.NodeTransformer):
+    """Replaces names that modules of this project give to choices (`Scope = Literal[..]`) by what they stand for."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source, self.plain = source, True
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Replace a name, or note that it is not plain."""
+        source, path = self.source, self.source.imported.get(node.id, node.id)
+        if node.id not in source.assigned and path in (*PLAIN, f"{NUMBERS}.{node.id}"):
+            return node
+        home, _, name = path.rpartition(".")
+        if home:
+            source = _read(home) if home.split(".")[0] in OURS else None
+        found = source.plain(source.assigned.get(name)) if source else None
+        self.plain = self.plain and found is not None
+        return found or node
 
 
 @cache
@@ -103,15 +122,17 @@ def _read(module: str) -> _Source | None:
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.is_file():
         return None
-    classes, imported = {}, {}
+    classes, assigned, imported = {}, {}, {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             classes[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            assigned[node.targets[0].id] = node.value
         elif isinstance(node, ast.Import):
             imported |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return _Source(classes, imported)
+    return _Source(classes, assigned, imported)
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:

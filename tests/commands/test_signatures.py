@@ -66,6 +66,9 @@ def test_the_sections_are_those_of_the_parser() -> None:
         "--sequence.save_every=5 minuts",
         "--trainer.gradient_clip_val=x",
         "--trainer.max_time=1 hour",
+        "--boundary.init.initializer={class_path: SLICE, init_args: {directions: x}}",
+        "--boundary.init.scope=matrx",
+        "--data.max_new_tokens=x",
     ],
 )
 def test_what_is_refused_early_is_refused_in_the_same_words_later(option: str) -> None:

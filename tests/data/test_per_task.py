@@ -117,6 +117,9 @@ def test_an_unknown_option_is_one_line() -> None:
     assert result.code == 2 and "metrik" in result.line, result.err
     result = launch(*configs("smoke"), "--data.per_task.FOMC={train_samples: many}")
     assert result.code == 2 and "many" in result.line, result.err
+    result = launch(*configs("smoke"), "--data.per_task.FOMC.train_samples=6")
+    said = "data.per_task.FOMC: its options are given together: --data.per_task.FOMC='{train_samples: 6}'"
+    assert (result.code, result.line) == (2, said)
 
 
 def test_a_run_with_them_has_another_identity_and_goes_on(tmp_path: Path) -> None:
