@@ -24,6 +24,7 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
+from tests.disk import never_wait
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -31,6 +32,9 @@ SHARED = ROOT.parent / "shared"
 # In the background of a script Ctrl-C is ignored, and what the tests start would keep to that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+never_wait()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cl_lightning.commands.composition"])
+_forks.set_forkserver_preload(["tests.preload"])
 #: Seconds that a run may take.
 TIMEOUT = 180
 
