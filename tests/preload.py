@@ -1,4 +1,4 @@
-"""What the process begins with from which runs are forked: imports that runs do late, and a disk that need not wait.
+"""What the process begins with from which runs are forked: imports that runs do late, and what spares the machine.
 
 Nothing here may run anything: what is in the parent, no test of a run can notice.
 """
@@ -7,7 +7,7 @@ from importlib import import_module
 
 import callbacks
 from cl_lightning import adapters, data, initializers, surgery
-from tests.disk import never_wait
+from tests.machine import never_wait, one_thread
 
 for package in (callbacks, adapters, data, initializers, surgery):
     for name in package.__all__:
@@ -22,3 +22,4 @@ for module in (
 ):
     import_module(module)
 never_wait()
+one_thread()
