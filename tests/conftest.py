@@ -24,6 +24,7 @@ from cl_lightning.data.prompt import Encoded
 from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from cl_lightning.model.random_llama import random_tokenizer
+from tests.machine import never_wait, one_thread
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -31,6 +32,10 @@ SHARED = ROOT.parent / "shared"
 # In the background of a script Ctrl-C is ignored, and what the tests start would keep to that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+never_wait()
+one_thread()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -43,10 +48,8 @@ def _imports_frozen() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_a_seed() -> Iterator[None]:
-    torch.set_num_threads(1)
+def _one_seed() -> None:
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture

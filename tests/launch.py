@@ -24,7 +24,8 @@ import torch.multiprocessing as mp
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cl_lightning.commands.composition"])
+# The first has all of the second, but is found only from this folder, which a test may have left by then.
+_forks.set_forkserver_preload(["tests.preload", "cl_lightning.commands.composition"])
 #: Seconds that a run may take.
 TIMEOUT = 180
 

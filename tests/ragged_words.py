@@ -83,3 +83,13 @@ def small_run(
     run.check()
     state.open("small", False, run.record.content())
     return run
+
+
+def finished_run(folder: Path, data: TaskSequence, *args: Any, **options: Any) -> SequenceRun:
+    """`small_run`, run to its end."""
+    run = small_run(folder, data, *args, **options)
+    try:
+        run.run()
+    finally:
+        run.folder.close()
+    return run

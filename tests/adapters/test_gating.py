@@ -226,8 +226,8 @@ def test_generate_still_knows_the_models_own_arguments(make: Make) -> None:
     assert set(found) == {*before, "gates"} - {"self"}
 
 
-@pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("cache", [True, False])
+# Beams are compared with those of the other kind of cache, whichever is asked for first.
+@pytest.mark.parametrize(("cache", "beams"), [(True, 1), (False, 1), (True, 2)])
 def test_every_decode_step_sees_the_same_gates(make: Make, beams: int, cache: bool) -> None:
     """Against one forward pass over the finished text, whose likelihoods generation must have had step by step."""
     module = make()
@@ -294,7 +294,17 @@ def test_nothing_stays_behind_after_a_pass_or_a_failure(make: Make) -> None:
     assert all(layer.gates is None for layer in module.adapter.layers.values())
 
 
-@pytest.mark.parametrize("branches", [OLoRA(rank=2, alpha=8), InfLoRA(rank=2, alpha=8)], ids=["olora", "inflora"])
+@pytest.mark.parametrize(
+    ("make", "branches"),
+    [
+        ("llama", OLoRA(rank=2, alpha=8)),
+        ("t5", InfLoRA(rank=2, alpha=8)),
+        pytest.param("llama", InfLoRA(rank=2, alpha=8), marks=pytest.mark.long),
+        pytest.param("t5", OLoRA(rank=2, alpha=8), marks=pytest.mark.long),
+    ],
+    ids=["llama-olora", "t5-inflora", "llama-inflora", "t5-olora"],
+    indirect=["make"],
+)
 def test_restored_over_any_branches(make: Make, branches: AdapterStrategy) -> None:
     module = make(branches=branches)
     batch = batch_for(module)

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 from jsonargparse import get_loader
+from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks import ReplayBuffer, SliceInit
 from cl_lightning.__main__ import main
@@ -21,10 +22,13 @@ from cl_lightning.commands.parser import ContinualCLI, make_cli
 from cl_lightning.common.yaml_files import dump_yaml
 from cl_lightning.data.benchmarks import trace
 from tests.conftest import ROOT
-from tests.launch import launched
 
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if p.stem != "_base")
 NO_REPORT = "--sequence.report=false"
+SHORT_NAMES = (
+    "--boundary.memory=ReplayBuffer", "--boundary.init=SliceInit", "--boundary.init.initializer=LoRAGA",
+    "--boundary.init.operator=null", "--model.adapter=SLAO",
+)  # fmt: skip
 #: The tiny model, a rank that fits it, and little data.
 TINY = (
     "--model.backbone.name=random-llama",
@@ -123,17 +127,13 @@ def test_overrides_reach_into_slots(middle: str) -> None:
 
 
 def test_slots_take_classes_by_their_short_names() -> None:
-    # A process of its own, which has imported none of the classes: other tests have done so here.
-    chosen = ("memory=ReplayBuffer", "init=SliceInit", "init.initializer=LoRAGA", "init.operator=null")
-    done = launched([*configs("trace_lora"), *(f"--boundary.{c}" for c in chosen), "--print_config"], ROOT)
-    assert done.returncode == 0, done.stderr
-    slots = yaml.safe_load(done.stdout)["boundary"]
-    assert {s: c["class_path"].rpartition(".")[2] for s, c in slots.items()} == {
-        "memory": "ReplayBuffer",
-        "init": "SliceInit",
-    }
+    """That none of the classes need have been imported, test_waiting shows."""
+    config = yaml.safe_load(launch(*configs("trace_lora"), *SHORT_NAMES, "--print_config").out)
+    slots = config["boundary"]
+    assert by_slot(slots) == {"memory": "ReplayBuffer", "init": "SliceInit"}
     assert slots["init"]["init_args"]["initializer"]["class_path"].endswith(".LoRAGA")
     assert slots["init"]["init_args"]["operator"] is None
+    assert config["model"]["adapter"]["class_path"].endswith(".SLAO")
 
 
 def test_null_empties_a_slot() -> None:
@@ -181,50 +181,92 @@ def test_print_config_prints_what_would_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["1e3", "1.5e3", "-2E+5", "1_0e3", "12", "off", "2024-01-01"])
-def test_a_text_that_looks_like_another_value_is_stored_as_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+TEXTS = ["1e3", "1.5e3", "-2E+5", "1_0e3", "12", "off", "2024-01-01"]
+
+
+@pytest.mark.parametrize("root", ["1e3", "off"])
+def test_texts_that_look_like_another_value_are_stored_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / text / text).mkdir(parents=True)  # data.root, and a task of that name in it
-    for split in ("train", "test"):
-        (tmp_path / text / text / f"{split}.json").write_text('[{"prompt": "a", "answer": "b"}]')
-    first = parse(*configs("smoke"), f"--data.root={text}", f'--data.order=["{text}"]')
+    for task in TEXTS:
+        (tmp_path / root / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / root / task / f"{split}.json").write_text('[{"prompt": "a", "answer": "b"}]')
+    first = parse(*configs("smoke"), f"--data.root={root}", f"--data.order={json.dumps(TEXTS)}")
     (tmp_path / "stored.yaml").write_text(first.resolved())
-    assert parse("--config=stored.yaml").datamodule.order == first.datamodule.order == [text]
-    values = {"order": [text], "lr": 1e-5, "many": 1000.0}
+    again = parse("--config=stored.yaml").datamodule
+    assert again.order == first.datamodule.order == TEXTS
+    assert str(again.root) == root
+    values = {"order": TEXTS, "lr": 1e-5, "many": 1000.0}
     assert get_loader("yaml")(dump_yaml(values)) == values
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_a_shipped_experiment_is_explained_and_instantiates(path: Path) -> None:
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith("# ") and len(first) > 20, "make help shows the first line"
-    cli = parse(*configs(path.stem))
-    expected = yaml.safe_load(path.read_text(encoding="utf-8")).get("boundary") or {}
-    assert {slot: type(c).__name__ for slot, c in cli.slots("boundary").items()} == {
-        slot: c["class_path"].rpartition(".")[2] for slot, c in expected.items()
-    }
-    assert set(cli.slots("observers")) == {"progress", "matrix", "charts"}
 
 
 #: Published settings of models that the tiny Llama cannot stand for are trained in test_paper_experiment.
 TRAINED = [p for p in EXPERIMENTS if not re.search(r"gainlora.*_paper$", p.stem)]
 
 
-def quick(experiment: str) -> bool:
-    """Whether it is one of those that show each method once."""
-    return experiment.startswith(("trace_", "superni_")) and not experiment.startswith("trace_slice_")
+def by_slot(slots: dict[str, Any] | None) -> dict[str, str]:
+    """The short name of the class in each slot of a configuration."""
+    return {slot: each["class_path"].rpartition(".")[2] for slot, each in (slots or {}).items()}
+
+
+def written(path: Path) -> dict[str, Any]:
+    """An experiment's own file."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def parts(path: Path) -> set[str]:
+    """The strategy of an experiment, its callbacks and its protocol. What these are given is mathematics."""
+    file = written(path)
+    strategy = file.get("model", {}).get("adapter", {}).get("class_path", "SeqLoRA")
+    return {strategy, *by_slot(file.get("boundary")).values(), file.get("data", {}).get("protocol", "sequential")}
+
+
+def one_for_each_part() -> list[Path]:
+    """Experiments that have all strategies, callbacks and protocols between them, TRACE's before others."""
+    chosen, seen = [], set[str]()
+    for path in sorted(TRAINED, key=lambda p: (not p.stem.startswith("trace_"), p.stem)):
+        if not (of := parts(path)) <= seen:
+            chosen.append(path)
+            seen |= of
+    return chosen
+
+
+QUICK = one_for_each_part()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_a_shipped_experiment_is_explained(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and len(first) > 20, "make help shows the first line"
+
+
+@pytest.fixture(scope="module")
+def parser() -> LightningArgumentParser:
+    return parse(*configs("smoke")).parser
+
+
+@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p not in QUICK], ids=lambda p: p.stem)
+def test_a_shipped_experiment_instantiates(path: Path, parser: LightningArgumentParser) -> None:
+    """Those that train do so there."""
+    made = parser.instantiate_classes(parser.parse_args(configs(path.stem)))
+    found = {slot: type(callback).__name__ for slot, callback in made.boundary.items()}
+    assert found == by_slot(written(path).get("boundary"))
+    assert set(made.observers) == {"progress", "matrix", "charts"}
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=() if quick(p.stem) else pytest.mark.long, id=p.stem) for p in TRAINED]
+    "path", [pytest.param(p, marks=() if p in QUICK else pytest.mark.long, id=p.stem) for p in TRAINED]
 )
 def test_a_shipped_experiment_trains(path: Path, tmp_path: Path) -> None:
     gated = any(name in path.stem for name in ("gainlora", "sapt"))
     rank = "--model.adapter.branches.rank=4" if gated else "--model.adapter.rank=4"
     result = launch(*configs(path.stem), *TINY, rank, "--trainer.max_steps=2", f"--sequence.run_dir={tmp_path}")
     assert result.code == 0, result.err
+    ran = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert by_slot(ran["boundary"]) == by_slot(written(path).get("boundary"))
+    assert set(ran["observers"]) == {"progress", "matrix", "charts"}
     state = record(tmp_path)
     stages, scores = {"joint": (1, 2), "independent": (2, 2), "sequential": (2, 3)}[state["protocol"]]
     assert state["done"] == stages

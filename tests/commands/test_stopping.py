@@ -139,16 +139,19 @@ def test_every_command_ends_in_one_line_while_it_imports(command: str, tmp_path:
     assert err.startswith("stopped: ")
 
 
+SMALL = [*BASE, "--data.train_samples=14", "--data.validation_samples=2", "--data.test_samples=2"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
-    assert launched([*BASE, f"--sequence.run_dir={run}"], ROOT).returncode == 0
+    assert launched([*SMALL, f"--sequence.run_dir={run}"], ROOT).returncode == 0
     return run
 
 
 def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = [*BASE, f"--sequence.run_dir={run}"]
+    argv = [*SMALL, f"--sequence.run_dir={run}"]
 
     def stopped(signum: signal.Signals, reached: Callable[[str, str], bool]) -> tuple[list[str], str]:
         """Start, send `signum` once it prints or writes what is waited for; what it printed, and its last line."""
@@ -190,8 +193,8 @@ def test_a_run_ends_wherever_it_is_and_goes_on_to_the_same_numbers(finished: Pat
 def test_no_rank_is_left_behind(everyone: bool, tmp_path: Path) -> None:
     rank = tmp_path / "rank"
     hold = ["--observers.hold=tests.recorder.Hold", f"--observers.hold.file={rank}"]
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--data.train_samples=8"]
-    argv = [*BASE, *ddp, *hold, f"--sequence.run_dir={tmp_path / 'run'}"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    argv = [*SMALL, *ddp, *hold, f"--sequence.run_dir={tmp_path / 'run'}"]
     process, _, err = started(argv, ROOT, tmp_path, entry="command")
     wait_for(rank.exists, process)
     # Rank 1 does nothing more, rank 0 waits for it in C code.

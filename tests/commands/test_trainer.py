@@ -200,7 +200,7 @@ def test_a_trainer_trains_one_task(tmp_path: Path) -> None:
     module, one = model(), data()
     fitted = plain(tmp_path)
     fitted.fit(module, datamodule=one)
-    trainer(tmp_path / "run").fit(model(), data())
+    trainer(tmp_path / "run").fit(model(), data(order=["colours"]))
     first = adapters(tmp_path / "run")["colours"]
     state = module.adapter.task_state()
     assert state.keys() == first.keys()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.commands.test_cli import SHORT_NAMES
 from tests.conftest import ROOT
 
 #: Answers one command after the other in one process, each with the modules that have been imported by then.
@@ -19,7 +20,9 @@ for argv in json.load(sys.stdin):
         code = main()
     print(json.dumps([code, out.getvalue(), err.getvalue(), sorted(sys.modules), gc.get_freeze_count()]))
 """
-HELP, LATE = ["--help"], ["run", "smoke", "--boundary.init.initializer.directions=x"]
+HELP = ["--help"]
+#: Classes by their short names, of which none has been imported.
+LATE = ["run", "smoke", *SHORT_NAMES, "--boundary.init.initializer.directions=x"]
 EARLY = [["run", "smoke", option] for option in ("--modle.lr=1", "--model.lrr=1", "--boundary.init.strenght=1")]
 #: The parser of a single option checks the value; the constructor's own check, which runs alone, the range.
 VALUE, RANGE = ["run", "smoke", "--model.lr=abc"], ["run", "smoke", "--model.adapter.rank=0"]
@@ -55,7 +58,7 @@ def test_help_and_early_refusals_import_little(answers: list[Answer]) -> None:
 
 def test_the_parser_imports_what_options_need(answers: list[Answer]) -> None:
     _, _, err, modules, frozen = answers[6]
-    assert err.startswith("error: SLICE.directions: expected ")
+    assert err.startswith("error: LoRAGA.directions: expected "), "all classes were found by their short names"
     assert "lightning.pytorch.cli" in modules and not modules & NEVER
     assert frozen > 100 * len(modules), "garbage collections need not scan what is imported"
 

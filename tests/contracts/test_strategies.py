@@ -28,10 +28,14 @@ MERGES = "logits change when a task ends"
 ROUNDING = 1e-10
 
 
+#: One block has every kind of layer that a strategy adapts.
+TINY: dict[str, Any] = {"name": "random-llama", "dtype": "float64", "config": {"num_hidden_layers": 1}}
+
+
 @cache
 def base() -> tuple[Any, Any]:
     """The tiny Llama in float64 and its tokenizer, to be copied."""
-    backbone = Backbone("random-llama", dtype="float64")
+    backbone = Backbone(**TINY)
     tokenizer = backbone.load_tokenizer()
     return backbone.load(len(tokenizer)), tokenizer
 
@@ -45,7 +49,7 @@ class CopiedBackbone(Backbone):
 
 def loaded(strategy: Callable[[], AdapterStrategy]) -> ContinualLM:
     """The tiny Llama with the strategy on it."""
-    module = ContinualLM(CopiedBackbone("random-llama", dtype="float64"), strategy())
+    module = ContinualLM(CopiedBackbone(**TINY), strategy())
     module.load(base()[1])
     return module
 

@@ -44,7 +44,8 @@ class TinyRun:
 
     def __init__(self, adapter: AdapterStrategy, slots: Mapping[str, TaskCallback], folder: Path) -> None:
         data = tiny_data()
-        self.module = ContinualLM(Backbone("random-llama", dtype="float32"), adapter)
+        one_block = {"num_hidden_layers": 1}
+        self.module = ContinualLM(Backbone("random-llama", dtype="float32", config=one_block), adapter)
         self.module.load(data.tokenizer)
         self.slots, self.record = dict(slots), Record(data, {"data": "sample"})
         self.record.zero_shot = [0.0, 0.0]

@@ -147,7 +147,11 @@ def test_adapters_evaluated_again_give_the_run_and_what_it_left_out(run: Path) -
 
 @pytest.mark.parametrize(
     "options",
-    [GATED, (*PLAIN, "--data.protocol=joint"), (*PLAIN, "--data.protocol=independent")],
+    [
+        GATED,
+        pytest.param((*PLAIN, "--data.protocol=joint"), marks=pytest.mark.long),
+        (*PLAIN, "--data.protocol=independent"),
+    ],
     ids=["gates", "joint", "independent"],
 )
 def test_gates_and_references_are_evaluated_again_too(tmp_path: Path, options: tuple[str, ...]) -> None:

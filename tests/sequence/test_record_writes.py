@@ -5,28 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from cl_lightning.adapters.seqlora import SeqLoRA
-from cl_lightning.commands.trainer import ContinualTrainer
 from cl_lightning.data.benchmarks.dataset_tasks import DatasetTask, DatasetTasks
 from cl_lightning.data.task_sequence import TaskSequence
-from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
+from cl_lightning.model.random_llama import random_tokenizer
 from cl_lightning.sequence import run as sequence
 from cl_lightning.sequence.folder import RunFolder
 from cl_lightning.sequence.record_file import read_record_file
-from cl_lightning.sequence.run import SAVES
-from cl_lightning.sequence.settings import SequenceSettings
+from tests.ragged_words import finished_run
 
-#: Scored after the one task that is trained.
-COLUMNS = 35
+#: Scored after the one task that is trained, and how often its row is saved.
+COLUMNS, SAVES = 16, 5
+
+
+@pytest.fixture(autouse=True)
+def _few_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "SAVES", SAVES)
 
 
 def run(folder: Path) -> None:
     rows = [("1?", "yes"), ("2?", "no")]
     made = [DatasetTask(f"t{k}", rows, test=rows[:1], max_new_tokens=1) for k in range(COLUMNS)]
     data = TaskSequence(DatasetTasks(made), batch_size=COLUMNS, validation_samples=0, protocol="joint")
-    settings = SequenceSettings(run_dir=str(folder), wandb="off", threads=1, report=False, zero_shot=False)
-    ContinualTrainer({}, {}, settings).fit(ContinualLM(Backbone("random-llama", dtype="float32"), SeqLoRA(4)), data)
+    data.prepare(random_tokenizer(), encoder_decoder=False)
+    finished_run(folder, data)
 
 
 def test_a_row_of_many_columns_is_saved_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

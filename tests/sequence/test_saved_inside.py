@@ -14,9 +14,10 @@ from cl_lightning.sequence.load import load_run
 from cl_lightning.sequence.save_every import Pace
 from cl_lightning.sequence.verify import read_record
 from tests.commands.test_bad_runs import go_on
+from tests.commands.test_cli import Result
 from tests.runs import record, same_bits
 
-OFTEN = ("--sequence.save_every=1 step", "--data.train_samples=28")
+OFTEN = ("--sequence.save_every=1 step", "--data.train_samples=28", "--data.test_samples=1")
 BREAK = f"--observers.break={__name__}.Break"
 
 
@@ -60,10 +61,20 @@ def test_other_commands_see_the_finished_tasks_only(run: Path) -> None:
     assert not [name for name in record(run)["files"] if "NumGLUE-cm" in name and "zero-shot" not in name]
 
 
-def test_the_checkpoint_holds_the_branch_and_goes_when_it_has_served(run: Path) -> None:
-    assert [path.name for path in run.glob("unfinished/*")] == ["step_2.ckpt"]
-    assert (run / "unfinished/step_2.ckpt").stat().st_size < 200_000, "the frozen model is not in it"
-    assert "continuing task 2 of 2 (NumGLUE-cm) after step 2" in go_on(run, *OFTEN).out
+@pytest.fixture(scope="module")
+def gone_on(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The same gone on to its end. Not to be written to."""
+    run = Path(shutil.copytree(broken, tmp_path_factory.mktemp("gone_on") / "run"))
+    return run, go_on(run, *OFTEN)
+
+
+def test_the_checkpoint_holds_the_branch_and_goes_when_it_has_served(
+    broken: Path, gone_on: tuple[Path, Result]
+) -> None:
+    assert [path.name for path in broken.glob("unfinished/*")] == ["step_2.ckpt"]
+    assert (broken / "unfinished/step_2.ckpt").stat().st_size < 200_000, "the frozen model is not in it"
+    run, result = gone_on
+    assert "continuing task 2 of 2 (NumGLUE-cm) after step 2" in result.out
     assert not (run / "unfinished").exists()
     assert record(run)["unfinished"] is None
 
@@ -75,8 +86,9 @@ def test_verify_says_what_is_saved(run: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_if_it_is_damaged_the_task_begins_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+def test_if_it_is_damaged_the_task_begins_again(
+    run: Path, gone_on: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
     file = run / "unfinished/step_2.ckpt"
     file.write_bytes(file.read_bytes()[:-1])
     verify.main([str(run)])
@@ -86,8 +98,7 @@ def test_if_it_is_damaged_the_task_begins_again(run: Path, tmp_path: Path, capsy
     assert line in " ".join(result.err.split())
     assert "continuing after task 1 of 2 (FOMC)" in result.out
     assert not (run / "unfinished").exists()
-    go_on(whole, *OFTEN)
-    assert same_bits(run, whole)
+    assert same_bits(run, gone_on[0])
 
 
 def test_another_name_of_the_run_leaves_it(run: Path) -> None:

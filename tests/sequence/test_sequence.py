@@ -87,18 +87,20 @@ def test_a_finished_run_prints_its_result_and_trains_nothing(finished: Path) -> 
     assert (finished / "sequence.json").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param("predictions/zero-shot_FOMC.jsonl", marks=pytest.mark.long),
+        "predictions/zero-shot_FOMC.jsonl",
         "surgery/NumGLUE-cm.csv",
-        pytest.param("adapters/NumGLUE-cm", marks=pytest.mark.long),
-        pytest.param("predictions/NumGLUE-cm_FOMC.jsonl", marks=pytest.mark.long),
+        "adapters/NumGLUE-cm",
+        "predictions/NumGLUE-cm_FOMC.jsonl",
     ],
 )
 def test_after_a_kill_anywhere_the_same_command_gives_the_same_numbers(
     finished: Path, tmp_path: Path, moment: str
 ) -> None:
+    """With saves every ten minutes: tests/chaos kills runs that save each step."""
     run = tmp_path / "killed"
     killed(run, moment)
     assert not (run / "sequence.json").exists() or record(run)["done"] < 2
@@ -127,13 +129,6 @@ def test_a_finished_sequence_is_continued(finished: Path, tmp_path: Path) -> Non
     assert (finished / "sequence.json").read_bytes() == before
 
 
-def test_observers_never_change_a_score(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "bare"
-    smoke(run, "--observers.progress=null", "--observers.matrix=null")
-    assert record(run)["R"] == record(finished)["R"]
-    assert same_bits(run, finished)
-
-
 def test_load_run_rebuilds_the_model(finished: Path) -> None:
     loaded = load_run(finished)
     assert loaded.matrix == record(finished)["R"]
@@ -143,45 +138,48 @@ def test_load_run_rebuilds_the_model(finished: Path) -> None:
         assert torch.isfinite(loaded.module.sample_nll(batch_of(random_examples(2)))).all()
 
 
-# ---- two ranks ---------------------------------------------------------------------------------------------
+# ---- dropout, and who watches -----------------------------------------------------------------------------
+
+DROPOUT = "--model.adapter.dropout=0.5"
 
 
-def test_dropout_is_on_in_training_and_off_in_scoring(finished: Path, tmp_path: Path) -> None:
-    smoke(tmp_path / "one", "--model.adapter.dropout=0.5")
-    smoke(tmp_path / "two", "--model.adapter.dropout=0.5")
-    assert not same_bits(tmp_path / "one", finished)
-    assert same_bits(tmp_path / "one", tmp_path / "two")
-    assert record(tmp_path / "one")["R"] == record(tmp_path / "two")["R"]
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with dropout."""
+    run = tmp_path_factory.mktemp("runs") / "dropped"
+    smoke(run, DROPOUT)
+    return run
 
 
-def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp_path: Path) -> None:
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
-    two = tmp_path / "two"
-    smoke(two, *ddp)
-    assert record(two)["world_size"] == 2
-    one_adapters, two_adapters = adapters(finished), adapters(two)
-    for task in record(finished)["order"]:
-        assert relative(two_adapters[task], one_adapters[task]) < 1e-5, task
-    assert record(two)["R"] == record(finished)["R"]
-    for file in finished.glob("predictions/*.jsonl"):
-        assert (two / "predictions" / file.name).read_text() == file.read_text()
-    # Negative control: each rank averages over its own tokens, DDP averages the ranks.
-    wrong = tmp_path / "wrong"
-    smoke(wrong, "--observers.loss=tests.recorder.RankMeanLoss", ranks=2)
-    assert relative(adapters(wrong)["FOMC"], one_adapters["FOMC"]) > 1e-3
-
-
-def test_order_of_events_and_copies_of_stock_callbacks(finished: Path, tmp_path: Path) -> None:
-    events_file, counts = tmp_path / "events.json", tmp_path / "counts.txt"
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other observers, and the files in which two of them wrote what they saw."""
+    folder = tmp_path_factory.mktemp("watched")
     smoke(
-        run,
+        folder / "run",
+        DROPOUT,
+        "--observers.progress=null",
+        "--observers.matrix=null",
         "--observers.recorder=tests.recorder.Recorder",
-        f"--observers.recorder.init_args.file={events_file}",
+        f"--observers.recorder.init_args.file={folder / 'events.json'}",
         "--trainer.callbacks+=tests.recorder.Stateful",
-        f"--trainer.callbacks.file={counts}",
+        f"--trainer.callbacks.file={folder / 'counts.txt'}",
     )
-    events = json.loads(events_file.read_text())
+    return folder
+
+
+def test_dropout_is_on_in_training(finished: Path, dropped: Path) -> None:
+    assert not same_bits(dropped, finished)
+
+
+def test_observers_never_change_a_score_and_dropout_is_off_in_scoring(dropped: Path, watched: Path) -> None:
+    """Each draw of a random number would be noticed."""
+    assert record(watched / "run")["R"] == record(dropped)["R"]
+    assert same_bits(watched / "run", dropped)
+
+
+def test_order_of_events_and_copies_of_stock_callbacks(watched: Path) -> None:
+    events = json.loads((watched / "events.json").read_text())
     task = ["task_start", "train_start", "task_end", "task_scored"]
     assert [name for name, _ in events] == ["sequence_start", *task, *task, "sequence_end"]
     facts = [f for _, f in events]
@@ -191,5 +189,33 @@ def test_order_of_events_and_copies_of_stock_callbacks(finished: Path, tmp_path:
     assert all(t["trained"] == ["torch.float32"] and t["step"] == 0 for t in trains)
     assert [(e["branch"], e["rows"]) for e in ends] == [(True, 0), (True, 1)]
     assert [(s["branch"], s["rows"], s["on_disk"]) for s in scored] == [(False, 1, 1), (False, 2, 2)]
-    assert counts.read_text().split() == ["5", "5"]
-    assert record(run)["R"] == record(finished)["R"]
+    assert (watched / "counts.txt").read_text().split() == ["5", "5"]
+
+
+# ---- two ranks ---------------------------------------------------------------------------------------------
+
+
+def is_the_run_of_one_rank(two: Path, finished: Path) -> None:
+    assert record(two)["world_size"] == 2
+    one_adapters, two_adapters = adapters(finished), adapters(two)
+    for task in record(finished)["order"]:
+        assert relative(two_adapters[task], one_adapters[task]) < 1e-5, task
+    assert record(two)["R"] == record(finished)["R"]
+    for file in finished.glob("predictions/*.jsonl"):
+        assert (two / "predictions" / file.name).read_text() == file.read_text()
+
+
+def test_two_ranks_equal_one_and_the_rank_mean_loss_does_not(finished: Path, tmp_path: Path) -> None:
+    """Over 5 s: processes."""
+    smoke(tmp_path / "two", ranks=2)
+    is_the_run_of_one_rank(tmp_path / "two", finished)
+    # Negative control: each rank averages over its own tokens, DDP averages the ranks.
+    wrong = tmp_path / "wrong"
+    smoke(wrong, "--observers.loss=tests.recorder.RankMeanLoss", "--data.order=[FOMC]", ranks=2)
+    assert relative(adapters(wrong)["FOMC"], adapters(finished)["FOMC"]) > 1e-3
+
+
+@pytest.mark.long
+def test_a_rank_that_lightning_starts_itself_is_the_same(finished: Path, tmp_path: Path) -> None:
+    smoke(tmp_path / "two", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+    is_the_run_of_one_rank(tmp_path / "two", finished)

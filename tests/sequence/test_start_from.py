@@ -152,15 +152,14 @@ def test_each_model_of_independent_training_has_it(made: dict[str, Path], tmp_pa
     torch.testing.assert_close(through_peft(tmp_path / "out"), ours, rtol=1e-5, atol=1e-5)
 
 
-def test_resumed_and_continued_it_is_the_same(made: dict[str, Path], tmp_path: Path) -> None:
+def test_resumed_and_continued_it_is_the_same(finished: Path, made: dict[str, Path], tmp_path: Path) -> None:
     """Its content is a part of the run's identity, its place is not; going on reads it again, at any place.
 
-    Some 15 s: it is four runs, and three that are refused once all is loaded.
+    Over 5 s: it is two runs, one that was done, and three that are refused once all is loaded.
     """
-    moved = shutil.copytree(made["plain"], tmp_path / "moved")
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    started(made["plain"], whole)
-    started(made["plain"], run, "--data.order=[FOMC]")
+    moved = shutil.copytree(made["patterns"], tmp_path / "moved")
+    run = tmp_path / "run"
+    started(made["patterns"], run, "--data.order=[FOMC]")
     identity = record(run)["identity"]
     started(moved, run, "--data.order=[FOMC]")  # a finished run prints its result again
     assert record(run)["identity"] == identity
@@ -170,9 +169,9 @@ def test_resumed_and_continued_it_is_the_same(made: dict[str, Path], tmp_path: P
     refused = launch(*options(made["rslora"], tmp_path / "none"), onward)
     assert "another adapter (class, rank, alpha, layers or start_from)" in refused.line
     started(moved, tmp_path / "on", onward)
-    assert (tmp_path / "on" / START).read_bytes() == (whole / START).read_bytes()
+    assert (tmp_path / "on" / START).read_bytes() == (finished / START).read_bytes()
     ours = logits(load_run(tmp_path / "on").module.llm)
-    torch.testing.assert_close(ours, logits(load_run(whole).module.llm), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, logits(load_run(finished).module.llm), rtol=1e-4, atol=1e-4)
     shutil.rmtree(moved)
     assert "cannot be read" in launch(*options(moved, run), "--data.order=[FOMC]").line
 
@@ -180,6 +179,18 @@ def test_resumed_and_continued_it_is_the_same(made: dict[str, Path], tmp_path: P
 def changed(folder: Path, **values: object) -> None:
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def layers(**options: Any) -> Any:
+    module = ContinualLM(Backbone("random-llama", dtype="float32", **options), IncLoRA(rank=2))
+    module.load(module.backbone.load_tokenizer())
+    return module.adapter.layers
+
+
+@pytest.fixture(scope="module")
+def own() -> Any:
+    """Layers that nothing is read into."""
+    return layers()
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -203,26 +214,20 @@ def changed(folder: Path, **values: object) -> None:
     ({"lora_alpha": float("inf")}, "not finite, or a scale that makes them so"),
 ])  # fmt: skip
 def test_what_is_no_plain_lora_is_refused_by_name(
-    values: dict[str, object], message: str, made: dict[str, Path], tmp_path: Path
+    values: dict[str, object], message: str, made: dict[str, Path], own: Any, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(made["plain"], tmp_path / "given")
     changed(folder, **values)
     with pytest.raises(ConfigError, match=rf"^model\.adapter\.start_from: .*{message}"):
-        read_lora(folder, layers())
+        read_lora(folder, own)
 
 
-def layers(**options: Any) -> Any:
-    module = ContinualLM(Backbone("random-llama", dtype="float32", **options), IncLoRA(rank=2))
-    module.load(module.backbone.load_tokenizer())
-    return module.adapter.layers
-
-
-def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], own: Any, tmp_path: Path) -> None:
     given = Path(shutil.copytree(made["plain"], tmp_path / "given"))
     with pytest.raises(ConfigError, match=r"another base model: its .* is 64 x 96, this one is 32 x 96"):
         read_lora(given, layers(config={"hidden_size": 32}))
     with pytest.raises(ConfigError, match=r"model\.adapter\.targets does not include"):
-        read_lora(given, {name: layer for name, layer in layers().items() if "q_proj" not in name})
+        read_lora(given, {name: layer for name, layer in own.items() if "q_proj" not in name})
     weights = load_file(given / "adapter_model.safetensors")
     first = next(iter(weights))
     for wrong, output in (
@@ -233,20 +238,20 @@ def test_weights_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Pa
     ):
         save_file(wrong, given / "adapter_model.safetensors")
         with pytest.raises(ConfigError, match=output):
-            read_lora(given, layers())
+            read_lora(given, own)
     (given / "adapter_model.safetensors").write_bytes(b"no such file")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_lora(given, layers())
+        read_lora(given, own)
 
 
-def test_pickles_are_never_read(made: dict[str, Path], tmp_path: Path) -> None:
+def test_pickles_are_never_read(made: dict[str, Path], own: Any, tmp_path: Path) -> None:
     given = Path(shutil.copytree(made["plain"], tmp_path / "given"))
     (given / "adapter_model.safetensors").rename(given / "adapter_model.bin")
     with pytest.raises(ConfigError, match=r"a pickle that could run code"):
-        read_lora(given, layers())
+        read_lora(given, own)
     (given / "adapter_model.bin").unlink()
     with pytest.raises(ConfigError, match=r"has no adapter_model\.safetensors"):
-        read_lora(given, layers())
+        read_lora(given, own)
 
 
 def test_gates_have_none_for_it(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from tests.runs import record, same_bits
 from tests.sequence.test_stages import PROMPT, PROMPTS, Run
 
 ORDER = ["FOMC", "C-STANCE", "Sentiment", "ScienceQA", "NumGLUE-cm"]
+#: Of which most runs here have four.
+COUNT, LAST = 4, 3
 EVERY, FEW = 2, 3
 
 
-def data(count: int = 5, **options: Any) -> TaskSequence:
+def data(count: int = COUNT, **options: Any) -> TaskSequence:
     """Tasks of the sample, scored by their most likely labels, of which the tiny model has some right."""
     few = {"train_samples": 12, "validation_samples": 0, "test_samples": 6, "batch_size": 4, "max_prompt_tokens": 176}
     return TaskSequence(order=ORDER[:count], score_by="likelihood", **few, **options)
@@ -69,14 +71,14 @@ def rows(run: Path, after: str, task: str) -> list[dict[str, Any]]:
 def test_scoring_less_trains_the_same_and_scores_what_is_due(whole: Result, thinned: Result) -> None:
     assert same_bits(whole.folder, thinned.folder)
     there = [[score is not None for score in row] for row in thinned.matrix]
-    assert there == [[j <= i and (i != 2 or j == 2) for j in range(5)] for i in range(5)]
+    assert there == [[j <= i and (i != 2 or j == 2) for j in range(COUNT)] for i in range(COUNT)]
     assert thinned.metrics["thinning"] == {"every": EVERY, "samples": FEW}
-    for i, j in (cell for cell in product(range(5), range(5)) if there[cell[0]][cell[1]]):
+    for i, j in (cell for cell in product(range(COUNT), range(COUNT)) if there[cell[0]][cell[1]]):
         all_, some = (rows(each.folder, ORDER[i], ORDER[j]) for each in (whole, thinned))
-        assert len(some) == (6 if i in (j, 4) else FEW)
+        assert len(some) == (6 if i in (j, LAST) else FEW)
         assert some == [row for row in all_ if row["id"] in {row["id"] for row in some}]
         assert thinned.matrix[i][j] == pytest.approx(sum(row["score"] for row in some) / len(some))
-    assert thinned.matrix[4] == whole.matrix[4]
+    assert thinned.matrix[LAST] == whole.matrix[LAST]
     assert len({score for row in whole.matrix for score in row}) > 3, "or this is no test"
     for name in ("ap", "fp", "forget_T", "bwt"):
         assert thinned.metrics[name] == whole.metrics[name]
@@ -84,8 +86,9 @@ def test_scoring_less_trains_the_same_and_scores_what_is_due(whole: Result, thin
 
 
 def test_old_prompts_are_the_same_each_time(thinned: Result) -> None:
-    once, again = ([row["id"] for row in rows(thinned.folder, ORDER[i], ORDER[0])] for i in (1, 3))
-    assert once == again
+    made = planned()
+    once, again = ([encoded.example.id for encoded in made.scored(i, 0).test] for i in (1, 3))
+    assert [row["id"] for row in rows(thinned.folder, ORDER[1], ORDER[0])] == once == again
 
 
 class Breaks:
@@ -104,16 +107,16 @@ class Breaks:
 
 
 def test_a_half_done_scoring_goes_on(thinned: Result, tmp_path: Path) -> None:
-    """Broken off at the third of the four tasks that are scored after the fourth."""
+    """Broken off at the second of the two tasks that are scored after the second."""
     options = {"score_every": EVERY, "score_samples_old": FEW}
-    with patch.object(sequence_run, "score_task", Breaks(5 + 1 + 2 + 1 + 3)), pytest.raises(RuntimeError, match="off"):
+    with patch.object(sequence_run, "score_task", Breaks(COUNT + 1 + 2)), pytest.raises(RuntimeError, match="off"):
         trainer(tmp_path / "run").fit(model(), data(**options))
     inside = record(tmp_path / "run")["unfinished"]
-    assert (inside["stage"], list(inside["cells"][ORDER[3]])) == ("scoring", ORDER[:2])
+    assert (inside["stage"], list(inside["cells"][ORDER[1]])) == ("scoring", ORDER[:1])
     counted = Breaks(99)
     with patch.object(sequence_run, "score_task", counted):
         again = trainer(tmp_path / "run").fit(model(), data(**options))
-    assert 99 - counted.left == 2 + 5, "the two that were left, and all after the last task"
+    assert 99 - counted.left == 1 + 1 + COUNT, "the one that was left, the third task's own, and all after the last"
     assert again.matrix == thinned.matrix
     assert again.metrics == thinned.metrics
     assert same_bits(again.folder, thinned.folder)
@@ -134,7 +137,7 @@ def test_evaluating_again_fills_what_was_left_out(thinned: Result) -> None:
     there = record(view)
     assert all(None not in row for row in there["R"])
     assert there["metrics"]["thinning"] == {"every": 1, "samples": None}
-    assert there["R"][4] == thinned.matrix[4]
+    assert there["R"][LAST] == thinned.matrix[LAST]
     assert any(
         old is not None and old != new for olds, news in zip(thinned.matrix, there["R"], strict=True)
         for old, new in zip(olds, news, strict=True)
@@ -143,11 +146,11 @@ def test_evaluating_again_fills_what_was_left_out(thinned: Result) -> None:
 
 
 def test_loggers_get_the_scores_of_this_task_only(thinned: Result, shown: Shown) -> None:
-    assert [isinstance(each.get("scores/plane"), Scatter) for each in shown.logged] == [True, True, False, True, True]
+    assert [isinstance(each.get("scores/plane"), Scatter) for each in shown.logged] == [True, True, False, True]
     samples = [each["scores/predictions"] for each in shown.logged]
     assert all(isinstance(each, Grid) for each in samples)
     assert [sorted({row[1] for row in each.rows}) for each in samples] == [
-        ORDER[:1], sorted(ORDER[:2]), ORDER[2:3], sorted(ORDER[:4]), sorted(ORDER)
+        ORDER[:1], sorted(ORDER[:2]), ORDER[2:3], sorted(ORDER[:COUNT])
     ]  # fmt: skip
 
 
@@ -166,8 +169,14 @@ def test_the_time_left_knows_what_is_scored() -> None:
     assert known is not None and stages.left() == pytest.approx(known - saved)
 
 
-def test_the_plan_of_a_run_is_that_of_its_scores() -> None:
-    made = data(score_every=EVERY, score_samples_old=FEW)
+def planned() -> TaskSequence:
+    """Five thinned tasks, prepared."""
+    made = data(5, score_every=EVERY, score_samples_old=FEW)
     made.prepare(model().backbone.load_tokenizer(), False)
+    return made
+
+
+def test_the_plan_of_a_run_is_that_of_its_scores() -> None:
+    made = planned()
     counts = [{j: len(made.scored(i, j).test) for j in made.scored_after(i)} for i in range(5)]
     assert counts == [{0: 6}, {0: 3, 1: 6}, {2: 6}, {0: 3, 1: 3, 2: 3, 3: 6}, dict.fromkeys(range(5), 6)]

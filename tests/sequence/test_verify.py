@@ -140,7 +140,9 @@ def test_a_large_file_is_measured_at_once_and_compared_when_read(run: Path, monk
         tables(run)
 
 
-@pytest.mark.parametrize("victim", ["sequence.json", "adapters/NumGLUE-cm/adapter.safetensors"])
+@pytest.mark.parametrize(
+    "victim", ["sequence.json", pytest.param("adapters/NumGLUE-cm/adapter.safetensors", marks=pytest.mark.long)]
+)
 def test_the_state_before_is_used_and_said(finished: Path, tmp_path: Path, victim: str) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     flip(run / victim)
