@@ -16,9 +16,8 @@ from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.export.native import INDEX
 from cl_lightning.sequence.folder import START, adapter_file
 from tests.commands.test_cli import launch
-from tests.export.tiny import BUDGET, STRATEGIES, TASKS, Trained, stored, trained
+from tests.export.tiny import BUDGET, STRATEGIES, TASKS, Trained, stored
 
-__all__ = ["trained"]
 FIRST = adapter_file(TASKS[0])
 
 
