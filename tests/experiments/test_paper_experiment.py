@@ -19,6 +19,7 @@ SIZES = [
     "--data.train_samples=18",
     "--data.validation_samples=2",
     "--data.test_samples=2",
+    "--data.max_prompt_tokens=160",
 ]
 
 
