@@ -49,7 +49,7 @@ def _one_thread_and_a_seed() -> Iterator[None]:
     yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., ContinualLM]:
     """Make a loaded ContinualLM on the random Llama: tiny(dtype="float64", adapter=SeqLoRA(rank=2))."""
 
