@@ -17,7 +17,7 @@ from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.export.loaded import LoadedModel, PromptCutWarning
 from cl_lightning.sequence.folder import ZERO_SHOT
 from tests.conftest import ROOT
-from tests.export.tiny import BUDGET, GATED, STRATEGIES, TASKS, Trained, stored
+from tests.export.tiny import BUDGET, EACH, GATED, TASKS, Trained, stored
 
 PROMPTS = ["What comes after 7?\nAnswer: ", "Is a rise in rates hawkish?\nA short answer, please: "]
 
@@ -34,7 +34,7 @@ def answers(loaded: LoadedModel, run: Path, after: str, task: str, **options: st
     return loaded.generate(prompts, max_new_tokens=BUDGET, batch_size=2, **options), predictions
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template", "start"])
+@pytest.mark.parametrize("name", [*EACH, "t5", "without template", "start"])
 def test_what_is_generated_is_what_the_runs_scoring_stored(trained: Trained, name: str) -> None:
     run, seen = trained(name), set()
     for after, chosen in ((ZERO_SHOT, 0), (TASKS[0], TASKS[0]), (TASKS[1], None)):
@@ -69,7 +69,7 @@ def test_another_system_prompt_says_something_else(loaded: LoadedModel, trained:
     assert said == predictions, "and training's own is not kept out by those before it"
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template"])
+@pytest.mark.parametrize("name", [*EACH, "t5", "without template", "start"])
 def test_a_score_is_the_log_likelihood_of_answer_and_end_token(trained: Trained, name: str) -> None:
     loaded = cl_lightning.load(trained(name))
     pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("8", "no", "a longer answer")]

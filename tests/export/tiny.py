@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
@@ -36,6 +37,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "SAPTLoRA": (*PLAIN, "--model.adapter=SAPTLoRA", *BRANCHES, "--boundary.reflection=AttentiveReflection"),
 }  # fmt: skip
 GATED = ["GainLoRA", "SAPTLoRA"]
+#: O-LoRA goes the same way in the run "start".
+EACH = [pytest.param(name, marks=pytest.mark.long if name == "OLoRA" else []) for name in STRATEGIES]
 
 #: Name of a strategy, or of another of the runs here -> its folder. Not to be written to.
 Trained = Callable[[str], Path]
