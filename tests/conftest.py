@@ -52,7 +52,7 @@ def _one_seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., ContinualLM]:
     """Make a loaded ContinualLM on the random Llama: tiny(dtype="float64", adapter=SeqLoRA(rank=2))."""
 

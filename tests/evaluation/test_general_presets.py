@@ -14,6 +14,7 @@ import pytest
 datasets = pytest.importorskip("datasets", reason="lm-eval is not installed (the extra 'general')")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra 'general')")
 
+import lm_eval.tasks
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
@@ -53,10 +54,15 @@ def scripted(tiny: Callable[..., ContinualLM], answer: Callable[[str], str]) -> 
     return lm
 
 
+#: Folders of lm-eval's tasks that the shipped presets name. Indexing all of its folders takes 17 s.
+FOLDERS = ("bbh", "commonsense_qa", "gsm8k", "hellaswag", "mmlu", "piqa", "super_glue", "tydiqa")
+
+
 @pytest.fixture(scope="session")
 def manager() -> TaskManager:
-    """The manager of all of lm-eval's tasks and ours: indexing them takes seconds."""
-    return TaskManager(include_path=str(TASK_FILES))
+    """The manager of lm-eval's tasks in FOLDERS and of ours."""
+    theirs = [str(Path(lm_eval.tasks.__file__).with_name(name)) for name in FOLDERS]
+    return TaskManager(include_path=[str(TASK_FILES), *theirs], include_defaults=False)
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +182,7 @@ def test_bad_options_are_refused(folder: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "bbh.jsonl").write_text('{"task": ["a"]}\n')
     with pytest.raises(DataError, match=r"bbh.jsonl, line 1: expected an object with a string under 'task'"):
         load([Entry("local_bbh", "exact_match,stripped", 3)], tmp_path)
-    with pytest.raises(ConfigError, match="lm-eval has no task 'piqaa'; did you mean piqa or "):
+    with pytest.raises(ConfigError, match=r"lm-eval has no task 'piqaa'; did you mean piqa\?"):
         load([Entry("piqaa", "acc,none")], None)
     ability = GeneralAbility("offline")
     with pytest.raises(ConfigError, match="a task cannot be named 'base'"):

@@ -1,6 +1,7 @@
 """Our generation against transformers', prompt by prompt: shared prefix, padding, early ends, adapters."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -49,17 +50,29 @@ def plain_ids(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[list[
     return rows
 
 
-def plain(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[str]:
-    rows = [before_end(row, {module.llm.generation_config.eos_token_id}) for row in plain_ids(module, prompts)]
+def texts(module: ContinualLM, answers: list[list[int]]) -> list[str]:
+    rows = [before_end(row, {module.llm.generation_config.eos_token_id}) for row in answers]
     return [module.tokenizer.decode(row, skip_special_tokens=True).removeprefix(" ") for row in rows]
+
+
+def plain(module: ContinualLM, prompts: list[tuple[int, ...]]) -> list[str]:
+    return texts(module, plain_ids(module, prompts))
+
+
+@pytest.fixture(scope="module")
+def answers(tiny: Callable[..., ContinualLM]) -> Callable[[int], list[str]]:
+    """transformers' answers to the prompts with a prefix, computed once."""
+    return cache(lambda prefix: plain(with_stack(tiny), prompts_with(prefix)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("prefix", [0, 1, 15])
-def test_strings_equal_transformers(tiny: Callable[..., ContinualLM], prefix: int, batch_size: int) -> None:
+def test_strings_equal_transformers(
+    tiny: Callable[..., ContinualLM], answers: Callable[[int], list[str]], prefix: int, batch_size: int
+) -> None:
     module, prompts = with_stack(tiny), prompts_with(prefix)
     assert (common_prefix(prompts) == prefix) == (prefix != 1)  # one token is not worth it
-    wanted = plain(module, prompts)
+    wanted = answers(prefix)
     assert len(set(wanted)) > 3
     assert generate(module.llm, module.tokenizer, prompts, BUDGET, batch_size) == wanted
 
@@ -67,8 +80,9 @@ def test_strings_equal_transformers(tiny: Callable[..., ContinualLM], prefix: in
 def test_equal_prompts_and_a_single_prompt(tiny: Callable[..., ContinualLM]) -> None:
     module, prompts = with_stack(tiny), prompts_with(15, 1) * 5
     assert common_prefix(prompts) == len(prompts[0]) - 1  # never a whole prompt
-    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
-    assert generate(module.llm, module.tokenizer, prompts[:1], BUDGET, 4) == plain(module, prompts[:1])
+    (alone,) = plain(module, prompts[:1])
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == [alone] * 5
+    assert generate(module.llm, module.tokenizer, prompts[:1], BUDGET, 4) == [alone]
     assert generate(module.llm, module.tokenizer, [], BUDGET, 4) == []
 
 
@@ -80,13 +94,17 @@ def test_rows_that_end_early(tiny: Callable[..., ContinualLM], prefix: int) -> N
     module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
     module.tokenizer.chat_template = None  # its end token would count as well
     module.llm.generation_config.eos_token_id = end
-    assert len({len(row) for row in plain_ids(module, prompts)}) > 1
-    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == plain(module, prompts)
+    rows = plain_ids(module, prompts)
+    assert len({len(row) for row in rows}) > 1
+    assert generate(module.llm, module.tokenizer, prompts, BUDGET, 4) == texts(module, rows)
 
 
 @pytest.mark.parametrize("piece", [1, 20, 10_000])
 def test_prompts_may_be_read_in_pieces_of_any_size(
-    tiny: Callable[..., ContinualLM], piece: int, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., ContinualLM],
+    answers: Callable[[int], list[str]],
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decoding, "PIECE", piece)
     module, prompts = with_stack(tiny), prompts_with(15)
@@ -96,8 +114,7 @@ def test_prompts_may_be_read_in_pieces_of_any_size(
     made = generate(module.llm, module.tokenizer, prompts, BUDGET, 9)
     pieces = [rows for rows, width in read if width > 1]
     assert len(pieces) == {1: 9, 20: 5, 10_000: 1}[piece], read
-    del module.llm.forward
-    assert made == plain(module, prompts)
+    assert made == answers(15)
 
 
 def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +125,8 @@ def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monk
     module.tokenizer.eos_token = module.tokenizer.convert_ids_to_tokens(end)
     module.tokenizer.chat_template = None  # its end token would count as well
     module.llm.generation_config.eos_token_id = end
-    lengths = [len(row) for row in plain_ids(module, prompts)]
+    alone = plain_ids(module, prompts)
+    lengths = [len(row) for row in alone]
     rows: list[int] = []
     module.llm.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -117,7 +135,7 @@ def test_rows_that_have_ended_are_dropped(tiny: Callable[..., ContinualLM], monk
     still = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     assert still[-1] < 9
     assert rows[-len(still) :] == still, "each step carries those that have not ended, and only them"
-    assert made == plain(module, prompts)
+    assert made == texts(module, alone)
 
 
 def test_penalties_of_the_model_are_applied(tiny: Callable[..., ContinualLM]) -> None:

@@ -1,4 +1,7 @@
-"""A real model on real prompts in float32 gives the same strings for any batch, padding and number of ranks."""
+"""A real model on real prompts in float32 gives the same strings for any batch, padding and number of ranks.
+
+Of tiny models `test_generate` says the same.
+"""
 
 import os
 import socket
@@ -25,6 +28,7 @@ from cl_lightning.model.prefix_cache import common_prefix
 from tests.conftest import SHARED
 from tests.launch import on_two_ranks
 
+pytestmark = pytest.mark.long
 BUDGET = 6
 #: Two candidates whose logits differ by less are a tie that rounding decides.
 TIE = 1e-4
@@ -95,7 +99,7 @@ def assert_same(model: ContinualLM, prompts: Sequence[Sequence[int]], ours: list
         assert a == b or is_tie(model.llm, prompt, a, b), (a, b)
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 5, 32])
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_batch_size_and_padding(
     model: ContinualLM, prompts: list[tuple[int, ...]], alone: list[list[int]], batch_size: int
 ) -> None:
@@ -128,7 +132,6 @@ def genuine_alone(model: ContinualLM, genuine: list[Encoded]) -> list[list[int]]
     return rows
 
 
-@pytest.mark.long
 def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]]) -> None:
     """In the given order with transformers, and sorted with ours."""
     prompts = [e.prompt_ids for e in genuine]
@@ -138,7 +141,6 @@ def test_real_prompts_in_one_batch(model: ContinualLM, genuine: list[Encoded], g
     assert_same(model, prompts, continuations(model.llm, model.tokenizer, prompts, BUDGET, 32), genuine_alone)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_real_prompts_of_one_task_with_their_prefix_shared(
     model: ContinualLM, genuine: list[Encoded], genuine_alone: list[list[int]], batch_size: int
@@ -172,7 +174,6 @@ def _rank(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.long
 def test_two_ranks(model: ContinualLM, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

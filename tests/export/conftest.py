@@ -12,6 +12,7 @@ from cl_lightning.data.sample.tasks import load as sample
 from cl_lightning.model.random_llama import random_model, random_tokenizer
 from tests.commands.test_cli import configs, launch
 from tests.conftest import save_tiny_t5
+from tests.export.tiny import Trained, trained_in
 
 #: So large a rate that every branch changes the logits.
 SMALL = (
@@ -79,3 +80,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return folder / "run"
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The finished run of a name in `tests.export.tiny`. Whoever asks for it first trains it, 2 s."""
+    return trained_in(tmp_path_factory.mktemp("trained"))

@@ -1,23 +1,22 @@
 """`cl-lightning chat`: answers as they come, other models of the run, what a model writes never obeyed."""
 
 import io
+import multiprocessing
 import os
 import pty
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
 import cl_lightning
+from cl_lightning.__main__ import main
 from cl_lightning.common.terminal import printable
 from cl_lightning.export.loaded import LoadedModel
 from tests.commands.test_cli import Result, launch
-from tests.conftest import ROOT
-from tests.export.tiny import TASKS, Trained, trained
+from tests.export.tiny import TASKS, Trained
 
-__all__ = ["trained"]
 ASKED = "Was the film any good?"
 Talk = Callable[..., Result]
 
@@ -107,22 +106,35 @@ def test_terminal_codes_of_a_model_are_shown(talk: Talk, monkeypatch: pytest.Mon
 
 
 def test_in_a_terminal(trained: Trained) -> None:
-    """A process of its own on a pseudo-terminal, which imports torch and transformers anew: 5 seconds and more."""
+    """A process of its own on a pseudo-terminal."""
     ours, theirs = pty.openpty()
-    argv = [sys.executable, "-m", "cl_lightning", "chat", str(trained("SeqLoRA")), "--max-new-tokens=6"]
-    process = subprocess.Popen(argv, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    argv = ["cl-lightning", "chat", str(trained("SeqLoRA")), "--max-new-tokens=6"]
+    process = multiprocessing.get_context("forkserver").Process(target=talks_in, args=(os.ttyname(theirs), argv))
+    process.start()
     seen = until(ours, b"> ")
     os.write(ours, ASKED.encode() + b"\n")
     seen += until(ours, b"> ")
     os.write(ours, b"\x04")  # Ctrl-D
-    assert process.wait(timeout=60) == 0
+    process.join(60)
+    assert process.exitcode == 0
+    os.close(theirs)
     os.close(ours)
     lines = re.split(r"\r?\n", seen.decode())
     assert lines[0].startswith("random-llama with SeqLoRA after NumGLUE-cm")
     asked = lines.index(f"> {ASKED}")
     assert " ".join(map(str.strip, lines[:asked])).endswith("Ctrl-D ends.")
     assert "\n".join(lines[asked + 1 :]).removesuffix("\n> ") == answered(trained, ASKED, 2, "SeqLoRA")
+
+
+def talks_in(terminal: str, argv: list[str]) -> None:
+    """Run the command with this terminal as its own."""
+    os.setsid()
+    descriptor = os.open(terminal, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(descriptor, standard)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.argv = argv
+    sys.exit(main())
 
 
 def until(descriptor: int, end: bytes) -> bytes:

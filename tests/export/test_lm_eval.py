@@ -24,9 +24,8 @@ from cl_lightning.evaluation.general.measure import TASK_FILES
 from cl_lightning.export.lm_eval import TrainedLM, main
 from cl_lightning.export.loaded import LoadedModel
 from tests.commands.test_cli import Result
-from tests.export.tiny import Trained, trained
+from tests.export.tiny import Trained
 
-__all__ = ["trained"]
 ITEMS, SHOWN = 6, 16
 QUESTIONS = [
     {"question": f"is {i} even", "passage": f"{i} is a number", "label": i % 2 == 0} for i in range(SHOWN + ITEMS)

@@ -17,10 +17,15 @@ from cl_lightning.data.prompt import PromptEncoder
 from cl_lightning.export.loaded import LoadedModel, PromptCutWarning
 from cl_lightning.sequence.folder import ZERO_SHOT
 from tests.conftest import ROOT
-from tests.export.tiny import BUDGET, GATED, STRATEGIES, TASKS, Trained, stored, trained
+from tests.export.tiny import BUDGET, EACH, GATED, TASKS, Trained, stored
 
-__all__ = ["trained"]
 PROMPTS = ["What comes after 7?\nAnswer: ", "Is a rise in rates hawkish?\nA short answer, please: "]
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: Trained) -> LoadedModel:
+    """The model of SeqLoRA, for tests that leave it as it is."""
+    return cl_lightning.load(trained("SeqLoRA"))
 
 
 def answers(loaded: LoadedModel, run: Path, after: str, task: str, **options: str) -> tuple[list[str], list[str]]:
@@ -29,7 +34,7 @@ def answers(loaded: LoadedModel, run: Path, after: str, task: str, **options: st
     return loaded.generate(prompts, max_new_tokens=BUDGET, batch_size=2, **options), predictions
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template", "start"])
+@pytest.mark.parametrize("name", [*EACH, "t5", "without template", "start"])
 def test_what_is_generated_is_what_the_runs_scoring_stored(trained: Trained, name: str) -> None:
     run, seen = trained(name), set()
     for after, chosen in ((ZERO_SHOT, 0), (TASKS[0], TASKS[0]), (TASKS[1], None)):
@@ -56,8 +61,7 @@ def test_other_gates_say_something_else(trained: Trained, name: str) -> None:
         assert said != predictions
 
 
-def test_another_system_prompt_says_something_else(trained: Trained) -> None:
-    loaded = cl_lightning.load(trained("SeqLoRA"))
+def test_another_system_prompt_says_something_else(loaded: LoadedModel, trained: Trained) -> None:
     for system_prompt in ("", "Be long and winding."):
         said, predictions = answers(loaded, trained("SeqLoRA"), TASKS[1], TASKS[0], system_prompt=system_prompt)
         assert said != predictions
@@ -65,7 +69,7 @@ def test_another_system_prompt_says_something_else(trained: Trained) -> None:
     assert said == predictions, "and training's own is not kept out by those before it"
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template"])
+@pytest.mark.parametrize("name", [*EACH, "t5", "without template", "start"])
 def test_a_score_is_the_log_likelihood_of_answer_and_end_token(trained: Trained, name: str) -> None:
     loaded = cl_lightning.load(trained(name))
     pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("8", "no", "a longer answer")]
@@ -115,8 +119,8 @@ def test_a_gated_model_without_gates_is_refused_with_what_to_call(trained: Train
 def test_a_stream_gives_the_same_text_in_pieces(trained: Trained, name: str) -> None:
     loaded, pieces = cl_lightning.load(trained(name)), list[str]()
     for prompt in PROMPTS:
-        said = loaded.stream(prompt, pieces.append, max_new_tokens=40)
-        assert [said] == loaded.generate([prompt], max_new_tokens=40)
+        said = loaded.stream(prompt, pieces.append, max_new_tokens=16)
+        assert [said] == loaded.generate([prompt], max_new_tokens=16)
         assert "".join(pieces) == said
         assert "" not in pieces
         pieces.clear()
@@ -127,14 +131,13 @@ def test_sampling_follows_the_seed_and_the_temperature(trained: Trained) -> None
 
     def drawn(seed: int, temperature: float) -> list[str]:
         torch.manual_seed(seed)
-        return loaded.generate(PROMPTS, max_new_tokens=12, temperature=temperature)
+        return loaded.generate(PROMPTS, max_new_tokens=6, temperature=temperature)
 
     assert drawn(1, 1.0) == drawn(1, 1.0) != drawn(2, 1.0)
-    assert drawn(1, 1e-4) == loaded.generate(PROMPTS, max_new_tokens=12)
+    assert drawn(1, 1e-4) == loaded.generate(PROMPTS, max_new_tokens=6)
 
 
-def test_long_prompts_lose_their_middle_as_in_training_and_it_is_said(trained: Trained) -> None:
-    loaded = cl_lightning.load(trained("SeqLoRA"))
+def test_long_prompts_lose_their_middle_as_in_training_and_it_is_said(loaded: LoadedModel) -> None:
     long = "".join(f"{i} " for i in range(300))
     with pytest.warns(PromptCutWarning, match="1 of 2 prompts exceeded 400 tokens and lost the middle"):
         inputs = loaded.inputs([PROMPTS[0], long])
@@ -157,11 +160,10 @@ def test_each_model_of_a_run_of_tasks_alone_is_chosen_by_name(trained: Trained) 
         cl_lightning.load(run)
 
 
-def test_the_dtype_of_the_base_may_be_changed(trained: Trained) -> None:
-    run = trained("SeqLoRA")
-    wide, narrow = cl_lightning.load(run), cl_lightning.load(run, dtype="float32")
-    assert (wide.model.dtype, narrow.model.dtype) == (torch.float64, torch.float32)
-    one, other = (m.score(PROMPTS, ["8", "no"]) for m in (wide, narrow))
+def test_the_dtype_of_the_base_may_be_changed(loaded: LoadedModel, trained: Trained) -> None:
+    narrow = cl_lightning.load(trained("SeqLoRA"), dtype="float32")
+    assert (loaded.model.dtype, narrow.model.dtype) == (torch.float64, torch.float32)
+    one, other = (m.score(PROMPTS, ["8", "no"]) for m in (loaded, narrow))
     assert one != other and one == pytest.approx(other, rel=1e-4)
 
 
@@ -185,6 +187,10 @@ def test_the_dtype_of_the_base_may_be_changed(trained: Trained) -> None:
 def test_an_argument_of_another_kind_is_refused(trained: Trained, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         cl_lightning.load(trained("SeqLoRA"), **options)
+
+
+def test_an_argument_of_its_kind_is_taken(trained: Trained) -> None:
+    """The control."""
     assert cl_lightning.load(trained("SeqLoRA"), device="cpu").model.device.type == "cpu"
 
 
@@ -229,10 +235,10 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line(trained: Trained, name: str) -> None:
+def test_bad_input_is_one_line(loaded: LoadedModel, name: str) -> None:
     options, said = BAD[name]
     with pytest.raises(ConfigError, match=said) as error:
-        cl_lightning.load(trained("SeqLoRA")).generate(**{"prompts": PROMPTS, **options})
+        loaded.generate(**{"prompts": PROMPTS, **options})
     assert "\n" not in str(error.value)
 
 

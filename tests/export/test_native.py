@@ -16,9 +16,8 @@ from cl_lightning.common.errors import StateError, UserError
 from cl_lightning.export.native import INDEX
 from cl_lightning.sequence.folder import START, adapter_file
 from tests.commands.test_cli import launch
-from tests.export.tiny import BUDGET, STRATEGIES, TASKS, Trained, stored, trained
+from tests.export.tiny import BUDGET, EACH, TASKS, Trained, stored
 
-__all__ = ["trained"]
 FIRST = adapter_file(TASKS[0])
 
 
@@ -28,7 +27,7 @@ def export(run: Path, out: Path, *options: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "t5", "without template", "start"])
+@pytest.mark.parametrize("name", [*EACH, "t5", "without template", "start"])
 def test_an_export_says_what_the_run_says_without_the_run(trained: Trained, name: str, tmp_path: Path) -> None:
     run = trained(name)
     out = export(run, tmp_path / "out")

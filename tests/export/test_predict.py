@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,8 @@ from cl_lightning.common import stopping
 from cl_lightning.common.files import plain_cell
 from cl_lightning.export.loaded import LoadedModel
 from tests.commands.test_cli import Result, launch
-from tests.export.tiny import BUDGET, TASKS, Trained, stored, trained
+from tests.export.tiny import BUDGET, TASKS, Trained, stored
 
-__all__ = ["trained"]
 Predict = Callable[..., Result]
 
 
@@ -37,8 +37,9 @@ def test_a_file_of_json_lines_keeps_its_rows_and_gets_the_runs_answers(
     options = ("--prompt-field=question", f"--max-new-tokens={BUDGET}", "--batch-size=2", f"--after={TASKS[0]}")
     result = predict(file, "--out", out, *options)
     assert (result.code, result.err) == (0, "")
+    model = "random-llama with GainLoRA after FOMC (1 task learnt), in float64 on cpu"
     assert result.out.splitlines() == [
-        f"3 prompts of {file}, answered by random-llama with GainLoRA after FOMC (1 task learnt), in float64 on cpu",
+        f"{len(prompts)} prompts of {file}, answered by {model}",
         f"written: {out}",
     ]
     wanted = [{**row, "prediction": text} for row, text in zip(rows, predictions, strict=True)]
@@ -50,8 +51,15 @@ def test_a_file_of_json_lines_keeps_its_rows_and_gets_the_runs_answers(
 def test_a_csv_file_keeps_its_fields_as_they_are(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    default = signature(LoadedModel.generate).parameters["max_new_tokens"].default
     said = ['=HYPERLINK("x")', "-2.5", "plain; =1+1", ' @x "y"']
-    monkeypatch.setattr(LoadedModel, "generate", lambda self, prompts, *_, **__: said[: len(prompts)])
+    given: dict[str, object] = {}
+
+    def answers(self: LoadedModel, prompts: list[str], **more: object) -> list[str]:
+        given.update(more)
+        return said[: len(prompts)]
+
+    monkeypatch.setattr(LoadedModel, "generate", answers)
     rows = [["name", "prompt"], *([f"=A{i}", f"ask, {i}\n?"] for i in range(4))]
     with (tmp_path / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -59,6 +67,7 @@ def test_a_csv_file_keeps_its_fields_as_they_are(
     written = list(csv.reader((tmp_path / "out.csv").open(newline="")))
     assert [row[:2] for row in written] == rows
     assert [row[2] for row in written] == ["prediction", '\'=HYPERLINK("x")', "-2.5", "plain; =1+1", '\' @x "y"']
+    assert given["max_new_tokens"] == default, "without the option, answers are as long as those from Python"
 
 
 @pytest.mark.parametrize(
@@ -127,13 +136,14 @@ def test_nothing_is_overwritten_unasked(predict: Predict, tmp_path: Path) -> Non
 
 def test_a_model_that_was_exported_predicts_the_same(trained: Trained, predict: Predict, tmp_path: Path) -> None:
     file = lines(tmp_path / "in.jsonl", [{"prompt": "What comes after 7?"}])
-    assert predict(file, "--out", tmp_path / "run.jsonl").code == 0
+    short = "--max-new-tokens=8"
+    assert predict(file, "--out", tmp_path / "run.jsonl", short).code == 0
     assert launch("export", str(trained("GainLoRA")), "--format=native", f"--out={tmp_path / 'model'}").code == 0
-    result = launch("predict", str(tmp_path / "model"), str(file), f"--out={tmp_path / 'export.jsonl'}")
+    result = launch("predict", str(tmp_path / "model"), str(file), f"--out={tmp_path / 'export.jsonl'}", short)
     assert result.code == 0, result.err
     assert (tmp_path / "export.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
     row = json.loads((tmp_path / "run.jsonl").read_text())
-    assert [row["prediction"]] == cl_lightning.load(tmp_path / "model").generate([row["prompt"]])
+    assert [row["prediction"]] == cl_lightning.load(tmp_path / "model").generate([row["prompt"]], max_new_tokens=8)
 
 
 def test_errors_name_the_file_and_the_row(predict: Predict, tmp_path: Path) -> None:

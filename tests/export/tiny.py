@@ -14,13 +14,13 @@ from tests.commands.test_cli import configs, launch
 from tests.conftest import save_tiny_t5
 
 TASKS = ["FOMC", "NumGLUE-cm"]
-BUDGET = 12
+BUDGET = 6
 #: Weights so large that any difference changes what is said.
 WILD = {"initializer_range": 0.4}
 OPTIONS = (
     f"--model.backbone.config={WILD}", "--model.backbone.dtype=float64", "--model.lr=0.01",
-    "--data.train_samples=14", "--data.validation_samples=1",
-    "--data.test_samples=3", f"--data.max_new_tokens={BUDGET}", "--data.max_prompt_tokens=400",
+    "--data.train_samples=8", "--data.validation_samples=0", "--data.batch_size=4",
+    "--data.test_samples=2", f"--data.max_new_tokens={BUDGET}", "--data.max_prompt_tokens=400",
     "--data.system_prompt=Be brief.", "--data.date=2024-02-03", "--sequence.zero_shot=true",
 )  # fmt: skip
 PLAIN = ("--boundary.memory=null", "--boundary.init=null")
@@ -37,14 +37,16 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "SAPTLoRA": (*PLAIN, "--model.adapter=SAPTLoRA", *BRANCHES, "--boundary.reflection=AttentiveReflection"),
 }  # fmt: skip
 GATED = ["GainLoRA", "SAPTLoRA"]
+#: O-LoRA goes the same way in the run "start".
+EACH = [pytest.param(name, marks=pytest.mark.long if name == "OLoRA" else []) for name in STRATEGIES]
 
 #: Name of a strategy, or of another of the runs here -> its folder. Not to be written to.
 Trained = Callable[[str], Path]
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder, done = tmp_path_factory.mktemp("trained"), dict[str, Path]()
+def trained_in(folder: Path) -> Trained:
+    """Train runs into a folder, each once, when it is asked for."""
+    done = dict[str, Path]()
 
     def run(name: str) -> Path:
         if name not in done:

@@ -112,6 +112,22 @@ def test_decaying_gradients_keep_their_top_energy_and_the_power_pass_helps() -> 
     assert energy(power, G) > energy(halko, G) > energy(one, G)
 
 
+def test_the_cosine_of_decaying_gradients_at_odds_survives() -> None:
+    """From two sketches that saw a gradient each; with a few columns it does not."""
+    G = decaying(256, 1.5)
+    M = decaying(256, 1.5, seed=5) - 0.6 * G
+    exact = float((G * M).sum() / (G.norm() * M.norm()))
+
+    def error(columns: int) -> float:
+        new, memory = (run(four_pass(G.shape, columns), as_batches(one, 2)) for one in (G, M))
+        inner = float(sum(inner_product(dy, x, memory) for dy, x in as_batches(G, 2)))
+        norms = [float(g.dense().norm()) / g.captured**0.5 for g in (new, memory)]
+        return abs(inner / (norms[0] * norms[1]) - exact)
+
+    assert exact < -0.3
+    assert error(COLUMNS) < 2e-3 < error(8)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
 def test_the_captured_share_is_honest(make: Callable[..., Sketch], power: float) -> None:

@@ -1,4 +1,7 @@
-"""Sketches of a real model's gradients, SmolLM2-135M after a few steps on an old task: the benchmark in small."""
+"""Sketches of a real model's gradients, SmolLM2-135M after a few steps on an old task: the benchmark in small.
+
+Of made gradients `test_sketch` says the same.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +22,7 @@ from cl_lightning.model.backbone import Backbone
 from cl_lightning.model.module import ContinualLM
 from tests.conftest import batch_of
 
+pytestmark = pytest.mark.long
 RANK, OVERSAMPLING = 16, 10
 COLUMNS = 2 * RANK + OVERSAMPLING
 BLOCKS = (1, 3)  # early ones have the heaviest tails

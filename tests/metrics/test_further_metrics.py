@@ -1,5 +1,6 @@
 """Further metrics of a task: computed from the same predictions, stored, resumed, reported, and never part of R."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from cl_lightning.results.rescore import rescore
 from cl_lightning.results.tables import cell
 from tests.runs import record, smoke
 from tests.sequence.test_protocols import PLAIN
-from tests.wandb_offline import history
 
 ROWS = [
     {"id": "0", "prediction": "B. It floats on water.", "reference": "B\nIt floats on water."},
@@ -86,7 +86,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def finished(own: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "further"
-    result = smoke(run, *own, "--sequence.zero_shot=true", "--sequence.wandb=offline")
+    result = smoke(run, *own, "--sequence.zero_shot=true")
     assert "further metrics" in result.stdout
     return run
 
@@ -140,7 +140,8 @@ def test_further_metrics_and_budgets_are_reported_and_logged(finished: Path) -> 
     # A token is a byte: "even" has four, "the 7" five.
     assert long_answers(finished)["next"] == "6 of 6 over 4 tokens"
     assert long_answers(finished)["parity"] == ""
-    logged = [row["task/parity/edit_similarity"] for row in history(finished) if "cl/tasks_done" in row]
+    rows = csv.DictReader((finished / "logs/attempt_0/metrics.csv").open())
+    logged = [float(row["task/parity/edit_similarity"]) for row in rows if row["cl/tasks_done"]]
     assert logged == [further[after]["parity"]["edit_similarity"]["score"] for after in record(finished)["order"]]
 
 
@@ -172,7 +173,8 @@ def test_rescoring_keeps_further_metrics_and_new_predictions_renew_them(finished
 
 
 def test_the_trace_sample_has_further_metrics(tmp_path: Path) -> None:
-    smoke(tmp_path / "run", *PLAIN, "--data.order=[ScienceQA]", "--data.max_answer_tokens=120")
+    few = ("--data.order=[ScienceQA]", "--data.train_samples=7")
+    smoke(tmp_path / "run", *PLAIN, *few, "--data.max_answer_tokens=120")
     assert [*table(tmp_path / "run")] == [("ScienceQA", "rationale_rouge_l"), ("ScienceQA", "rationale_bleu")]
     assert long_answers(tmp_path / "run") == {"ScienceQA": "6 of 6 over 16 tokens"}
     official = rescore(tmp_path / "run", "official")

@@ -96,7 +96,7 @@ def make(tiny: Callable[..., ContinualLM]) -> Make:
     return lambda: tiny("float32", SeqLoRA(rank=8, alpha=16), config=config)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_the_flip_is_the_strongest_conflict_once_the_first_task_is_learnt(make: Make, seed: int) -> None:
     module, sketch = make(), CountSketch(WIDTH, seed)
     before = conflicts(module, sketch, seed)

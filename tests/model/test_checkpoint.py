@@ -291,20 +291,19 @@ def test_an_adapter_of_a_hub_model_is_refused(adapted: Path, tmp_path: Path, mon
 # --- GGUF -------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, shift: float = 0.0, lacking: str = "") -> Path:
-    """A tiny Llama with a byte tokenizer as a GGUF file."""
+def write_gguf(path: Path, shift: float = 0.0, lacking: str = "", width: int = 24) -> Path:
+    """A tiny Llama with a byte tokenizer as a GGUF file; its output head, which comes last, is shifted."""
     import gguf
 
     path.parent.mkdir(parents=True, exist_ok=True)
     tokens = [*sorted(random_tokenizer().get_vocab(), key=random_tokenizer().get_vocab().get), "ab"]
     torch.manual_seed(0)
-    llm = tf.LlamaForCausalLM(tf.LlamaConfig(**{**LLAMA, "vocab_size": len(tokens)}))
+    llm = tf.LlamaForCausalLM(tf.LlamaConfig(**{**LLAMA, "vocab_size": len(tokens), "intermediate_size": width}))
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_description(" " * (1 << 20))  # as long as a real model's vocabulary
     writer.add_context_length(64)
     writer.add_embedding_length(16)
     writer.add_block_count(2)
-    writer.add_feed_forward_length(24)
+    writer.add_feed_forward_length(width)
     writer.add_head_count(2)
     writer.add_head_count_kv(1)
     writer.add_layer_norm_rms_eps(1e-6)
@@ -318,7 +317,8 @@ def write_gguf(path: Path, shift: float = 0.0, lacking: str = "") -> Path:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
     for name, tensor in llm.state_dict().items():
         if name != lacking:
-            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), (tensor + shift).numpy())
+            moved = tensor + shift if name == "lm_head.weight" else tensor
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), moved.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -343,9 +343,10 @@ def test_a_gguf_file_that_lacks_weights_is_refused_and_leaves_no_conversion(
 
 
 def test_gguf_files_that_differ_in_weights_only_are_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their last weights only, as far from the head of the file as those of a real model."""
     monkeypatch.setenv("CL_CACHE", str(tmp_path / "cache"))
-    one, two = (
-        Backbone(str(write_gguf(tmp_path / name / "m.gguf", shift))).load(VOCABULARY).get_input_embeddings().weight
-        for name, shift in (("one", 0.0), ("two", 0.5))
-    )
+    files = [write_gguf(tmp_path / str(shift) / "m.gguf", shift, width=8192) for shift in (0.0, 0.5)]
+    alike = 3 << 20
+    assert len({file.read_bytes()[:alike] for file in files}) == 1 < len({file.read_bytes() for file in files})
+    one, two = (Backbone(str(file)).load(VOCABULARY).get_output_embeddings().weight for file in files)
     assert torch.allclose(two, one + 0.5, atol=1e-2)

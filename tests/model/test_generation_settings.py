@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,35 @@ MATTERS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=FAMILIES)
-def save(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def save(family: str, tmp_path: Path) -> Callable[..., Path]:
     """Write a model with these generation settings: save({"min_length": 9}, into="config.json")."""
+    return partial(written, tmp_path, family)
 
-    def write(settings: dict[str, Any], into: str = "generation_config.json") -> Path:
-        kind, options = FAMILIES[request.param]
-        tokenizer = random_tokenizer()
-        tokenizer.chat_template = None
-        torch.manual_seed(1)
-        kind(kind.config_class(vocab_size=len(tokenizer), **options)).save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        if into == "config.json":
-            (tmp_path / "generation_config.json").unlink()
-        file = tmp_path / into
-        file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
-        return tmp_path
 
-    return write
+def written(folder: Path, family: str, settings: dict[str, Any], into: str = "generation_config.json") -> Path:
+    kind, options = FAMILIES[family]
+    tokenizer = random_tokenizer()
+    tokenizer.chat_template = None
+    torch.manual_seed(1)
+    kind(kind.config_class(vocab_size=len(tokenizer), **options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if into == "config.json":
+        (folder / "generation_config.json").unlink()
+    file = folder / into
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(family: str, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """Answers of a family's model without settings."""
+    return answers(load(written(tmp_path_factory.mktemp("plain"), family, {})))
 
 
 def load(folder: Path, **options: Any) -> ContinualLM:
@@ -80,8 +92,9 @@ def answers(module: ContinualLM) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("name", "into"), [*((name, "generation_config.json") for name in MATTERS), ("repetition_penalty", "config.json")]
 )
-def test_neutral_ignores_the_setting_and_model_follows_it(save: Callable[..., Path], name: str, into: str) -> None:
-    plain = answers(load(save({})))
+def test_neutral_ignores_the_setting_and_model_follows_it(
+    save: Callable[..., Path], plain: list[list[int]], name: str, into: str
+) -> None:
     folder = save({name: MATTERS[name]}, into)
     neutral, own = load(folder), load(folder, generation="model")
     assert answers(neutral) == plain != answers(own)

@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 #: The most different ones; the other pairs are long tests.
 QUICK = {
     ("GPT-2", "SLICE"), ("Falcon", "LoRA"), ("Mamba", "GainLoRA"), ("DeepSeek-V3", "InfLoRA"),
-    ("Gemma 3 with vision", "SLICE"), ("BART", "O-LoRA"),
+    ("Gemma 3 with vision", "LoRA"), ("BART", "O-LoRA"),
 }  # fmt: skip
 PAIRS = [
     pytest.param(family, method, marks=[] if (family, method) in QUICK else pytest.mark.long)

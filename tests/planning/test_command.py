@@ -11,10 +11,14 @@ from cl_lightning.commands import plan
 from cl_lightning.common.errors import ConfigError
 from cl_lightning.model.random_llama import random_model
 from cl_lightning.model.strategies import SHARDED
+from cl_lightning.planning.memory import PARTS, Memory
+from cl_lightning.sequence.rehearsal import Size
 from tests.commands.test_cli import launch
 from tests.planning.test_memory import LLAMA
 
 Planned = Callable[..., list[str]]
+#: Without boundary work, which none of what these tests look at depends on.
+PLAIN = ("--boundary.memory=null", "--boundary.init=null")
 
 
 @pytest.fixture
@@ -31,6 +35,15 @@ def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return tell
 
 
+@pytest.fixture
+def nothing_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the rehearsal, which takes most of a plan's time, for tests that do not look at memory."""
+    found = Memory(parameters={"base": 1, "trained": 1}, prompts=Size(1, 1, 1, 2, 1), products=1)
+    for part in PARTS:
+        found.put(part, 1)
+    monkeypatch.setattr("cl_lightning.planning.memory.rehearse", lambda *_: found)
+
+
 def test_an_experiment_is_planned_in_80_columns(planned: Planned) -> None:
     lines = planned("smoke", "--gpu-memory=1GiB", "--model.backbone.load_in_4bit=false")
     assert lines[0] == "smoke: DATA = built-in sample, NOT TRACE"
@@ -42,6 +55,7 @@ def test_an_experiment_is_planned_in_80_columns(planned: Planned) -> None:
     assert lines[-1].startswith("fits 1 GiB: ")
 
 
+@pytest.mark.usefixtures("nothing_rehearsed")
 def test_scores_that_are_left_out_are_not_counted(planned: Planned) -> None:
     def scored(*options: str) -> int:
         lines = planned("smoke", "--data.test_samples=6", "--data.order=[FOMC,C-STANCE,Py150]", *options)
@@ -53,13 +67,13 @@ def test_scores_that_are_left_out_are_not_counted(planned: Planned) -> None:
 
 
 def test_ranks_that_share_the_base_hold_a_part_of_it_each(planned: Planned) -> None:
-    whole = random_model(259, {"num_hidden_layers": 8})
+    whole = random_model(259, {"num_hidden_layers": 3})
     block = 4 * sum(p.numel() for p in whole.model.layers[0].parameters())
-    held = 4 * sum(p.numel() for p in whole.parameters()) - 8 * block + 8 * block // 4 + 2 * block
+    held = 4 * sum(p.numel() for p in whole.parameters()) - 3 * block + 3 * block // 4 + 2 * block
 
     def base(strategy: str) -> str:
         lines = planned(
-            "smoke", "--model.backbone.config={num_hidden_layers: 8}", f"--trainer.strategy={strategy}",
+            "smoke", *PLAIN, "--model.backbone.config={num_hidden_layers: 3}", f"--trainer.strategy={strategy}",
             "--trainer.devices=4", "--trainer.accelerator=cpu",
         )  # fmt: skip
         assert (" on 4 ranks that share the base" in " ".join(lines[1:4])) == (strategy == SHARDED)
@@ -75,12 +89,12 @@ def test_a_configuration_alone_is_enough(planned: Planned, tmp_path: Path) -> No
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**LLAMA.to_dict(), "architectures": ["LlamaForCausalLM"]}))
     limits = ("--data.max_prompt_tokens=60", "--data.max_answer_tokens=20")
-    lines = planned("smoke", f"--model.backbone.name={folder}", *limits, "--gpu-memory", "20MiB")
+    lines = planned("smoke", f"--model.backbone.name={folder}", *limits, "--gpu-memory", "12MiB")
     assert any(
         line.split(None, 1)[1] == "at most 7 examples of 80 tokens at a time" for line in lines if "batch" in line
     )
     assert any("there is no tokenizer" in line for line in lines)
-    assert any(line.startswith("does not fit 20 MiB") for line in lines)
+    assert any(line.startswith("does not fit 12 MiB") for line in lines)
     assert "trainer.accumulate_grad_batches" in lines[-1] or "memory_budget" in lines[-1]
     assert not list(folder.glob("*.safetensors"))
 
@@ -105,8 +119,9 @@ def test_sizes() -> None:
     assert plan.gpu_memory(["smoke"]) == (None, ["smoke"])
 
 
+@pytest.mark.usefixtures("nothing_rehearsed")
 def test_time_rests_on_the_costs_of_an_earlier_run(planned: Planned) -> None:
-    options = ("--data.order=[FOMC]", "--data.train_samples=8", "--data.test_samples=2", "--sequence.wandb=off")
+    options = (*PLAIN, "--data.order=[FOMC]", "--data.train_samples=8", "--data.test_samples=2", "--sequence.wandb=off")
     assert launch("run", "smoke", *options, "--sequence.report=false").code == 0
     lines = planned("smoke", *options)
     assert any("by the costs of 1 task of runs/smoke/" in line for line in lines)

@@ -32,6 +32,7 @@ def definition(tmp_path: Path) -> Path:
     smoke = (ROOT / "experiments/smoke.yaml").read_text()
     cheap = "\nobservers: {charts: null, progress: null}\n"
     whole = smoke.replace("data:\n", "data:\n  score_by: both\n").partition("boundary:")[0]
+    whole = whole.replace("train_samples: 30", "train_samples: 7")
     (folder / "_base.yaml").write_text(f"{whole}{cheap}sequence: {{wandb: 'off', threads: 1, report: false}}\n")
     (folder / "grid.yaml").write_text(GRID)
     for name in ("dev", "one", "two"):
