@@ -40,6 +40,8 @@ def check_value(option: str, annotation: ast.expr | None, value: Any) -> None:
     values = value if isinstance(value, list) else [value]
     if annotation is None or not all(map(_is_readable, values)):
         return
+    if not isinstance(value, str) and any(issubclass(kind, str) for kind in _kinds(annotation)):
+        return  # on a command line it may be a text: YAML reads 10:00:00:00 as a number
     listed = [node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant)]
     if all(v in listed or isinstance(converted(annotation, v), int | float) for v in values):
         return
@@ -52,8 +54,10 @@ def check_value(option: str, annotation: ast.expr | None, value: Any) -> None:
 
 
 def _is_readable(value: Any) -> bool:
-    """Whether the parser repeats a value as it is here: no reference, and no .nan or .inf."""
-    return "${" not in value if isinstance(value, str) else isinstance(value, int | float) and isfinite(value)
+    """Whether the parser reads a value as it is here: no reference, .nan or .inf, and no `off`, which may be a text."""
+    if isinstance(value, str):
+        return "${" not in value
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def converted(annotation: ast.expr, value: Any) -> Any:
@@ -61,14 +65,18 @@ def converted(annotation: ast.expr, value: Any) -> Any:
 
     Files and command lines read numbers differently (1e3).
     """
-    known = _known()
-    for kind in (known[node.id] for node in ast.walk(annotation) if isinstance(node, ast.Name)):
-        if isinstance(kind, type) and issubclass(kind, int | float):
-            with suppress(ValueError):
-                number = kind(float(value))
-                if number == float(value):
-                    return value if isinstance(value, bool) else number
+    for kind in (kind for kind in _kinds(annotation) if issubclass(kind, int | float)):
+        with suppress(ValueError):
+            number = kind(float(value))
+            if number == float(value):
+                return value if isinstance(value, bool) else number
     return str(value)
+
+
+def _kinds(annotation: ast.expr) -> list[type]:
+    """The types that an annotation names."""
+    found = (_known()[node.id] for node in ast.walk(annotation) if isinstance(node, ast.Name))
+    return [kind for kind in found if isinstance(kind, type)]
 
 
 def _known() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from inspect import signature
+from itertools import product
 
 import pytest
 
@@ -9,6 +10,7 @@ from cl_lightning.commands import parser, precheck
 from cl_lightning.commands.option_errors import OptionParser
 from cl_lightning.commands.signatures import check_value, parameters
 from cl_lightning.common.errors import ConfigError
+from cl_lightning.common.yaml_files import parse_yaml
 from cl_lightning.sequence.slots import SLOTS
 from tests.commands.test_cli import configs, parse
 
@@ -38,6 +40,20 @@ def test_no_default_is_refused(path: str) -> None:
     for option, text in texts.items():
         if isinstance(text, str):
             check_value(option, parameters(path)[option], text)
+
+
+@pytest.mark.parametrize("path", [*exported(), *precheck.CLASSES.values()])
+def test_nothing_is_refused_that_the_parser_takes(path: str) -> None:
+    """Command lines and files are read differently: `off` may be a text, and 10:00:00:00 a number."""
+    module, _, name = path.rpartition(".")
+    real = OptionParser(main=True)
+    real.add_class_arguments(getattr(import_module(module), name), "its", fail_untyped=False)
+    for option, text in product(parameters(path), ("off", "10:00:00:00", "0x10", "1_0", "[0.5]", "2.0", "-1")):
+        try:
+            real.parse_args([f"--its.{option}={text}"])
+        except ConfigError:
+            continue
+        check_value(option, parameters(path)[option], parse_yaml(text, option))
 
 
 def test_the_sections_are_those_of_the_parser() -> None:
@@ -92,6 +108,8 @@ def test_what_is_refused_early_is_refused_in_the_same_words_later(option: str) -
         "--sequence.save_every=5 minutes",
         "--data.epochs=published",
         "--data.epochs=1e3",
+        "--sequence.wandb=off",
+        "--trainer.max_time=10:00:00:00",
     ],
 )
 def test_what_only_an_import_shows_is_left_to_the_parser(option: str) -> None:

@@ -161,7 +161,7 @@ def test_killed_at_any_moment_the_record_accounts_for_all_that_is_there(
             folder.write(f"adapters/{task}/adapter.safetensors", task.encode())
             R.append([1.0, None] if task == "A" else [1.0, 1.0])
             folder.commit({**BEGIN, "done": len(R), "R": R})
-            folder.export("matrix.csv", b"")
+            folder.export({"matrix.csv": b""})
 
     with monkeypatch.context() as patched:
         killed_at(step, patched)
