@@ -21,8 +21,8 @@ for argv in json.load(sys.stdin):
     print(json.dumps([code, out.getvalue(), err.getvalue(), sorted(sys.modules), gc.get_freeze_count()]))
 """
 HELP = ["--help"]
-#: Classes by their short names, of which none has been imported.
-LATE = ["run", "smoke", *SHORT_NAMES, "--boundary.init.initializer.directions=x"]
+#: Classes by their short names, of which none has been imported, and a value that the parser alone reads.
+LATE = ["run", "smoke", *SHORT_NAMES, "--boundary.init.initializer.directions=.nan"]
 EARLY = [["run", "smoke", option] for option in ("--modle.lr=1", "--model.lrr=1", "--boundary.init.strenght=1")]
 #: The parser of a single option checks the value; the constructor's own check, which runs alone, the range.
 VALUE, RANGE = ["run", "smoke", "--model.lr=abc"], ["run", "smoke", "--model.adapter.rank=0"]
