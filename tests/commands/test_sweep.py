@@ -45,7 +45,7 @@ def test_each_value_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 @pytest.mark.long
 def test_the_first_run_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = launch(*SWEEP, "--values", "0", "2", *TINY, NO_REPORT)
+    result = launch(*SWEEP, "--values", "1000", "2", *TINY, NO_REPORT)
     assert result.code == 2
     assert not list(tmp_path.glob("runs/smoke/*"))
 
@@ -63,6 +63,8 @@ def test_on_a_cluster_each_value_is_a_job(tmp_path: Path, monkeypatch: pytest.Mo
         assert f"--model.adapter.rank={rank}: done ({log})" in lines
         assert "run folder: runs/smoke/" in Path(log).read_text()
     result = launch(*SWEEP, "--values", "0", *TINY, "--cluster")
+    assert (result.code, result.line) == (2, "model.adapter.rank: 0 must be 1 or more"), "before any job"
+    result = launch(*SWEEP, "--values", "1000", *TINY, "--cluster")
     assert result.code == 1
-    assert "--model.adapter.rank=0: failed with exit code 2 (runs/jobs/" in result.out
+    assert "--model.adapter.rank=1000: failed with exit code 2 (runs/jobs/" in result.out
     assert result.line == "1 of 1 runs failed; the last line of each one's output says why"
