@@ -82,6 +82,7 @@ def test_files_stay_small() -> None:
     lengths = sorted(len(path.read_text().splitlines()) for _, path in sources())
     assert lengths[len(lengths) // 2] <= 180
     assert lengths[-1] <= 400
+    assert max(len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")) <= 400
 
 
 def test_names_and_reports_need_no_torch() -> None:

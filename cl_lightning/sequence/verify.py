@@ -64,7 +64,7 @@ def unfinished_faults(path: Path, record: dict[str, Any], whole: bool = False) -
 def export_faults(path: Path, record: dict[str, Any]) -> Iterator[str]:
     """Yield the same for the record's copies for other programs, which nothing here reads."""
     named = record.get("exports", {})
-    for name in named:
+    for name in (name for name in EXPORTS if name in named):  # no other name of a record is a path
         if why := file_fault(below(path, name), {"files": named}, name):
             yield f"{path / name}: {why}"
 

@@ -371,10 +371,8 @@ def test_the_published_t5_gives_the_published_logits_and_the_true_gradients() ->
     adapter.gates.begin([states[2][f"gate.{index}"] for index in range(3)])
 
     def logits(ids: str, mask: str) -> Tensor:
-        batch = {
-            "input_ids": torch.from_numpy(arrays[ids]).long(),
-            "attention_mask": torch.from_numpy(arrays[mask]).long(),
-        }
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        batch = {key: torch.from_numpy(arrays[stored]).long() for key, stored in inputs.items()}
         labels = torch.from_numpy(arrays["labels"]).long()
         return llm(**batch, labels=labels, **adapter.forward_kwargs(batch)).logits
 

@@ -127,6 +127,15 @@ def test_a_damaged_copy_for_other_programs_is_said_and_written_again(
     assert {name: (run / name).read_bytes() for name in EXPORTS} == before
 
 
+def test_no_other_name_among_the_copies_is_a_path(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    put_record(run, {**record(run), "exports": {"../outside": "0" * 64}})
+    verify.main([str(run)])
+    assert "outside" not in capsys.readouterr().out
+
+
 def test_a_large_file_is_measured_at_once_and_compared_when_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "adapters/A/adapter.safetensors"
     size = (run / name).stat().st_size
